@@ -1,0 +1,34 @@
+# Each target makes the virtual environment first if it is missing.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV   := .venv
+BIN    := $(VENV)/bin
+READY  := $(VENV)/.ready
+
+.PHONY: demo test test-slow lint bench notebooks clean
+
+$(READY): pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --editable ".[test]"
+	@touch $@
+
+demo: $(READY)            ## the whole main job on handwritten digits, no download
+	$(BIN)/inference-graphs demo
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+test: lint                ## the fast suite: under 10 minutes on 2 cores
+	$(BIN)/python -m pytest -m "not slow and not gpu"
+
+test-slow: $(READY)       ## the large real-data checks (tens of minutes)
+	$(BIN)/python -m pytest -m "slow" --timeout=3600
+
+bench: $(READY)           ## prints ratios and appends them to tests/benchmarks/RESULTS.md
+	$(BIN)/python -m tests.benchmarks
+
+clean:                    ## the virtual environment and the caches; never a run folder
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

@@ -1,0 +1,1 @@
+"""The method for clusters: reads pictures, runs networks, writes Zarr and Parquet, draws."""

@@ -1,0 +1,284 @@
+"""What a run is told: frozen, documented field by field, without I/O.
+
+A preset is a TOML file with one table per section below. ``--set section.field=value`` overrides one field.
+Paths are relative to the folder the command is started in.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from workflows.errors import SettingsError
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class DataSettings(_Section):
+    """Which images, and which of them train the dictionaries (S_T) or are counted (S_V)."""
+
+    source: Literal["parquet", "folders", "cifar10", "digits"] = Field(
+        description="parquet shards (image{bytes,path}, label) | image folders by class | "
+        "torchvision's CIFAR-10 | scikit-learn's digits"
+    )
+    train: tuple[str, ...] = Field((), description="parquet: files or glob patterns of the training images")
+    validation: tuple[str, ...] = Field((), description="parquet: files or glob patterns of the validation images")
+    folders: tuple[str, ...] = Field(
+        (), description="folders: each holds one folder per class; equal class folders are joined"
+    )
+    root: str = Field("", description="cifar10: where torchvision keeps its files")
+    download: bool = Field(False, description="cifar10: let torchvision download the files")
+    validation_fraction: float = Field(
+        0.25, gt=0, lt=1, description="folders, digits: stratified share that becomes S_V"
+    )
+    class_names: str = Field(
+        "",
+        description="JSON list of the names in output order, or torchvision:<WEIGHTS> for the names in the weights",
+    )
+    max_train: int | None = Field(None, gt=0, description="at most so many training images (class-balanced)")
+    max_validation: int | None = Field(None, gt=0, description="at most so many validation images")
+    max_broken: float = Field(0.01, ge=0, le=1, description="share of unreadable images that stops the run")
+
+
+class PreprocessingSettings(_Section):
+    """From a picture to the network's input."""
+
+    resize: int | None = Field(None, gt=0, description="short side in pixels after resizing")
+    crop: int | None = Field(None, gt=0, description="side of the centre crop in pixels")
+    scale: float = Field(255.0, gt=0, description="pixels 0..255 are divided by this")
+    mean: tuple[float, ...] = Field((0.485, 0.456, 0.406), description="subtracted per channel, after scale")
+    std: tuple[float, ...] = Field((0.229, 0.224, 0.225), description="divided per channel, after scale")
+
+    @field_validator("std")
+    @classmethod
+    def _positive(cls, std: tuple[float, ...]) -> tuple[float, ...]:
+        if any(value <= 0 for value in std):
+            raise ValueError("every standard deviation must be above 0")
+        return std
+
+
+class NetworkSettings(_Section):
+    """The frozen network and its modelled layers."""
+
+    name: str = Field(description="torchvision:<model> or an import path package.module:callable")
+    arguments: dict[str, Any] = Field(default_factory=dict, description="keyword arguments of the callable")
+    weights: str = Field(
+        description="a state dict file, torchvision:<WEIGHTS> to download, or `train` for the training section"
+    )
+    layers: tuple[str, ...] = Field(
+        min_length=1, description="modelled layers, lowest first: node names or aliases (add3, conv2_1)"
+    )
+    tap: Literal["pre", "post"] = Field("pre", description="the named node, or the ReLU behind it")
+
+
+class TrainingSettings(_Section):
+    """Trains the network first (small networks on small images)."""
+
+    epochs: int = Field(8, gt=0)
+    batch: int = Field(64, gt=0, description="images")
+    learning_rate: float = Field(0.02, gt=0, description="peak of the one-cycle schedule")
+
+
+class ExtractSettings(_Section):
+    """Forward pass and storage of activation columns."""
+
+    columns_per_image: int | Literal["all", "auto"] = Field(
+        "auto", description="stored training columns an image; auto: all for maps up to 16x16, else 256"
+    )
+    dtype: Literal["float16", "float32"] = "float16"
+    codec: Literal["auto", "zstd", "none"] = Field(
+        "auto", description="zstd with checksum, none with crc32c, or decided on the first shard"
+    )
+    zstd_level: int = Field(3, ge=1, le=22)
+    images_per_shard: int = Field(500, gt=0, description="one work item, one Zarr shard")
+    images_per_chunk: int = Field(50, gt=0, description="smallest unit of reading; divides images_per_shard")
+    batch: int = Field(100, gt=0, description="images in one forward pass; part of the result's definition")
+    precision: Literal["float32", "bfloat16"] = Field("float32", description="of the forward pass")
+
+    @model_validator(mode="after")
+    def _aligned(self) -> ExtractSettings:
+        for field in ("images_per_chunk", "batch"):
+            if self.images_per_shard % getattr(self, field):
+                raise ValueError(f"images_per_shard ({self.images_per_shard}) must be a multiple of {field}")
+        return self
+
+
+class FitSettings(_Section):
+    """Dictionaries: one mixture per layer by online EM (Cappé & Moulines 2009)."""
+
+    scope: str = Field("joint", description="joint: one dictionary for all classes")
+    words: tuple[int, ...] = Field(min_length=1, description="K: one for all layers, or one per layer")
+    minibatch: int = Field(50_000, gt=0, description="columns of a global minibatch")
+    epochs: int = Field(3, gt=0)
+    exponent: float = Field(0.6, gt=0.5, le=1, description="a of the step size (n + offset)^-a")
+    offset: float = Field(1.0, ge=1)
+    warmup: int = Field(20, ge=0, description="minibatches before the first M-step")
+    var_floor: float = Field(1e-4, ge=0, description="times the layer's mean variance")
+    min_share: float = Field(0.05, ge=0, lt=1, description="times 1/K: a word below it is re-seeded")
+    init: Literal["random", "kmeans++"] = "random"
+    polyak: bool = False
+    tolerance: float = Field(1e-4, ge=0, description="relative held-out gain of an epoch that stops the fit")
+    held_out: float = Field(0.1, gt=0, lt=1, description="share of the training images, by image")
+    checkpoint_steps: int = Field(25, gt=0, description="steps between checkpoints")
+
+    @field_validator("words", mode="before")
+    @classmethod
+    def _one_number(cls, words: Any) -> Any:
+        return (words,) if isinstance(words, int) else words
+
+    @field_validator("words")
+    @classmethod
+    def _enough(cls, words: tuple[int, ...]) -> tuple[int, ...]:
+        if any(count < 1 for count in words):
+            raise ValueError("every layer needs at least 1 word")
+        return words
+
+    @field_validator("scope")
+    @classmethod
+    def _known(cls, scope: str) -> str:
+        if scope != "joint":
+            raise ValueError(f"scope {scope!r} does not exist; the scopes are: joint")
+        return scope
+
+
+class CountSettings(_Section):
+    """Co-occurrence over the validation images (IG Eq. 5, 6)."""
+
+    scheduler: Literal["auto", "ray", "threads"] = Field("auto", description="auto: ray when joining a cluster")
+
+
+class MineSettings(_Section):
+    """Algorithm 1."""
+
+    classes: tuple[str, ...] = Field(("all",), description="class names or ids; all")
+    images: tuple[str, ...] = Field(
+        ("misclassified",), description="image ids, or misclassified (validation images); empty: none"
+    )
+    top: int = Field(3, gt=0, description="Z: words kept in a layer")
+    prior: Literal["marginal", "frequency"] = "marginal"
+    pseudo_count: float = Field(1.0, ge=0, description="m of the smoothed P(t|s); 0 is the paper")
+    positive_only: bool = False
+
+
+class DrawSettings(_Section):
+    """Figures."""
+
+    rectangle_layers: int = Field(2, ge=0, description="so many highest layers show rectangles, lower ones patches")
+    exemplars: int = Field(6, gt=0, le=12)
+    code_edges: bool = Field(False, description="always draw the edges of the class node, as the authors' code")
+
+
+class RuntimeSettings(_Section):
+    """Where and how wide it runs. Nothing here changes a result, so it may differ when a run is resumed."""
+
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    actors: int | None = Field(None, gt=0, description="extract, words and draw actors; default: one per GPU or core")
+    fit_actors: int = Field(1, gt=0, description="W: actors that share one fit")
+    threads: int = Field(1, gt=0, description="torch threads of an actor; 1 keeps words independent of actors")
+    decode_threads: int = Field(2, gt=0, description="picture decoding threads of an actor")
+    max_attempts: int = Field(3, gt=0, description="tries of a shard before the run stops")
+    disk_margin: float = Field(1.1, ge=1, description="free disk must be the plan's size times this")
+    memory_gb: float | None = Field(None, gt=0, description="memory the plan may use; default: what is free")
+
+
+class Settings(_Section):
+    """A whole run."""
+
+    name: str = Field(description="shown in figures and in `network` columns")
+    seed: int = 0
+    data: DataSettings
+    preprocessing: PreprocessingSettings = PreprocessingSettings()
+    network: NetworkSettings
+    training: TrainingSettings | None = None
+    extract: ExtractSettings = ExtractSettings()
+    fit: FitSettings
+    count: CountSettings = CountSettings()
+    mine: MineSettings = MineSettings()
+    draw: DrawSettings = DrawSettings()
+    runtime: RuntimeSettings = RuntimeSettings()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Settings:
+        words, layers = self.fit.words, self.network.layers
+        if len(words) not in (1, len(layers)):
+            raise ValueError(f"fit.words has {len(words)} numbers for {len(layers)} layers: give one, or one per layer")
+        if self.network.weights == "train" and self.training is None:
+            raise ValueError("network.weights = 'train' needs a [training] section")
+        return self
+
+    def words_of_layers(self) -> tuple[int, ...]:
+        """K of every modelled layer, lowest first."""
+        return self.fit.words if len(self.fit.words) > 1 else self.fit.words * len(self.network.layers)
+
+
+def load_settings(preset: Path, overrides: Sequence[str] = ()) -> Settings:
+    """Read a preset and apply ``section.field=value`` overrides (values in TOML, bare text allowed).
+
+    Raises:
+        SettingsError: the file is missing or no TOML, or a field is unknown, mistyped or contradictory.
+    """
+    try:
+        raw = tomllib.loads(preset.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise SettingsError(f"preset {str(preset)!r} does not exist; presets ship in infra/presets") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, IsADirectoryError) as error:
+        raise SettingsError(f"preset {str(preset)!r} is not a TOML file: {error}") from None
+    for override in overrides:
+        _apply(raw, override)
+    return parse_settings(raw)
+
+
+def parse_settings(raw: dict[str, Any]) -> Settings:
+    """Check a nested dictionary of settings; see ``load_settings``."""
+    try:
+        return Settings.model_validate(raw)
+    except ValidationError as error:
+        raise SettingsError("\n".join(_explain(problem) for problem in error.errors())) from None
+
+
+def _apply(raw: dict[str, Any], override: str) -> None:
+    path, equals, text = override.partition("=")
+    if not equals or not path.strip():
+        raise SettingsError(f"--set {override!r}: write section.field=value")
+    *sections, field = path.strip().split(".")
+    target = raw
+    for section in sections:
+        target = target.setdefault(section, {})
+        if not isinstance(target, dict):
+            raise SettingsError(f"--set {override!r}: {section!r} is not a section")
+    target[field] = _value(text.strip())
+
+
+def _value(text: str) -> Any:
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def _explain(problem: Any) -> str:
+    field = ".".join(str(part) for part in problem["loc"]) or "settings"
+    if problem["type"] == "extra_forbidden":
+        return f"{field}: no such field{_nearest(problem['loc'])}"
+    if problem["type"] == "missing":
+        return f"{field}: is required"
+    came = "" if isinstance(problem["input"], dict) else f" (came: {problem['input']!r})"
+    return f"{field}: {problem['msg'].removeprefix('Value error, ')}{came}"
+
+
+def _nearest(location: Sequence[Any]) -> str:
+    import difflib
+
+    section: Any = Settings
+    for part in location[:-1]:
+        annotation = section.model_fields[part].annotation
+        section = next((a for a in getattr(annotation, "__args__", ()) if hasattr(a, "model_fields")), annotation)
+    known = list(section.model_fields)
+    near = difflib.get_close_matches(str(location[-1]), known, n=3)
+    return f"; did you mean {' or '.join(near)}?" if near else f"; the fields are {', '.join(known)}"
