@@ -6,7 +6,7 @@ one column per image (IG section 4: six images a word).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -36,13 +36,13 @@ class Exemplars:
     x: Int[Tensor, "E"]
     posterior: Float[Tensor, "E"]
     log_joint: Float[Tensor, "E"]
-    per_word: int = 6
+    per_word: int = field(default=6, kw_only=True)
 
     @classmethod
     def zero(cls, per_word: int = 6) -> Exemplars:
         """No exemplar yet: the neutral element of ``merge``."""
         empty = torch.empty(0, dtype=torch.int64)
-        return cls(empty, empty, empty, empty, torch.empty(0), torch.empty(0), per_word)
+        return cls(empty, empty, empty, empty, torch.empty(0), torch.empty(0), per_word=per_word)
 
     @classmethod
     def from_batch(
@@ -71,7 +71,7 @@ class Exemplars:
             place % width,
             posterior.reshape(len(word), -1)[row, place].float(),
             log_joint.reshape(len(word), -1)[row, place].float(),
-            per_word,
+            per_word=per_word,
         )._best()
 
     def merge(self, other: Exemplars) -> Exemplars:
@@ -80,7 +80,7 @@ class Exemplars:
             raise RefusedInput(f"per_word must agree to merge: {self.per_word} and {other.per_word}")
         fields = ("word", "image", "y", "x", "posterior", "log_joint")
         joined = (torch.cat([getattr(self, name), getattr(other, name)]) for name in fields)
-        return Exemplars(*joined, self.per_word)._best()
+        return Exemplars(*joined, per_word=self.per_word)._best()
 
     def rank(self) -> Int[Tensor, "E"]:
         """Rank of each row within its word, from 0."""
@@ -101,7 +101,7 @@ class Exemplars:
 
     def _take(self, index: Int[Tensor, "E"]) -> Exemplars:
         fields = (self.word, self.image, self.y, self.x, self.posterior, self.log_joint)
-        return Exemplars(*(field[index] for field in fields), self.per_word)
+        return Exemplars(*(values[index] for values in fields), per_word=self.per_word)
 
 
 @njit(cache=True, nogil=True)
