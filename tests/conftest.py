@@ -1,0 +1,32 @@
+"""What all tests share: the real data next to the project, and one small local Ray for the whole session."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+# Before anything imports ray: a local cluster asks for tokens otherwise, and the suite starts several.
+os.environ["RAY_AUTH_MODE"] = "disabled"
+os.environ.pop("RAY_ADDRESS", None)
+
+import pytest
+
+SHARED_DATA = Path(__file__).resolve().parents[1].parent / "shared" / "data"
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of real data; a test that asks for it is skipped where it is absent."""
+    if not SHARED_DATA.is_dir():
+        pytest.skip("needs the real data in ../shared/data, seen from the project's root")
+    return SHARED_DATA
+
+
+@pytest.fixture(scope="session")
+def local_ray() -> Iterator[object]:
+    """A quiet local Ray of 2 cores, started once; gives its resources."""
+    from workflows.runtime.cluster import connect
+
+    with connect(num_cpus=2, num_gpus=0) as offered:
+        yield offered

@@ -1,0 +1,137 @@
+"""The command line: run, status, show, demo."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from gmm_ops.errors import RefusedInput
+from workflows.errors import RunError
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="rich",
+    help="How a convolutional network decides: visual words, what feeds what, and the [bold]inference graph[/bold] "
+    "of a class or an image.\n\nStart with [bold]inference-graphs demo[/bold], then "
+    "[bold]inference-graphs run PRESET.toml[/bold].",
+)
+
+Preset = Annotated[
+    str, typer.Argument(help="A TOML file, or the name of a shipped preset (digits, cifar10_resnet20, ...).")
+]
+Set = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set", help="Override a field: [bold]section.field=value[/bold]; may be repeated.", metavar="FIELD=VALUE"
+    ),
+]
+Out = Annotated[Path | None, typer.Option(help="Run folder; default runs/<name of the preset>.")]
+Until = Annotated[str | None, typer.Option(help="Last stage: index, train, extract, fit, words, count, mine or draw.")]
+Address = Annotated[str | None, typer.Option(help="Ray cluster to join (auto, host:port); default: a local Ray.")]
+Folder = Annotated[Path, typer.Argument(metavar="DIR", help="A run folder.")]
+
+
+@app.command()
+def run(preset: Preset, set_: Set = None, out: Out = None, until: Until = None, address: Address = None) -> None:
+    """Run a preset: what is finished is skipped, what was interrupted goes on.
+
+    Examples:
+
+        inference-graphs run digits
+
+        inference-graphs run infra/presets/cifar10_resnet20.toml --set fit.words=50 --out runs/fifty
+
+        inference-graphs run animals_resnet50 --until fit --address auto
+    """
+    from workflows.pipeline import run_pipeline
+    from workflows.settings import load_settings
+
+    settings = load_settings(find_preset(preset), set_ or ())
+    console = Console()
+    folder = run_pipeline(settings, out or Path("runs") / settings.name, console, until, address)
+    console.print(f"run folder {escape(str(folder.root))}", highlight=False, soft_wrap=True)
+
+
+@app.command()
+def status(folder: Folder) -> None:
+    """Stages of a run: shards done, failed and left, time, sizes."""
+    from workflows.report.terminal import status_table
+    from workflows.status import stage_rows
+
+    Console().print(status_table(stage_rows(folder)))
+
+
+@app.command()
+def show(
+    folder: Folder,
+    class_: Annotated[str | None, typer.Option("--class", help="Name or id of a class.")] = None,
+    image: Annotated[int | None, typer.Option(help="Id of an image (a row of images.parquet).")] = None,
+) -> None:
+    """The inference graph of a class or of an image as a table, and where its figure is.
+
+    Examples:
+
+        inference-graphs show runs/digits --class 3
+
+        inference-graphs show runs/digits --image 1500
+    """
+    from workflows.show import show_graph
+
+    if (class_ is None) == (image is None):
+        raise RunError("show: give either --class NAME or --image ID")
+    show_graph(folder, class_, image, Console())
+
+
+@app.command()
+def demo(out: Out = None) -> None:
+    """The whole main job on scikit-learn's handwritten digits: no download, no configuration, about two minutes."""
+    from workflows.pipeline import run_pipeline
+    from workflows.settings import load_settings
+    from workflows.show import show_graph
+
+    settings = load_settings(find_preset("digits"))
+    console = Console()
+    folder = run_pipeline(settings, out or Path("runs") / settings.name, console)
+    show_graph(folder.root, "3", None, console)
+    shown = out or Path("runs") / settings.name
+    console.print(
+        f"\nEvery figure is in [bold]{escape(str(shown / 'figures'))}[/bold]. Try next:\n"
+        f"  inference-graphs status {escape(str(shown))}\n"
+        f"  inference-graphs show {escape(str(shown))} --class 8\n"
+        f"  inference-graphs run cifar10_resnet20 --set mine.images=[]",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+def find_preset(name: str) -> Path:
+    """A TOML file as given, or the shipped preset of that name."""
+    import infra
+
+    shipped = Path(infra.__file__).parent / "presets"
+    given = Path(name)
+    if given.exists() or given.suffix == ".toml":
+        return given
+    known = sorted(path.stem for path in shipped.glob("*.toml"))
+    if name not in known:
+        raise RunError(f"preset {name!r} is neither a file nor a shipped preset; shipped are {', '.join(known)}")
+    return shipped / f"{name}.toml"
+
+
+def main() -> None:
+    """Entry point: errors of a run are one clear message, not a traceback."""
+    errors = Console(stderr=True)
+    try:
+        app()
+    except (RunError, RefusedInput) as error:
+        errors.print(f"[bold red]error[/bold red] {escape(str(error))}", highlight=False, soft_wrap=True)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        errors.print("stopped; the same command goes on where it was", highlight=False)
+        sys.exit(130)

@@ -1,0 +1,83 @@
+"""Two small residual networks whose addition nodes are the modelled layers of the shipped presets."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+
+class _Shortcut(nn.Module):
+    """Option A of He et al. 2016: keep every second row and column, pad the new units with zeros."""
+
+    def __init__(self, units_in: int, units_out: int, stride: int) -> None:
+        super().__init__()
+        self.stride = stride
+        self.padding = (units_out - units_in) // 2, (units_out - units_in + 1) // 2
+
+    def forward(self, maps: Float[Tensor, "N D H W"]) -> Float[Tensor, "N D_out H_out W_out"]:
+        return F.pad(maps[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, *self.padding))
+
+
+class _BasicBlock(nn.Module):
+    def __init__(self, units_in: int, units_out: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(units_in, units_out, 3, stride, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(units_out)
+        self.conv2 = nn.Conv2d(units_out, units_out, 3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(units_out)
+        self.relu = nn.ReLU()
+        changes = stride != 1 or units_in != units_out
+        self.shortcut = _Shortcut(units_in, units_out, stride) if changes else nn.Identity()
+
+    def forward(self, maps: Float[Tensor, "N D H W"]) -> Float[Tensor, "N D_out H_out W_out"]:
+        inner = self.relu(self.bn1(self.conv1(maps)))
+        return self.relu(self.bn2(self.conv2(inner)) + self.shortcut(maps))
+
+
+class ThreeStageResNet(nn.Module):
+    """Residual network with three stages of basic blocks and no parameters in its shortcuts.
+
+    Args:
+        units: units of the three stages.
+        blocks: residual blocks in each stage; the network has 3 * blocks additions.
+        n_classes: outputs.
+        stem_stride: stride of the first convolution.
+    """
+
+    def __init__(self, units: Sequence[int], blocks: int, n_classes: int, stem_stride: int = 1) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, units[0], 3, stem_stride, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(units[0])
+        self.relu = nn.ReLU()
+        self.layer1 = self._stage(units[0], units[0], blocks, 1)
+        self.layer2 = self._stage(units[0], units[1], blocks, 2)
+        self.layer3 = self._stage(units[1], units[2], blocks, 2)
+        self.linear = nn.Linear(units[2], n_classes)
+
+    @staticmethod
+    def _stage(units_in: int, units_out: int, blocks: int, stride: int) -> nn.Sequential:
+        first = _BasicBlock(units_in, units_out, stride)
+        return nn.Sequential(first, *(_BasicBlock(units_out, units_out, 1) for _ in range(blocks - 1)))
+
+    def forward(self, images: Float[Tensor, "N 3 H W"]) -> Float[Tensor, "N M"]:
+        """Logits of normalised images."""
+        maps = self.relu(self.bn1(self.conv1(images)))
+        maps = self.layer3(self.layer2(self.layer1(maps)))
+        return self.linear(maps.mean(dim=(2, 3)))
+
+
+def resnet20_cifar(n_classes: int = 10) -> ThreeStageResNet:
+    """ResNet-20 for 32x32 images (He et al. 2016, section 4.2) with option-A shortcuts; 9 additions."""
+    return ThreeStageResNet((16, 32, 64), 3, n_classes)
+
+
+def digits_resnet(n_classes: int = 10, blocks: int = 1) -> ThreeStageResNet:
+    """Small residual network for 32x32 images of 3 channels that trains in seconds on a processor.
+
+    Its first convolution has stride 2, so the maps are 16x16, 8x8 and 4x4: digits that were 8x8 and upsampled to
+    32x32 hold no finer detail. Three additions per block of a stage.
+    """
+    return ThreeStageResNet((16, 32, 64), blocks, n_classes, stem_stride=2)

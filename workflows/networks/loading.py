@@ -1,0 +1,206 @@
+"""From ``[network]`` settings to a frozen network in evaluation mode."""
+
+from __future__ import annotations
+
+import importlib
+import re
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from urllib.error import URLError
+
+import torch
+from torch import Tensor, nn
+
+from workflows.errors import NetworkError
+from workflows.networks.compiled_ops import torchvision
+from workflows.networks.naming import nearest_names, shortened
+from workflows.settings import NetworkSettings
+
+_TORCHVISION = "torchvision:"
+
+
+def load_network(settings: NetworkSettings) -> nn.Module:
+    """Build the network and give it its weights.
+
+    Returns:
+        The network in evaluation mode, float32, without gradients of its parameters.
+
+    Raises:
+        NetworkError: the name, the arguments or the weights cannot be used.
+    """
+    if settings.weights == "train":
+        raise NetworkError(
+            "network.weights is 'train': the network has to be trained first; build_network and train_classifier "
+            "do that, afterwards network.weights is the file of the trained state dict"
+        )
+    network = build_network(settings)
+    fit_weights(network, read_state_dict(settings.weights), source=settings.weights)
+    return network
+
+
+def build_network(settings: NetworkSettings, seed: int = 0) -> nn.Module:
+    """Build the network with random parameters that depend on ``seed`` alone; frozen as by ``load_network``.
+
+    Raises:
+        NetworkError: the name or the arguments cannot be used.
+    """
+    factory = _factory(settings.name)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        try:
+            network = factory(**settings.arguments)
+        except Exception as error:
+            raise NetworkError(
+                f"network.name {settings.name!r} could not be built with network.arguments {settings.arguments}: "
+                f"{type(error).__name__}: {error}"
+            ) from error
+    if not isinstance(network, nn.Module):
+        raise NetworkError(
+            f"network.name {settings.name!r} must give a torch.nn.Module, gave a {type(network).__name__}; "
+            "name a class or a function that builds the network"
+        )
+    return network.float().eval().requires_grad_(False)
+
+
+def read_state_dict(source: str) -> dict[str, Tensor]:
+    """Read weights from a file or, by ``torchvision:<WEIGHTS>``, download them.
+
+    A dictionary under the key ``state_dict`` is unpacked, the prefix ``module.`` of a parallel network is removed.
+
+    Raises:
+        NetworkError: the file is missing, no plain state dict, or the download failed.
+    """
+    if not source:
+        raise NetworkError(
+            "network.weights is empty: give the file of a state dict, torchvision:<WEIGHTS> to download, or train"
+        )
+    if source.startswith(_TORCHVISION):
+        return _downloaded(source.removeprefix(_TORCHVISION))
+    raw = _unpickle(Path(source))
+    state = raw.get("state_dict", raw) if isinstance(raw, dict) else raw
+    if not isinstance(state, dict) or not state or not all(isinstance(value, Tensor) for value in state.values()):
+        raise NetworkError(
+            f"network.weights {source!r} holds a {_describe(state)}, not a plain state dict (parameter names to "
+            "tensors); save it with torch.save(network.state_dict(), file)"
+        )
+    if all(key.startswith("module.") for key in state):
+        state = {key.removeprefix("module."): value for key, value in state.items()}
+    return dict(state)
+
+
+def fit_weights(network: nn.Module, state: dict[str, Tensor], source: str) -> None:
+    """Copy a state dict into a network, in the network's precision.
+
+    The counters of batch normalisation may be missing: they take no part in evaluation.
+
+    Raises:
+        NetworkError: keys are missing, unexpected or of another shape, or values are not finite.
+    """
+    expected = network.state_dict()
+    missing = [key for key in expected if key not in state and not key.endswith("num_batches_tracked")]
+    unexpected = [key for key in state if key not in expected]
+    shapes = [
+        f"{key} is {tuple(state[key].shape)}, the network has {tuple(value.shape)}"
+        for key, value in expected.items()
+        if key in state and state[key].shape != value.shape
+    ]
+    problems = [
+        f"{title} ({len(keys)}): {shortened(keys)}"
+        for title, keys in (("missing", missing), ("unexpected", unexpected), ("of another shape", shapes))
+        if keys
+    ]
+    if problems:
+        raise NetworkError(
+            f"network.weights {source!r} do not fit the network: keys {'; '.join(problems)}; "
+            "give weights of this network, or change network.name or network.arguments"
+        )
+    broken = [key for key, value in state.items() if value.is_floating_point() and not bool(value.isfinite().all())]
+    if broken:
+        raise NetworkError(f"network.weights {source!r} hold NaN or infinity in {shortened(broken)}; use other weights")
+    network.load_state_dict(state, strict=False)
+
+
+def _factory(name: str) -> Callable[..., Any]:
+    if name.startswith(_TORCHVISION):
+        model = name.removeprefix(_TORCHVISION)
+        known = torchvision.models.list_models()
+        if model not in known:
+            raise NetworkError(
+                f"network.name {name!r}: torchvision has no model {model!r}; {nearest_names(model, known)}"
+            )
+        return torchvision.models.get_model_builder(model)
+    module_path, colon, attribute = name.partition(":")
+    if not colon or not module_path or not attribute:
+        raise NetworkError(
+            f"network.name {name!r} must be torchvision:<model> or an import path package.module:callable"
+        )
+    try:
+        module = importlib.import_module(module_path)
+    except ImportError as error:
+        raise NetworkError(
+            f"network.name {name!r}: module {module_path!r} cannot be imported ({error}); "
+            "install it or put its folder on PYTHONPATH"
+        ) from error
+    if not callable(getattr(module, attribute, None)):
+        known = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
+        raise NetworkError(
+            f"network.name {name!r}: {module_path} has no callable {attribute!r}; {nearest_names(attribute, known)}"
+        )
+    return getattr(module, attribute)
+
+
+def _unpickle(path: Path) -> Any:
+    try:
+        with warnings.catch_warnings():
+            # About the pickle protocol of foreign files; what matters is raised.
+            warnings.simplefilter("ignore", UserWarning)
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise NetworkError(f"network.weights {str(path)!r} does not exist; give the file of a state dict") from None
+    except IsADirectoryError:
+        raise NetworkError(f"network.weights {str(path)!r} is a folder; give the file of a state dict") from None
+    except Exception as error:  # a damaged file fails in any way: KeyError, EOFError, RuntimeError, ...
+        foreign = re.search(r"GLOBAL ([\w.]+)", str(error))
+        if foreign is None:
+            raise NetworkError(
+                f"network.weights {str(path)!r} cannot be read, it is damaged or no torch file "
+                f"({type(error).__name__}: {_first_line(error)}); save it with torch.save(network.state_dict(), file)"
+            ) from error
+        raise NetworkError(
+            f"network.weights {str(path)!r} is not a plain state dict: the pickle holds {foreign[1]}, which could run "
+            "foreign code and is not loaded; save it with torch.save(network.state_dict(), file)"
+        ) from error
+
+
+def _downloaded(name: str) -> dict[str, Tensor]:
+    try:
+        weights = torchvision.models.get_weight(name)
+    except (ValueError, KeyError, AttributeError):
+        known = [
+            str(entry)
+            for model in torchvision.models.list_models()
+            for entry in torchvision.models.get_model_weights(model)
+        ]
+        raise NetworkError(
+            f"network.weights: torchvision has no weights {name!r}; {nearest_names(name, known)}"
+        ) from None
+    try:
+        return dict(weights.get_state_dict(progress=False, check_hash=True))
+    except (URLError, OSError, RuntimeError) as error:
+        raise NetworkError(
+            f"network.weights {_TORCHVISION + name!r}: the download of {weights.url} failed ({error}); it needs a "
+            "network, or fetch the file elsewhere and set network.weights to it"
+        ) from error
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0]
+
+
+def _describe(value: Any) -> str:
+    if isinstance(value, dict):
+        foreign = {type(entry).__name__ for entry in value.values() if not isinstance(entry, Tensor)}
+        return f"dictionary with values of {', '.join(sorted(foreign))}" if foreign else "empty dictionary"
+    return type(value).__name__

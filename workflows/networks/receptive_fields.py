@@ -1,0 +1,104 @@
+"""R(p): which columns of a lower layer feed a column of an upper one, read from the network's own graph.
+
+Source: IG section 3.2, the region R(p) of Eq. 6; the arithmetic is in ``gmm_ops.windows``.
+"""
+
+from __future__ import annotations
+
+import logging
+
+import torch
+from torch import Tensor, fx, nn
+
+from gmm_ops.windows import Window
+from workflows.errors import NetworkError
+from workflows.networks.perturbation import measure_window
+from workflows.networks.tracing import OUTPUT, NetworkGraph, UntraceableNetwork, trace_network
+from workflows.networks.window_rules import UnknownWindow, input_windows, join
+
+_log = logging.getLogger(__name__)
+
+
+def trace_window(network: nn.Module, lower: str | None, upper: str, input_shape: tuple[int, int, int]) -> Window:
+    """The window on the lower map that a column of the upper map sees.
+
+    The graph is walked back from ``upper`` to ``lower``. Where it cannot be traced, or holds an operation without a
+    rule, the window is measured by perturbation instead.
+
+    Args:
+        network: the network.
+        lower: a layer (canonical name or alias), or None for the network's input: the receptive field in pixels.
+        upper: a layer, or ``output``, which sees the whole lower map behind global pooling or dense layers.
+        input_shape: units, height and width of the images.
+
+    Raises:
+        NetworkError: a layer does not exist, or ``lower`` is not upstream of ``upper``.
+    """
+    try:
+        graph = trace_network(network)
+        start = graph.input if lower is None else graph.node(lower)
+        return _walk(graph, start, graph.node(upper), _shapes(graph, input_shape))
+    except (UntraceableNetwork, UnknownWindow) as error:
+        _log.info("the window of %s in %s is measured: %s", upper, lower or "the input", error)
+        return measure_window(network, lower, upper, input_shape)
+
+
+def _walk(graph: NetworkGraph, start: fx.Node, stop: fx.Node, shapes: dict[fx.Node, torch.Size]) -> Window:
+    if start not in graph.upstream_of(stop):
+        raise NetworkError(
+            f"network.layers: {_name(graph, start)} is not upstream of {_name(graph, stop)}; "
+            "list the layers lowest first"
+        )
+    between = _downstream_of(start)
+    windows = {stop: Window.identity()}
+    for node in reversed(graph.module.graph.nodes):
+        if node is start or node not in windows:
+            continue
+        for source, window in input_windows(graph, node, shapes, windows[node]).items():
+            if source is start or source in between:
+                windows[source] = join(windows[source], window) if source in windows else window
+    return windows[start]
+
+
+def _downstream_of(start: fx.Node) -> set[fx.Node]:
+    """Every operation that a node feeds: branches around it are none of its window's business."""
+    seen: set[fx.Node] = set()
+    waiting = [start]
+    while waiting:
+        for user in waiting.pop().users:
+            if user not in seen:
+                seen.add(user)
+                waiting.append(user)
+    return seen
+
+
+class _ShapeRecorder(fx.Interpreter):
+    def __init__(self, module: fx.GraphModule) -> None:
+        super().__init__(module)
+        self.shapes: dict[fx.Node, torch.Size] = {}
+
+    def run_node(self, n: fx.Node) -> object:
+        value = super().run_node(n)
+        if isinstance(value, Tensor):
+            self.shapes[n] = value.shape
+        return value
+
+
+def _shapes(graph: NetworkGraph, input_shape: tuple[int, int, int]) -> dict[fx.Node, torch.Size]:
+    """Shape of every tensor of the network for one image."""
+    recorder = _ShapeRecorder(graph.module)
+    parameter = next(graph.module.parameters(), torch.empty(0))
+    image = torch.zeros((1, *input_shape), dtype=parameter.dtype, device=parameter.device)
+    try:
+        with torch.inference_mode():
+            recorder.run(image)
+    except (RuntimeError, ValueError, AssertionError) as error:
+        raise NetworkError(
+            f"network: it cannot take images of (channels, height, width) {input_shape}: {error}; "
+            "change preprocessing.resize and preprocessing.crop"
+        ) from error
+    return recorder.shapes
+
+
+def _name(graph: NetworkGraph, node: fx.Node) -> str:
+    return "the input" if node is graph.input else graph.names.get(node, OUTPUT)

@@ -1,0 +1,86 @@
+"""What the arrows, colours and marks of a graph figure mean, said on the figure itself."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from matplotlib.path import Path as Outline
+
+from workflows.report.graph_view import GraphView
+from workflows.report.lettering import LINE_HEIGHT, text_width, wrap_text
+from workflows.report.page import Page
+from workflows.report.placement import Box
+from workflows.report.thumbnails import Shape
+
+COLOURS: Mapping[str, str] = {"black": "#2b2b2b", "green": "#0a8f3c"}
+LINE_WIDTHS: Mapping[str, float] = {"black": 0.8, "green": 1.3}
+GREY = "#5a5f66"
+REPEATED = "↻"
+
+_SIZE = 6.5
+_LINE = _SIZE * LINE_HEIGHT
+_HEAD_LENGTH, _HEAD_HALF_WIDTH = 6.0, 2.4
+
+
+def legend_lines(view: GraphView, shapes: Iterable[Shape], width: float) -> list[str]:
+    """The sentences that this figure needs, wrapped to ``width`` points.
+
+    Args:
+        view: the graph.
+        shapes: what its thumbnails show.
+        width: in points.
+    """
+    return wrap_text(" ".join(_sentences(view, set(shapes))), width, _SIZE)
+
+
+def legend_height(lines: list[str]) -> float:
+    """Height in points of the legend: one line of samples and the sentences."""
+    return (len(lines) + 1) * _LINE + 2
+
+
+def draw_legend(page: Page, box: Box, lines: list[str]) -> None:
+    """Sample arrows in the first line, sentences below."""
+    x, middle = box.x, box.y + _LINE / 2
+    for name, text in (("black", "log ratio up to 1 bit"), ("green", "log ratio above 1 bit")):
+        page.curve(Outline([(x, middle), (x + 16, middle)]), COLOURS[name], LINE_WIDTHS[name])
+        draw_head(page, (x + 20, middle), (1, 0), COLOURS[name])
+        page.text(x + 24, box.y, text, _SIZE, kind="legend")
+        x += 24 + text_width(text, _SIZE) + 14
+    page.text(x, box.y, "not drawn: log ratio of 0 or less", _SIZE, kind="legend")
+    for index, text in enumerate(lines, start=1):
+        page.text(box.x, box.y + index * _LINE + 2, text, _SIZE, color=GREY, kind="legend")
+
+
+def draw_head(page: Page, tip: tuple[float, float], direction: tuple[int, int], color: str) -> None:
+    """An arrow head whose tip points along one axis."""
+    (x, y), (dx, dy) = tip, direction
+    back_x, back_y = x - dx * _HEAD_LENGTH, y - dy * _HEAD_LENGTH
+    side_x, side_y = dy * _HEAD_HALF_WIDTH, dx * _HEAD_HALF_WIDTH
+    page.polygon([(x, y), (back_x - side_x, back_y - side_y), (back_x + side_x, back_y + side_y)], color)
+
+
+def _sentences(view: GraphView, shapes: set[Shape]) -> list[str]:
+    drawn = view.drawn_edges()
+    exemplars = [item for layer in view.layers[1:] for node in layer for item in node.exemplars]
+    whose = "this image" if view.image is not None else "the class's images"
+    said: list[tuple[bool, str]] = [
+        (
+            bool(drawn),
+            "An arrow leads from a lower word to the upper word it speaks for. "
+            f"Left of it: relative frequency in {whose}; right: log ratio in bits.",
+        ),
+        (
+            any(edge.log_ratio <= 0 for edge in drawn),
+            "Arrows into the class are drawn whatever their log ratio.",
+        ),
+        (
+            any(edge.heat is not None for edge in drawn),
+            "Small map: where in the upper word's window the lower word sits (bright: most often).",
+        ),
+        (view.image is not None, "Red dots: the word's positions in this image."),
+        (bool(exemplars), "Under a picture: its true label. Beside a word: the most frequent class of its columns."),
+        (bool(exemplars) and "rectangle" in shapes, "Red rectangle: receptive field in the training image."),
+        (bool(exemplars) and "patch" in shapes, "Lower layers: the receptive field itself."),
+        (any(item.repeated for item in exemplars), f"{REPEATED}, faded: an image shown again, for want of more."),
+    ]
+    return [sentence for needed, sentence in said if needed]

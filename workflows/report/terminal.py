@@ -1,0 +1,118 @@
+"""Tables for the terminal: a graph, and where a run stands. Readable at 80 columns."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+from rich import box
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from workflows.report.graph_view import OUTPUT, EdgeView, GraphView, NodeView
+from workflows.report.lettering import short_name
+from workflows.report.numbers import duration, frequency, log_ratio, percent, size
+
+StageState: TypeAlias = Literal["done", "running", "waiting", "failed"]
+_STATE_STYLES: dict[StageState, str] = {"done": "green", "running": "yellow", "waiting": "dim", "failed": "bold red"}
+
+
+@dataclass(frozen=True)
+class StageStatus:
+    """Where a stage stands: its shards (or other work items), time in seconds and size of its artefacts in bytes.
+
+    ``left`` is None while the number of items is unknown.
+    """
+
+    name: str
+    state: StageState
+    done: int
+    failed: int
+    left: int | None
+    seconds: float
+    size: int
+
+
+def graph_table(view: GraphView) -> RenderableType:
+    """A class or image graph from the class down: each word with the upper words it speaks for.
+
+    Log ratios above 1 bit are green, as the arrows of the figure; edges that no figure draws are left out.
+    """
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
+    table.add_column("layer", no_wrap=True)  # rich shortens the widest columns first: names, never numbers
+    table.add_column("word", justify="right", no_wrap=True, min_width=4)
+    table.add_column("mostly", no_wrap=True)
+    table.add_column("", justify="right", no_wrap=True, min_width=5)
+    table.add_column("positions", justify="right", no_wrap=True, min_width=9)
+    table.add_column("speaks for", justify="right", no_wrap=True, min_width=10)
+    table.add_column("freq.", justify="right", no_wrap=True, min_width=5)
+    table.add_column("log ratio", justify="right", no_wrap=True, min_width=9)
+    outgoing: dict[tuple[str, int], list[EdgeView]] = {}
+    for edge in view.drawn_edges():
+        outgoing.setdefault(edge.lower, []).append(edge)
+    for depth, layer in enumerate(view.layers[1:], start=1):
+        above = {node.key: place for place, node in enumerate(view.layers[depth - 1])}
+        for place, node in enumerate(layer):
+            edges = sorted(outgoing.get(node.key, []), key=lambda edge: above[edge.upper])
+            _add_node(table, view, node, edges, first=place == 0)
+        table.add_section()
+    return Group(_heading(view), table)
+
+
+def status_table(stages: Sequence[StageStatus]) -> Table:
+    """Stages of a run in order, with a line of totals."""
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0), show_footer=True)
+    table.add_column("stage", "total", no_wrap=True)
+    table.add_column("state", no_wrap=True)
+    for name, count in (
+        ("done", sum(stage.done for stage in stages)),
+        ("failed", sum(stage.failed for stage in stages)),
+        ("left", sum(stage.left or 0 for stage in stages)),
+    ):
+        table.add_column(name, str(count), justify="right", no_wrap=True)
+    table.add_column("time", duration(sum(stage.seconds for stage in stages)), justify="right", no_wrap=True)
+    table.add_column("size", size(sum(stage.size for stage in stages)), justify="right", no_wrap=True)
+    for stage in stages:
+        table.add_row(
+            Text(stage.name),
+            Text(stage.state, style=_STATE_STYLES[stage.state]),
+            str(stage.done),
+            Text(str(stage.failed), style="bold red" if stage.failed else ""),
+            "?" if stage.left is None else str(stage.left),
+            duration(stage.seconds) if stage.seconds else "–",
+            size(stage.size) if stage.size else "–",
+        )
+    return table
+
+
+def _heading(view: GraphView) -> Text:
+    name = short_name(view.class_name)
+    if view.image is None:
+        heading = Text(f"Inference graph of class {name}", style="bold")
+        if view.omega is not None:
+            heading.append(f", from the {view.omega} validation images predicted {name}", style="not bold")
+        return heading
+    heading = Text(f"Inference graph of image {view.image.image}", style="bold")
+    verdict = f": predicted {name} ({percent(view.image.probability)}), true label {short_name(view.image.true_name)}"
+    return heading.append(verdict, style="not bold")
+
+
+def _add_node(table: Table, view: GraphView, node: NodeView, edges: Sequence[EdgeView], first: bool) -> None:
+    """A row for each edge; the word itself only in the first."""
+    own = [
+        Text(view.layer_title(node.layer) if first else ""),
+        Text(str(node.word), style="bold"),
+        Text(short_name(node.dominant_class)),
+        Text(percent(node.dominant_share)),
+        Text(percent(node.share)),
+    ]
+    if not edges:
+        table.add_row(*own, Text("–"), Text("–"), Text("–"))
+    for index, edge in enumerate(edges):
+        layer, word = edge.upper
+        target = short_name(view.class_name) if layer == OUTPUT else f"word {word}"
+        ratio = Text(log_ratio(edge.log_ratio), style="green" if edge.drawn == "green" else "")
+        blank = [Text("")] * len(own)
+        table.add_row(*(blank if index else own), Text(target), Text(frequency(edge.relative_frequency)), ratio)

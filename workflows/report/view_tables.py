@@ -1,0 +1,243 @@
+"""From the Parquet tables of a run to the records that a figure shows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from jaxtyping import Float
+
+from workflows.errors import RunFolderError
+from workflows.report.graph_view import (
+    OUTPUT,
+    EdgeView,
+    ExemplarView,
+    GraphView,
+    ImageView,
+    NodeKey,
+    NodeView,
+    WordMap,
+)
+from workflows.report.pictures import PictureFolder
+
+
+@dataclass(frozen=True)
+class GraphTables:
+    """The tables of a run that a graph is drawn from; ``heatmaps`` and ``images`` may be absent."""
+
+    nodes: pa.Table
+    edges: pa.Table
+    exemplars: pa.Table
+    heatmaps: pa.Table | None = None
+    images: pa.Table | None = None
+
+
+def build_graph_view(
+    tables: GraphTables,
+    graph: str,
+    *,
+    scope: str,
+    network: str,
+    class_names: Sequence[str],
+    pictures: PictureFolder | None = None,
+    exemplars: int = 6,
+    word_maps: Mapping[str, WordMap] | None = None,
+    layer_titles: Mapping[str, str] | None = None,
+    code_edges: bool = False,
+) -> GraphView:
+    """Join everything that one graph shows.
+
+    Args:
+        tables: tables of a run.
+        graph: ``class:<id>`` or ``image:<id>``.
+        scope: scope of the dictionaries.
+        network: name of the run, for the heading.
+        class_names: name of every class id.
+        pictures: saved pictures; without them the view serves the terminal only.
+        exemplars: thumbnails of a word; a word with fewer distinct images repeats some, marked.
+        word_maps: for an image graph, the image's hard words of each layer: the red dots.
+        layer_titles: shorter names of layers (aliases).
+        code_edges: draw the edges of the class node whatever their log ratio, as the authors' code does.
+
+    Raises:
+        RunFolderError: the graph is not in the tables, or they contradict each other.
+    """
+    nodes = _rows(tables.nodes, graph=graph, scope=scope)
+    edges = _rows(tables.edges, graph=graph, scope=scope)
+    if not nodes:
+        known = sorted(set(tables.nodes.filter(pc.equal(tables.nodes["scope"], scope))["graph"].to_pylist()))
+        raise RunFolderError(f"graph {graph!r} of scope {scope!r} is not in the nodes table; {_offer(known)}")
+    shown = _exemplars(tables.exemplars, scope, {(row["layer"], row["word"]) for row in nodes})
+    heats = _heats(tables.heatmaps, graph, scope)
+    views: dict[NodeKey, NodeView] = {}
+    for row in nodes:
+        key = row["layer"], row["word"]
+        thumbnails = _exemplar_views(shown.get(key, []), exemplars, class_names, pictures)
+        word_map = (word_maps or {}).get(row["layer"])
+        dots = word_map.dots(row["word"]) if word_map is not None else None
+        views[key] = _node_view(row, thumbnails, dots, class_names)
+    root = [row["word"] for row in nodes if row["layer"] == OUTPUT]
+    try:
+        return GraphView(
+            graph=graph,
+            scope=scope,
+            network=network,
+            class_name=_name(root[0], class_names) if root else "",
+            layers=_layers(views, edges),
+            edges=tuple(_edge_view(row, heats, code_edges) for row in edges),
+            omega=_omega(tables.images, graph),
+            image=_image_view(tables.images, graph, class_names, pictures),
+            layer_titles=dict(layer_titles or {}),
+        )
+    except ValueError as error:
+        raise RunFolderError(f"nodes and edges do not fit together: {error}; run the mine stage again") from None
+
+
+def _rows(table: pa.Table, **keys: str) -> list[dict[str, Any]]:
+    for column, value in keys.items():
+        table = table.filter(pc.equal(table[column], value))
+    return list(table.to_pylist())
+
+
+def _offer(known: Sequence[str]) -> str:
+    if not known:
+        return "it holds no graph of this scope: run the mine stage"
+    return f"it holds {', '.join(known[:12])}" + (f" and {len(known) - 12} more" if len(known) > 12 else "")
+
+
+def _name(class_id: int | None, class_names: Sequence[str]) -> str:
+    if class_id is None or class_id < 0:
+        return ""
+    return class_names[class_id] if class_id < len(class_names) else f"class {class_id}"
+
+
+def _layers(views: Mapping[NodeKey, NodeView], edges: Iterable[dict[str, Any]]) -> tuple[tuple[NodeView, ...], ...]:
+    """Follow the edges from the output down; nodes in rank order."""
+    below = {row["upper_layer"]: row["lower_layer"] for row in edges}
+    names, layer = [], OUTPUT
+    while layer not in names:
+        names.append(layer)
+        layer = below.get(layer, layer)
+    strays = {name for name, _ in views} - set(names)
+    if strays:
+        raise ValueError(f"no edge leads from {names[-1]} to {', '.join(sorted(strays))}")
+    return tuple(
+        tuple(sorted((view for view in views.values() if view.layer == name), key=lambda view: (view.rank, view.word)))
+        for name in names
+    )
+
+
+def _node_view(
+    row: dict[str, Any],
+    thumbnails: tuple[ExemplarView, ...],
+    dots: Float[np.ndarray, "n 2"] | None,
+    class_names: Sequence[str],
+) -> NodeView:
+    return NodeView(
+        layer=row["layer"],
+        word=row["word"],
+        rank=row["rank"],
+        score=_number(row["score"]),
+        positions=row["positions"] or 0,
+        share=_number(row["share"]),
+        dominant_class=_name(row["dominant_class"], class_names),
+        dominant_share=_number(row["dominant_share"]),
+        exemplars=thumbnails,
+        dots=dots,
+    )
+
+
+def _edge_view(
+    row: dict[str, Any], heats: Mapping[tuple[NodeKey, NodeKey], Float[np.ndarray, "H W"]], code_edges: bool
+) -> EdgeView:
+    upper, lower = (row["upper_layer"], row["upper_word"]), (row["lower_layer"], row["lower_word"])
+    always = code_edges and row["upper_layer"] == OUTPUT
+    return EdgeView(
+        upper=upper,
+        lower=lower,
+        count=row["count"],
+        relative_frequency=row["relative_frequency"],
+        log_ratio=row["log_ratio"],
+        score=row["score"],
+        drawn="black" if always and row["drawn"] == "hidden" else row["drawn"],
+        heat=heats.get((upper, lower)),
+    )
+
+
+def _number(value: float | None) -> float:
+    return float("nan") if value is None else float(value)
+
+
+def _exemplars(table: pa.Table, scope: str, keys: set[NodeKey]) -> dict[NodeKey, list[dict[str, Any]]]:
+    """Exemplar rows of the wanted words, by rank."""
+    layers = pa.array(sorted({layer for layer, _ in keys}), type=pa.string())
+    words = pa.array(sorted({word for _, word in keys}), type=table.schema.field("word").type)
+    wanted = pc.and_(pc.is_in(table["layer"], value_set=layers), pc.is_in(table["word"], value_set=words))
+    found: dict[NodeKey, list[dict[str, Any]]] = {}
+    for row in _rows(table.filter(wanted), scope=scope):
+        if (row["layer"], row["word"]) in keys:
+            found.setdefault((row["layer"], row["word"]), []).append(row)
+    return {key: sorted(rows, key=lambda row: row["rank"]) for key, rows in found.items()}
+
+
+def _exemplar_views(
+    rows: Sequence[dict[str, Any]], wanted: int, class_names: Sequence[str], pictures: PictureFolder | None
+) -> tuple[ExemplarView, ...]:
+    """``wanted`` exemplars; fewer rows start again from the first, and a second look at an image is marked."""
+    seen: set[int] = set()
+    views = []
+    for row in [rows[index % len(rows)] for index in range(wanted)] if rows else []:
+        views.append(
+            ExemplarView(
+                image=row["image"],
+                label=_name(row["label"], class_names),
+                rectangle=(row["x0"], row["y0"], row["x1"], row["y1"]),
+                picture=pictures.read(row["image"]) if pictures is not None else None,
+                repeated=bool(row.get("repeated")) or row["image"] in seen,
+            )
+        )
+        seen.add(row["image"])
+    return tuple(views)
+
+
+def _heats(table: pa.Table | None, graph: str, scope: str) -> dict[tuple[NodeKey, NodeKey], Float[np.ndarray, "H W"]]:
+    """Heat map of each edge: counts over how often the offset was inside the map."""
+    heats = {}
+    for row in _rows(table, graph=graph, scope=scope) if table is not None else []:
+        counts = np.asarray(row["counts"], dtype=np.float64).reshape(row["height"], row["width"])
+        inside = np.asarray(row["inside"], dtype=np.float64).reshape(row["height"], row["width"])
+        edge = (row["upper_layer"], row["upper_word"]), (row["lower_layer"], row["lower_word"])
+        heats[edge] = np.divide(counts, inside, out=np.full_like(counts, np.nan), where=inside > 0)
+    return heats
+
+
+def _omega(images: pa.Table | None, graph: str) -> int | None:
+    """How many validation images are predicted as the class of a class graph."""
+    kind, _, identity = graph.partition(":")
+    if images is None or kind != "class":
+        return None
+    chosen = pc.and_(pc.equal(images["split"], "validation"), pc.equal(images["predicted"], int(identity)))
+    return int(pc.sum(pc.fill_null(chosen, False)).as_py() or 0)
+
+
+def _image_view(
+    images: pa.Table | None, graph: str, class_names: Sequence[str], pictures: PictureFolder | None
+) -> ImageView | None:
+    kind, _, identity = graph.partition(":")
+    if kind != "image":
+        return None
+    image = int(identity)
+    found = images.filter(pc.equal(images["image"], image)).to_pylist() if images is not None else []
+    if not found:
+        raise RunFolderError(f"image {image} of graph {graph!r} is not in the images table")
+    return ImageView(
+        image=image,
+        true_name=_name(found[0]["label"], class_names),
+        predicted_name=_name(found[0]["predicted"], class_names),
+        probability=_number(found[0]["probability"]),
+        picture=pictures.read(image) if pictures is not None else None,
+    )

@@ -1,0 +1,85 @@
+"""What every actor process does around the worker it carries: threads, exceptions as values, memory."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import resource
+import sys
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+from ray.exceptions import RayError
+
+from gmm_ops.errors import RefusedInput
+from workflows.errors import RunError
+
+DETERMINISTIC: tuple[type[Exception], ...] = (RunError, RefusedInput)
+"""Errors that another attempt would only repeat: the run stops at once with their words."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a call in an actor came to. Exceptions travel as values, so that Ray adds nothing to their words."""
+
+    value: Any = None
+    refusal: Exception | None = None
+    """A deterministic error."""
+    failure: str = ""
+    """Last words of any other exception, and where it was raised; empty on success."""
+    process_died: bool = False
+
+
+def attempt(call: Callable[..., Any], *args: Any, **kwargs: Any) -> Outcome:
+    """Run a call and catch what it raises."""
+    try:
+        return Outcome(value=call(*args, **kwargs))
+    except DETERMINISTIC as error:
+        return Outcome(refusal=_sendable(error))
+    except Exception as error:
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        words = f"{type(error).__name__}: {error}"
+        return Outcome(failure=f"{words} ({os.path.basename(place.filename)}:{place.lineno})")
+
+
+def fetch(reference: Any) -> Outcome:
+    """Wait for the outcome of an actor's call; a dead process is an outcome too."""
+    try:
+        return ray.get(reference)
+    except RayError as error:
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        words = f"{type(error).__name__}: {lines[0] if lines else ''}"
+        return Outcome(failure=f"its worker process died: {words}", process_died=True)
+
+
+def set_threads(threads: int | None) -> None:
+    """Give this process so many compute threads; None leaves torch alone (and does not import it).
+
+    Ray itself sets OMP_NUM_THREADS to the actor's cores, with 1 for anything below 1. Denormals are flushed: tiny
+    responsibilities are denormal and slow an E-step down 8 times.
+    """
+    if threads is None:
+        return
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"):
+        os.environ[name] = str(threads)
+    import torch
+
+    torch.set_num_threads(threads)
+    torch.set_flush_denormal(True)
+
+
+def peak_memory() -> int:
+    """Largest resident size of this process so far, in bytes."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return int(peak) if sys.platform == "darwin" else int(peak) * 1024
+
+
+def _sendable(error: Exception) -> Exception:
+    try:
+        pickle.loads(pickle.dumps(error))  # noqa: S301 - our own exception, back and forth
+        return error.with_traceback(None)
+    except Exception:
+        return RunError(f"{type(error).__name__}: {error}")

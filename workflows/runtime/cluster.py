@@ -1,0 +1,136 @@
+"""Starting a local Ray or joining a cluster, and how wide the stages may run on it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import ray
+
+from workflows.errors import BudgetError, RunError
+from workflows.settings import RuntimeSettings
+
+_OBJECT_STORE = 512 * 1024**2
+"""Bytes of a local object store: only small records and count matrices pass through it."""
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What a connected Ray offers."""
+
+    cpus: int
+    """Logical cores of all nodes."""
+    gpus: int
+    """GPUs of all nodes."""
+    nodes: int
+    """Nodes that are alive."""
+    node_memory: int
+    """Bytes that Ray plans with on the smallest node."""
+    joined: bool
+    """A cluster that others started: it may grow, and is never shut down from here."""
+
+
+@dataclass(frozen=True)
+class ActorPlan:
+    """How many actors a stage starts, and what each of them takes."""
+
+    n_actors: int
+    num_cpus: float
+    num_gpus: float
+    threads: int
+    device: str
+    """``cuda`` (Ray shows the actor its GPU alone, so the index is 0) or ``cpu``."""
+
+
+@contextmanager
+def connect(
+    address: str | None = None, *, num_cpus: int | None = None, num_gpus: int | None = None
+) -> Iterator[Resources]:
+    """Start a quiet local Ray, or join a cluster, for the length of the block.
+
+    A local Ray ends with the block. A joined cluster is only left, and a Ray this process already has is kept as it
+    is. Without an address, ``RAY_ADDRESS`` is joined if set (``ray job submit`` sets it for its driver).
+
+    Args:
+        address: ``auto``, ``host:port``; None starts a local Ray.
+        num_cpus: logical cores of a local Ray; None counts them.
+        num_gpus: GPUs of a local Ray; None finds them.
+
+    Raises:
+        RunError: there is no cluster at ``address``.
+    """
+    if ray.is_initialized():
+        yield resources(joined=address is not None)
+        return
+    address = address or os.environ.get("RAY_ADDRESS") or None
+    if address in (None, "local"):
+        ray.init(
+            address="local",
+            num_cpus=num_cpus,
+            num_gpus=num_gpus,
+            object_store_memory=_OBJECT_STORE,
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level="ERROR",
+        )
+    else:
+        _join(str(address))
+    try:
+        yield resources(joined=address not in (None, "local"))
+    finally:
+        ray.shutdown()
+
+
+def _join(address: str) -> None:
+    try:
+        ray.init(address=address, log_to_driver=False, logging_level="ERROR")
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        raise RunError(
+            f"--address {address!r}: no Ray cluster answers there ({error}); "
+            "leave --address out to start a local Ray, or start one with `ray start --head`"
+        ) from error
+
+
+def resources(*, joined: bool = False) -> Resources:
+    """What the connected Ray offers now."""
+    alive = [node for node in ray.nodes() if node["Alive"]]
+    offered = [node["Resources"] for node in alive]
+    return Resources(
+        cpus=int(sum(node.get("CPU", 0) for node in offered)),
+        gpus=int(sum(node.get("GPU", 0) for node in offered)),
+        nodes=len(alive),
+        node_memory=int(min((node.get("memory", 0) for node in offered), default=0)),
+        joined=joined,
+    )
+
+
+def plan_actors(settings: RuntimeSettings, offered: Resources, n_items: int | None = None) -> ActorPlan:
+    """One actor per GPU if there are any, else as many actors of ``runtime.threads`` cores as fit.
+
+    Args:
+        settings: ``actors``, ``threads`` and ``device`` are read.
+        offered: of the connected Ray.
+        n_items: never more actors than work items.
+
+    Raises:
+        BudgetError: ``runtime.device`` is ``cuda`` and there is no GPU, or an actor needs more cores than there are.
+    """
+    if settings.device == "cuda" and offered.gpus == 0:
+        raise BudgetError("runtime.device is 'cuda' but Ray offers 0 GPUs: set runtime.device to 'auto' or 'cpu'")
+    if settings.threads > offered.cpus:
+        raise BudgetError(
+            f"runtime.threads is {settings.threads} but Ray offers {offered.cpus} cores: lower runtime.threads"
+        )
+    on_gpu = settings.device != "cpu" and offered.gpus > 0
+    fitting = offered.cpus // settings.threads
+    fitting = max(1, min(fitting, offered.gpus) if on_gpu else fitting)
+    wanted = fitting if settings.actors is None else min(settings.actors, fitting)
+    return ActorPlan(
+        n_actors=wanted if n_items is None else max(1, min(wanted, n_items)),
+        num_cpus=settings.threads,
+        num_gpus=1 if on_gpu else 0,
+        threads=settings.threads,
+        device="cuda" if on_gpu else "cpu",
+    )

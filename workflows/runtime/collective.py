@@ -1,0 +1,105 @@
+"""Sums and gathers between the actors of a fit group, on torch.distributed."""
+
+from __future__ import annotations
+
+import os
+from datetime import timedelta
+from typing import Protocol
+
+import psutil
+import torch
+import torch.distributed as dist
+from jaxtyping import Shaped
+from torch import Tensor
+
+
+class CollectiveLost(RuntimeError):
+    """Another rank is gone or hung: whatever this rank holds from the collective is garbage."""
+
+
+class Collective(Protocol):
+    """What a fit worker may ask of the other ranks. Every rank must make the same calls in the same order."""
+
+    rank: int
+    world: int
+
+    def all_reduce_sum(self, tensor: Shaped[Tensor, "..."]) -> Shaped[Tensor, "..."]:
+        """Sum over ranks, the same bits on every rank; ``tensor`` stays as it is. Of any shape; use float64."""
+
+    def all_gather(self, tensor: Shaped[Tensor, "..."]) -> list[Shaped[Tensor, "..."]]:
+        """The tensors of all ranks, in rank order; all must have one shape and dtype."""
+
+
+class LoneCollective:
+    """A group of one."""
+
+    rank = 0
+    world = 1
+
+    def all_reduce_sum(self, tensor: Shaped[Tensor, "..."]) -> Shaped[Tensor, "..."]:
+        """A copy."""
+        return tensor.clone()
+
+    def all_gather(self, tensor: Shaped[Tensor, "..."]) -> list[Shaped[Tensor, "..."]]:
+        """A copy."""
+        return [tensor.clone()]
+
+
+class GroupCollective:
+    """A member of a torch.distributed group: gloo for tensors on the CPU, NCCL for those on a GPU.
+
+    Args:
+        host: where the driver's ``TCPStore`` listens.
+        port: of that store.
+        generation: a number no earlier group of this store had.
+        rank: of this process.
+        world: processes of the group, above 1.
+        timeout_s: after which a missing or hung rank counts as lost.
+        node_address: this node's address in the cluster.
+
+    Raises:
+        CollectiveLost: the others did not come within ``timeout_s``.
+    """
+
+    def __init__(
+        self, host: str, port: int, generation: int, rank: int, world: int, timeout_s: float, node_address: str
+    ) -> None:
+        self.rank, self.world = rank, world
+        timeout = timedelta(seconds=timeout_s)
+        # Without this gloo binds the loopback interface, and a second node never joins.
+        interface = interface_of(node_address)
+        if interface is not None:
+            os.environ["GLOO_SOCKET_IFNAME"] = interface
+        backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+        try:
+            store = dist.TCPStore(host, port, is_master=False, timeout=timeout)
+            prefixed = dist.PrefixStore(f"gen{generation}", store)
+            dist.init_process_group(backend, store=prefixed, rank=rank, world_size=world, timeout=timeout)
+        except RuntimeError as error:
+            raise CollectiveLost(f"rank {rank} of {world} could not join: {error}") from error
+
+    def all_reduce_sum(self, tensor: Shaped[Tensor, "..."]) -> Shaped[Tensor, "..."]:
+        """Sum over ranks."""
+        total = tensor.clone(memory_format=torch.contiguous_format)
+        try:
+            dist.all_reduce(total)
+        except RuntimeError as error:
+            raise CollectiveLost(f"rank {self.rank}: {error}") from error
+        return total
+
+    def all_gather(self, tensor: Shaped[Tensor, "..."]) -> list[Shaped[Tensor, "..."]]:
+        """The tensors of all ranks."""
+        parts = [torch.empty_like(tensor, memory_format=torch.contiguous_format) for _ in range(self.world)]
+        try:
+            dist.all_gather(parts, tensor.contiguous())
+        except RuntimeError as error:
+            raise CollectiveLost(f"rank {self.rank}: {error}") from error
+        return parts
+
+
+def interface_of(address: str) -> str | None:
+    """Name of the network interface that has this address; None if none has."""
+    for name, addresses in psutil.net_if_addrs().items():
+        if any(entry.address == address for entry in addresses):
+            return name
+    return None

@@ -1,0 +1,193 @@
+"""One generation of a fit group: its actors, their rendezvous, and calls that every rank must acknowledge."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray import cloudpickle
+
+from workflows.errors import ShardError
+from workflows.runtime.actor_process import Outcome, attempt, fetch, set_threads
+
+_POLL_S = 0.25
+_GRACE_S = 1.0
+"""After the first failure the other ranks may still tell a better reason than "connection closed by peer"."""
+
+
+@dataclass(frozen=True)
+class GroupSettings:
+    """How wide and how patient a fit group is."""
+
+    n_actors: int = 1
+    num_cpus: float = 1
+    """Of one actor."""
+    num_gpus: float = 0
+    threads: int = 1
+    segment_steps: int = 25
+    """Steps between acknowledgements: how often progress is reported."""
+    checkpoint_steps: int = 25
+    """Steps between checkpoints, rounded up to whole segments."""
+    max_attempts: int = 3
+    """Groups that may be lost in a row without a new checkpoint."""
+    start_timeout_s: float = 300.0
+    segment_timeout_s: float = 1800.0
+    """A rank that has not acknowledged a segment by then is taken for hung."""
+
+
+class GenerationLost(Exception):
+    """A rank died, hung or failed: the group is no use any more, its last checkpoint is."""
+
+
+class Stopped(Exception):
+    """Another fit failed; this one was told to end."""
+
+
+class Rendezvous:
+    """The store of the driver where the ranks of every generation meet; none is needed for a single rank."""
+
+    def __init__(self, settings: GroupSettings) -> None:
+        self._settings = settings
+        self._store: Any = None
+        self.host = ""
+        self.port = 0
+
+    def __enter__(self) -> Rendezvous:
+        if self._settings.n_actors > 1:
+            from torch.distributed import TCPStore
+
+            self.host = ray.util.get_node_ip_address()
+            timeout = timedelta(seconds=self._settings.start_timeout_s)
+            self._store = TCPStore(self.host, 0, is_master=True, wait_for_workers=False, timeout=timeout)
+            self.port = self._store.port
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._store = None
+
+
+class _FitActor:
+    """Carries one rank's worker. The factory arrives pickled so that threads are set before anything imports torch."""
+
+    def start(self, pickled: bytes, rank: int, world: int, threads: int) -> Outcome:
+        set_threads(threads)
+        return attempt(self._build, pickled, rank, world)
+
+    def _build(self, pickled: bytes, rank: int, world: int) -> None:
+        factory, kwargs = cloudpickle.loads(pickled)
+        self._worker = factory(rank=rank, world=world, **kwargs)
+
+    def join(self, host: str, port: int, generation: int, rank: int, world: int, timeout_s: float) -> Outcome:
+        return attempt(self._join, host, port, generation, rank, world, timeout_s)
+
+    def _join(self, host: str, port: int, generation: int, rank: int, world: int, timeout_s: float) -> None:
+        from workflows.runtime.collective import Collective, GroupCollective, LoneCollective
+
+        address = ray.util.get_node_ip_address()
+        self._collective: Collective = (
+            LoneCollective() if world == 1 else GroupCollective(host, port, generation, rank, world, timeout_s, address)
+        )
+
+    def restore(self, checkpoint: Path | None) -> Outcome:
+        return attempt(self._worker.restore, checkpoint)
+
+    def advance(self, n_steps: int) -> Outcome:
+        return attempt(self._worker.advance, n_steps, self._collective)
+
+    def save(self, path: Path) -> Outcome:
+        return attempt(self._worker.save, path)
+
+    def result(self) -> Outcome:
+        return attempt(self._worker.result)
+
+
+class Generation:
+    """A group of actors from its start to its end; leaving the block kills them all."""
+
+    def __init__(
+        self, number: int, rendezvous: Rendezvous, settings: GroupSettings, stop: threading.Event | None
+    ) -> None:
+        self._number, self._rendezvous, self._settings, self._stop = number, rendezvous, settings, stop
+        self._actors: list[Any] = []
+
+    def __enter__(self) -> Generation:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for actor in self._actors:
+            ray.kill(actor)
+        self._actors = []
+
+    def start(self, factory: Callable[..., Any], kwargs: dict[str, Any], checkpoint: Path | None) -> None:
+        """Build the workers, let them meet, and give all of them the same state."""
+        settings, meeting = self._settings, self._rendezvous
+        options = {"num_cpus": settings.num_cpus, "num_gpus": settings.num_gpus, "max_restarts": 0}
+        self._actors = [ray.remote(**options)(_FitActor).remote() for _ in range(settings.n_actors)]
+        pickled = ray.put(cloudpickle.dumps((factory, kwargs)))
+        world, patience = settings.n_actors, settings.start_timeout_s
+        self._all("start", patience, lambda rank: (pickled, rank, world, settings.threads))
+        self._all(
+            "join",
+            patience,
+            lambda rank: (meeting.host, meeting.port, self._number, rank, world, settings.segment_timeout_s),
+        )
+        self._all("restore", settings.segment_timeout_s, lambda rank: (checkpoint,))
+
+    def advance(self, n_steps: int) -> dict[str, Any]:
+        """One segment on all ranks; the progress of rank 0."""
+        progress = self._all("advance", self._settings.segment_timeout_s, lambda rank: (n_steps,))
+        for key in ("done", "digest"):
+            if any(other.get(key) != progress[0].get(key) for other in progress):
+                raise ShardError(f"the ranks of a fit disagree on {key!r}: {[one.get(key) for one in progress]}")
+        return progress[0]
+
+    def save(self, path: Path) -> None:
+        """Rank 0 writes the checkpoint."""
+        self._wait({0: self._actors[0].save.remote(path)}, self._settings.segment_timeout_s, "save")
+
+    def result(self) -> Any:
+        """What rank 0's worker comes to."""
+        return self._wait({0: self._actors[0].result.remote()}, self._settings.segment_timeout_s, "result")[0]
+
+    def _all(self, method: str, timeout_s: float, arguments: Callable[[int], tuple[Any, ...]]) -> list[Any]:
+        calls = {rank: getattr(actor, method).remote(*arguments(rank)) for rank, actor in enumerate(self._actors)}
+        values = self._wait(calls, timeout_s, method)
+        return [values[rank] for rank in range(len(self._actors))]
+
+    def _wait(self, calls: dict[int, Any], timeout_s: float, method: str) -> dict[int, Any]:
+        """Values of all calls. A refusal is raised at once; any other failure, or silence, loses the generation."""
+        deadline = time.monotonic() + timeout_s
+        pending, outcomes = dict(calls), dict[int, Outcome]()
+        while pending and time.monotonic() < deadline:
+            ready, _ = ray.wait(list(pending.values()), num_returns=1, timeout=_POLL_S)
+            for rank in [rank for rank, reference in pending.items() if reference in set(ready)]:
+                outcomes[rank] = outcome = fetch(pending.pop(rank))
+                if outcome.refusal is not None:
+                    raise outcome.refusal
+                if outcome.failure:
+                    deadline = min(deadline, time.monotonic() + _GRACE_S)
+            if self._stop is not None and self._stop.is_set():
+                raise Stopped
+        failed = {rank: outcome for rank, outcome in outcomes.items() if outcome.failure}
+        if failed or pending:
+            raise GenerationLost(_reason(failed, pending, timeout_s, method))
+        return {rank: outcome.value for rank, outcome in outcomes.items()}
+
+
+def _reason(failed: dict[int, Outcome], silent: dict[int, Any], timeout_s: float, method: str) -> str:
+    """The failure that explains the others: a dead process, then a worker's own words, then a lost connection."""
+    if not failed:
+        return f"rank {min(silent)} did not answer {method} within {timeout_s:g} s"
+
+    def weight(rank: int) -> tuple[int, int]:
+        outcome = failed[rank]
+        return (0 if outcome.process_died else 2 if outcome.failure.startswith("CollectiveLost") else 1, rank)
+
+    rank = min(failed, key=weight)
+    return f"rank {rank}: {failed[rank].failure}"

@@ -1,0 +1,119 @@
+"""What every stage is given."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol, TypeVar
+
+from workflows.images.shards import Shard, plan_shards
+from workflows.plan import Plan
+from workflows.runtime.budget import check_disk, check_memory
+from workflows.runtime.cluster import Resources, plan_actors
+from workflows.runtime.dispatcher import DispatchReport, PoolSettings, map_shards
+from workflows.runtime.reductions import tree_reduce
+from workflows.settings import Settings
+from workflows.stages.needs import disk_needs, memory_needs
+from workflows.storage.ledger import Item, Ledger
+from workflows.storage.run_folder import RunFolder
+
+T = TypeVar("T")
+S = TypeVar("S")
+
+LAYOUT = "1"
+"""Version of what the stages write; another one voids the items of an unfinished stage."""
+
+
+class Progress(Protocol):
+    """A progress bar of one stage."""
+
+    def start(self, total: int, done: int = 0) -> None:
+        """Show a bar of ``total`` items, ``done`` of them finished by an earlier run."""
+
+    def advance(self, items: int = 1) -> None:
+        """So many more items are done."""
+
+    def note(self, text: str) -> None:
+        """Show a short text beside the bar."""
+
+
+@dataclass(frozen=True)
+class StageContext:
+    """Settings, folder and progress of one stage of one run."""
+
+    settings: Settings
+    folder: RunFolder
+    stage: str
+    progress: Progress
+    warn: Callable[[str], None]
+    offered: Resources | None = None
+    """What the connected Ray offers; None in the stages that need no actors."""
+
+    @property
+    def scheduler(self) -> Literal["ray", "threads"]:
+        """Who runs Dask reductions: ``ray`` or ``threads``."""
+        wanted = self.settings.count.scheduler
+        joined = self.offered is not None and self.offered.joined
+        return wanted if wanted != "auto" else "ray" if joined else "threads"
+
+    def check_budget(self, plan: Plan) -> None:
+        """Refuse a plan that the disk or the memory cannot hold; see ``workflows.stages.needs``."""
+        runtime = self.settings.runtime
+        check_disk(self.folder.root, disk_needs(self.settings, plan), margin=runtime.disk_margin)
+        check_memory(memory_needs(self.settings, plan), limit_gb=runtime.memory_gb)
+
+    def pool(self, items: int, name: str = "shard") -> PoolSettings:
+        """How wide and how patient the actors of this stage are."""
+        assert self.offered is not None, "stages with actors run connected"
+        actors = plan_actors(self.settings.runtime, self.offered, items)
+        attempts = self.settings.runtime.max_attempts
+        return PoolSettings(actors.n_actors, actors.num_cpus, actors.num_gpus, actors.threads, attempts, name=name)
+
+    @property
+    def ledger(self) -> Ledger:
+        """What this stage has finished."""
+        return self.folder.ledger(self.stage)
+
+    def reduce(self, items: Sequence[T], map_fn: Callable[[T], S], merge_fn: Callable[[S, S], S]) -> S:
+        """One Dask reduction over small work items; the result does not depend on who runs it."""
+        workers = self.offered.cpus if self.offered is not None else 1
+        return tree_reduce(items, map_fn, merge_fn, scheduler=self.scheduler, n_workers=workers)
+
+    def plan(self) -> Plan:
+        """The plan that the index stage wrote."""
+        return Plan.read(self.folder)
+
+    def map_shards_left(
+        self, worker: Callable[..., Any], plan: Plan, check: Callable[[dict[str, Any]], None] | None = None
+    ) -> DispatchReport:
+        """Give the shards that the ledger does not have to actors, each of which builds ``worker`` once.
+
+        ``check`` sees every new record after it is in the ledger, and may stop the run.
+        """
+        shards = plan_shards(plan.images, self.settings.extract.images_per_shard)
+        done = self.begin(len(shards))
+        left = [shard for shard in shards if shard.index not in done]
+
+        def finish(shard: Shard, record: dict[str, Any]) -> None:
+            self.finished(shard.index, record)
+            if check is not None:
+                check(record)
+
+        def fail(shard: Shard, reason: str, last: bool) -> None:
+            if last:
+                self.ledger.record_failure(shard.index, reason)
+
+        inputs = {"settings": self.settings, "plan": plan, "folder": self.folder}
+        return map_shards(worker, inputs, left, self.pool(len(left)), on_done=finish, on_failure=fail)
+
+    def begin(self, total: int) -> dict[Item, dict[str, Any]]:
+        """Start, or return to, this stage's ``total`` items; gives the finished ones, with the bar set to them."""
+        self.ledger.begin(LAYOUT, total)
+        done = self.ledger.items()
+        self.progress.start(total, len(done))
+        return done
+
+    def finished(self, item: Item, record: dict[str, Any]) -> None:
+        """Write an item's record to the ledger and move the bar."""
+        self.ledger.record(item, **record)
+        self.progress.advance()

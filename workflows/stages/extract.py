@@ -1,0 +1,144 @@
+"""images -> activations/<layer>.zarr: the frozen network once over every image."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from workflows.errors import DataError
+from workflows.images.shards import Shard, plan_shards
+from workflows.plan import LayerPlan, Plan
+from workflows.settings import Settings
+from workflows.stages.context import StageContext
+from workflows.stages.forward import ForwardBatch, FrozenForward
+from workflows.storage.arrays import choose_codec, create_array, write_shard
+from workflows.storage.images_table import PREDICTIONS, merge_predictions
+from workflows.storage.run_folder import RunFolder
+from workflows.storage.tables import write_table
+
+
+def sampled_positions(seed: int, layer: LayerPlan, image: int) -> np.ndarray:
+    """Positions (flat, ascending) whose columns are stored for an image; seeded by run, layer and image alone."""
+    if layer.all_stored:
+        return np.arange(layer.positions)
+    text = f"{seed}/{layer.name}/{image}".encode()
+    generator = np.random.default_rng(int.from_bytes(hashlib.sha256(text).digest()[:8], "little"))
+    return np.sort(generator.choice(layer.positions, layer.stored, replace=False))
+
+
+def predictions_path(folder: RunFolder, shard: Shard) -> Path:
+    """Predictions of one shard, before they join images.parquet."""
+    return folder.predictions_dir / f"{shard.index:06d}.parquet"
+
+
+class ExtractWorker:
+    """Runs in an actor: one shard of images in, one whole Zarr shard of every layer out."""
+
+    def __init__(self, settings: Settings, plan: Plan, folder: RunFolder) -> None:
+        self.settings, self.plan, self.folder = settings, plan, folder
+        self.forward = FrozenForward(settings, plan, folder)
+
+    def __call__(self, shard: Shard) -> dict[str, Any]:
+        """Write the shard's columns and predictions; return what the driver must know of it."""
+        stored = max(0, min(shard.stop, self.plan.stored_images) - shard.first)
+        dtype = np.dtype(self.settings.extract.dtype)
+        blocks = {layer.name: np.zeros((stored, layer.stored, layer.units), dtype) for layer in self.plan.layers}
+        predictions: list[dict[str, Any]] = []
+        for batch in self.forward(shard):
+            predictions.extend(_predictions(batch))
+            self._keep(batch, batch.first - shard.first, stored, blocks)
+        if stored:
+            for name, block in blocks.items():
+                write_shard(self.folder.activations(name), shard.first, block)
+        write_table(predictions_path(self.folder, shard), predictions, PREDICTIONS)
+        broken = [row for row in predictions if row["status"] == "broken"]
+        return {"images": shard.stop - shard.first, "broken": [[row["image"], row["reason"]] for row in broken]}
+
+    def _keep(self, batch: ForwardBatch, row: int, stored: int, blocks: dict[str, np.ndarray]) -> None:
+        kept = min(len(batch.logits), stored - row)
+        if kept <= 0:
+            return
+        for layer in self.plan.layers:
+            columns = batch.columns[layer.name][:kept]
+            if not layer.all_stored:
+                columns = _sample(columns, layer, self.settings.seed, batch.first)
+            blocks[layer.name][row : row + kept] = columns.cpu().numpy()
+
+
+def _sample(columns: torch.Tensor, layer: LayerPlan, seed: int, first: int) -> torch.Tensor:
+    positions = np.stack([sampled_positions(seed, layer, first + row) for row in range(len(columns))])
+    index = torch.from_numpy(positions).to(columns.device)
+    return torch.gather(columns, 1, index[:, :, None].expand(-1, -1, columns.shape[2]))
+
+
+def _predictions(batch: ForwardBatch) -> list[dict[str, Any]]:
+    probability, predicted = torch.softmax(batch.logits.double(), 1).max(1)
+    rows = []
+    for row, (chance, word) in enumerate(zip(probability.tolist(), predicted.tolist(), strict=True)):
+        reason = batch.broken.get(row)
+        ok = {"predicted": word, "probability": chance, "status": "ok", "reason": None}
+        bad = {"predicted": None, "probability": None, "status": "broken", "reason": reason}
+        rows.append({"image": batch.first + row, **(ok if reason is None else bad)})
+    return rows
+
+
+class _BrokenTally:
+    """Stops the run once too many pictures are unreadable (``data.max_broken``)."""
+
+    def __init__(self, allowed: float, images: int) -> None:
+        self.allowed, self.images = allowed, images
+        self.found: list[list[Any]] = []
+
+    def add(self, broken: list[list[Any]]) -> None:
+        self.found.extend(broken)
+        if len(self.found) > self.allowed * self.images:
+            shown = "; ".join(f"image {image}: {reason}" for image, reason in self.found[:5])
+            raise DataError(
+                f"{len(self.found)} of {self.images} images are broken, more than data.max_broken = "
+                f"{self.allowed:g} allows: {shown}. Repair or remove them, or raise data.max_broken"
+            )
+
+
+def run(context: StageContext) -> None:
+    """The stage: shards not yet in the ledger go to actors; then predictions join images.parquet."""
+    settings, folder, plan = context.settings, context.folder, context.plan()
+    _create_arrays(settings, plan, folder)
+    tally = _BrokenTally(settings.data.max_broken, plan.images)
+    for record in context.ledger.items().values():
+        tally.add(record["broken"])
+
+    context.map_shards_left(ExtractWorker, plan, check=lambda record: tally.add(record["broken"]))
+    shards = plan_shards(plan.images, settings.extract.images_per_shard)
+    merge_predictions(folder.images_table, [predictions_path(folder, shard) for shard in shards], plan.class_names)
+    if tally.found:
+        context.warn(f"{len(tally.found)} broken images were skipped; images.parquet says which and why")
+
+
+def _create_arrays(settings: Settings, plan: Plan, folder: RunFolder) -> None:
+    """Preallocate every layer's array; the codec is decided on the first batch of columns."""
+    missing = [layer for layer in plan.layers if not folder.activations(layer.name).exists()]
+    if not missing:
+        return
+    extract = settings.extract
+    columns: dict[str, torch.Tensor] = {}
+    if extract.codec == "auto":
+        forward = FrozenForward(settings, plan, folder)
+        columns = next(iter(forward(Shard(0, 0, min(extract.batch, plan.images))))).columns
+    for layer in missing:
+        codec = extract.codec
+        if codec == "auto":
+            codec = choose_codec(columns[layer.name].cpu().numpy(), extract.zstd_level)
+        create_array(
+            folder.activations(layer.name),
+            (plan.stored_images, layer.stored, layer.units),
+            extract.dtype,
+            chunk_rows=extract.images_per_chunk,
+            shard_rows=extract.images_per_shard,
+            codec=codec,
+            zstd_level=extract.zstd_level,
+            attributes={"layer": layer.name, "height": layer.height, "width": layer.width, "codec": codec},
+        )

@@ -1,0 +1,125 @@
+"""The frozen network over one shard: decode, forward once, hand out every modelled layer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from workflows.errors import DataError
+from workflows.images.decoding import BrokenPicture, Picture
+from workflows.images.preprocessing import Preprocessor
+from workflows.images.reading import PictureReader
+from workflows.images.shards import Shard
+from workflows.networks.loading import load_network
+from workflows.networks.taps import TappedNetwork
+from workflows.plan import Plan
+from workflows.settings import NetworkSettings, Settings
+from workflows.storage.images_table import read_image_rows
+from workflows.storage.run_folder import RunFolder
+
+STORAGE_DTYPES = {"float16": torch.float16, "float32": torch.float32}
+
+
+@dataclass(frozen=True)
+class ForwardBatch:
+    """Consecutive images behind one forward pass.
+
+    Attributes:
+        first: image id of row 0.
+        logits: (N, M) float32 on the CPU.
+        columns: layer name -> (N, H*W, D) in the storage dtype, on the network's device.
+        broken: row -> why its picture could not be read; its columns are those of a black picture.
+    """
+
+    first: int
+    logits: Float[Tensor, "N M"]
+    columns: dict[str, Tensor]
+    broken: dict[int, str]
+
+
+def choose_device(wanted: str) -> torch.device:
+    """``auto`` takes the GPU that the actor was given, if any."""
+    if wanted == "auto":
+        wanted = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(wanted)
+
+
+def network_settings(settings: Settings, folder: RunFolder) -> NetworkSettings:
+    """The network with its weights in a file: the run's own where it trains the network itself."""
+    if settings.network.weights != "train":
+        return settings.network
+    return settings.network.model_copy(update={"weights": str(folder.weights)})
+
+
+class FrozenForward:
+    """A network ready to run over shards.
+
+    A shard is always cut into the same batches, so what it yields does not depend on how many actors share
+    the work. The next batch is decoded while the current one is in the network.
+    """
+
+    def __init__(self, settings: Settings, plan: Plan, folder: RunFolder) -> None:
+        self.settings, self.plan, self.folder = settings, plan, folder
+        self.device = choose_device(settings.runtime.device)
+        self.precision = torch.bfloat16 if settings.extract.precision == "bfloat16" else torch.float32
+        names = [layer.name for layer in plan.layers]
+        network = load_network(network_settings(settings, folder))
+        self.network = TappedNetwork(network, names).to(self.device, self.precision)
+        self.preprocessor = Preprocessor(settings.preprocessing)
+        threads = settings.runtime.decode_threads
+        self.reader = PictureReader(settings.data, threads, geometry=self.preprocessor.crop)
+
+    def __call__(self, shard: Shard) -> Iterator[ForwardBatch]:
+        """Yield the shard's batches in order.
+
+        Raises:
+            DataError: NaN or infinite activations, or values beyond the storage dtype.
+        """
+        paths = read_image_rows(self.folder.images_table, shard.first, shard.stop, ["path"])["path"].to_pylist()
+        first = shard.first
+        for results in self.reader.stream(paths, self.settings.extract.batch):
+            yield self._forward(first, *self._stack(results))
+            first += len(results)
+
+    def _stack(self, results: Sequence[Picture | BrokenPicture]) -> tuple[np.ndarray, dict[int, str]]:
+        """Crops (N, H, W, 3) uint8, black where the picture is broken, and why by row."""
+        size = (self.plan.input_height, self.plan.input_width)
+        black = np.zeros((*size, 3), np.uint8)
+        broken = {row: result.reason for row, result in enumerate(results) if isinstance(result, BrokenPicture)}
+        crops = [black if isinstance(result, BrokenPicture) else result.pixels for result in results]
+        return self.preprocessor.stack(crops, size), broken
+
+    @torch.inference_mode()
+    def _forward(self, first: int, pixels: np.ndarray, broken: dict[int, str]) -> ForwardBatch:
+        batch = self.preprocessor.normalise(pixels, self.device).to(self.precision)
+        logits, maps = self.network(batch)
+        columns = {layer.name: self._stored(maps[layer.name], layer.name, first) for layer in self.plan.layers}
+        return ForwardBatch(first, logits.float().cpu(), columns, broken)
+
+    def _stored(self, maps: Tensor, layer: str, first: int) -> Tensor:
+        """(N, D, H, W) -> (N, H*W, D) in the storage dtype; refuses what that dtype cannot hold."""
+        dtype = STORAGE_DTYPES[self.settings.extract.dtype]
+        columns = maps.permute(0, 2, 3, 1).reshape(len(maps), -1, maps.shape[1])  # a view of channels-last maps
+        low, high = torch.aminmax(columns)  # NaN and infinity survive into both
+        if not (torch.isfinite(low) and torch.isfinite(high) and max(-low, high) <= torch.finfo(dtype).max):
+            self._refuse(maps, layer, first, dtype)
+        return columns.to(dtype)
+
+    def _refuse(self, maps: Tensor, layer: str, first: int, dtype: torch.dtype) -> None:
+        finite = torch.isfinite(maps).flatten(1).all(1)
+        row = int(torch.argmin(finite.int())) if not finite.all() else int(maps.abs().flatten(1).amax(1).argmax())
+        path = read_image_rows(self.folder.images_table, first + row, first + row + 1, ["path"])["path"][0].as_py()
+        if not finite.all():
+            raise DataError(
+                f"layer {layer!r} has NaN or infinite activations at image {first + row} ({path}): "
+                f"check network.weights and the [preprocessing] section"
+            )
+        raise DataError(
+            f"layer {layer!r} reaches {maps.abs().max():.3g} at image {first + row} ({path}), beyond {dtype}: "
+            f"set extract.dtype = 'float32'"
+        )

@@ -1,0 +1,129 @@
+"""Settings -> images.parquet and plan.json: refuses what cannot work before any long work starts."""
+
+from __future__ import annotations
+
+import numpy as np
+import pyarrow as pa
+
+from workflows.errors import DataError, SettingsError
+from workflows.images.datasets import index_images
+from workflows.images.decoding import BrokenPicture
+from workflows.images.image_index import ImageIndex
+from workflows.images.preprocessing import Preprocessor
+from workflows.images.reading import PictureReader
+from workflows.networks.loading import build_network, load_network
+from workflows.networks.receptive_fields import trace_window
+from workflows.networks.taps import TappedNetwork, count_outputs, layer_shapes, resolve_layers
+from workflows.plan import LayerPlan, Plan
+from workflows.settings import Settings
+from workflows.stages.context import StageContext
+from workflows.stages.requests import check_image_request, class_id
+from workflows.storage.tables import write_table
+
+WHOLE_MAP_POSITIONS = 16 * 16
+"""``columns_per_image = auto`` stores maps up to this size whole, and a sample of so many columns of larger ones."""
+
+
+def run(context: StageContext) -> None:
+    """The stage: index the images, plan the layers, refuse or warn."""
+    settings = context.settings
+    context.begin(1)
+    index = index_images(settings.data, settings.seed)
+    plan = make_plan(settings, index)
+    check_requests(settings, plan)
+    for warning in thin_dictionaries(settings, plan):
+        context.warn(warning)
+    context.check_budget(plan)
+    images = index.to_table().append_column("status", pa.array(["indexed"] * len(index)))
+    write_table(context.folder.images_table, images, "images", network=settings.name)
+    plan.write(context.folder)
+    context.finished("images", {"images": len(index)})
+
+
+def make_plan(settings: Settings, index: ImageIndex) -> Plan:
+    """Layers, shapes and windows, traced from the network itself on one real picture.
+
+    Raises:
+        NetworkError: the network, its weights or a layer name cannot be used.
+        DataError: no picture can be read, or the network has another number of outputs than there are classes.
+    """
+    trained = settings.network.weights == "train"
+    network = build_network(settings.network, settings.seed) if trained else load_network(settings.network)
+    pixels = _first_picture(settings, index)
+    shape = (3, pixels.shape[0], pixels.shape[1])
+    layers = resolve_layers(network, settings.network.layers, settings.network.tap)
+    names = [layer.name for layer in layers]
+    tapped = TappedNetwork(network, names)
+    shapes, outputs = layer_shapes(tapped, shape), count_outputs(tapped, shape)
+    if outputs != len(index.class_names):
+        raise DataError(
+            f"the network has {outputs} outputs, the data {len(index.class_names)} classes: name every output in "
+            f"order with data.class_names, or use a network made for these classes"
+        )
+    plans = []
+    for level, (layer, words) in enumerate(zip(layers, settings.words_of_layers(), strict=True)):
+        units, height, width = shapes[layer.name]
+        window = trace_window(network, names[level - 1], layer.name, shape) if level else None
+        pixel_window = trace_window(network, None, layer.name, shape)
+        stored = _stored_columns(settings, height * width)
+        plans.append(LayerPlan(layer.name, layer.given, units, height, width, words, stored, window, pixel_window))
+    train_images = len(index.rows("train"))
+    return Plan(tuple(plans), tuple(index.class_names), len(index), train_images, *pixels.shape[:2])
+
+
+def check_requests(settings: Settings, plan: Plan) -> None:
+    """Refuse graphs of classes or images that do not exist.
+
+    Raises:
+        DataError: names the request and what there is.
+    """
+    for request in settings.mine.classes:
+        if request != "all":
+            class_id(request, plan.class_names)
+    for request in settings.mine.images:
+        check_image_request(request, plan.images)
+
+
+def thin_dictionaries(settings: Settings, plan: Plan) -> list[str]:
+    """Warnings for layers with fewer than 100 columns or 2 images a word.
+
+    Raises:
+        SettingsError: a layer has more words than columns to fit them on.
+    """
+    images = int(plan.train_images * (1 - settings.fit.held_out))
+    warnings = []
+    for layer in plan.layers:
+        columns = images * layer.stored
+        if layer.words > columns:
+            raise SettingsError(
+                f"fit.words: layer {layer.alias!r} has {layer.words} words but only {columns} training columns "
+                f"({images} images x {layer.stored}): lower fit.words or index more images"
+            )
+        if columns < 100 * layer.words or images < 2 * layer.words:
+            warnings.append(
+                f"layer {layer.alias!r}: {layer.words} words on {columns:,} columns of {images:,} images; "
+                f"below 100 columns or 2 images a word, some words will describe single images"
+            )
+    return warnings
+
+
+def _stored_columns(settings: Settings, positions: int) -> int:
+    wanted = settings.extract.columns_per_image
+    if wanted == "all":
+        return positions
+    if wanted == "auto":
+        return min(positions, WHOLE_MAP_POSITIONS)
+    return min(int(wanted), positions)
+
+
+def _first_picture(settings: Settings, index: ImageIndex) -> np.ndarray:
+    """The crop (H, W, 3) uint8 of the first readable picture."""
+    reader = PictureReader(settings.data, threads=1)
+    preprocessor = Preprocessor(settings.preprocessing)
+    reasons = []
+    for path in index.path[:20]:
+        (picture,) = reader.read([str(path)])
+        if not isinstance(picture, BrokenPicture):
+            return preprocessor.crop(picture.pixels)
+        reasons.append(f"{path}: {picture.reason}")
+    raise DataError("none of the first 20 pictures can be read: " + "; ".join(reasons[:3]))

@@ -1,0 +1,190 @@
+"""cooccurrence -> nodes.parquet, edges.parquet, heatmaps.parquet: Algorithm 1 for every requested class and image."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gmm_ops.cooccurrence import OffsetHistogram, SparseCounts, WordCounts, count_pairs, count_words
+from gmm_ops.inference_graph import LOG_BASE, GraphEdge, LogRatios, edge_drawn, log_ratios, mine
+from workflows.plan import OUTPUT, Plan
+from workflows.settings import Settings
+from workflows.stages.context import StageContext
+from workflows.stages.offsets import MinedGraph, count_offsets
+from workflows.stages.requests import requested_classes, requested_images
+from workflows.stages.summaries import summary_path
+from workflows.stages.word_maps import ImageColumns, read_all_maps
+from workflows.storage.arrays import read_arrays
+from workflows.storage.run_folder import RunFolder
+from workflows.storage.tables import read_table, write_table
+
+
+@dataclass(frozen=True)
+class Dictionaries:
+    """Everything Algorithm 1 reads, loaded once: per pair of layers N and the log ratios, per layer word counts."""
+
+    plan: Plan
+    folder: RunFolder
+    scope: str
+    counts: dict[str, SparseCounts]
+    ratios: tuple[LogRatios, ...]
+    words: dict[str, WordCounts]
+
+    @classmethod
+    def load(cls, folder: RunFolder, settings: Settings, plan: Plan) -> Dictionaries:
+        """Read the co-occurrence arrays and the word counts of S_V (IG Eq. 5, 6)."""
+        scope, counts, ratios, words = settings.fit.scope, {}, [], {}
+        for layer in plan.layers:
+            summary = read_arrays(summary_path(folder, scope, layer.name))
+            fields = (torch.from_numpy(summary[f"prediction_{field}"]) for field in ("group", "word", "count"))
+            words[layer.name] = WordCounts(*fields)
+        for pair in plan.pairs():
+            arrays = read_arrays(folder.cooccurrence(scope, pair.lower, pair.upper))
+            counts[pair.name] = SparseCounts(
+                *(torch.from_numpy(arrays[field]) for field in ("group", "upper", "lower", "count"))
+            )
+            frequency = words[pair.lower].total(pair.lower_words) if settings.mine.prior == "frequency" else None
+            total = torch.from_numpy(arrays["total"])
+            ratios.append(log_ratios(total, settings.mine.prior, frequency, settings.mine.pseudo_count))
+        return cls(plan, folder, scope, counts, tuple(ratios), words)
+
+    def class_counts(self, label: int) -> list[Tensor]:
+        """Q of Omega = validation images predicted as the class, from the output pair downwards."""
+        return [self.counts[pair.name].dense(label, pair.upper_words, pair.lower_words) for pair in self.plan.pairs()]
+
+    def image_counts(self, image: int, predicted: int) -> list[Tensor]:
+        """Q of one image."""
+        maps = self.image_maps(image, predicted)
+        return [
+            count_pairs(maps[pair.upper], maps[pair.lower], pair.window, pair.upper_words, pair.lower_words)
+            for pair in self.plan.pairs()
+        ]
+
+    def image_maps(self, image: int, predicted: int) -> dict[str, Tensor]:
+        """Word maps (1, H, W) of one image in every layer and the output."""
+        return read_all_maps(self.folder, self.scope, self.plan, image, image + 1, np.array([predicted]))
+
+
+def run(context: StageContext) -> None:
+    """The stage: mine every graph, then one more pass over the word maps for the offset histograms."""
+    plan, settings, folder = context.plan(), context.settings, context.folder
+    images = ImageColumns.read(folder, 0, plan.images)
+    classes, silent = requested_classes(settings.mine.classes, plan, images)
+    if silent:
+        context.warn(f"no validation image is predicted as {', '.join(silent)}: no class graph")
+    chosen = requested_images(settings.mine.images, plan, images)
+    context.begin(len(classes) + len(chosen))
+    dictionaries = Dictionaries.load(folder, settings, plan)
+    graphs = []
+    for mined in _mined(dictionaries, settings, images, classes, chosen):
+        graphs.append(mined)
+        context.progress.advance()
+    histograms = count_offsets(context, plan, images, graphs)
+    dominant = _dominant(folder, settings.fit.scope)
+    tables = {
+        "nodes": [row for mined in graphs for row in node_rows(mined, dictionaries, dominant)],
+        "edges": [row for mined in graphs for row in edge_rows(mined, dictionaries)],
+        "heatmaps": [row for mined in graphs for row in heatmap_rows(mined, dictionaries, histograms)],
+    }
+    for name, rows in tables.items():
+        write_table(folder.table(name), rows, name, network=settings.name, metadata={"log_base": str(LOG_BASE)})
+
+
+def _mined(
+    dictionaries: Dictionaries, settings: Settings, images: ImageColumns, classes: Iterable[int], chosen: Iterable[int]
+) -> Iterator[MinedGraph]:
+    plan, options = dictionaries.plan, {"top": settings.mine.top, "positive_only": settings.mine.positive_only}
+    validation = np.arange(plan.train_images, plan.images)
+    for label in classes:
+        graph = mine(label, dictionaries.class_counts(label), dictionaries.ratios, **options)
+        words = {layer.name: dictionaries.words[layer.name].dense(label, layer.words) for layer in plan.layers}
+        omega = validation[images.predicted[plan.train_images :] == label]
+        yield MinedGraph(f"class:{label}", graph, omega, words)
+    for image in chosen:
+        predicted = int(images.predicted[image])
+        graph = mine(predicted, dictionaries.image_counts(image, predicted), dictionaries.ratios, **options)
+        maps = dictionaries.image_maps(image, predicted)
+        group = torch.zeros(1, dtype=torch.int64)
+        words = {
+            layer.name: count_words(maps[layer.name], group, layer.words).total(layer.words) for layer in plan.layers
+        }
+        yield MinedGraph(f"image:{image}", graph, np.array([image]), words)
+
+
+def node_rows(
+    mined: MinedGraph, dictionaries: Dictionaries, dominant: dict[tuple[str, int], dict[str, Any]]
+) -> Iterator[dict[str, Any]]:
+    """Rows of nodes.parquet."""
+    names = _layer_names(dictionaries.plan)
+    for node in mined.graph.nodes:
+        layer = names[node.layer]
+        if layer == OUTPUT:
+            positions, whole = len(mined.omega), len(mined.omega)
+        else:
+            positions, whole = int(mined.words[layer][node.word]), int(mined.words[layer].sum())
+        yield {
+            "graph": mined.name,
+            "scope": dictionaries.scope,
+            "layer": layer,
+            "word": node.word,
+            "rank": node.rank,
+            "score": node.score,
+            "positions": positions,
+            "share": positions / whole,
+            **dominant.get((layer, node.word), {}),
+        }
+
+
+def edge_rows(mined: MinedGraph, dictionaries: Dictionaries) -> Iterator[dict[str, Any]]:
+    """Rows of edges.parquet."""
+    for edge in mined.graph.edges:
+        numbers = {name: getattr(edge, name) for name in ("count", "relative_frequency", "log_ratio", "score")}
+        yield _edge_key(mined, dictionaries, edge) | numbers | {"drawn": edge_drawn(edge.log_ratio)}
+
+
+def heatmap_rows(
+    mined: MinedGraph, dictionaries: Dictionaries, histograms: dict[tuple[str, str], OffsetHistogram]
+) -> Iterator[dict[str, Any]]:
+    """Rows of heatmaps.parquet: where in the window the lower word of each edge sits, over Omega."""
+    for level, pair in enumerate(dictionaries.plan.pairs()):
+        edges = mined.edges_below(len(dictionaries.plan.layers) - level)
+        for index, edge in enumerate(edges):
+            histogram = histograms[mined.name, pair.name]
+            height, width = histogram.counts.shape[1:]
+            yield _edge_key(mined, dictionaries, edge) | {
+                "height": height,
+                "width": width,
+                "row_offset": pair.window.rows.offset,
+                "column_offset": pair.window.columns.offset,
+                "counts": histogram.counts[index].flatten().tolist(),
+                "inside": histogram.inside[index].flatten().tolist(),
+            }
+
+
+def _dominant(folder: RunFolder, scope: str) -> dict[tuple[str, int], dict[str, Any]]:
+    """(layer, word) -> its dominant class, from words.parquet."""
+    columns = ["scope", "layer", "word", "dominant_class", "dominant_name", "dominant_share"]
+    rows = read_table(folder.table("words"), columns, [("scope", "=", scope)]).to_pylist()
+    return {(row["layer"], row["word"]): {name: row[name] for name in columns[3:]} for row in rows}
+
+
+def _layer_names(plan: Plan) -> list[str]:
+    """Name of each layer number of ``mine``, the output last."""
+    return [layer.name for layer in plan.layers] + [OUTPUT]
+
+
+def _edge_key(mined: MinedGraph, dictionaries: Dictionaries, edge: GraphEdge) -> dict[str, Any]:
+    names = _layer_names(dictionaries.plan)
+    return {
+        "graph": mined.name,
+        "scope": dictionaries.scope,
+        "upper_layer": names[edge.upper_layer],
+        "upper_word": edge.upper_word,
+        "lower_layer": names[edge.lower_layer],
+        "lower_word": edge.lower_word,
+    }

@@ -1,0 +1,80 @@
+"""Which graphs a run is asked for, and whether it can give them."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+
+import numpy as np
+
+from workflows.errors import DataError
+from workflows.plan import Plan
+from workflows.stages.word_maps import ImageColumns
+
+
+def class_id(request: str, names: Sequence[str]) -> int:
+    """Id of a class given by its name or its id.
+
+    Raises:
+        DataError: there is no such class; the nearest names are offered.
+    """
+    if request in names:
+        return list(names).index(request)
+    if request.isdecimal() and int(request) < len(names):
+        return int(request)
+    near = difflib.get_close_matches(request, names, n=3)
+    offer = f"did you mean {', '.join(near)}?" if near else f"ids run from 0 to {len(names) - 1}"
+    raise DataError(f"mine.classes: there is no class {request!r}; {offer}")
+
+
+def requested_classes(requests: Sequence[str], plan: Plan, images: ImageColumns) -> tuple[list[int], list[str]]:
+    """Ids of the requested classes, ascending, and the names of those that ``all`` leaves out.
+
+    Raises:
+        DataError: a class asked for by name is predicted for no validation image.
+    """
+    counts = np.bincount(images.predicted[plan.train_images :].clip(min=0), minlength=len(plan.class_names))
+    counts[0] -= (images.predicted[plan.train_images :] < 0).sum()
+    if "all" in requests:
+        silent = [name for name, count in zip(plan.class_names, counts, strict=True) if not count]
+        return [int(label) for label in np.flatnonzero(counts)], silent
+    chosen = sorted({class_id(request, plan.class_names) for request in requests})
+    for label in chosen:
+        if not counts[label]:
+            raise DataError(
+                f"mine.classes: no validation image is predicted as {plan.class_names[label]!r}, so its graph "
+                f"has nothing to explain; ask for another class, or add validation images"
+            )
+    return chosen, []
+
+
+def requested_images(requests: Sequence[str], plan: Plan, images: ImageColumns) -> list[int]:
+    """Ids of the requested images, ascending; ``misclassified`` are the validation images predicted wrongly.
+
+    Raises:
+        DataError: an id is no image of the run, or its picture was broken.
+    """
+    chosen: set[int] = set()
+    for request in requests:
+        if request == "misclassified":
+            wrong = (images.predicted != images.label) & (images.predicted >= 0)
+            chosen.update((np.flatnonzero(wrong[plan.train_images :]) + plan.train_images).tolist())
+            continue
+        check_image_request(request, plan.images)
+        if images.predicted[int(request)] < 0:
+            raise DataError(f"mine.images: the picture of image {request} is broken; images.parquet says why")
+        chosen.add(int(request))
+    return sorted(chosen)
+
+
+def check_image_request(request: str, images: int) -> None:
+    """Refuse what can be no image id, before anything is computed.
+
+    Raises:
+        DataError: not ``misclassified`` and not an id below ``images``.
+    """
+    if request != "misclassified" and not (request.isdecimal() and int(request) < images):
+        raise DataError(
+            f"mine.images: {request!r} is no image; give ids from 0 to {images - 1} (the rows of images.parquet), "
+            f"or misclassified"
+        )

@@ -1,0 +1,187 @@
+"""What the word maps say of each word: how often, in which classes, and its most typical columns."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from gmm_ops.cooccurrence import WordCounts, count_words
+from gmm_ops.exemplars import Exemplars
+from workflows.plan import OUTPUT, LayerPlan, Plan
+from workflows.settings import Settings
+from workflows.stages.word_maps import ImageColumns, read_words, words_path
+from workflows.storage.arrays import read_arrays, read_rows
+from workflows.storage.mixtures import load_mixture, load_reseeded
+from workflows.storage.run_folder import RunFolder
+from workflows.storage.tables import write_table
+
+EXEMPLAR_FIELDS = ("word", "image", "y", "x", "posterior", "log_joint")
+
+
+@dataclass(frozen=True)
+class WordSummary:
+    """What words.parquet and exemplars.parquet need of one layer, mergeable over blocks of images.
+
+    Attributes:
+        by_label: columns of every word in the training images, by true label.
+        by_prediction: columns of every word in the validation images, by predicted class.
+        images: training images that have the word, by word.
+        exemplars: the most typical training columns.
+    """
+
+    by_label: WordCounts
+    by_prediction: WordCounts
+    images: np.ndarray
+    exemplars: Exemplars
+
+    def merge(self, other: WordSummary) -> WordSummary:
+        """Sums, and the best of both."""
+        return WordSummary(
+            self.by_label.merge(other.by_label),
+            self.by_prediction.merge(other.by_prediction),
+            self.images + other.images,
+            self.exemplars.merge(other.exemplars),
+        )
+
+    def to_arrays(self) -> dict[str, np.ndarray]:
+        """Flat arrays for storage."""
+        arrays = {"images": self.images}
+        for name, counts in (("label", self.by_label), ("prediction", self.by_prediction)):
+            arrays |= {f"{name}_{field}": getattr(counts, field).numpy() for field in ("group", "word", "count")}
+        return arrays | {f"exemplar_{field}": getattr(self.exemplars, field).numpy() for field in EXEMPLAR_FIELDS}
+
+
+@dataclass(frozen=True)
+class LayerBlock:
+    """One block of images of one layer."""
+
+    folder: RunFolder
+    scope: str
+    layer: LayerPlan
+    train_images: int
+    exemplars: int
+    first: int
+    stop: int
+
+    def summarise(self) -> WordSummary:
+        """Word counts and exemplars of the block; a block may straddle training and validation images."""
+        word = read_words(self.folder, self.scope, self.layer.name, self.first, self.stop)
+        columns = ImageColumns.read(self.folder, self.first, self.stop)
+        train = max(0, min(self.stop, self.train_images) - self.first)
+        return WordSummary(
+            count_words(word[:train], torch.from_numpy(columns.label[:train]), self.layer.words),
+            count_words(word[train:], torch.from_numpy(columns.predicted[train:]), self.layer.words),
+            self._images_with(word[:train]),
+            self._exemplars(word[:train], train),
+        )
+
+    def _images_with(self, word: torch.Tensor) -> np.ndarray:
+        present = np.zeros((len(word), self.layer.words + 1), bool)
+        flat = word.reshape(len(word), self.layer.positions).numpy()
+        np.put_along_axis(present, np.where(flat < 0, self.layer.words, flat), True, axis=1)
+        return present[:, :-1].sum(0)
+
+    def _exemplars(self, word: torch.Tensor, train: int) -> Exemplars:
+        if not train:
+            return Exemplars.zero(self.exemplars)
+        fields = [
+            torch.from_numpy(
+                read_rows(words_path(self.folder, self.scope, self.layer.name, field), self.first, self.first + train)
+            )
+            for field in ("posterior", "log_joint")
+        ]
+        images = torch.arange(self.first, self.first + train)
+        return Exemplars.from_batch(word, *fields, images, per_word=self.exemplars)
+
+
+def summary_path(folder: RunFolder, scope: str, layer: str) -> Path:
+    """Zarr group of a layer's summary."""
+    return folder.words(scope, layer, "summary")
+
+
+def write_word_tables(folder: RunFolder, settings: Settings, plan: Plan) -> None:
+    """words.parquet and exemplars.parquet of every layer and the output."""
+    scope, words, exemplars = settings.fit.scope, [], []
+    images = ImageColumns.read(folder, 0, plan.train_images)
+    for layer in plan.layers:
+        summary = read_arrays(summary_path(folder, scope, layer.name))
+        pi = load_mixture(folder.mixture(scope, layer.name)).log_pi.exp().tolist()
+        reseeded = load_reseeded(folder.mixture(scope, layer.name)).tolist()
+        for row in word_rows(summary, plan, layer.words):
+            words.append({"scope": scope, "layer": layer.name, "pi": pi[row["word"]], **row})
+            words[-1]["reseeded"] = reseeded[row["word"]]
+        exemplars.extend({"scope": scope, **row} for row in exemplar_rows(summary, layer, plan, images))
+    words.extend({"scope": scope, **row} for row in _output_words(images, plan))
+    exemplars.extend({"scope": scope, **row} for row in _output_exemplars(images, plan, settings.draw.exemplars))
+    write_table(folder.table("words"), words, "words")
+    write_table(folder.table("exemplars"), exemplars, "exemplars")
+
+
+def word_rows(summary: dict[str, np.ndarray], plan: Plan, n_words: int) -> list[dict[str, Any]]:
+    """Columns, images and dominant class (ties: lowest id) of every word over the training images."""
+    by_label = np.zeros((n_words, len(plan.class_names)), np.int64)
+    by_label[summary["label_word"], summary["label_group"]] = summary["label_count"]
+    return [_word_row(word, counts, int(summary["images"][word]), plan) for word, counts in enumerate(by_label)]
+
+
+def _word_row(word: int, by_label: np.ndarray, images: int, plan: Plan) -> dict[str, Any]:
+    columns, dominant = int(by_label.sum()), int(by_label.argmax())
+    return {
+        "word": word,
+        "columns": columns,
+        "images": images,
+        "dominant_class": dominant if columns else None,
+        "dominant_name": plan.class_names[dominant] if columns else None,
+        "dominant_share": by_label[dominant] / columns if columns else None,
+    }
+
+
+def exemplar_rows(
+    summary: dict[str, np.ndarray], layer: LayerPlan, plan: Plan, images: ImageColumns
+) -> list[dict[str, Any]]:
+    """The exemplars of every word of a layer, with the receptive field in the network's input."""
+    fields = [summary[f"exemplar_{field}"].tolist() for field in EXEMPLAR_FIELDS]
+    rows: list[dict[str, Any]] = []
+    for word, image, y, x, posterior, log_joint in zip(*fields, strict=True):
+        rank = rows[-1]["rank"] + 1 if rows and rows[-1]["word"] == word else 0
+        y0, x0, y1, x1 = layer.pixels.bounds(y, x, plan.input_height, plan.input_width)
+        place = {"y": y, "x": x, "posterior": posterior, "log_joint": log_joint, "x0": x0, "y0": y0, "x1": x1, "y1": y1}
+        key = {"layer": layer.name, "word": word, "rank": rank, "image": image}
+        rows.append(key | place | _label(images, plan, image))
+    return rows
+
+
+def _label(images: ImageColumns, plan: Plan, image: int) -> dict[str, Any]:
+    label = int(images.label[image])
+    return {"label": label, "label_name": plan.class_names[label]}
+
+
+def _output_words(images: ImageColumns, plan: Plan) -> list[dict[str, Any]]:
+    """The output's word m is "the network predicts m": pi is its share of the readable training images."""
+    kept = images.predicted >= 0
+    by_label = np.zeros((len(plan.class_names), len(plan.class_names)), np.int64)
+    np.add.at(by_label, (images.predicted[kept], images.label[kept]), 1)
+    rows = []
+    for word, counts in enumerate(by_label):
+        row = _word_row(word, counts, int(counts.sum()), plan)
+        rows.append({"layer": OUTPUT, "pi": counts.sum() / max(1, kept.sum()), **row, "reseeded": 0})
+    return rows
+
+
+def _output_exemplars(images: ImageColumns, plan: Plan, per_word: int) -> list[dict[str, Any]]:
+    """The training images of each predicted class with the highest probability (ties: lowest image)."""
+    rows = []
+    whole = {"y": 0, "x": 0, "x0": 0, "y0": 0, "x1": plan.input_width, "y1": plan.input_height}
+    order = np.argsort(-images.probability, kind="stable")
+    for word in range(len(plan.class_names)):
+        members = order[images.predicted[order] == word][:per_word]
+        for rank, image in enumerate(members.tolist()):
+            chance = float(images.probability[image])
+            key = {"layer": OUTPUT, "word": word, "rank": rank, "image": image}
+            seen = {"posterior": chance, "log_joint": float(np.log(chance))}
+            rows.append(key | whole | seen | _label(images, plan, image))
+    return rows

@@ -1,0 +1,50 @@
+"""images -> weights.pt: trains the network first, where a preset says so."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from workflows.images.decoding import BrokenPicture
+from workflows.images.preprocessing import Preprocessor
+from workflows.images.reading import PictureReader
+from workflows.networks.loading import build_network
+from workflows.networks.training import accuracy, train_classifier
+from workflows.settings import Settings
+from workflows.stages.context import StageContext
+from workflows.storage.atomic import replacing
+from workflows.storage.images_table import read_image_rows
+from workflows.storage.run_folder import RunFolder
+
+
+def run(context: StageContext) -> None:
+    """The stage: nothing, or a network trained in memory on S_T and its accuracy on S_V."""
+    settings, folder, plan = context.settings, context.folder, context.plan()
+    if settings.training is None or settings.network.weights != "train":
+        context.begin(0)
+        return
+    context.begin(1)
+    train = _images(settings, folder, 0, plan.train_images)
+    network = train_classifier(
+        build_network(settings.network, settings.seed),
+        *train,
+        settings.training,
+        settings.seed,
+        progress=lambda epoch, epochs, loss: context.progress.note(f"epoch {epoch} of {epochs}, loss {loss:.3f}"),
+    )
+    share = accuracy(network, *_images(settings, folder, plan.train_images, plan.images))
+    with replacing(folder.weights) as temporary:
+        torch.save(network.state_dict(), temporary)
+    context.finished("network", {"validation_accuracy": share})
+    context.progress.note(f"{share:.1%} of the validation images right")
+
+
+def _images(settings: Settings, folder: RunFolder, first: int, stop: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Normalised images (N, 3, H, W) float32 and labels (N,) of rows [first, stop), without broken pictures."""
+    rows = read_image_rows(folder.images_table, first, stop, ["path", "label"])
+    pictures = PictureReader(settings.data, threads=settings.runtime.decode_threads).read(rows["path"].to_pylist())
+    preprocessor = Preprocessor(settings.preprocessing)
+    readable = [not isinstance(picture, BrokenPicture) for picture in pictures]
+    crops = [preprocessor.crop(picture.pixels) for picture in pictures if not isinstance(picture, BrokenPicture)]
+    labels = torch.from_numpy(rows["label"].to_numpy()[np.array(readable)].astype(np.int64))
+    return preprocessor.normalise(preprocessor.stack(crops)), labels

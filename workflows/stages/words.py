@@ -1,0 +1,96 @@
+"""activations + mixtures -> words/<scope>/<layer>.zarr: the hard word of every column of every image."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gmm_ops.mixture import Mixture, assign
+from workflows.images.shards import Shard
+from workflows.plan import LayerPlan, Plan
+from workflows.settings import Settings
+from workflows.stages.context import StageContext
+from workflows.stages.forward import FrozenForward, choose_device
+from workflows.stages.word_maps import FIELDS, words_path
+from workflows.storage.arrays import create_array, read_rows, write_shard
+from workflows.storage.images_table import read_image_rows
+from workflows.storage.mixtures import load_mixture
+from workflows.storage.run_folder import RunFolder
+
+
+class WordsWorker:
+    """Runs in an actor: one shard of images in, one whole Zarr shard of every layer's word maps out.
+
+    Columns are read back when all of them were stored, else the network runs again; both give the columns in
+    the storage dtype, so the words are the same.
+    """
+
+    def __init__(self, settings: Settings, plan: Plan, folder: RunFolder) -> None:
+        self.settings, self.plan, self.folder = settings, plan, folder
+        self.device = choose_device(settings.runtime.device)
+        self.forward = None if plan.stores_everything else FrozenForward(settings, plan, folder)
+        self.mixtures: dict[str, Mixture] = {
+            layer.name: load_mixture(folder.mixture(settings.fit.scope, layer.name)).to(self.device)
+            for layer in plan.layers
+        }
+
+    def __call__(self, shard: Shard) -> dict[str, Any]:
+        """Assign and write; the tiles of a shard never depend on who works on it."""
+        status = read_image_rows(self.folder.images_table, shard.first, shard.stop, ["status"])["status"]
+        broken = np.array([value != "ok" for value in status.to_pylist()])
+        maps = {
+            layer.name: {
+                field: np.zeros((shard.stop - shard.first, layer.height, layer.width), dtype)
+                for field, dtype in FIELDS.items()
+            }
+            for layer in self.plan.layers
+        }
+        for first, layer, columns in self._columns(shard):
+            self._assign(layer, columns, maps[layer.name], first - shard.first)
+        for layer in self.plan.layers:
+            maps[layer.name]["word"][broken] = -1
+            for field, block in maps[layer.name].items():
+                write_shard(words_path(self.folder, self.settings.fit.scope, layer.name, field), shard.first, block)
+        return {"images": shard.stop - shard.first}
+
+    def _columns(self, shard: Shard) -> Iterator[tuple[int, LayerPlan, Tensor]]:
+        if self.forward is not None:
+            for batch in self.forward(shard):
+                for layer in self.plan.layers:
+                    yield batch.first, layer, batch.columns[layer.name]
+            return
+        step = self.settings.extract.batch
+        for layer in self.plan.layers:
+            block = read_rows(self.folder.activations(layer.name), shard.first, shard.stop)
+            for start in range(0, len(block), step):
+                yield shard.first + start, layer, torch.from_numpy(block[start : start + step]).to(self.device)
+
+    def _assign(self, layer: LayerPlan, columns: Tensor, maps: dict[str, np.ndarray], row: int) -> None:
+        found = assign(self.mixtures[layer.name], columns.reshape(-1, layer.units).float())
+        for field in FIELDS:
+            values = getattr(found, field).cpu().numpy().reshape(len(columns), layer.height, layer.width)
+            maps[field][row : row + len(columns)] = values
+
+
+def run(context: StageContext) -> None:
+    """The stage: preallocate the word maps, then shards not yet in the ledger go to actors."""
+    settings, folder, plan = context.settings, context.folder, context.plan()
+    for layer in plan.layers:
+        for field, dtype in FIELDS.items():
+            path = words_path(folder, settings.fit.scope, layer.name, field)
+            if not path.exists():
+                create_array(
+                    path,
+                    (plan.images, layer.height, layer.width),
+                    dtype,
+                    chunk_rows=settings.extract.images_per_chunk,
+                    shard_rows=settings.extract.images_per_shard,
+                    codec="zstd",
+                    zstd_level=1,
+                    attributes={"layer": layer.name, "scope": settings.fit.scope, "words": layer.words},
+                )
+    context.map_shards_left(WordsWorker, plan)

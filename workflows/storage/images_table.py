@@ -1,0 +1,68 @@
+"""images.parquet: written by the index stage, completed with predictions by the extract stage, read in row ranges."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from workflows.errors import RunFolderError
+from workflows.storage.tables import read_table, write_table
+
+PREDICTIONS = pa.schema(
+    [
+        pa.field("image", pa.int64(), nullable=False),
+        pa.field("predicted", pa.int32()),
+        pa.field("probability", pa.float32()),
+        pa.field("status", pa.string(), nullable=False),
+        pa.field("reason", pa.string()),
+    ]
+)
+"""One file a shard, before the extract stage joins them into images.parquet."""
+
+
+def read_image_rows(path: Path, first: int, stop: int, columns: Sequence[str]) -> pa.Table:
+    """Rows [first, stop) of images.parquet; reads only the row groups that hold them, so memory stays bounded.
+
+    Raises:
+        RunFolderError: the table is missing or shorter.
+    """
+    try:
+        file = pq.ParquetFile(path)
+    except FileNotFoundError:
+        raise RunFolderError(f"table {str(path)!r} is missing: run the index stage") from None
+    with file:
+        groups, start, offset = [], 0, 0
+        for group in range(file.metadata.num_row_groups):
+            rows = file.metadata.row_group(group).num_rows
+            if start + rows > first and start < stop:
+                offset = start if not groups else offset
+                groups.append(group)
+            start += rows
+        if stop > start:
+            raise RunFolderError(f"{str(path)!r} has {start} images, rows up to {stop} are needed")
+        return file.read_row_groups(groups, columns=list(columns)).slice(first - offset, stop - first)
+
+
+def merge_predictions(images: Path, predictions: Sequence[Path], class_names: Sequence[str]) -> None:
+    """Complete images.parquet with the shards' predictions; may be run twice.
+
+    Args:
+        images: images.parquet.
+        predictions: one file a shard, in image order.
+        class_names: name of every output.
+    """
+    table = read_table(images)
+    found = pa.concat_tables([read_table(path) for path in predictions])
+    if not np.array_equal(found["image"].to_numpy(), table["image"].to_numpy()):
+        raise RunFolderError(f"the predictions do not cover {str(images)!r}: run the extract stage again")
+    names = pa.array(
+        [None if word is None else class_names[word] for word in found["predicted"].to_pylist()], pa.string()
+    )
+    for name in ("predicted", "probability", "status", "reason"):
+        table = table.set_column(table.column_names.index(name), name, found[name])
+    table = table.set_column(table.column_names.index("predicted_name"), "predicted_name", names)
+    write_table(images, table, "images")

@@ -1,0 +1,41 @@
+"""From the names users give (layers, scopes, graphs) to names of files: safe and injective."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+
+_UNSAFE = re.compile(r"[^A-Za-z0-9._-]")
+# A double underscore joins two slugs, so no slug may hold, begin or end with what could be mistaken for one.
+_JOINER_LIKE = re.compile(r"^_|_$|(?<=_)_|_(?=_)")
+_LONGEST = 100
+
+
+def slug(name: str) -> str:
+    """A file name for ``name``: ASCII letters, digits, ``.``, ``-`` and single ``_`` stay, all else is %XX (UTF-8).
+
+    Different names have different slugs, no slug is hidden, empty, ``..`` or holds a separator, and
+    ``slug(a) + "__" + slug(b)`` determines a and b. Names above 100 characters end in a hash instead.
+
+    Raises:
+        ValueError: the name is empty.
+    """
+    if not name:
+        raise ValueError("a name of a layer, scope or graph must not be empty")
+    escaped = _UNSAFE.sub(_percent, name)
+    escaped = _JOINER_LIKE.sub(_percent, escaped)
+    if escaped.startswith("."):
+        escaped = "%2E" + escaped[1:]
+    if len(escaped) <= _LONGEST:
+        return escaped
+    # "~" is never in a short slug, so a long name cannot meet a short one.
+    return escaped[:60].rstrip("_") + "~" + hashlib.sha256(name.encode()).hexdigest()[:24]
+
+
+def joined_slug(*names: str) -> str:
+    """The slugs of several names joined by a double underscore, as in ``<lower>__<upper>``."""
+    return "__".join(slug(name) for name in names)
+
+
+def _percent(match: re.Match[str]) -> str:
+    return "".join(f"%{byte:02X}" for byte in match.group().encode())

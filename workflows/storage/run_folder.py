@@ -1,0 +1,253 @@
+"""The folder of one run: where every artefact lies, whose run it is, and who works in it."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from workflows.errors import RunFolderError, SettingsError
+from workflows.settings import Settings, parse_settings
+from workflows.storage.atomic import TEMPORARY_SUFFIX, write_bytes
+from workflows.storage.ledger import Ledger
+from workflows.storage.names import joined_slug, slug
+
+FORMAT = 1
+"""Version of the layout below; a run folder of another version is refused."""
+
+RUN_FILE = "run.json"
+LOCK_FILE = ".lock"
+_UNCHANGING = ("runtime", "count.scheduler")
+"""Fields that change no result, so a run may be resumed with other values."""
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Paths of one run. Artefacts appear when their stage writes them; asking for a path creates nothing."""
+
+    root: Path
+
+    @classmethod
+    def create_or_open(cls, root: Path, settings: Settings) -> RunFolder:
+        """Start a run in a new or empty folder, or return to the run that is there.
+
+        Raises:
+            RunFolderError: the folder holds a run with other settings (each differing field is named with both
+                values; ``[runtime]`` and ``count.scheduler`` may differ), a run of another format, or other files.
+        """
+        folder = cls(root.resolve())
+        if folder.run_file.exists():
+            _refuse_other_settings(folder, settings)
+            return folder
+        if folder.root.exists():
+            _refuse_strange_files(folder.root)
+        record = {"format": FORMAT, "settings": settings.model_dump(mode="json")}
+        write_bytes(folder.run_file, json.dumps(record, indent=2).encode())
+        return folder
+
+    @classmethod
+    def open(cls, root: Path) -> RunFolder:
+        """Return to the run in ``root``.
+
+        Raises:
+            RunFolderError: there is no run, or one of another format.
+        """
+        folder = cls(root.resolve())
+        folder.settings()
+        return folder
+
+    def settings(self) -> Settings:
+        """The settings the run was started with.
+
+        Raises:
+            RunFolderError: there is no readable ``run.json`` of this format.
+        """
+        return _parsed(self.root, _stored(self.root))
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Hold the folder for one driver; released when the block ends, and by the kernel when the driver is killed.
+
+        Also removes temporary files that a killed driver left.
+
+        Raises:
+            RunFolderError: another driver holds it.
+        """
+        self.root.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(self.root / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise RunFolderError(_held(self.root, os.read(descriptor, 200).decode())) from None
+            os.truncate(descriptor, 0)
+            os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()}".encode(), 0)
+            self._sweep()
+            yield
+        finally:
+            os.close(descriptor)
+
+    def _sweep(self) -> None:
+        for leftover in self.root.rglob(f".*{TEMPORARY_SUFFIX}"):
+            leftover.unlink(missing_ok=True)
+
+    @property
+    def run_file(self) -> Path:
+        """``run.json``: the format and the settings."""
+        return self.root / RUN_FILE
+
+    @property
+    def images_table(self) -> Path:
+        """``images.parquet``."""
+        return self.table("images")
+
+    @property
+    def predictions_dir(self) -> Path:
+        """Folder of the predictions, one file a shard, before they are joined into the images table."""
+        return self.root / "predictions"
+
+    @property
+    def figures(self) -> Path:
+        """Folder of the drawn graphs."""
+        return self.root / "figures"
+
+    @property
+    def pictures(self) -> Path:
+        """Folder of the saved crops that figures show."""
+        return self.root / "pictures"
+
+    @property
+    def weights(self) -> Path:
+        """State dict of a network that this run trained itself."""
+        return self.root / "weights.pt"
+
+    @property
+    def ledgers(self) -> Path:
+        """Folder of the ledgers, one a stage."""
+        return self.root / "ledgers"
+
+    def activations(self, layer: str, part: str | None = None) -> Path:
+        """Zarr array of a layer's stored columns; ``part`` tells several arrays of one layer apart."""
+        return self.root / "activations" / f"{_name(layer, part)}.zarr"
+
+    def mixture(self, scope: str, layer: str) -> Path:
+        """The dictionary of a layer."""
+        return self.root / "mixtures" / slug(scope) / f"{slug(layer)}.npz"
+
+    def fit_state(self, scope: str, layer: str) -> Path:
+        """Checkpoint of an unfinished fit."""
+        return self.root / "mixtures" / slug(scope) / f"{joined_slug(layer, 'state')}.npz"
+
+    def words(self, scope: str, layer: str, part: str | None = None) -> Path:
+        """Zarr array of a layer's word maps; ``part`` as in ``activations`` (for example ``posterior``)."""
+        return self.root / "words" / slug(scope) / f"{_name(layer, part)}.zarr"
+
+    def cooccurrence(self, scope: str, lower: str, upper: str) -> Path:
+        """Zarr group of the pair counts of two layers."""
+        return self.root / "cooccurrence" / slug(scope) / f"{joined_slug(lower, upper)}.zarr"
+
+    def table(self, name: str) -> Path:
+        """The Parquet table ``name`` (see ``workflows.storage.tables``)."""
+        return self.root / f"{slug(name)}.parquet"
+
+    def ledger(self, stage: str) -> Ledger:
+        """The ledger of a stage."""
+        return Ledger(self.ledgers / f"{slug(stage)}.jsonl")
+
+    def size(self) -> int:
+        """Bytes of all files of the run."""
+        return sum(size_of(entry) for entry in self.root.iterdir()) if self.root.exists() else 0
+
+
+def size_of(path: Path) -> int:
+    """Bytes of a file, or of all files below a folder; 0 if it is not there."""
+    if path.is_dir():
+        return sum(size_of(entry) for entry in path.iterdir())
+    return path.stat().st_size if path.exists() else 0
+
+
+def differing_fields(stored: Settings, given: Settings) -> list[str]:
+    """Fields that change a result and differ, as ``section.field: stored -> given`` lines."""
+    before, after = _flat(stored.model_dump(mode="json")), _flat(given.model_dump(mode="json"))
+    lines = []
+    for field in sorted(before.keys() | after.keys()):
+        if not any(field == free or field.startswith(f"{free}.") for free in _UNCHANGING):
+            old, new = before.get(field), after.get(field)
+            if old != new:
+                lines.append(f"{field}: the folder has {old!r}, the command {new!r}")
+    return lines
+
+
+def _name(layer: str, part: str | None) -> str:
+    return slug(layer) if part is None else joined_slug(layer, part)
+
+
+def _flat(nested: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in nested.items():
+        if isinstance(value, dict) and value:
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat
+
+
+def _stored(root: Path) -> dict[str, Any]:
+    path = root / RUN_FILE
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        version = record["format"]
+    except FileNotFoundError:
+        raise RunFolderError(f"{str(root)!r} holds no run ({RUN_FILE} is missing): give the --out of a run") from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise RunFolderError(f"{str(path)!r} is damaged ({error}): give another --out") from None
+    if version != FORMAT:
+        raise RunFolderError(
+            f"{str(root)!r} holds a run of format {version!r}, this version reads {FORMAT}: give another --out"
+        )
+    return record
+
+
+def _parsed(root: Path, record: dict[str, Any]) -> Settings:
+    try:
+        return parse_settings(record["settings"])
+    except SettingsError as error:
+        raise RunFolderError(
+            f"{str(root)!r} holds a run whose settings this version does not know, give another --out:\n{error}"
+        ) from None
+
+
+def _refuse_other_settings(folder: RunFolder, settings: Settings) -> None:
+    differences = differing_fields(folder.settings(), settings)
+    if differences:
+        raise RunFolderError(
+            f"{str(folder.root)!r} holds another run; these settings differ:\n  "
+            + "\n  ".join(differences)
+            + "\ngive another --out, delete the folder, or use the folder's values"
+        )
+
+
+def _refuse_strange_files(root: Path) -> None:
+    if not root.is_dir():
+        raise RunFolderError(f"{str(root)!r} is a file: --out must be a folder")
+    strange = sorted(
+        entry.name for entry in root.iterdir() if entry.name != LOCK_FILE and not _is_temporary(entry.name)
+    )
+    if strange:
+        raise RunFolderError(
+            f"{str(root)!r} is not empty and holds no run (it has {', '.join(strange[:5])}): give another --out"
+        )
+
+
+def _is_temporary(name: str) -> bool:
+    return name.startswith(".") and name.endswith(TEMPORARY_SUFFIX)
+
+
+def _held(root: Path, holder: str) -> str:
+    return f"{str(root)!r} is in use by another driver ({holder}): wait for it, stop it, or give another --out"

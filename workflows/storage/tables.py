@@ -1,0 +1,128 @@
+"""The Parquet tables of a run: the public contract.
+
+Every field states its meaning and its unit in the Parquet schema itself. Columns may be added, never renamed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from workflows.errors import RunFolderError
+from workflows.storage.atomic import replacing
+from workflows.storage.schemas import SCHEMAS, SORT_KEYS, schema_markdown
+
+__all__ = ["ROW_GROUP", "SCHEMAS", "SORT_KEYS", "Records", "read_table", "schema_markdown", "write_table"]
+
+ROW_GROUP = 65_536
+"""Rows of a row group: the unit that a filter on the sort key skips."""
+
+Records: TypeAlias = "pa.Table | Iterable[Mapping[str, Any]] | Mapping[str, Sequence[Any]]"
+
+
+def write_table(
+    path: Path,
+    rows: Records,
+    table: str | pa.Schema,
+    *,
+    network: str | None = None,
+    sort_by: Sequence[str] | None = None,
+    metadata: Mapping[str, str] | None = None,
+) -> None:
+    """Write a table as one Parquet file (zstd, row groups of 64k rows), whole or not at all.
+
+    Args:
+        path: the file; replaced if it is there.
+        rows: a table, records, or columns by name. Nullable fields may be left out.
+        table: a name of ``SCHEMAS``, or a schema.
+        network: fills the `network` column where ``rows`` have none.
+        sort_by: stable sort by these columns; None takes the table's own sort key, () keeps the order of ``rows``.
+        metadata: added to the file's key-value metadata.
+
+    Raises:
+        ValueError: an unknown column, a required column missing or null, or a value of the wrong type.
+    """
+    name = table if isinstance(table, str) else path.stem
+    schema = SCHEMAS[table] if isinstance(table, str) else table
+    content = _conform(rows, schema, name, {} if network is None else {"network": network})
+    keys = SORT_KEYS.get(name, ()) if sort_by is None else tuple(sort_by)
+    if keys:
+        # pyarrow's sort_indices is stable: rows of equal keys keep the order they came in.
+        content = content.take(pc.sort_indices(content, sort_keys=[(key, "ascending") for key in keys]))
+    if metadata:
+        content = content.replace_schema_metadata({**(schema.metadata or {}), **metadata})
+    with replacing(path) as temporary:
+        pq.write_table(content, temporary, compression="zstd", row_group_size=ROW_GROUP, write_statistics=True)
+
+
+def read_table(
+    path: Path,
+    columns: Sequence[str] | None = None,
+    filters: Sequence[tuple[str, str, Any]] | None = None,
+) -> pa.Table:
+    """Read a table, or some of its columns and rows.
+
+    Args:
+        path: the file.
+        columns: names; None reads all.
+        filters: (column, operator, value) triples that all must hold, as in pyarrow; they skip whole row groups.
+
+    Raises:
+        RunFolderError: the file is missing or damaged.
+    """
+    try:
+        return pq.read_table(
+            path,
+            columns=None if columns is None else list(columns),
+            filters=None if filters is None else list(filters),
+            partitioning=None,
+        )
+    except FileNotFoundError:
+        raise RunFolderError(f"table {str(path)!r} is missing: run the stage that writes it") from None
+    except (pa.ArrowInvalid, OSError) as error:
+        raise RunFolderError(f"table {str(path)!r} is damaged ({error}): delete it and run again") from error
+
+
+def _conform(rows: Records, schema: pa.Schema, name: str, constants: Mapping[str, Any]) -> pa.Table:
+    columns = _columns(rows, schema)
+    unknown = [column for column in columns if column not in schema.names]
+    if unknown:
+        raise ValueError(f"table {name}: no such column {', '.join(unknown)}; it has {', '.join(schema.names)}")
+    length = len(next(iter(columns.values()))) if columns else 0
+    for column in constants.keys() - columns.keys():
+        columns[column] = [constants[column]] * length
+    arrays = [_array(columns, field, length, name) for field in schema]
+    return pa.Table.from_arrays(arrays, schema=schema)
+
+
+def _columns(rows: Records, schema: pa.Schema) -> dict[str, Any]:
+    if isinstance(rows, pa.Table):
+        return {column: rows.column(column) for column in rows.column_names}
+    if isinstance(rows, Mapping):
+        return dict(rows)
+    records = list(rows)
+    if not records:
+        return {field.name: [] for field in schema}
+    names = dict.fromkeys(column for record in records for column in record)
+    return {column: [record.get(column) for record in records] for column in names}
+
+
+def _array(columns: Mapping[str, Any], field: pa.Field, length: int, name: str) -> pa.Array | pa.ChunkedArray:
+    if field.name not in columns:
+        if not field.nullable:
+            raise ValueError(f"table {name}: column {field.name} is required")
+        return pa.nulls(length, field.type)
+    values = columns[field.name]
+    try:
+        is_arrow = isinstance(values, pa.Array | pa.ChunkedArray)
+        array = values.cast(field.type) if is_arrow else pa.array(values, type=field.type)
+    except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError) as error:
+        raise ValueError(f"table {name}: column {field.name} must be {field.type}: {error}") from None
+    if array.null_count and not field.nullable:
+        raise ValueError(f"table {name}: column {field.name} must not be null ({array.null_count} rows are)")
+    return array
