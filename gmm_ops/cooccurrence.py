@@ -6,10 +6,11 @@ Words below 0 take no part: neither as an upper column nor inside a window.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -25,6 +26,8 @@ from gmm_ops.windows import Window
 from gmm_ops.word_maps import group_array, integer_array, positive_count, word_array, word_arrays
 
 __all__ = ["OffsetHistogram", "SparseCounts", "WordCounts", "count_pairs", "count_words"]
+
+Part = TypeVar("Part")
 
 
 def count_pairs(
@@ -51,9 +54,7 @@ def count_pairs(
         counter.add(upper_words[images], lower_words[images])
         return counter.counts
 
-    first, *others = _parts(len(upper_words), n_threads)
-    with ThreadPoolExecutor(1 + len(others)) as pool:
-        counts = list(pool.map(count_part, [first, *others]))
+    counts = _for_each_part(count_part, len(upper_words), n_threads)
     for other in counts[1:]:
         counts[0] += other
     return torch.from_numpy(counts[0])
@@ -117,9 +118,7 @@ class SparseCounts:
                 pieces.append((np.full(len(words), group, np.int64), words, lowers, counts))
             return pieces
 
-        parts = _parts(len(members), n_threads)
-        with ThreadPoolExecutor(len(parts)) as pool:
-            pieces = [piece for done in pool.map(count_part, parts) for piece in done]
+        pieces = [piece for done in _for_each_part(count_part, len(members), n_threads) for piece in done]
         if not pieces:
             return cls.zero()
         return cls(*(torch.from_numpy(np.concatenate(columns)) for columns in zip(*pieces, strict=True)))
@@ -214,11 +213,15 @@ def _map_shapes(upper: np.ndarray, lower: np.ndarray) -> tuple[tuple[int, int], 
     return (upper.shape[1], upper.shape[2]), (lower.shape[1], lower.shape[2])
 
 
-def _parts(n_items: int, n_parts: int) -> list[slice]:
-    """Consecutive parts of almost equal length: at least one, and none empty unless there are no items."""
-    n_parts = max(1, min(n_parts, n_items))
+def _for_each_part(count_part: Callable[[slice], Part], n_items: int, n_threads: int) -> list[Part]:
+    """The results for consecutive parts of the items, in order, one thread each; at least one part."""
+    n_parts = max(1, min(n_threads, n_items))
     edges = [n_items * part // n_parts for part in range(n_parts + 1)]
-    return [slice(start, stop) for start, stop in pairwise(edges)]
+    parts = [slice(start, stop) for start, stop in pairwise(edges)]
+    if n_parts == 1:
+        return [count_part(parts[0])]
+    with ThreadPoolExecutor(n_parts) as pool:
+        return list(pool.map(count_part, parts))
 
 
 def _members(groups: np.ndarray) -> Iterator[tuple[int, np.ndarray | slice]]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -13,34 +12,41 @@ from torch import Tensor
 
 from gmm_ops.axes import Columns
 from gmm_ops.errors import NonFiniteActivations, RefusedInput
+from gmm_ops.products import ROW_MULTIPLE, full_precision, row_products
 
 LOG_2PI = math.log(2.0 * math.pi)
 
-ROW_MULTIPLE = 64
-"""Products run on a multiple of this many rows: below about 16 rows the matrix library switches to another
-kernel whose last bits differ, and a column's score would depend on how many neighbours it was scored with."""
+DENORMAL_GUARD = -60.0
+"""Posteriors under e^-60 (1e-26) of the best are lifted to it. Smaller ones turn into denormals, which slow the
+exponential and the next product by up to 2.5 times. `torch.set_flush_denormal` would not do: it sets the
+calling thread only, the products' other threads keep the slow path."""
 
 
 @dataclass(frozen=True)
 class ScoreParameters:
-    """The log joint as one product, s = [x*x, x, 1] @ weights (IG Eq. 1 for a diagonal mixture).
+    """The log joint as one product, s = [x*x, x, 1] @ weights.T (IG Eq. 1, diagonal mixture).
 
-    weights: (2D + 1, K): rows of -1/2 / var, then of mu / var, then the constant
+    weights: (K, 2D + 1): per word -1/2 / var, then mu / var, then the constant
         c_k = log pi_k - 1/2 sum_d [ mu_kd^2 / var_kd + log(2 pi var_kd) ].
-        The row of ones makes the word counts fall out of the statistics product as one more column.
+        The column of ones makes the word counts one more column of the statistics product.
     """
 
-    weights: Float[Tensor, "two_D_plus_1 K"]
+    weights: Float[Tensor, "K two_D_plus_1"]
 
     @property
     def constant(self) -> Float[Tensor, " K"]:
-        """c_k, what a column at the centre scores."""
-        return self.weights[-1]
+        """c_k: what a column at the centre scores."""
+        return self.weights[:, -1]
+
+    @property
+    def n_words(self) -> int:
+        """K."""
+        return self.weights.shape[0]
 
     @property
     def n_units(self) -> int:
         """D."""
-        return (self.weights.shape[0] - 1) // 2
+        return (self.weights.shape[1] - 1) // 2
 
 
 def score_parameters(
@@ -49,47 +55,40 @@ def score_parameters(
     variance: Float[Tensor, "K D"],
     dtype: torch.dtype = torch.float32,
 ) -> ScoreParameters:
-    """Weights of the score product, built in float64 from means about the centre, then cast.
+    """Weights of the score product, built in float64, then cast.
 
-    log_pi: natural logarithm of the shares. mean: about the centre, layer units. variance: squared units.
+    log_pi: natural logarithm of the shares. mean: about the centre, in the layer's units. variance: squared.
     """
     precision = 1.0 / variance.double()
     weighted = mean.double() * precision
-    constant = normalisers(log_pi, variance) - 0.5 * (weighted * mean).sum(dim=1)
-    weights = torch.cat([-0.5 * precision, weighted, constant[:, None]], dim=1)
-    return ScoreParameters(weights.T.to(dtype).contiguous())
+    constant = peaks(log_pi, variance) - 0.5 * (weighted * mean).sum(dim=1)
+    return ScoreParameters(torch.cat([-0.5 * precision, weighted, constant[:, None]], dim=1).to(dtype))
 
 
-def normalisers(log_pi: Float[Tensor, " K"], variance: Float[Tensor, "K D"]) -> Float[Tensor, " K"]:
-    """log pi_k - 1/2 sum_d log(2 pi var_kd), float64: the log joint of a column that sits on the mean."""
+def peaks(log_pi: Float[Tensor, " K"], variance: Float[Tensor, "K D"]) -> Float[Tensor, " K"]:
+    """log pi_k - 1/2 sum_d log(2 pi var_kd), float64: the log joint of a column on the word's mean."""
     return log_pi.double() - 0.5 * (variance.double().log() + LOG_2PI).sum(dim=1)
 
 
-def expand_columns(
-    columns_centred: Columns, out: Float[Tensor, "n two_D_plus_1"] | None = None
-) -> Float[Tensor, "n two_D_plus_1"]:
-    """[x*x, x, 1] per column, into ``out`` if given."""
+def expand_columns(columns_centred: Columns) -> Float[Tensor, "n two_D_plus_1"]:
+    """[x*x, x, 1] per column."""
     n, units = columns_centred.shape
-    if out is None:
-        out = columns_centred.new_empty(n, 2 * units + 1)
-    torch.mul(columns_centred, columns_centred, out=out[:, :units])
-    out[:, units : 2 * units] = columns_centred
-    out[:, -1] = 1.0
-    return out
+    features = columns_centred.new_empty(n, 2 * units + 1)
+    torch.mul(columns_centred, columns_centred, out=features[:, :units])
+    features[:, units : 2 * units] = columns_centred
+    features[:, -1] = 1.0
+    return features
 
 
 def scores(columns_centred: Columns, parameters: ScoreParameters) -> Float[Tensor, "n K"]:
     """Log joint log pi_k + log N(x | mu_k, var_k) of every column and word, natural logarithm.
 
     columns_centred: columns minus the mixture's centre, in the dtype of ``parameters``.
+    Raises RefusedInput if the number of units differs.
     """
-    if columns_centred.ndim != 2 or columns_centred.shape[1] != parameters.n_units:
-        raise RefusedInput(
-            f"columns must have shape (n, {parameters.n_units}), one row per column; got "
-            f"{tuple(columns_centred.shape)}. Pass the activations of the layer this dictionary models."
-        )
-    with exact_products():
-        return expand_columns(columns_centred) @ parameters.weights
+    refuse_other_shape(columns_centred, parameters.n_units)
+    with full_precision():
+        return row_products(expand_columns(columns_centred), parameters.weights)
 
 
 def centred(columns: Columns, center: Float[Tensor, " D"], dtype: torch.dtype = torch.float32) -> Columns:
@@ -99,12 +98,10 @@ def centred(columns: Columns, center: Float[Tensor, " D"], dtype: torch.dtype = 
     return columns.to(dtype) - center.to(dtype)
 
 
-def centred_tiles(
-    columns: Columns, center: Float[Tensor, " D"], rows: int, dtype: torch.dtype = torch.float32
-) -> Iterator[tuple[int, int, Columns]]:
-    """(first row, number of real rows, centred tile); the tile is zero-padded to a multiple of 64 rows."""
+def centred_tiles(columns: Columns, center: Float[Tensor, " D"], rows: int) -> Iterator[tuple[int, int, Columns]]:
+    """(first row, number of real rows, centred float32 tile padded with zeros to a multiple of 64 rows)."""
     for start in range(0, columns.shape[0], rows):
-        tile = centred(columns[start : start + rows], center, dtype)
+        tile = centred(columns[start : start + rows], center)
         real = tile.shape[0]
         missing = -real % ROW_MULTIPLE
         if missing:
@@ -112,30 +109,40 @@ def centred_tiles(
         yield start, real, tile
 
 
+def rows_per_tile(n_words: int, device: torch.device) -> int:
+    """Columns per tile: the (rows, K) block stays in the processor's cache, or fills a GPU."""
+    if device.type != "cpu":
+        return 65_536
+    return 4_096 if n_words <= 256 else 2_048
+
+
+def exponentials(
+    score: Float[Tensor, "n K"],
+) -> tuple[Float[Tensor, "n K"], Float[Tensor, "n 1"], Float[Tensor, "n 1"]]:
+    """In place: (exp(s - best), best, their sum) per row; posterior = first / last."""
+    best = score.amax(dim=1, keepdim=True)
+    score.sub_(best).clamp_(min=DENORMAL_GUARD).exp_()
+    return score, best, score.sum(dim=1, keepdim=True)
+
+
+def refuse_other_shape(columns: Columns, n_units: int) -> None:
+    """Raise RefusedInput unless columns have shape (n, D)."""
+    if columns.ndim != 2 or columns.shape[1] != n_units:
+        raise RefusedInput(
+            f"columns must have shape (n, {n_units}), one activation column per row; got "
+            f"{tuple(columns.shape)}. Pass the activations of the layer that this dictionary models."
+        )
+
+
 def refuse_non_finite(columns: Columns, name: str = "columns") -> None:
-    """Raise NonFiniteActivations if any column holds NaN or infinity, naming the first such row."""
+    """Raise NonFiniteActivations if a column holds NaN or infinity, naming the first such row."""
     # One finite sum proves all entries finite at the price of a read; only a bad sum needs the exact look.
     if columns.numel() == 0 or bool(torch.isfinite(columns.sum(dtype=torch.float32))):
         return
     broken = ~torch.isfinite(columns).all(dim=1)
     if not bool(broken.any()):
         return
-    first = int(broken.nonzero()[0])
     raise NonFiniteActivations(
         f"{name} must be finite; {int(broken.sum())} of {columns.shape[0]} columns hold NaN or infinity "
-        f"(first: row {first}). Look at the layer's weights and at the image behind that column."
+        f"(first: row {int(broken.nonzero()[0])}). Look at the layer's weights and at the image behind it."
     )
-
-
-@contextmanager
-def exact_products() -> Iterator[None]:
-    """Full float32 products: TF32 keeps 10 bits of mantissa, too few for differences of large squares."""
-    before = torch.get_float32_matmul_precision()
-    if before == "highest":
-        yield
-        return
-    torch.set_float32_matmul_precision("highest")
-    try:
-        yield
-    finally:
-        torch.set_float32_matmul_precision(before)

@@ -109,6 +109,16 @@ def _count_sliding(upper, lower, rows, columns, wide, touched, bins, pending, ca
 
 
 @njit(cache=True, nogil=True)
+def _count_cells(wide, words):  # type: ignore[no-untyped-def]
+    """Non-zero counts in the rows ``words``."""
+    cells = 0
+    for word in words:
+        for k in range(wide.shape[1]):
+            cells += wide[word, k] != 0
+    return cells
+
+
+@njit(cache=True, nogil=True)
 def _drain(wide, words, upper, lower, count):  # type: ignore[no-untyped-def]
     """Move the non-zero counts of the rows ``words`` out, in order; all three outputs are long enough."""
     filled = 0
@@ -172,8 +182,8 @@ class PairCounter:
     def drain(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """(upper, lower, count) of the non-zero counts, sorted by (upper, lower); the counter starts from zero."""
         words = np.flatnonzero(self._touched)
-        n_pairs = int(np.count_nonzero(self._counts[words])) if len(words) else 0
-        upper, lower, count = (np.empty(n_pairs, np.int64) for _ in range(3))
+        n_cells = _count_cells(self._counts, words)
+        upper, lower, count = (np.empty(n_cells, np.int64) for _ in range(3))
         _drain(self._counts, words, upper, lower, count)
         self._touched[:] = False
         return upper, lower, count

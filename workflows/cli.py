@@ -16,6 +16,7 @@ from workflows.errors import RunError
 app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
+    pretty_exceptions_enable=False,
     rich_markup_mode="rich",
     help="How a convolutional network decides: visual words, what feeds what, and the [bold]inference graph[/bold] "
     "of a class or an image.\n\nStart with [bold]inference-graphs demo[/bold], then "
@@ -62,9 +63,9 @@ def run(preset: Preset, set_: Set = None, out: Out = None, until: Until = None, 
 def status(folder: Folder) -> None:
     """Stages of a run: shards done, failed and left, time, sizes."""
     from workflows.report.terminal import status_table
-    from workflows.status import stage_rows
+    from workflows.status import stage_statuses
 
-    Console().print(status_table(stage_rows(folder)))
+    Console().print(status_table(stage_statuses(folder)))
 
 
 @app.command()

@@ -27,7 +27,7 @@ class LayerPlan:
 
     Attributes:
         name: canonical layer name (the tapped node).
-        alias: the name used in the preset.
+        given: the name used in the preset.
         units: D.
         height, width: H, W of the map; 1 x 1 for a dense layer.
         words: K of its dictionary.
@@ -37,7 +37,7 @@ class LayerPlan:
     """
 
     name: str
-    alias: str
+    given: str
     units: int
     height: int
     width: int

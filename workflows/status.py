@@ -5,33 +5,30 @@ from __future__ import annotations
 from pathlib import Path
 
 from workflows.artefacts import ARTEFACTS
-from workflows.report.terminal import StageRow
+from workflows.report.terminal import StageStatus
+from workflows.storage.ledger import LedgerContent
 from workflows.storage.run_folder import RunFolder, size_of
 
 
-def stage_rows(root: Path) -> list[StageRow]:
+def stage_statuses(root: Path) -> list[StageStatus]:
     """One row a stage, in order.
 
     Raises:
         RunFolderError: there is no run in ``root``.
     """
-    folder, rows = RunFolder.open(root), []
-    for stage, writes in ARTEFACTS.items():
-        content = folder.ledger(stage).content()
-        state = "done" if content.done else "interrupted" if content.fingerprint is not None else "to do"
-        done, failed = len(content.items), len(content.failed)
-        total = content.total or 0
-        if content.done:
-            done = max(done, total)
-        rows.append(
-            StageRow(
-                name=stage,
-                state=state,
-                done=done,
-                failed=failed,
-                left=max(0, total - done - failed),
-                seconds=content.seconds,
-                size=sum(size_of(folder.root / artefact) for artefact in writes),
-            )
-        )
-    return rows
+    folder = RunFolder.open(root)
+    return [
+        _status(stage, folder.ledger(stage).content(), sum(size_of(folder.root / name) for name in writes))
+        for stage, writes in ARTEFACTS.items()
+    ]
+
+
+def _status(stage: str, content: LedgerContent, size: int) -> StageStatus:
+    failed, done = len(content.failed), len(content.items)
+    if content.done:
+        done = max(done, content.total or 0)
+    if content.fingerprint is None:
+        return StageStatus(stage, "waiting", 0, 0, None, 0.0, size)
+    left = None if content.total is None else max(0, content.total - done - failed)
+    state = "done" if content.done else "failed" if failed else "running"
+    return StageStatus(stage, state, done, failed, left, content.seconds, size)

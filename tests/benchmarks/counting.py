@@ -48,15 +48,15 @@ class CountingRow:
 
 
 CASES = (
-    CountingCase("ResNet-20 add2 -> add4, window 11", (16, 100), (32, 100), Window.square(2, -5, 11), 500),
-    CountingCase("ResNet-20 add4 -> add6, window 9", (16, 100), (16, 100), Window.square(1, -4, 9), 500),
+    CountingCase("ResNet-20 add2 -> add4, window 11", (16, 100), (32, 100), Window.square(2, -5, 11), 1000),
+    CountingCase("ResNet-20 add4 -> add6, window 9", (16, 100), (16, 100), Window.square(1, -4, 9), 1000),
     CountingCase("ResNet-20 add6 -> add8, window 15", (8, 100), (16, 100), Window.square(2, -7, 15), 1000),
-    CountingCase("28x28 K 450 -> 14x14 K 1500, window 10", (14, 1500), (28, 450), Window.square(2, -4, 10), 300),
+    CountingCase("28x28 K 450 -> 14x14 K 1500, window 10", (14, 1500), (28, 450), Window.square(2, -4, 10), 1000),
 )
 
 
 def measure(
-    real_maps: Mapping[str, tuple[torch.Tensor, torch.Tensor]] | None = None, repeats: int = 5
+    real_maps: Mapping[str, tuple[torch.Tensor, torch.Tensor]] | None = None, repeats: int = 7
 ) -> list[CountingRow]:
     """One row for each case. ``real_maps``: (upper, lower) word maps by case name, instead of the drawn ones."""
     rows = []
@@ -68,29 +68,26 @@ def measure(
 
 
 def _measure_case(case: CountingCase, maps: str, upper: torch.Tensor, lower: torch.Tensor, repeats: int) -> CountingRow:
-    n_upper, n_lower = case.upper[1], case.lower[1]
+    sizes = (case.upper[1], case.lower[1])
     upper, lower = upper.to(torch.int32), lower.to(torch.int32)
     upper_wide, lower_wide = (words.numpy().astype(np.int64) for words in (upper, lower))
-    counts, seconds = _median_seconds(lambda: count_pairs(upper, lower, case.window, n_upper, n_lower), repeats)
-    expected, bincount_seconds = _median_seconds(
-        lambda: bincount_per_offset(upper_wide, lower_wide, case.window, n_upper, n_lower), repeats
-    )
+    seconds: dict[str, list[float]] = {"counting": [], "bincount": []}
+    # In turns, so that a busy machine slows both; the first turn compiles and is not counted.
+    for _ in range(1 + repeats):
+        counts = _timed(seconds["counting"], lambda: count_pairs(upper, lower, case.window, *sizes))
+        expected = _timed(seconds["bincount"], lambda: bincount_per_offset(upper_wide, lower_wide, case.window, *sizes))
     if not np.array_equal(counts.numpy(), expected):
         raise AssertionError(f"{case.name}: the counts differ from those of the bincount")
     pairs = int(counts.sum())
-    return CountingRow(
-        case.name, maps, pairs, pairs / seconds, pairs / bincount_seconds, ratio=bincount_seconds / seconds
-    )
+    ours, theirs = (statistics.median(seconds[name][1:]) for name in ("counting", "bincount"))
+    return CountingRow(case.name, maps, pairs, pairs / ours, pairs / theirs, ratio=theirs / ours)
 
 
-def _median_seconds(run: Callable[[], Result], repeats: int) -> tuple[Result, float]:
-    result = run()  # compiles, and warms the caches
-    seconds = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        result = run()
-        seconds.append(time.perf_counter() - start)
-    return result, statistics.median(seconds)
+def _timed(seconds: list[float], run: Callable[[], Result]) -> Result:
+    start = time.perf_counter()
+    result = run()
+    seconds.append(time.perf_counter() - start)
+    return result
 
 
 def bincount_per_offset(upper: np.ndarray, lower: np.ndarray, window: Window, n_upper: int, n_lower: int) -> np.ndarray:

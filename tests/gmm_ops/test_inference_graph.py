@@ -217,6 +217,12 @@ def test_ties_go_to_the_lower_word() -> None:
     counts = torch.tensor([[2, 2, 2, 1, 2]])
     graph = mine(0, [counts], [ratios_of([[0.5, 1.0, 1.0, 2.0, 1.0]])], top=3)
     assert [node.word for node in graph.nodes_of(0)] == [1, 2, 3]
+    # Many words, so that a selection that is stable by luck on a short list is found out.
+    counts = torch.ones(1, 5000, dtype=torch.int64)
+    bits = torch.ones(1, 5000, dtype=torch.float64)
+    bits[0, 40:] = 2.0
+    graph = mine(0, [counts], [LogRatios(bits, ~bits.isnan())], top=50)
+    assert [node.word for node in graph.nodes_of(0)] == list(range(40, 90))
 
 
 def test_the_paper_keeps_words_of_any_sign_and_the_code_only_positive_ones() -> None:

@@ -26,31 +26,37 @@ def named_classes(setting: str) -> tuple[str, ...] | None:
 
 
 def names_for_labels(
-    names: tuple[str, ...] | None, labels: Int[np.ndarray, "N"], own_names: Sequence[str] | None = None
+    names: tuple[str, ...] | None, labels: Int[np.ndarray, "N"], paths: Sequence[str]
 ) -> tuple[str, ...]:
-    """Names for a source that carries its labels as numbers.
-
-    ``own_names`` are the source's own; without them the numbers 0 to the largest label are the names.
+    """Names for a source that carries its labels as numbers; without names the numbers 0 to the largest label.
 
     Raises:
-        DataError: a label has no name, or the source's own classes are another number.
+        DataError: a label has no name.
     """
-    if own_names is not None:
-        if names is not None and len(names) != len(own_names):
-            raise DataError(
-                f"data.class_names has {len(names)} names, but the source has {len(own_names)} classes; "
-                "give one name per class, or leave data.class_names empty"
-            )
-        return tuple(own_names) if names is None else names
-    largest = int(labels.max(initial=-1))
     if names is None:
-        return tuple(str(label) for label in range(largest + 1))
-    if largest >= len(names):
+        return tuple(str(label) for label in range(int(labels.max()) + 1))
+    outside = np.flatnonzero(labels >= len(names))
+    if len(outside):
+        first = outside[0]
         raise DataError(
-            f"label {largest} is outside data.class_names, whose {len(names)} names are labels 0 to "
-            f"{len(names) - 1}; give a name for every label"
+            f"image {paths[first]!r} has label {labels[first]}, outside data.class_names, whose {len(names)} names are "
+            f"labels 0 to {len(names) - 1}; give a name for every label ({len(outside)} images are outside)"
         )
     return names
+
+
+def names_for_classes(names: tuple[str, ...] | None, own_names: Sequence[str]) -> tuple[str, ...]:
+    """Names for a source that has its own; those of the setting come first.
+
+    Raises:
+        DataError: the setting has another number of names.
+    """
+    if names is not None and len(names) != len(own_names):
+        raise DataError(
+            f"data.class_names has {len(names)} names, but the source has {len(own_names)} classes; "
+            "give one name per class, or leave data.class_names empty"
+        )
+    return tuple(own_names) if names is None else names
 
 
 def labels_of_folders(names: tuple[str, ...] | None, folders: Sequence[str]) -> tuple[list[int], tuple[str, ...]]:

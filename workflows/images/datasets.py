@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Int
 
 from workflows.errors import DataError
-from workflows.images.class_names import labels_of_folders, named_classes, names_for_labels
+from workflows.images.class_names import labels_of_folders, named_classes, names_for_classes, names_for_labels
 from workflows.images.folders import scan_folders
 from workflows.images.image_index import TRAIN, VALIDATION, ImageIndex, build_index
 from workflows.images.packaged import load_cifar10, load_digits
@@ -51,7 +51,8 @@ def _parquet(settings: DataSettings, seed: int) -> _Listed:
     labels: dict[str, _Labels] = {}
     for split, of_split in files.items():
         paths[split], labels[split] = shard_rows(of_split)
-    return paths, labels, names_for_labels(names, np.concatenate(list(labels.values())))
+    all_paths = [path for of_split in paths.values() for path in of_split]
+    return paths, labels, names_for_labels(names, np.concatenate(list(labels.values())), all_paths)
 
 
 def _folders(settings: DataSettings, seed: int) -> _Listed:
@@ -65,7 +66,7 @@ def _folders(settings: DataSettings, seed: int) -> _Listed:
 
 def _digits(settings: DataSettings, seed: int) -> _Listed:
     digits = load_digits()
-    names = names_for_labels(named_classes(settings.class_names), digits.labels, digits.class_names)
+    names = names_for_classes(named_classes(settings.class_names), digits.class_names)
     return _drawn([f"digits#{i}" for i in range(len(digits.labels))], digits.labels, names, settings, seed)
 
 
@@ -78,7 +79,7 @@ def _cifar10(settings: DataSettings, seed: int) -> _Listed:
         images = load_cifar10(settings.root, split == TRAIN, settings.download)
         paths[split], labels[split] = [f"cifar10/{folder}#{i}" for i in range(len(images.labels))], images.labels
         own_names = images.class_names
-    return paths, labels, names_for_labels(names, labels[TRAIN], own_names)
+    return paths, labels, names_for_classes(names, own_names)
 
 
 def _drawn(paths: Sequence[str], labels: _Labels, names: tuple[str, ...], settings: DataSettings, seed: int) -> _Listed:

@@ -57,6 +57,8 @@ def _walk(graph: NetworkGraph, start: fx.Node, stop: fx.Node, shapes: dict[fx.No
         for source, window in input_windows(graph, node, shapes, windows[node]).items():
             if source is start or source in between:
                 windows[source] = join(windows[source], window) if source in windows else window
+    if start not in windows:
+        raise UnknownWindow(f"{_name(graph, start)} reaches {_name(graph, stop)} through sizes only")
     return windows[start]
 
 
@@ -81,6 +83,8 @@ class _ShapeRecorder(fx.Interpreter):
         value = super().run_node(n)
         if isinstance(value, Tensor):
             self.shapes[n] = value.shape
+        elif isinstance(value, tuple | list) and any(isinstance(part, Tensor) for part in value):
+            self.shapes[n] = torch.Size(())  # several tensors: no window can be told
         return value
 
 

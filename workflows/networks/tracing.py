@@ -160,10 +160,15 @@ def _single_result(graph: fx.Graph, network: nn.Module) -> fx.Node:
     result = next(node for node in reversed(graph.nodes) if node.op == "output").args[0]
     if not isinstance(result, fx.Node):
         raise NetworkError(
-            f"network {type(network).__name__}: must give one tensor of logits (N, classes), gives a "
-            f"{type(result).__name__}; wrap it in a module that gives the logits"
+            f"network {type(network).__name__}: must give one tensor of logits (N, classes), gives "
+            f"{_title(result)}; wrap it in a module that gives the logits"
         )
     return result
+
+
+def _title(result: object) -> str:
+    kinds = ((dict, "a dictionary"), (list, "a list"), (tuple, "a tuple"))
+    return next((title for kind, title in kinds if isinstance(result, kind)), repr(result))
 
 
 def _is_addition(node: fx.Node) -> bool:

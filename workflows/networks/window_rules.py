@@ -93,7 +93,7 @@ def _rule(graph: NetworkGraph, node: fx.Node) -> _Rule | None:
         kinds = ((nn.Conv2d, _convolution), ((nn.MaxPool2d, nn.AvgPool2d), _pooling))
         adaptive = (nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d)
         return next((rule for kind, rule in (*kinds, (adaptive, _adaptive_pooling)) if isinstance(module, kind)), None)
-    return _FUNCTION_RULES.get(_title(graph, node))
+    return _RULES_OF_FUNCTIONS.get(_title(graph, node))
 
 
 def _convolution(arguments: Arguments, before: torch.Size, after: torch.Size, window: Window) -> Window:
@@ -155,7 +155,7 @@ def _mean(arguments: Arguments, before: torch.Size, after: torch.Size, window: W
     return Window.whole()
 
 
-_FUNCTION_RULES: dict[str, _Rule] = {
+_RULES_OF_FUNCTIONS: dict[str, _Rule] = {
     "conv2d": _convolution,
     "max_pool2d": _pooling,
     "avg_pool2d": _pooling,

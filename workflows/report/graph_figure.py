@@ -28,6 +28,7 @@ from workflows.report.thumbnails import CARD, Shape, blank, dotted, fitted, heat
 
 _CARD_COLOUR = "#" + "".join(f"{channel:02x}" for channel in CARD)
 _HEADER_SIZE, _SUBHEADER_SIZE = 12.0, 7.5
+_TITLE_SPACE = 6.0  # between the word and its dominant class
 _HEADER = _HEADER_SIZE * LINE_HEIGHT + _SUBHEADER_SIZE * LINE_HEIGHT + 8
 _ARROW_CODES = [Outline.MOVETO, Outline.LINETO, *[Outline.CURVE4] * 3, Outline.LINETO]
 
@@ -68,19 +69,29 @@ def draw_image_graph(view: GraphView, png: Path, svg: Path, style: GraphStyle | 
 def graph_page(view: GraphView, style: GraphStyle | None = None) -> Page:
     """The page of either graph, drawn and not yet saved."""
     style = style or GraphStyle()
-    legend = legend_lines(view, {style.shape(depth) for depth in range(len(view.layers))}, A4_WIDTH - 2 * MARGIN)
-    drawn = view.drawn_edges()
-    texts = {long: [text for edge in drawn for text in _chip_texts(edge, long)] for long in (True, False)}
-    titles = ["   ".join(_title(view, node)) for layer in view.layers[1:] for node in layer]
-    plan = plan_page(view, texts, titles, _HEADER, legend_height(legend))
+    plan = place_graph(view, style)
     page = Page(plan.width, plan.height)
     _draw_header(page, plan, view)
     for depth, layer in enumerate(view.layers):
         for node in layer:
             _draw_node(page, plan, view, node, style.shape(depth))
     _draw_edges(page, plan)
-    draw_legend(page, plan.legend, legend)
+    draw_legend(page, plan.legend, _legend(view, style))
     return page
+
+
+def place_graph(view: GraphView, style: GraphStyle | None = None) -> PagePlan:
+    """Where everything of the page goes."""
+    drawn = view.drawn_edges()
+    texts = {long: [text for edge in drawn for text in _chip_texts(edge, long)] for long in (True, False)}
+    widths = [_title_width(*_title(view, node)) for layer in view.layers[1:] for node in layer]
+    return plan_page(
+        view, texts, max(widths, default=0.0), _HEADER, legend_height(_legend(view, style or GraphStyle()))
+    )
+
+
+def _legend(view: GraphView, style: GraphStyle) -> list[str]:
+    return legend_lines(view, {style.shape(depth) for depth in range(len(view.layers))}, A4_WIDTH - 2 * MARGIN)
 
 
 def _draw_header(page: Page, plan: PagePlan, view: GraphView) -> None:
@@ -145,10 +156,14 @@ def _draw_title(page: Page, box: Box, head: str, dominant: str, behind: str, *, 
         page.text(box.middle, box.y + line, tail, size, align="center", color=GREY, kind="title")
         return
     tail = f"{dominant} {behind}"
-    head_width, space = text_width(head, size, bold=True), text_width("   ", size)
-    left = box.middle - (head_width + space + text_width(tail, size)) / 2
+    left = box.middle - _title_width(head, dominant, behind) / 2
     page.text(left, box.y, head, size, bold=True, kind="title")
-    page.text(left + head_width + space, box.y, tail, size, color=GREY, kind="title")
+    page.text(left + text_width(head, size, bold=True) + _TITLE_SPACE, box.y, tail, size, color=GREY, kind="title")
+
+
+def _title_width(head: str, dominant: str, behind: str) -> float:
+    """Width in points of a title in one line."""
+    return text_width(head, TITLE_SIZE, bold=True) + _TITLE_SPACE + text_width(f"{dominant} {behind}", TITLE_SIZE)
 
 
 def _draw_class_title(page: Page, place: NodePlace, view: GraphView) -> None:

@@ -22,6 +22,8 @@ _CLASS_SCALE = 1.3  # thumbnails of the class node against the others
 _CLASS_WIDTH = 470.0  # that they may take together
 _CURVE, _LARGEST_CURVE = 34.0, 64.0  # height in which arrows bend and cross
 _TIGHT_CURVE, _TIGHT_HEAT = 24.0, 16.0  # where thumbnails would be less than enough
+_CHIP_FONTS = (6.5, 6.0, 5.5, 5.25, 5.0, 4.75, 4.5)  # of numbers below a heat map
+_CHIP_GAP = 3.2  # between those numbers: the stem passes here
 _NARROWEST_SLOT = 100.0  # more words than fit make the page wider
 
 
@@ -70,22 +72,20 @@ class Sizes:
         return self.title_lines * TITLE_SIZE * LINE_HEIGHT + 1
 
 
-def page_sizes(
-    view: GraphView, chip_texts: Mapping[bool, Sequence[str]], titles: Sequence[str], around: float
-) -> Sizes:
+def page_sizes(view: GraphView, chip_texts: Mapping[bool, Sequence[str]], title_width: float, around: float) -> Sizes:
     """The largest thumbnails and the widest curves that one A4 page holds.
 
     Args:
         view: the graph.
         chip_texts: the numbers on all chips, in their long (True, chips in one line) and short (False) writing.
-        titles: titles of all words in one line; if one is too long for its slot all take two lines.
+        title_width: of the longest title in points; if it is too long for a slot all titles take two lines.
         around: height in points of heading and legend together.
     """
     widest = max(len(layer) for layer in view.layers)
     shown = max((len(node.exemplars) for layer in view.layers for node in layer), default=0)
     rows = 1 if shown <= 3 else 2 if shown <= 8 else 3
-    slot = max((A4_WIDTH - 2 * MARGIN) / widest, _NARROWEST_SLOT)
-    one_line = longest(titles, TITLE_SIZE, bold=True) <= slot - CARD_SPACE - 2 * PADDING
+    slot = max((A4_WIDTH - 2 * MARGIN) / widest, _NARROWEST_SLOT, _slot_for_chips(view, chip_texts[False]))
+    one_line = title_width <= slot - CARD_SPACE - 2 * PADDING
     chip = _chip_style(view, chip_texts, slot)
     sizes = Sizes(
         width=widest * slot + 2 * MARGIN,
@@ -133,21 +133,31 @@ def _left(view: GraphView, sizes: Sizes, around: float) -> float:
     return A4_HEIGHT - 2 * MARGIN - LEGEND_SPACE - around - class_card - words * (card + gap)
 
 
-def _chip_style(view: GraphView, texts: Mapping[bool, Sequence[str]], slot: float) -> ChipStyle:
-    """The largest chip that as many stems as the busiest word has can carry side by side."""
+def _stems(view: GraphView) -> int:
+    """How many arrows leave the busiest word."""
     stems: dict[NodeKey, int] = {}
     for edge in view.drawn_edges():
         stems[edge.lower] = stems.get(edge.lower, 0) + 1
-    room = slot / max(stems.values(), default=1) - 2
+    return max(stems.values(), default=1)
+
+
+def _slot_for_chips(view: GraphView, short_texts: Sequence[str]) -> float:
+    """Width in which the busiest word's chips just stand side by side."""
+    return _stems(view) * (2 * longest(short_texts, _CHIP_FONTS[-1]) + _CHIP_GAP + 2)
+
+
+def _chip_style(view: GraphView, texts: Mapping[bool, Sequence[str]], slot: float) -> ChipStyle:
+    """The largest chip that as many stems as the busiest word has can carry side by side."""
+    room = slot / _stems(view) - 2 + 1e-9
     with_heat = any(edge.heat is not None for edge in view.drawn_edges())
     for size, heat in ((7.0, 24.0), (6.5, 20.0), (6.0, 18.0)):
         heat = heat if with_heat else 0.0
         width = 2 * longest(texts[True], size) + heat + 6
         if width <= room:
             return ChipStyle(True, size, heat, width)
-    for size in (6.5, 6.0, 5.5, 5.25, 5.0, 4.75, 4.5, 4.0):
+    for size in _CHIP_FONTS:
         heat = min(22.0, room) if with_heat else 0.0
-        width = max(2 * longest(texts[False], size) + 3.2, heat)
+        width = max(2 * longest(texts[False], size) + _CHIP_GAP, heat)
         if width <= room:
             break
     return ChipStyle(False, size, heat, width)

@@ -94,19 +94,19 @@ class PagePlan:
 
 
 def plan_page(
-    view: GraphView, chip_texts: Mapping[bool, Sequence[str]], titles: Sequence[str], header: float, legend: float
+    view: GraphView, chip_texts: Mapping[bool, Sequence[str]], title_width: float, header: float, legend: float
 ) -> PagePlan:
     """Place a graph on a page.
 
     Args:
         view: the graph.
         chip_texts: the numbers on all chips, in their long (True, chips in one line) and short (False) writing.
-        titles: titles of all words in one line; if one is too long for its slot all take two lines.
+        title_width: of the longest title in points; if it is too long for a slot all titles take two lines.
         header: height of the heading in points.
         legend: height of the legend in points.
     """
     order = _order(view)
-    sizes = page_sizes(view, chip_texts, titles, header + legend)
+    sizes = page_sizes(view, chip_texts, title_width, header + legend)
     nodes: dict[NodeKey, NodePlace] = {}
     y = MARGIN + header
     for depth, keys in enumerate(order):

@@ -41,12 +41,10 @@ def graph_table(view: GraphView) -> RenderableType:
     Log ratios above 1 bit are green, as the arrows of the figure; edges that no figure draws are left out.
     """
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
-    table.add_column("layer", no_wrap=True)  # rich shortens the widest columns first: names, never numbers
-    table.add_column("word", justify="right", no_wrap=True, min_width=4)
-    table.add_column("mostly", no_wrap=True)
-    table.add_column("", justify="right", no_wrap=True, min_width=5)
-    table.add_column("positions", justify="right", no_wrap=True, min_width=9)
-    table.add_column("speaks for", justify="right", no_wrap=True, min_width=10)
+    for name, width in (("layer", 0), ("word", 4), ("mostly", 0), ("", 5), ("positions", 9), ("speaks for", 0)):
+        # Where the terminal is too narrow rich takes width from columns that may wrap: the names, never the numbers.
+        justify: Literal["left", "right"] = "left" if name in ("layer", "mostly") else "right"
+        table.add_column(name, justify=justify, no_wrap=width > 0, min_width=width or None)
     table.add_column("freq.", justify="right", no_wrap=True, min_width=5)
     table.add_column("log ratio", justify="right", no_wrap=True, min_width=9)
     outgoing: dict[tuple[str, int], list[EdgeView]] = {}
@@ -99,12 +97,17 @@ def _heading(view: GraphView) -> Text:
     return heading.append(verdict, style="not bold")
 
 
+def _name(name: str) -> Text:
+    """A name on one line, shortened to the width of its column."""
+    return Text(name, no_wrap=True, overflow="ellipsis")
+
+
 def _add_node(table: Table, view: GraphView, node: NodeView, edges: Sequence[EdgeView], first: bool) -> None:
     """A row for each edge; the word itself only in the first."""
     own = [
-        Text(view.layer_title(node.layer) if first else ""),
+        _name(view.layer_title(node.layer) if first else ""),
         Text(str(node.word), style="bold"),
-        Text(short_name(node.dominant_class)),
+        _name(short_name(node.dominant_class)),
         Text(percent(node.dominant_share)),
         Text(percent(node.share)),
     ]
@@ -115,4 +118,4 @@ def _add_node(table: Table, view: GraphView, node: NodeView, edges: Sequence[Edg
         target = short_name(view.class_name) if layer == OUTPUT else f"word {word}"
         ratio = Text(log_ratio(edge.log_ratio), style="green" if edge.drawn == "green" else "")
         blank = [Text("")] * len(own)
-        table.add_row(*(blank if index else own), Text(target), Text(frequency(edge.relative_frequency)), ratio)
+        table.add_row(*(blank if index else own), _name(target), Text(frequency(edge.relative_frequency)), ratio)

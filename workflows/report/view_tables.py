@@ -66,20 +66,10 @@ def build_graph_view(
     Raises:
         RunFolderError: the graph is not in the tables, or they contradict each other.
     """
-    nodes = _rows(tables.nodes, graph=graph, scope=scope)
-    edges = _rows(tables.edges, graph=graph, scope=scope)
-    if not nodes:
-        known = sorted(set(tables.nodes.filter(pc.equal(tables.nodes["scope"], scope))["graph"].to_pylist()))
-        raise RunFolderError(f"graph {graph!r} of scope {scope!r} is not in the nodes table; {_offer(known)}")
-    shown = _exemplars(tables.exemplars, scope, {(row["layer"], row["word"]) for row in nodes})
+    nodes, edges = _node_rows(tables.nodes, graph, scope), _rows(tables.edges, graph=graph, scope=scope)
+    thumbnails = _thumbnails(tables.exemplars, scope, nodes, exemplars, class_names, pictures)
+    views = {(row["layer"], row["word"]): _node_view(row, thumbnails, word_maps or {}, class_names) for row in nodes}
     heats = _heats(tables.heatmaps, graph, scope)
-    views: dict[NodeKey, NodeView] = {}
-    for row in nodes:
-        key = row["layer"], row["word"]
-        thumbnails = _exemplar_views(shown.get(key, []), exemplars, class_names, pictures)
-        word_map = (word_maps or {}).get(row["layer"])
-        dots = word_map.dots(row["word"]) if word_map is not None else None
-        views[key] = _node_view(row, thumbnails, dots, class_names)
     root = [row["word"] for row in nodes if row["layer"] == OUTPUT]
     try:
         return GraphView(
@@ -101,6 +91,14 @@ def _rows(table: pa.Table, **keys: str) -> list[dict[str, Any]]:
     for column, value in keys.items():
         table = table.filter(pc.equal(table[column], value))
     return list(table.to_pylist())
+
+
+def _node_rows(table: pa.Table, graph: str, scope: str) -> list[dict[str, Any]]:
+    nodes = _rows(table, graph=graph, scope=scope)
+    if not nodes:
+        known = sorted(set(table.filter(pc.equal(table["scope"], scope))["graph"].to_pylist()))
+        raise RunFolderError(f"graph {graph!r} of scope {scope!r} is not in the nodes table; {_offer(known)}")
+    return nodes
 
 
 def _offer(known: Sequence[str]) -> str:
@@ -133,21 +131,22 @@ def _layers(views: Mapping[NodeKey, NodeView], edges: Iterable[dict[str, Any]]) 
 
 def _node_view(
     row: dict[str, Any],
-    thumbnails: tuple[ExemplarView, ...],
-    dots: Float[np.ndarray, "n 2"] | None,
+    thumbnails: Mapping[NodeKey, tuple[ExemplarView, ...]],
+    word_maps: Mapping[str, WordMap],
     class_names: Sequence[str],
 ) -> NodeView:
+    layer, word = row["layer"], row["word"]
     return NodeView(
-        layer=row["layer"],
-        word=row["word"],
+        layer=layer,
+        word=word,
         rank=row["rank"],
         score=_number(row["score"]),
         positions=row["positions"] or 0,
         share=_number(row["share"]),
         dominant_class=_name(row["dominant_class"], class_names),
         dominant_share=_number(row["dominant_share"]),
-        exemplars=thumbnails,
-        dots=dots,
+        exemplars=thumbnails[layer, word],
+        dots=word_maps[layer].dots(word) if layer in word_maps else None,
     )
 
 
@@ -172,22 +171,32 @@ def _number(value: float | None) -> float:
     return float("nan") if value is None else float(value)
 
 
-def _exemplars(table: pa.Table, scope: str, keys: set[NodeKey]) -> dict[NodeKey, list[dict[str, Any]]]:
-    """Exemplar rows of the wanted words, by rank."""
-    layers = pa.array(sorted({layer for layer, _ in keys}), type=pa.string())
-    words = pa.array(sorted({word for _, word in keys}), type=table.schema.field("word").type)
-    wanted = pc.and_(pc.is_in(table["layer"], value_set=layers), pc.is_in(table["word"], value_set=words))
-    found: dict[NodeKey, list[dict[str, Any]]] = {}
-    for row in _rows(table.filter(wanted), scope=scope):
-        if (row["layer"], row["word"]) in keys:
-            found.setdefault((row["layer"], row["word"]), []).append(row)
-    return {key: sorted(rows, key=lambda row: row["rank"]) for key, rows in found.items()}
+def _thumbnails(
+    table: pa.Table,
+    scope: str,
+    nodes: Sequence[dict[str, Any]],
+    wanted: int,
+    class_names: Sequence[str],
+    pictures: PictureFolder | None,
+) -> dict[NodeKey, tuple[ExemplarView, ...]]:
+    """The exemplars of each node, by rank."""
+    layers = pa.array(sorted({row["layer"] for row in nodes}), type=pa.string())
+    words = pa.array(sorted({row["word"] for row in nodes}), type=table.schema.field("word").type)
+    near = pc.and_(pc.is_in(table["layer"], value_set=layers), pc.is_in(table["word"], value_set=words))
+    found: dict[NodeKey, list[dict[str, Any]]] = {(row["layer"], row["word"]): [] for row in nodes}
+    for row in _rows(table.filter(near), scope=scope):
+        if (row["layer"], row["word"]) in found:
+            found[row["layer"], row["word"]].append(row)
+    return {
+        key: _exemplar_views(sorted(rows, key=lambda row: row["rank"]), wanted, class_names, pictures)
+        for key, rows in found.items()
+    }
 
 
 def _exemplar_views(
     rows: Sequence[dict[str, Any]], wanted: int, class_names: Sequence[str], pictures: PictureFolder | None
 ) -> tuple[ExemplarView, ...]:
-    """``wanted`` exemplars; fewer rows start again from the first, and a second look at an image is marked."""
+    """``wanted`` exemplars; fewer rows start again from the first, and an image shown again is marked."""
     seen: set[int] = set()
     views = []
     for row in [rows[index % len(rows)] for index in range(wanted)] if rows else []:

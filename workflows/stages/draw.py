@@ -15,7 +15,7 @@ from workflows.images.decoding import BrokenPicture
 from workflows.images.preprocessing import Preprocessor
 from workflows.images.reading import PictureReader
 from workflows.plan import Plan
-from workflows.report.fit_figure import draw_fit_curves
+from workflows.report.fit_figure import draw_fit_figure
 from workflows.report.graph_figure import GraphStyle, draw_class_graph, draw_image_graph
 from workflows.report.graph_view import WordMap
 from workflows.report.pictures import PictureFolder, picture_path
@@ -119,4 +119,6 @@ def run(context: StageContext) -> None:
     left = [graph for graph in graphs if graph not in done]
     inputs = {"settings": context.settings, "plan": context.plan(), "folder": folder}
     map_shards(DrawWorker, inputs, left, context.pool(len(left), "graph"), on_done=context.finished)
-    draw_fit_curves(read_table(folder.table("history")), folder.figures / "fit.png", folder.figures / "fit.svg")
+    titles = {layer.name: f"{layer.given} ({layer.name})" for layer in context.plan().layers}
+    curves = folder.figures / "fit.png", folder.figures / "fit.svg"
+    draw_fit_figure(read_table(folder.table("history")), *curves, scope=context.settings.fit.scope, layer_titles=titles)

@@ -15,9 +15,9 @@ from workflows.networks.loading import build_network, load_network
 from workflows.networks.receptive_fields import trace_window
 from workflows.networks.taps import TappedNetwork, count_outputs, layer_shapes, resolve_layers
 from workflows.plan import LayerPlan, Plan
+from workflows.requests import check_image_request, class_id
 from workflows.settings import Settings
 from workflows.stages.context import StageContext
-from workflows.stages.requests import check_image_request, class_id
 from workflows.storage.tables import write_table
 
 WHOLE_MAP_POSITIONS = 16 * 16
@@ -96,12 +96,12 @@ def thin_dictionaries(settings: Settings, plan: Plan) -> list[str]:
         columns = images * layer.stored
         if layer.words > columns:
             raise SettingsError(
-                f"fit.words: layer {layer.alias!r} has {layer.words} words but only {columns} training columns "
+                f"fit.words: layer {layer.given!r} has {layer.words} words but only {columns} training columns "
                 f"({images} images x {layer.stored}): lower fit.words or index more images"
             )
         if columns < 100 * layer.words or images < 2 * layer.words:
             warnings.append(
-                f"layer {layer.alias!r}: {layer.words} words on {columns:,} columns of {images:,} images; "
+                f"layer {layer.given!r}: {layer.words} words on {columns:,} columns of {images:,} images; "
                 f"below 100 columns or 2 images a word, some words will describe single images"
             )
     return warnings

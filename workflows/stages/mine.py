@@ -13,10 +13,10 @@ from torch import Tensor
 from gmm_ops.cooccurrence import OffsetHistogram, SparseCounts, WordCounts, count_pairs, count_words
 from gmm_ops.inference_graph import LOG_BASE, GraphEdge, LogRatios, edge_drawn, log_ratios, mine
 from workflows.plan import OUTPUT, Plan
+from workflows.requests import requested_classes, requested_images
 from workflows.settings import Settings
 from workflows.stages.context import StageContext
 from workflows.stages.offsets import MinedGraph, count_offsets
-from workflows.stages.requests import requested_classes, requested_images
 from workflows.stages.summaries import summary_path
 from workflows.stages.word_maps import ImageColumns, read_all_maps
 from workflows.storage.arrays import read_arrays

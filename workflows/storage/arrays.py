@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 import pyarrow as pa
@@ -18,12 +18,13 @@ from jaxtyping import Shaped
 from zarr.codecs import Crc32cCodec, ZstdCodec
 
 from workflows.errors import RunFolderError
-from workflows.storage.atomic import write_bytes
 
 Codec = Literal["zstd", "none"]
 Rows = Shaped[np.ndarray, "rows ..."]
 
-_COMPLETE = ".complete"
+_NAMES = "arrays"
+"""Attribute that lists a group's arrays; written last, so it stands for a whole group."""
+
 _WORTHWHILE = 1.3
 """Compression ratio from which zstd pays for its time: post-ReLU float16 gives 2.7, pre-ReLU 1.09."""
 
@@ -81,7 +82,8 @@ def open_array(path: Path) -> zarr.Array[Any]:
         RunFolderError: there is no array at ``path``.
     """
     try:
-        return zarr.open_array(store=str(path), mode="r+", config={"write_empty_chunks": True})
+        # open_array takes a config too, and ignores it for an array that exists (zarr 3.1.6).
+        return zarr.open_array(store=str(path), mode="r+").with_config({"write_empty_chunks": True})
     except FileNotFoundError:
         raise RunFolderError(f"array {str(path)!r} is missing: run the stage that writes it") from None
 
@@ -122,9 +124,16 @@ def read_rows(source: Path | zarr.Array[Any], start: int, stop: int) -> Rows:
     """Rows ``start`` to ``stop`` (exclusive) as a new array; fast when they are whole chunks.
 
     Raises:
-        RunFolderError: the array is missing, or a chunk's checksum or content is wrong.
+        RunFolderError: the array or one of these shards is missing (Zarr itself would read zeros), or a chunk's
+            checksum is wrong.
     """
     array = source if isinstance(source, zarr.Array) else open_array(source)
+    size = shard_rows_of(array)
+    for index in range(start // size, -(-min(stop, array.shape[0]) // size)):
+        if not _shard_file(array, index).exists():
+            raise RunFolderError(
+                f"shard {index} of {_place(array)!r} is missing: delete the ledger of its stage, then run again"
+            )
     try:
         return np.asarray(array[start:stop])
     except (ValueError, RuntimeError, OSError) as error:
@@ -138,8 +147,7 @@ def missing_shards(path: Path) -> list[int]:
     """Indices of the shards that were never written."""
     array = open_array(path)
     count = -(-array.shape[0] // shard_rows_of(array))
-    tail = "/0" * (array.ndim - 1)
-    return [index for index in range(count) if not (Path(path) / f"c/{index}{tail}").exists()]
+    return [index for index in range(count) if not _shard_file(array, index).exists()]
 
 
 def choose_codec(sample: Rows, zstd_level: int = 1) -> Codec:
@@ -156,44 +164,60 @@ def write_arrays(path: Path, arrays: Mapping[str, np.ndarray], attributes: Mappi
 
     The group counts only once all arrays are written: ``read_arrays`` refuses one whose writer was killed.
     """
-    path = Path(path)
-    (path / _COMPLETE).unlink(missing_ok=True)
-    group = zarr.create_group(store=str(path), attributes=dict(attributes or {}), overwrite=True)
+    group = zarr.create_group(store=str(path), overwrite=True)
     for name, values in arrays.items():
         group.create_array(
             name=name,
-            data=np.ascontiguousarray(values),
+            data=np.asarray(values, order="C"),
             chunks=tuple(max(1, extent) for extent in values.shape),
             compressors=[ZstdCodec(level=3, checksum=True)],
             config={"write_empty_chunks": True},
         )
-    write_bytes(path / _COMPLETE, b"")
+    group.update_attributes({**(attributes or {}), _NAMES: list(arrays)})
 
 
 def read_arrays(path: Path) -> dict[str, np.ndarray]:
-    """All arrays of a group that ``write_arrays`` wrote.
+    """All arrays of a group that ``write_arrays`` wrote, in their order.
 
     Raises:
         RunFolderError: the group is missing, unfinished or damaged.
     """
     group = _open_group(path)
+    names = cast(list[str], group.attrs[_NAMES])
     try:
-        return {name: np.asarray(array[...]) for name, array in group.arrays()}
-    except (ValueError, RuntimeError, OSError) as error:
+        return {name: np.asarray(cast("zarr.Array[Any]", group[name])[...]) for name in names}
+    except (KeyError, ValueError, RuntimeError, OSError) as error:
         raise RunFolderError(f"{str(path)!r} is damaged ({error}): delete it and run again") from error
 
 
 def read_attributes(path: Path) -> dict[str, Any]:
-    """Attributes of an array or of a group that ``write_arrays`` wrote."""
-    is_group = (Path(path) / _COMPLETE).exists()
-    return dict((_open_group(path) if is_group else open_array(path)).attrs)
+    """Attributes of an array, or of a group that ``write_arrays`` wrote.
+
+    Raises:
+        RunFolderError: nothing is there, or an unfinished group.
+    """
+    try:
+        found = zarr.open(store=str(path), mode="r")
+    except FileNotFoundError:
+        raise RunFolderError(f"array {str(path)!r} is missing: run the stage that writes it") from None
+    attributes = dict((_open_group(path) if isinstance(found, zarr.Group) else found).attrs)
+    attributes.pop(_NAMES, None)
+    return attributes
 
 
 def _open_group(path: Path) -> zarr.Group:
-    if not (Path(path) / _COMPLETE).exists():
-        raise RunFolderError(f"arrays {str(path)!r} are missing or unfinished: run the stage that writes them")
-    return zarr.open_group(store=str(path), mode="r")
+    try:
+        group = zarr.open_group(store=str(path), mode="r")
+        if _NAMES in group.attrs:
+            return group
+    except FileNotFoundError:
+        pass
+    raise RunFolderError(f"arrays {str(path)!r} are missing or unfinished: run the stage that writes them")
+
+
+def _shard_file(array: zarr.Array[Any], index: int) -> Path:
+    return Path(_place(array)) / "/".join(["c", str(index), *["0"] * (array.ndim - 1)])
 
 
 def _place(array: zarr.Array[Any]) -> str:
-    return str(array.store_path)
+    return str(array.store_path).removeprefix("file://")

@@ -1,24 +1,35 @@
-"""Dictionaries and fit checkpoints as npz files: plain arrays, never pickles, whole or not at all."""
+"""Dictionaries as npz files: plain arrays, never pickles, whole or not at all."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from zipfile import BadZipFile
 
 import numpy as np
 import torch
+from jaxtyping import Int
+from torch import Tensor
 
 from gmm_ops.mixture import Mixture
 from workflows.errors import RunFolderError
-from workflows.storage.atomic import replacing
+from workflows.storage.states import load_state, save_state
+
+__all__ = ["load_mixture", "load_reseeded", "load_state", "save_mixture", "save_state"]
 
 _FIELDS = ("log_pi", "mean", "variance", "center")
+_RESEEDED = "reseeded"
 
 
-def save_mixture(path: Path, mixture: Mixture) -> None:
-    """Write a mixture: log_pi (K,), mean and variance (K, D), center (D,), float64."""
-    save_state(path, {name: getattr(mixture, name).detach().cpu().numpy() for name in _FIELDS})
+def save_mixture(path: Path, mixture: Mixture, reseeded: Int[Tensor, "K"] | None = None) -> None:
+    """Write a mixture: log_pi (K,), mean and variance (K, D), center (D,), float64.
+
+    Args:
+        path: the file; replaced if it is there.
+        mixture: a layer's dictionary.
+        reseeded: how often the fit re-seeded each word (K,); None: never.
+    """
+    arrays = {name: getattr(mixture, name).detach().cpu().numpy() for name in _FIELDS}
+    counts = torch.zeros(len(mixture.log_pi), dtype=torch.int64) if reseeded is None else reseeded
+    save_state(path, {**arrays, _RESEEDED: counts.detach().cpu().numpy().astype(np.int64)})
 
 
 def load_mixture(path: Path) -> Mixture:
@@ -27,32 +38,22 @@ def load_mixture(path: Path) -> Mixture:
     Raises:
         RunFolderError: the file is missing, damaged or no mixture.
     """
-    arrays = load_state(path)
-    missing = [name for name in _FIELDS if name not in arrays]
-    if missing:
-        raise RunFolderError(f"{str(path)!r} is no mixture: it has no {', '.join(missing)}")
+    arrays = _load(path)
     return Mixture(**{name: torch.from_numpy(arrays[name]) for name in _FIELDS})
 
 
-def save_state(path: Path, state: Mapping[str, np.ndarray]) -> None:
-    """Write named arrays atomically: a killed writer leaves the earlier file."""
-    for name, values in state.items():
-        if np.asarray(values).dtype == object:
-            raise ValueError(f"state {name!r} is no plain array")
-    with replacing(path) as temporary, temporary.open("wb") as file:
-        np.savez(file, allow_pickle=False, **{name: np.asarray(values) for name, values in state.items()})
-
-
-def load_state(path: Path) -> dict[str, np.ndarray]:
-    """Read named arrays that ``save_state`` wrote.
+def load_reseeded(path: Path) -> Int[np.ndarray, "K"]:
+    """How often the fit re-seeded each word of the mixture at ``path``, int64.
 
     Raises:
-        RunFolderError: the file is missing or damaged.
+        RunFolderError: see ``load_mixture``.
     """
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            return {name: archive[name] for name in archive.files}
-    except FileNotFoundError:
-        raise RunFolderError(f"{str(path)!r} is missing: run the fit stage") from None
-    except (BadZipFile, ValueError, OSError, EOFError) as error:
-        raise RunFolderError(f"{str(path)!r} is damaged ({error}): delete it and run again") from error
+    return _load(path)[_RESEEDED]
+
+
+def _load(path: Path) -> dict[str, np.ndarray]:
+    arrays = load_state(path)
+    missing = [name for name in (*_FIELDS, _RESEEDED) if name not in arrays]
+    if missing:
+        raise RunFolderError(f"{str(path)!r} is no mixture: it has no {', '.join(missing)}")
+    return arrays

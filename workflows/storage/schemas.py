@@ -23,7 +23,10 @@ _SCOPE = _field("scope", _TEXT, "key", "classes that one dictionary explains: `j
 _LAYER = _field("layer", _TEXT, "key", "canonical layer name; `output` is the output layer, whose word is the class")
 _WORD = _field("word", _INT, "key", "word of the layer's dictionary, from 0")
 _IMAGE = _field("image", _LONG, "key", "row of the images table")
-_DOMINANT = _field("dominant_class", _INT, "class", "most frequent class among the word's columns", nullable=True)
+_DOMINANT = _field(
+    "dominant_class", _INT, "class", "most frequent true class among the word's training columns", nullable=True
+)
+_DOMINANT_NAME = _field("dominant_name", _TEXT, "", "name of the dominant class", nullable=True)
 _DOMINANT_SHARE = _field(
     "dominant_share", _REAL, "share", "of the dominant class among the word's columns", nullable=True
 )
@@ -46,7 +49,7 @@ _COLUMNS: dict[str, list[pa.Field]] = {
         _field("predicted", _INT, "class", "class the network predicts", nullable=True),
         _field("predicted_name", _TEXT, "", "name of the predicted class", nullable=True),
         _field("probability", _SINGLE, "0..1", "softmax probability of the predicted class", nullable=True),
-        _field("status", _TEXT, "", "`ok`, or `broken`: the image takes no part"),
+        _field("status", _TEXT, "", "`indexed` (not read yet), `ok`, or `broken`: the image takes no part"),
         _field("reason", _TEXT, "", "why the image is broken", nullable=True),
     ],
     "nodes": [
@@ -59,6 +62,7 @@ _COLUMNS: dict[str, list[pa.Field]] = {
         _field("positions", _LONG, "columns", "how many columns of Omega are this word"),
         _field("share", _REAL, "share", "of the layer's columns of Omega that are this word"),
         _DOMINANT,
+        _DOMINANT_NAME,
         _DOMINANT_SHARE,
     ],
     "edges": [
@@ -76,9 +80,10 @@ _COLUMNS: dict[str, list[pa.Field]] = {
         _LAYER,
         _WORD,
         _field("pi", _REAL, "probability", "mixing weight of the word in its mixture"),
-        _field("columns", _LONG, "columns", "columns of training and validation images that are this word"),
-        _field("images", _LONG, "images", "images with at least one such column"),
+        _field("columns", _LONG, "columns", "columns of training images that are this word"),
+        _field("images", _LONG, "images", "training images with at least one such column"),
         _DOMINANT,
+        _DOMINANT_NAME,
         _DOMINANT_SHARE,
         _field("reseeded", _LONG, "times", "how often the fit re-seeded the word"),
     ],
@@ -97,6 +102,7 @@ _COLUMNS: dict[str, list[pa.Field]] = {
         _field("x1", _INT, "pixel", "right edge, exclusive"),
         _field("y1", _INT, "pixel", "bottom edge, exclusive"),
         _field("label", _INT, "class", "true class of the image"),
+        _field("label_name", _TEXT, "", "name of the true class", nullable=True),
         _field("repeated", _FLAG, "", "the image shows an earlier rank too (too few images)", nullable=True),
     ],
     "heatmaps": [

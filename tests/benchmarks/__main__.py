@@ -1,0 +1,50 @@
+"""``make bench``: prints a table of ratios and appends it to RESULTS.md."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+from collections.abc import Callable
+from datetime import date
+from pathlib import Path
+
+os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+
+import torch
+
+from tests.benchmarks import counting, em_pass, extract
+
+RESULTS = Path(__file__).with_name("RESULTS.md")
+SUITES: dict[str, Callable[[], list[dict[str, object]]]] = {
+    "extract": extract.measure,
+    "em_pass": em_pass.measure,
+    "counting": counting.measure,
+}
+
+
+def main() -> None:
+    """Run the named suites, or all."""
+    names = sys.argv[1:] or list(SUITES)
+    for name in names:
+        table = _markdown(SUITES[name]())
+        print(f"\n{name}\n\n{table}", flush=True)
+        device = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
+        heading = f"## {name}, {date.today()}, {os.cpu_count()} cores ({platform.machine()}), {device}"
+        with RESULTS.open("a", encoding="utf-8") as file:
+            file.write(f"\n{heading}\n\n`make bench` (`python -m tests.benchmarks {name}`)\n\n{table}\n")
+
+
+def _markdown(rows: list[dict[str, object]]) -> str:
+    columns = list(rows[0])
+    lines = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
+    lines += ["| " + " | ".join(_text(row[column]) for column in columns) + " |" for row in rows]
+    return "\n".join(lines)
+
+
+def _text(value: object) -> str:
+    return f"{value:.3g}" if isinstance(value, float) and value < 1000 else f"{value:,.0f}" if isinstance(value, float) else str(value)
+
+
+if __name__ == "__main__":
+    main()

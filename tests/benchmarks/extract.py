@@ -1,0 +1,118 @@
+"""Images/s of the extract stage over the bare forward pass on images already in memory, same threads, one run."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+
+import torch
+from rich.console import Console
+
+from workflows.images.preprocessing import Preprocessor
+from workflows.images.reading import PictureReader
+from workflows.networks.loading import load_network
+from workflows.networks.taps import TappedNetwork
+from workflows.pipeline import run_pipeline
+from workflows.settings import Settings, load_settings
+from workflows.storage.images_table import read_image_rows
+from workflows.storage.run_folder import RunFolder
+
+PRESETS = Path(__file__).parents[2] / "infra" / "presets"
+THREADS = 2
+REPEATS = 3
+
+
+@dataclass(frozen=True)
+class Case:
+    """One row of the table."""
+
+    name: str
+    preset: str
+    overrides: tuple[str, ...]
+    batches: tuple[int, ...]
+    bare_images: int
+    target: float
+
+
+CASES = (
+    Case(
+        "ResNet-20, pre, all columns, codec auto",
+        "cifar10_resnet20",
+        ("data.max_train=8000", "data.max_validation=500", "extract.columns_per_image=all"),
+        (50, 100, 250),
+        2000,
+        0.85,
+    ),
+    Case(
+        "ResNet-20, post, all columns, zstd",
+        "cifar10_resnet20",
+        (
+            "data.max_train=8000",
+            "data.max_validation=500",
+            "extract.columns_per_image=all",
+            "extract.codec=zstd",
+            "network.tap=post",
+        ),
+        (50, 100, 250),
+        2000,
+        0.6,
+    ),
+    Case("ResNet-50, photos, decoding included", "animals_resnet50", ("data.max_train=400",), (10, 25), 50, 0.95),
+)
+
+
+def measure() -> list[dict[str, object]]:
+    """One row a case: ratio of medians of alternating repeats."""
+    return [_measure(case) for case in CASES]
+
+
+def _measure(case: Case) -> dict[str, object]:
+    settings = load_settings(PRESETS / f"{case.preset}.toml", case.overrides)
+    bare, staged = [], []
+    with tempfile.TemporaryDirectory() as place:
+        for repeat in range(REPEATS):
+            folder = run_pipeline(settings, Path(place) / str(repeat), Console(quiet=True), until="extract")
+            staged.append(_steady_rate(folder))
+            bare.append(_bare_rate(settings, folder, case))
+    return {
+        "case": case.name,
+        "ratio": median(staged) / median(bare),
+        "target": case.target,
+        "stage images/s": median(staged),
+        "bare images/s": median(bare),
+    }
+
+
+def _steady_rate(folder: RunFolder) -> float:
+    """Images/s between the first and the last finished shard: the start of the actors is not the stage's speed."""
+    lines = [json.loads(line) for line in folder.ledger("extract").path.read_text().splitlines()]
+    finished = [(line["time"], line["fields"]["images"]) for line in lines if "item" in line]
+    return sum(images for _, images in finished[THREADS:]) / (finished[-1][0] - finished[THREADS - 1][0])
+
+
+@torch.inference_mode()
+def _bare_rate(settings: Settings, folder: RunFolder, case: Case) -> float:
+    """Images/s of the fused channels-last network alone, at its best batch size."""
+    torch.set_num_threads(THREADS)
+    paths = read_image_rows(folder.images_table, 0, case.bare_images, ["path"])["path"].to_pylist()
+    preprocessor = Preprocessor(settings.preprocessing)
+    with PictureReader(settings.data, geometry=preprocessor.crop) as reader:
+        images = preprocessor.normalise(preprocessor.stack([picture.pixels for picture in reader.read(paths)]))
+    network = TappedNetwork(load_network(settings.network), []).body
+    return max(_rate(network, images, batch) for batch in case.batches)
+
+
+def _rate(network: torch.nn.Module, images: torch.Tensor, batch: int) -> float:
+    parts = [part.contiguous(memory_format=torch.channels_last) for part in images.split(batch)]
+    network(parts[0])
+    seconds = []
+    for _ in range(3):
+        started = time.perf_counter()
+        for part in parts:
+            network(part)
+        seconds.append(time.perf_counter() - started)
+    return len(images) / median(seconds)

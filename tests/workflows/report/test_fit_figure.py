@@ -1,0 +1,84 @@
+from __future__ import annotations
+
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from PIL import Image
+
+from workflows.errors import RunFolderError
+from workflows.report.fit_figure import draw_fit_figure, fit_curves
+from workflows.storage.schemas import SCHEMAS
+
+
+def history(layers: tuple[str, ...] = ("a", "b", "c"), steps: int = 30, scope: str = "joint") -> pa.Table:
+    rows = [
+        {
+            "scope": scope,
+            "layer": layer,
+            "step": step,
+            "epoch": step // 10,
+            "columns": step * 100,
+            "held_out_log_likelihood": -9.0 - depth + step / 100,
+            "train_log_likelihood": -8.0 - depth + step / 100,
+            "held_out_full": -8.5 if step % 10 == 0 else None,
+            "reseeded": 2 * (step >= 7) + (step >= 20),
+            "empty": 4,
+        }
+        for depth, layer in enumerate(layers)
+        for step in reversed(range(1, steps + 1))
+    ]
+    return pa.Table.from_pylist(rows, SCHEMAS["history"])
+
+
+def svg_texts(path: Path) -> list[str]:
+    nodes = ElementTree.parse(path).iter("{http://www.w3.org/2000/svg}text")
+    return ["".join(node.itertext()).strip() for node in nodes]
+
+
+def test_curves_are_sorted_by_step_and_know_the_steps_that_reseeded() -> None:
+    curves = fit_curves(history())
+    assert [curve.layer for curve in curves] == ["a", "b", "c"]
+    np.testing.assert_array_equal(curves[1].steps, np.arange(1, 31))
+    np.testing.assert_allclose(curves[1].held_out, -10.0 + np.arange(1, 31) / 100)
+    assert curves[0].steps[curves[0].reseeding].tolist() == [7, 20]
+    assert curves[0].steps[np.isfinite(curves[0].full)].tolist() == [10, 20, 30]
+
+
+def test_a_reseed_in_the_first_step_counts() -> None:
+    table = history(("a",), steps=1)
+    index = table.schema.get_field_index("reseeded")
+    table = table.set_column(index, table.schema.field(index), pa.array([3], pa.int64()))
+    assert fit_curves(table)[0].reseeding.tolist() == [True]
+
+
+@pytest.mark.parametrize("layers", [("a",), ("a", "b", "c", "d", "e")])
+def test_the_figure_has_a_panel_for_each_layer(tmp_path: Path, layers: tuple[str, ...]) -> None:
+    draw_fit_figure(history(layers), tmp_path / "f.png", tmp_path / "f.svg", layer_titles={"a": "<add1>"})
+    texts = svg_texts(tmp_path / "f.svg")
+    assert "<add1>: −8.700 held out, 3 re-seeds, 4 empty" in texts
+    assert sum("held out, 3 re-seeds" in text for text in texts) == len(layers)
+    assert texts.count("words re-seeded") == len(layers)
+    with Image.open(tmp_path / "f.png") as picture:
+        assert picture.width == 1654
+
+
+def test_panels_follow_the_given_order_of_layers(tmp_path: Path) -> None:
+    draw_fit_figure(history(), tmp_path / "f.png", tmp_path / "f.svg", layer_titles={"c": "top", "b": "low"})
+    titles = [text.split(":")[0] for text in svg_texts(tmp_path / "f.svg") if "held out, " in text]
+    assert titles == ["top", "low", "a"]
+
+
+def test_the_figure_is_reproducible_and_survives_a_single_step(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        draw_fit_figure(history(("x",), steps=1), tmp_path / f"{name}.png", tmp_path / f"{name}.svg")
+    assert (tmp_path / "a.svg").read_bytes() == (tmp_path / "b.svg").read_bytes()
+    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
+    assert "words re-seeded" not in svg_texts(tmp_path / "a.svg")
+
+
+def test_a_scope_without_history_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(RunFolderError, match="scope 'class-3' has no rows in the history table: run the fit stage"):
+        draw_fit_figure(history(), tmp_path / "f.png", tmp_path / "f.svg", scope="class-3")

@@ -1,0 +1,104 @@
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+import ray
+
+from workflows.errors import BudgetError
+from workflows.runtime.cluster import Resources, connect, plan_actors
+from workflows.settings import RuntimeSettings
+
+
+def offered(cpus: int, gpus: int = 0) -> Resources:
+    return Resources(cpus=cpus, gpus=gpus, nodes=1, node_memory=10**9, joined=False)
+
+
+def test_a_local_ray_tells_what_it_offers(local_ray: Resources) -> None:
+    assert (local_ray.cpus, local_ray.gpus, local_ray.nodes, local_ray.joined) == (2, 0, 1, False)
+    assert local_ray.node_memory > 10**8
+
+
+def test_a_ray_that_is_there_is_used_and_kept(local_ray: Resources) -> None:
+    with connect() as found:
+        assert found == local_ray
+    assert ray.is_initialized()
+
+
+JOIN = """
+import os, sys
+import ray
+from workflows.runtime.cluster import connect
+for variable in (False, True):
+    address = sys.argv[1]
+    if variable:
+        os.environ["RAY_ADDRESS"] = address
+    with connect(None if variable else address) as offered:
+        assert offered.joined, offered
+        assert offered.cpus == 2, offered
+        print("nodes", offered.nodes, ray.get(ray.remote(lambda: 6 * 7).remote()))
+    assert not ray.is_initialized()
+"""
+
+
+def test_a_joined_cluster_is_left_running(local_ray: Resources) -> None:
+    address = ray.get_runtime_context().gcs_address
+    finished = subprocess.run(
+        [sys.executable, "-c", JOIN, address], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert finished.stdout.splitlines() == ["nodes 1 42"] * 2, finished.stderr
+    assert finished.stderr == "", "joining must be quiet"
+    assert ray.get(ray.remote(lambda: os.getppid()).remote()) > 0
+
+
+LOST = """
+import sys
+from workflows.errors import RunError
+from workflows.runtime.cluster import connect
+try:
+    with connect("127.0.0.1:1"):
+        pass
+except RunError as error:
+    print(error)
+"""
+
+
+def test_an_address_where_nobody_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    environment = {**os.environ, "RAY_gcs_rpc_server_connect_timeout_s": "1", "RAY_raylet_start_wait_time_s": "1"}
+    finished = subprocess.run(
+        [sys.executable, "-c", LOST], capture_output=True, text=True, timeout=120, check=False, env=environment
+    )
+    assert "--address '127.0.0.1:1': no Ray cluster answers there" in finished.stdout, finished.stderr
+    assert "ray start --head" in finished.stdout
+
+
+@pytest.mark.parametrize(
+    ("fields", "cpus", "gpus", "n_items", "expected"),
+    [
+        ({}, 8, 0, None, (8, 1, 0, "cpu")),
+        ({"threads": 3}, 8, 0, None, (2, 3, 0, "cpu")),
+        ({"actors": 3}, 8, 0, None, (3, 1, 0, "cpu")),
+        ({"actors": 30}, 8, 0, None, (8, 1, 0, "cpu")),
+        ({}, 8, 0, 2, (2, 1, 0, "cpu")),
+        ({}, 8, 0, 0, (1, 1, 0, "cpu")),
+        ({}, 8, 2, None, (2, 1, 1, "cuda")),
+        ({"threads": 8}, 8, 2, None, (1, 8, 1, "cuda")),
+        ({"device": "cpu"}, 8, 2, None, (8, 1, 0, "cpu")),
+        ({"device": "cuda", "actors": 1}, 8, 2, None, (1, 1, 1, "cuda")),
+    ],
+)
+def test_actors_fill_the_gpus_or_the_cores(
+    fields: dict[str, int], cpus: int, gpus: int, n_items: int | None, expected: tuple[int, int, int, str]
+) -> None:
+    plan = plan_actors(RuntimeSettings(**fields), offered(cpus, gpus), n_items)
+    assert (plan.n_actors, plan.num_cpus, plan.num_gpus, plan.device) == expected
+    assert plan.threads == plan.num_cpus
+
+
+def test_what_the_cluster_has_not_is_refused() -> None:
+    with pytest.raises(BudgetError, match=r"runtime.device is 'cuda' but Ray offers 0 GPUs: set runtime.device"):
+        plan_actors(RuntimeSettings(device="cuda"), offered(8))
+    with pytest.raises(BudgetError, match=r"runtime.threads is 4 but Ray offers 2 cores: lower runtime.threads"):
+        plan_actors(RuntimeSettings(threads=4), offered(2))

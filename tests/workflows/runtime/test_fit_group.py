@@ -1,0 +1,150 @@
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.workflows.runtime.fit_workers import SummingFit
+from workflows.errors import DataError, ShardError
+from workflows.runtime.cluster import Resources
+from workflows.runtime.fit_group import FitJob, GroupSettings, fit_slots, run_fit, run_fits
+from workflows.storage.states import load_state
+
+pytestmark = pytest.mark.usefixtures("local_ray")
+
+
+def job(folder: Path, name: str = "fit", **kwargs: Any) -> FitJob:
+    folder.mkdir(exist_ok=True)
+    kwargs = {"n_steps": 20, "folder": folder, **kwargs}
+    return FitJob(name=name, factory=SummingFit, checkpoint=folder / f"{name}.npz", kwargs=kwargs)
+
+
+def group(n_actors: int, **changes: Any) -> GroupSettings:
+    # A third of a core each: the groups of these tests are wider than the small local Ray.
+    return GroupSettings(
+        **{"n_actors": n_actors, "num_cpus": 0.3, "segment_steps": 5, "checkpoint_steps": 5, **changes}
+    )
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory, local_ray: object) -> bytes:
+    """Result of two ranks on numbers whose sum depends on the order of additions."""
+    return run_fit(job(tmp_path_factory.mktemp("undisturbed"), whole=False), group(2))
+
+
+def test_the_result_does_not_depend_on_the_number_of_actors(tmp_path: Path) -> None:
+    by_hand = np.zeros(5)
+    for step in range(20):
+        by_hand += sum(np.floor(1e6 * np.random.default_rng([step, i]).standard_normal(5)) for i in range(7))
+    for world in (1, 2, 3):
+        steps: list[int] = []
+        result = run_fit(
+            job(tmp_path / str(world)),
+            group(world),
+            on_progress=lambda name, progress, seen=steps: seen.append(progress["step"]),
+        )
+        assert result == by_hand.tobytes(), f"{world} actors"
+        assert steps == [5, 10, 15, 20]
+
+
+def test_a_rank_killed_inside_a_segment_is_replaced_and_the_result_is_the_same_bit_for_bit(
+    tmp_path: Path, undisturbed: bytes
+) -> None:
+    restarts: list[str] = []
+    result = run_fit(
+        job(tmp_path, whole=False, fault="die", at=12),
+        group(2),
+        on_restart=lambda name, reason: restarts.append(reason),
+    )
+    assert result == undisturbed
+    assert len(restarts) == 1
+    assert restarts[0].startswith("rank 1: its worker process died"), restarts
+    restored = sorted(path.name for path in tmp_path.glob("restored-*"))
+    assert restored == ["restored-0-at-10", "restored-1-at-10"], "both ranks took the last acknowledged checkpoint"
+
+
+def test_a_rank_killed_when_progress_is_seen_is_replaced(tmp_path: Path, undisturbed: bytes) -> None:
+    steps: list[int] = []
+
+    def kill(name: str, progress: dict[str, Any]) -> None:
+        steps.append(progress["step"])
+        if len(steps) == 2:
+            os.kill(progress["pids"][0], signal.SIGKILL)
+
+    assert run_fit(job(tmp_path, whole=False), group(2, checkpoint_steps=10), on_progress=kill) == undisturbed
+    assert steps == [5, 10, 15, 20]
+
+
+def test_a_hung_rank_is_replaced(tmp_path: Path, undisturbed: bytes) -> None:
+    restarts: list[str] = []
+    result = run_fit(
+        job(tmp_path, whole=False, fault="hang", at=7),
+        group(2, segment_timeout_s=3.0),
+        on_restart=lambda name, reason: restarts.append(reason),
+    )
+    assert result == undisturbed
+    assert len(restarts) == 1
+
+
+def test_a_refusal_stops_at_once_with_its_words(tmp_path: Path) -> None:
+    restarts: list[str] = []
+    with pytest.raises(DataError, match=r"^layer add2: image 17 holds NaN$"):
+        run_fit(job(tmp_path, fault="refuse", at=3), group(2), on_restart=lambda name, reason: restarts.append(reason))
+    assert restarts == []
+
+
+def test_a_failure_that_repeats_stops_after_bounded_attempts_and_the_checkpoint_stays(tmp_path: Path) -> None:
+    with pytest.raises(ShardError) as caught:
+        run_fit(job(tmp_path, fault="raise", at=12), group(1, max_attempts=2))
+    words = str(caught.value)
+    assert "fit fit lost its actors 2 times in a row without getting further" in words
+    assert "rank 0: ValueError: no chunk 3 (fit_workers.py:" in words
+    assert int(load_state(tmp_path / "fit.npz")["step"]) == 10
+
+
+def test_ranks_that_drift_apart_are_stopped(tmp_path: Path) -> None:
+    with pytest.raises(ShardError, match="the ranks of a fit disagree on 'digest'"):
+        run_fit(job(tmp_path, fault="drift"), group(2))
+
+
+def test_several_fits_at_once_give_what_each_gives_alone(tmp_path: Path) -> None:
+    jobs = [job(tmp_path, name=f"layer{i}", n_steps=5 * (i + 1)) for i in range(3)]
+    active, peak, finished = set[str](), [0], list[str]()
+
+    def progress(name: str, progress: dict[str, Any]) -> None:
+        active.add(name)
+        peak[0] = max(peak[0], len(active))
+
+    def result(name: str, value: bytes) -> None:
+        active.discard(name)
+        finished.append(name)
+
+    results = run_fits(jobs, group(1), 2, on_progress=progress, on_result=result)
+    assert list(results) == ["layer0", "layer1", "layer2"]
+    assert sorted(finished) == ["layer0", "layer1", "layer2"]
+    assert peak[0] <= 2
+    # A fit that is done is read back from its checkpoint.
+    assert run_fit(jobs[1], group(1)) == results["layer1"]
+    assert len(set(results.values())) == 3
+
+
+def test_the_first_error_stops_the_other_fits(tmp_path: Path) -> None:
+    endless = job(tmp_path, name="endless", n_steps=10**9)
+    refused = job(tmp_path, name="refused", fault="refuse", at=3)
+    with pytest.raises(DataError, match="image 17 holds NaN"):
+        run_fits([endless, refused], group(1), 2)
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("fit")]
+
+
+@pytest.mark.parametrize(
+    ("cpus", "gpus", "n_actors", "num_gpus", "expected"),
+    [(2, 0, 1, 0, 2), (2, 0, 3, 0, 1), (16, 4, 2, 1, 2), (16, 0, 2, 0, 8)],
+)
+def test_slots_fill_the_cluster(cpus: int, gpus: int, n_actors: int, num_gpus: int, expected: int) -> None:
+    offered = Resources(cpus=cpus, gpus=gpus, nodes=1, node_memory=0, joined=False)
+    assert fit_slots(GroupSettings(n_actors=n_actors, num_gpus=num_gpus), offered) == expected

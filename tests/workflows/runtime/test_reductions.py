@@ -1,0 +1,175 @@
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import dask
+import dask.array as da
+import numpy as np
+import pytest
+
+from gmm_ops.errors import RefusedInput
+from workflows.errors import DataError, ShardError
+from workflows.runtime.ray_graph import _GraphRun, ray_get
+from workflows.runtime.reductions import tree_reduce
+from workflows.storage.arrays import create_array, write_shard
+
+SCHEDULERS = ["threads", "ray"]
+
+
+@pytest.fixture(params=SCHEDULERS)
+def scheduler(request: pytest.FixtureRequest, local_ray: object) -> str:
+    return request.param
+
+
+def spell(number: int) -> str:
+    return f"{number} "
+
+
+def join(one: str, other: str) -> str:
+    return one + other
+
+
+@pytest.mark.parametrize("n_items", [1, 2, 3, 9, 40])
+def test_parts_are_merged_in_the_order_of_the_items(scheduler: Any, n_items: int) -> None:
+    items = list(range(n_items))
+    seen: list[int] = []
+    text = tree_reduce(items, spell, join, scheduler=scheduler, n_workers=2, split_every=3, on_done=seen.append)
+    assert text == "".join(map(spell, items))
+    assert seen == list(range(1, n_items + 1))
+
+
+@pytest.mark.parametrize(("n_workers", "split_every"), [(1, 2), (2, 5), (3, 100)])
+def test_counts_do_not_depend_on_workers_or_branches(scheduler: Any, n_workers: int, split_every: int) -> None:
+    def histogram(seed: int) -> np.ndarray:
+        return np.bincount(np.random.default_rng(seed).integers(0, 50, 1000), minlength=50)
+
+    total = tree_reduce(
+        list(range(12)), histogram, np.add, scheduler=scheduler, n_workers=n_workers, split_every=split_every
+    )
+    assert np.array_equal(total, sum(histogram(seed) for seed in range(12)))
+
+
+@dataclass(frozen=True)
+class Block:
+    first: int
+    stop: int
+
+    def total(self) -> int:
+        return sum(range(self.first, self.stop))
+
+
+def test_items_may_be_records_and_map_a_method(scheduler: Any) -> None:
+    blocks = [Block(first, first + 10) for first in range(0, 100, 10)]
+    assert tree_reduce(blocks, Block.total, int.__add__, scheduler=scheduler, n_workers=2) == sum(range(100))
+
+
+def test_a_refusal_keeps_its_class_and_words(scheduler: Any) -> None:
+    def refuse(item: int) -> int:
+        if item == 5:
+            raise DataError("image 5: label 11 is not below 10 classes")
+        return item
+
+    with pytest.raises(DataError, match=r"^image 5: label 11 is not below 10 classes$"):
+        tree_reduce(list(range(9)), refuse, int.__add__, scheduler=scheduler, n_workers=2)
+
+    def refuse_merge(one: int, other: int) -> int:
+        raise RefusedInput("counts of different words")
+
+    with pytest.raises(RefusedInput, match="counts of different words"):
+        tree_reduce([1, 2], int, refuse_merge, scheduler=scheduler)
+
+
+def test_arguments_that_break_a_rule() -> None:
+    with pytest.raises(ValueError, match="needs at least one item"):
+        tree_reduce([], spell, join)
+    with pytest.raises(ValueError, match="split_every must be at least 2, not 1"):
+        tree_reduce([1], spell, join, split_every=1)
+
+
+def test_any_other_failure_on_ray_names_the_task(local_ray: object) -> None:
+    def fail(item: int) -> int:
+        return 1 // (item - 3)
+
+    with pytest.raises(ShardError, match=r"task map-item-3 failed: ZeroDivisionError: .*\(test_reductions.py:"):
+        tree_reduce(list(range(6)), fail, int.__add__, scheduler="ray", n_workers=2)
+
+
+def test_a_task_killed_on_ray_is_run_again(local_ray: object, tmp_path: Path) -> None:
+    def once_deadly(item: int) -> int:
+        marker = tmp_path / "killed"
+        if item == 4 and not marker.exists():
+            marker.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return item
+
+    assert tree_reduce(list(range(10)), once_deadly, int.__add__, scheduler="ray", n_workers=2) == 45
+    assert (tmp_path / "killed").exists()
+
+
+class Alive:
+    """Counts how many parts of a reduction exist at once."""
+
+    lock = threading.Lock()
+    now = 0
+    most = 0
+
+    def __init__(self, value: int) -> None:
+        self.value = value
+        with Alive.lock:
+            Alive.now += 1
+            Alive.most = max(Alive.most, Alive.now)
+
+    def __del__(self) -> None:
+        with Alive.lock:
+            Alive.now -= 1
+
+
+def test_threads_keep_few_parts_alive() -> None:
+    def make(item: int) -> Alive:
+        time.sleep(0.0005)
+        return Alive(item)
+
+    total = tree_reduce(
+        list(range(256)), make, lambda one, other: Alive(one.value + other.value), n_workers=2, split_every=4
+    )
+    assert total.value == sum(range(256))
+    # Four levels of at most four waiting parts, and what is at work; holding all would be 256.
+    assert Alive.most <= 4 * 4 + 8
+
+
+def test_ray_keeps_few_parts_alive(local_ray: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    held: list[int] = []
+    finish = _GraphRun._finish
+
+    def watched(self: _GraphRun, key: Any, status: Any) -> None:
+        finish(self, key, status)
+        held.append(sum(1 for name in self._results if "item" in str(name) or "merge" in str(name)))
+
+    monkeypatch.setattr(_GraphRun, "_finish", watched)
+    tree_reduce(list(range(64)), int, int.__add__, scheduler="ray", n_workers=1, split_every=4)
+    assert max(held) <= 3 * 4 + 4
+    assert held[-1] == 1
+
+
+def test_the_ray_scheduler_computes_any_dask_graph(local_ray: object, tmp_path: Path) -> None:
+    values = np.arange(24 * 6, dtype=np.int64).reshape(24, 6)
+    path = tmp_path / "a.zarr"
+    array = create_array(path, values.shape, values.dtype, chunk_rows=2, shard_rows=8)
+    for first in range(0, 24, 8):
+        write_shard(array, first, values[first : first + 8])
+    lazy = da.from_zarr(str(path), chunks=array.shards, inline_array=True)
+    assert lazy.numblocks == (3, 1)
+    keys: Counter[str] = Counter()
+    sums = (lazy * 2).sum(axis=0)
+    result = sums.compute(scheduler=ray_get, num_workers=2, on_task=lambda key: keys.update([str(key)]))
+    assert np.array_equal(result, 2 * values.sum(axis=0))
+    assert set(keys.values()) == {1}
+    one, other = dask.compute(lazy.max(), lazy[5, 5], scheduler=ray_get)
+    assert (one, other) == (143, values[5, 5])

@@ -1,0 +1,146 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from workflows.errors import RunFolderError
+from workflows.storage.tables import ROW_GROUP, SCHEMAS, SORT_KEYS, read_table, schema_markdown, write_table
+
+HOUSE = {
+    "images": "image path split label label_name predicted predicted_name probability status reason",
+    "nodes": "graph scope layer word rank score positions share dominant_class dominant_share",
+    "edges": "graph scope upper_layer upper_word lower_layer lower_word count relative_frequency log_ratio score drawn",
+    "words": "scope layer word pi columns images dominant_class dominant_share reseeded",
+    "exemplars": "scope layer word rank image y x posterior log_joint x0 y0 x1 y1 label",
+    "heatmaps": "graph scope upper_layer upper_word lower_layer lower_word height width "
+    "row_offset column_offset counts inside",
+    "history": "scope layer step epoch columns held_out_log_likelihood train_log_likelihood "
+    "held_out_full reseeded empty",
+}
+KEYS = {"image": pa.int64(), "word": pa.int32(), "layer": pa.string(), "scope": pa.string(), "graph": pa.string()}
+
+
+def node(graph: str, word: int, **changes: Any) -> dict[str, Any]:
+    row = {"graph": graph, "scope": "joint", "layer": "add2", "word": word, "rank": 0, "score": 1.5}
+    return {**row, "positions": 3, "share": 0.25, **changes}
+
+
+def test_the_public_contract_has_every_promised_column() -> None:
+    assert set(HOUSE) == set(SCHEMAS) == set(SORT_KEYS)
+    for table, columns in HOUSE.items():
+        assert SCHEMAS[table].names[: len(columns.split())] == columns.split(), table
+        for field in SCHEMAS[table]:
+            assert field.metadata[b"description"], f"{table}.{field.name}"
+            assert b"unit" in field.metadata
+            if field.name in KEYS:
+                assert field.type == KEYS[field.name]
+
+
+def test_the_documentation_lists_every_column() -> None:
+    text = schema_markdown()
+    for table, schema in SCHEMAS.items():
+        section = text.split(f"### {table}.parquet")[1].split("###")[0]
+        for field in schema:
+            assert f"| `{field.name}` | {field.type}" in section
+    assert "| `score` | double | bits x count | IG Eq. 16" in text
+    assert all(line.count("|") - line.count("\\|") == 5 for line in text.splitlines() if line.startswith("| "))
+
+
+def test_records_columns_and_tables_write_the_same_file(tmp_path: Path) -> None:
+    records = [node("class:1", 4, dominant_class=None), node("class:0", 7)]
+    columns = {name: [row.get(name) for row in records] for name in records[0]}
+    table = pa.Table.from_pylist(records)
+    for number, rows in enumerate((records, columns, table)):
+        write_table(tmp_path / f"{number}.parquet", rows, "nodes", network="resnet20")
+    tables = [read_table(tmp_path / f"{number}.parquet") for number in range(3)]
+    assert tables[0].equals(tables[1])
+    assert tables[0].equals(tables[2])
+    assert tables[0].schema.equals(SCHEMAS["nodes"])
+    assert tables[0].column("dominant_class").to_pylist() == [None, None]
+    assert tables[0].column("network").to_pylist() == ["resnet20", "resnet20"]
+
+
+def test_rows_are_sorted_by_the_key_and_otherwise_keep_their_order(tmp_path: Path) -> None:
+    records = [node(f"class:{i % 3}", i) for i in range(50)]
+    write_table(tmp_path / "nodes.parquet", records, "nodes")
+    back = read_table(tmp_path / "nodes.parquet", columns=["graph", "word"]).to_pylist()
+    expected = sorted(({"graph": row["graph"], "word": row["word"]} for row in records), key=lambda row: row["graph"])
+    assert back == expected
+    write_table(tmp_path / "nodes.parquet", records, "nodes", sort_by=())
+    assert read_table(tmp_path / "nodes.parquet").column("word").to_pylist() == list(range(50))
+    write_table(tmp_path / "nodes.parquet", records, "nodes", sort_by=("word",))
+    assert read_table(tmp_path / "nodes.parquet").column("word").to_pylist() == list(range(50))
+
+
+@pytest.mark.parametrize(
+    ("rows", "words"),
+    [
+        ([{"graph": "class:1"}], "table nodes: column scope is required"),
+        ([node("class:1", 3, colour="red")], "table nodes: no such column colour; it has graph, scope"),
+        ([node("class:1", 3, score=None)], r"table nodes: column score must not be null \(1 rows are\)"),
+        ([node("class:1", "three")], "table nodes: column word must be int32"),  # type: ignore[arg-type]
+        ([node("class:1", 2**40)], "table nodes: column word must be int32"),
+    ],
+)
+def test_rows_that_break_the_contract_are_refused(tmp_path: Path, rows: list[dict[str, Any]], words: str) -> None:
+    path = tmp_path / "nodes.parquet"
+    write_table(path, [node("class:9", 9)], "nodes")
+    with pytest.raises(ValueError, match=words):
+        write_table(path, rows, "nodes")
+    assert read_table(path).column("word").to_pylist() == [9], "the earlier file stays"
+    assert [entry.name for entry in tmp_path.iterdir()] == ["nodes.parquet"]
+
+
+def test_an_empty_table_has_its_columns(tmp_path: Path) -> None:
+    write_table(tmp_path / "edges.parquet", [], "edges")
+    back = read_table(tmp_path / "edges.parquet")
+    assert back.num_rows == 0
+    assert back.schema.equals(SCHEMAS["edges"])
+
+
+def test_a_schema_of_the_caller_and_metadata(tmp_path: Path) -> None:
+    schema = pa.schema([pa.field("image", pa.int64(), nullable=False), pa.field("note", pa.string())])
+    write_table(tmp_path / "p.parquet", [{"image": 3}], schema, metadata={"run": "toy"})
+    back = read_table(tmp_path / "p.parquet")
+    assert back.to_pylist() == [{"image": 3, "note": None}]
+    assert back.schema.metadata[b"run"] == b"toy"
+
+
+def test_files_have_row_groups_that_a_filter_skips(tmp_path: Path) -> None:
+    rows = ROW_GROUP + 10
+    columns = {"image": list(range(rows))[::-1], "note": ["x"] * rows}
+    schema = pa.schema([pa.field("image", pa.int64(), nullable=False), pa.field("note", pa.string())])
+    write_table(tmp_path / "p.parquet", columns, schema, sort_by=("image",))
+    with pq.ParquetFile(tmp_path / "p.parquet") as file:
+        assert file.metadata.num_row_groups == 2
+        assert file.metadata.row_group(0).column(0).compression == "ZSTD"
+        assert file.metadata.row_group(1).column(0).statistics.min == ROW_GROUP
+    found = read_table(tmp_path / "p.parquet", filters=[("image", ">=", rows - 2)])
+    assert found.column("image").to_pylist() == [rows - 2, rows - 1]
+
+
+def test_duckdb_sees_the_declared_types(tmp_path: Path) -> None:
+    heat = {"graph": "class:1", "scope": "joint", "upper_layer": "output", "upper_word": 1, "lower_layer": "add8"}
+    heat |= {"lower_word": 2, "height": 1, "width": 2, "row_offset": 0, "column_offset": 0}
+    write_table(tmp_path / "heatmaps.parquet", [{**heat, "counts": [3, 4], "inside": [5, 6]}], "heatmaps")
+    with duckdb.connect() as base:
+        rows = base.execute(
+            "select typeof(upper_word), typeof(counts), list_sum(counts) from read_parquet(?)",
+            [str(tmp_path / "heatmaps.parquet")],
+        ).fetchall()
+    assert rows == [("INTEGER", "BIGINT[]", 7)]
+
+
+def test_missing_and_truncated_files_name_themselves(tmp_path: Path) -> None:
+    with pytest.raises(RunFolderError, match=r"table .*nodes.parquet.* is missing: run the stage"):
+        read_table(tmp_path / "nodes.parquet")
+    write_table(tmp_path / "nodes.parquet", [node("class:9", 9)], "nodes")
+    content = (tmp_path / "nodes.parquet").read_bytes()
+    (tmp_path / "nodes.parquet").write_bytes(content[: len(content) // 2])
+    with pytest.raises(RunFolderError, match=r"nodes.parquet.* is damaged"):
+        read_table(tmp_path / "nodes.parquet")

@@ -1,0 +1,52 @@
+import numpy as np
+import pytest
+
+from gmm_ops.windows import Window
+from workflows.errors import DataError
+from workflows.plan import LayerPlan, Plan
+from workflows.requests import check_image_request, class_id, requested_classes, requested_images
+from workflows.stages.word_maps import ImageColumns
+
+LAYER = LayerPlan("layer1.add", "add1", 4, 2, 2, 5, 4, None, Window.identity())
+PLAN = Plan((LAYER,), ("cat", "dog", "horse"), images=6, train_images=2, input_height=8, input_width=8)
+IMAGES = ImageColumns(
+    label=np.array([0, 1, 0, 0, 1, 2]), predicted=np.array([0, 1, 0, 1, 1, -1]), probability=np.full(6, 0.9)
+)
+
+
+def test_classes_by_name_and_by_id():
+    assert requested_classes(("dog", "0"), PLAN, IMAGES) == ([0, 1], [])
+    assert requested_classes(("all",), PLAN, IMAGES) == ([0, 1], ["horse"])
+
+
+def test_a_class_nobody_predicts_is_refused():
+    with pytest.raises(DataError, match="no validation image is predicted as 'horse', so its graph has nothing"):
+        requested_classes(("horse",), PLAN, IMAGES)
+
+
+def test_an_unknown_class_offers_the_nearest():
+    with pytest.raises(DataError, match=r"no class 'hors'; did you mean horse\?"):
+        class_id("hors", PLAN.class_names)
+    with pytest.raises(DataError, match=r"no class '17'; ids run from 0 to 2"):
+        class_id("17", PLAN.class_names)
+
+
+def test_misclassified_are_validation_images_that_were_read():
+    assert requested_images(("misclassified", "0"), PLAN, IMAGES) == [0, 3]
+
+
+def test_image_requests_are_checked():
+    with pytest.raises(DataError, match="the picture of image 5 is broken"):
+        requested_images(("5",), PLAN, IMAGES)
+    with pytest.raises(DataError, match=r"'6' is no image; give ids from 0 to 5"):
+        check_image_request("6", PLAN.images)
+
+
+def test_a_plan_survives_json():
+    assert Plan.from_json(PLAN.to_json()) == PLAN
+    upper = LayerPlan("layer2.add", "add2", 4, 2, 2, 7, 2, Window.square(2, -3, 7), Window.square(4, -9, 21))
+    both = Plan((LAYER, upper), PLAN.class_names, 6, 2, 8, 8)
+    assert Plan.from_json(both.to_json()) == both
+    assert [pair.name for pair in both.pairs()] == ["layer2.add__output", "layer1.add__layer2.add"]
+    assert not both.stores_everything
+    assert both.stored_images == 2

@@ -1,0 +1,114 @@
+"""Stored activation columns of the training images, chunk by chunk: what the fits read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+from gmm_ops.axes import Columns
+from gmm_ops.seeding import fit_seed
+from workflows.plan import LayerPlan, Plan
+from workflows.settings import Settings
+from workflows.stages.extract import sampled_positions
+from workflows.storage.arrays import open_array, read_rows
+from workflows.storage.images_table import read_image_rows
+from workflows.storage.run_folder import RunFolder
+
+
+@dataclass(frozen=True)
+class ColumnBlock:
+    """Columns with the image and the position (flat, row by row) that each comes from."""
+
+    columns: Columns
+    image: Int[Tensor, "n"]
+    position: Int[Tensor, "n"]
+
+    def take(self, rows: Int[np.ndarray, "m"]) -> ColumnBlock:
+        """Some of the rows; the columns as float32."""
+        index = torch.from_numpy(rows).to(self.columns.device)
+        return ColumnBlock(self.columns[index].float(), self.image[rows], self.position[rows])
+
+
+class ColumnSource:
+    """One layer's training columns; a chunk is the unit of reading (``extract.images_per_chunk`` images).
+
+    Broken images never take part. Held-out images (a seeded share of S_T, the same for every layer) are kept
+    from the fit and read apart; S_V is never read here.
+    """
+
+    def __init__(
+        self, settings: Settings, plan: Plan, folder: RunFolder, layer: LayerPlan, device: torch.device
+    ) -> None:
+        self.settings, self.plan, self.layer, self.device = settings, plan, layer, device
+        self._array = open_array(folder.activations(layer.name))
+        status = read_image_rows(folder.images_table, 0, plan.train_images, ["status"])["status"].to_pylist()
+        readable = np.array([value == "ok" for value in status])
+        apart = held_out_images(settings, plan)
+        self._fitted, self._apart = readable & ~apart, readable & apart
+        self.chunks = -(-plan.train_images // settings.extract.images_per_chunk)
+
+    def chunk_sizes(self) -> tuple[int, ...]:
+        """Columns of every chunk that take part in the fit."""
+        return tuple(self._count(self._fitted, chunk) for chunk in range(self.chunks))
+
+    def fitted(self, chunk: int) -> ColumnBlock:
+        """The columns of a chunk that take part in the fit."""
+        return self._read(chunk, self._fitted)
+
+    def held_out(self, chunk: int) -> ColumnBlock | None:
+        """The held-out columns of a chunk; None where it has none."""
+        return self._read(chunk, self._apart) if self._count(self._apart, chunk) else None
+
+    def start_sample(self, columns: int, seed: int) -> Columns:
+        """About so many fitted columns, spread over seeded chunks; float32. The same on every rank."""
+        order = np.random.default_rng([seed, 2]).permutation(self.chunks)
+        wanted = min(len(order), max(16, -(-4 * columns // max(1, max(self.chunk_sizes())))))
+        return self._sample([self.fitted(int(chunk)) for chunk in order[:wanted]], columns, seed)
+
+    def held_out_sample(self, columns: int, seed: int) -> Columns:
+        """About so many held-out columns, from seeded chunks; float32. The same on every rank."""
+        order = [int(chunk) for chunk in np.random.default_rng([seed, 3]).permutation(self.chunks)]
+        blocks, held = [], 0
+        for chunk in order:
+            block = self.held_out(chunk) if held < 4 * columns else None
+            if block is not None:
+                blocks.append(block)
+                held += len(block.columns)
+        return self._sample(blocks, columns, seed)
+
+    def _sample(self, blocks: list[ColumnBlock], columns: int, seed: int) -> Columns:
+        if not blocks:
+            return torch.empty(0, self.layer.units, device=self.device)
+        joined = torch.cat([block.columns for block in blocks])
+        rows = np.sort(np.random.default_rng([seed, 4]).permutation(len(joined))[:columns])
+        return joined[torch.from_numpy(rows).to(self.device)].float()
+
+    def _images(self, chunk: int) -> tuple[int, int]:
+        step = self.settings.extract.images_per_chunk
+        return chunk * step, min((chunk + 1) * step, self.plan.train_images)
+
+    def _count(self, mask: Bool[np.ndarray, "N"], chunk: int) -> int:
+        first, stop = self._images(chunk)
+        return int(mask[first:stop].sum()) * self.layer.stored
+
+    def _read(self, chunk: int, mask: Bool[np.ndarray, "N"]) -> ColumnBlock:
+        first, stop = self._images(chunk)
+        kept = np.flatnonzero(mask[first:stop])
+        block = read_rows(self._array, first, stop)[kept]
+        image = torch.from_numpy(np.repeat(first + kept, self.layer.stored))
+        positions = [sampled_positions(self.settings.seed, self.layer, int(first + row)) for row in kept]
+        position = torch.from_numpy(np.concatenate(positions)) if positions else torch.empty(0, dtype=torch.int64)
+        columns = torch.from_numpy(block.reshape(-1, self.layer.units)).to(self.device)
+        return ColumnBlock(columns, image, position)
+
+
+def held_out_images(settings: Settings, plan: Plan) -> Bool[np.ndarray, "N"]:
+    """The seeded share of the training images that no fit sees, at least one image."""
+    chosen = np.zeros(plan.train_images, bool)
+    order = np.random.default_rng(fit_seed(settings.seed, "held-out", "images")).permutation(plan.train_images)
+    chosen[order[: max(1, round(settings.fit.held_out * plan.train_images))]] = True
+    return chosen
