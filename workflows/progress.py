@@ -42,7 +42,8 @@ class StageBar:
             TimeRemainingColumn(),
             TextColumn("[dim]{task.fields[note]}"),
         )
-        with Progress(*columns, console=self.console, transient=True) as bar:
+        live = self.console.is_terminal
+        with Progress(*columns, console=self.console, transient=True, disable=not live) as bar:
             progress = StageProgress(bar, bar.add_task(name, total=None, note=""))
             yield progress
         seconds = time.perf_counter() - started

@@ -12,7 +12,7 @@ from workflows.plan import Plan
 from workflows.stages.word_maps import ImageColumns
 
 
-def class_id(request: str, names: Sequence[str]) -> int:
+def class_id(request: str, names: Sequence[str], asked_by: str = "mine.classes") -> int:
     """Id of a class given by its name or its id.
 
     Raises:
@@ -24,7 +24,7 @@ def class_id(request: str, names: Sequence[str]) -> int:
         return int(request)
     near = difflib.get_close_matches(request, names, n=3)
     offer = f"did you mean {', '.join(near)}?" if near else f"ids run from 0 to {len(names) - 1}"
-    raise DataError(f"mine.classes: there is no class {request!r}; {offer}")
+    raise DataError(f"{asked_by}: there is no class {request!r}; {offer}")
 
 
 def requested_classes(requests: Sequence[str], plan: Plan, images: ImageColumns) -> tuple[list[int], list[str]]:

@@ -28,7 +28,9 @@ def show_graph(root: Path, class_name: str | None, image: int | None, console: C
     folder = RunFolder.open(root)
     settings, plan = folder.settings(), Plan.read(folder)
     scope = settings.fit.scope
-    graph = f"class:{class_id(class_name, plan.class_names)}" if class_name is not None else f"image:{image}"
+    graph = f"image:{image}"
+    if class_name is not None:
+        graph = f"class:{class_id(class_name, plan.class_names, '--class')}"
     images = None
     if image is not None:
         if not 0 <= image < plan.images:
@@ -38,10 +40,14 @@ def show_graph(root: Path, class_name: str | None, image: int | None, console: C
     if graph not in known:
         raise RunFolderError(_no_graph(graph, known, plan))
     wanted = [("graph", "=", graph)]
-    tables = [read_table(folder.table(name), filters=wanted) for name in ("nodes", "edges")]
-    exemplars = read_table(folder.table("exemplars"), filters=[("rank", "=", 0)])
+    tables = GraphTables(
+        nodes=read_table(folder.table("nodes"), filters=wanted),
+        edges=read_table(folder.table("edges"), filters=wanted),
+        exemplars=read_table(folder.table("exemplars"), filters=[("rank", "=", 0)]),
+        images=images,
+    )
     view = build_graph_view(
-        GraphTables(*tables, exemplars, images=images),
+        tables,
         graph,
         scope=scope,
         network=settings.name,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from workflows.artefacts import ARTEFACTS
-from workflows.report.terminal import StageStatus
+from workflows.report.terminal import StageState, StageStatus
 from workflows.storage.ledger import LedgerContent
 from workflows.storage.run_folder import RunFolder, size_of
 
@@ -30,5 +30,5 @@ def _status(stage: str, content: LedgerContent, size: int) -> StageStatus:
     if content.fingerprint is None:
         return StageStatus(stage, "waiting", 0, 0, None, 0.0, size)
     left = None if content.total is None else max(0, content.total - done - failed)
-    state = "done" if content.done else "failed" if failed else "running"
+    state: StageState = "done" if content.done else "failed" if failed else "running"
     return StageStatus(stage, state, done, failed, left, content.seconds, size)

@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import platform
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, is_dataclass
 from datetime import date
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("RAY_AUTH_MODE", "disabled")
 
@@ -16,7 +18,7 @@ import torch
 from tests.benchmarks import counting, em_pass, extract
 
 RESULTS = Path(__file__).with_name("RESULTS.md")
-SUITES: dict[str, Callable[[], list[dict[str, object]]]] = {
+SUITES: dict[str, Callable[[], Sequence[Any]]] = {
     "extract": extract.measure,
     "em_pass": em_pass.measure,
     "counting": counting.measure,
@@ -35,7 +37,8 @@ def main() -> None:
             file.write(f"\n{heading}\n\n`make bench` (`python -m tests.benchmarks {name}`)\n\n{table}\n")
 
 
-def _markdown(rows: list[dict[str, object]]) -> str:
+def _markdown(records: Sequence[Any]) -> str:
+    rows = [asdict(record) if is_dataclass(record) else record for record in records]
     columns = list(rows[0])
     lines = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
     lines += ["| " + " | ".join(_text(row[column]) for column in columns) + " |" for row in rows]
@@ -43,7 +46,13 @@ def _markdown(rows: list[dict[str, object]]) -> str:
 
 
 def _text(value: object) -> str:
-    return f"{value:.3g}" if isinstance(value, float) and value < 1000 else f"{value:,.0f}" if isinstance(value, float) else str(value)
+    return (
+        f"{value:.3g}"
+        if isinstance(value, float) and value < 1000
+        else f"{value:,.0f}"
+        if isinstance(value, float)
+        else str(value)
+    )
 
 
 if __name__ == "__main__":

@@ -118,6 +118,8 @@ def trace_network(network: nn.Module) -> NetworkGraph:
         ) from error
     finally:
         network.train(training)
+    for node in graph.nodes:
+        node.type = None  # a shape annotation that was evaluated cannot be pickled with the graph
     module = fx.GraphModule(network, graph)
     _reroute_overwritten(module)
     names = {name: node for node, name in tracer.node_to_qualname.items() if node.op.startswith("call_")}

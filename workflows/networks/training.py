@@ -54,12 +54,7 @@ def train_classifier(
     images = images.contiguous(memory_format=torch.channels_last)
     network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     network.train().requires_grad_(True)
-    optimizer = torch.optim.SGD(
-        network.parameters(), settings.learning_rate, _MOMENTUM, weight_decay=_WEIGHT_DECAY, nesterov=True
-    )
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, settings.learning_rate, total_steps=max(settings.epochs * steps, 2)
-    )
+    optimizer, schedule = _optimizer(network, settings, settings.epochs * steps)
     generator = torch.Generator().manual_seed(seed)
     for epoch in range(settings.epochs):
         # The incomplete last batch is left out: batch normalisation suffers from a batch of one image.
@@ -85,6 +80,15 @@ def accuracy(
     )
     network.train(training)
     return right / len(images)
+
+
+def _optimizer(
+    network: nn.Module, settings: TrainingSettings, steps: int
+) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
+    peak = settings.learning_rate
+    optimizer = torch.optim.SGD(network.parameters(), peak, _MOMENTUM, weight_decay=_WEIGHT_DECAY, nesterov=True)
+    # A one-cycle schedule of a single step divides by zero.
+    return optimizer, torch.optim.lr_scheduler.OneCycleLR(optimizer, peak, total_steps=max(steps, 2))
 
 
 def _step(

@@ -156,7 +156,7 @@ def _chip_style(view: GraphView, texts: Mapping[bool, Sequence[str]], slot: floa
         if width <= room:
             return ChipStyle(True, size, heat, width)
     for size in _CHIP_FONTS:
-        heat = min(22.0, room) if with_heat else 0.0
+        heat = min(22.0, room - 3) if with_heat else 0.0
         width = max(2 * longest(texts[False], size) + _CHIP_GAP, heat)
         if width <= room:
             break

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,6 +15,8 @@ from workflows.settings import RuntimeSettings
 
 _OBJECT_STORE = 512 * 1024**2
 """Bytes of a local object store: only small records and count matrices pass through it."""
+
+_KNOCK_S = 10.0
 
 
 @dataclass(frozen=True)
@@ -84,13 +87,28 @@ def connect(
 
 
 def _join(address: str) -> None:
+    if "://" in address:
+        raise RunError(
+            f"--address {address!r}: the driver must run inside the cluster: give host:port or auto, "
+            "or send the command with `ray job submit`"
+        )
     try:
+        if address != "auto":
+            _knock(address)
         ray.init(address=address, log_to_driver=False, logging_level="ERROR")
-    except (ConnectionError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError) as error:
         raise RunError(
             f"--address {address!r}: no Ray cluster answers there ({error}); "
             "leave --address out to start a local Ray, or start one with `ray start --head`"
         ) from error
+
+
+def _knock(address: str) -> None:
+    """Fail within seconds where nobody listens; Ray itself tries for minutes."""
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdigit():
+        raise ValueError("an address is host:port or auto")
+    socket.create_connection((host.strip("[]"), int(port)), timeout=_KNOCK_S).close()
 
 
 def resources(*, joined: bool = False) -> Resources:

@@ -8,12 +8,10 @@ from typing import Any, Literal, Protocol, TypeVar
 
 from workflows.images.shards import Shard, plan_shards
 from workflows.plan import Plan
-from workflows.runtime.budget import check_disk, check_memory
 from workflows.runtime.cluster import Resources, plan_actors
 from workflows.runtime.dispatcher import DispatchReport, PoolSettings, map_shards
 from workflows.runtime.reductions import tree_reduce
 from workflows.settings import Settings
-from workflows.stages.needs import disk_needs, memory_needs
 from workflows.storage.ledger import Item, Ledger
 from workflows.storage.run_folder import RunFolder
 
@@ -55,12 +53,6 @@ class StageContext:
         wanted = self.settings.count.scheduler
         joined = self.offered is not None and self.offered.joined
         return wanted if wanted != "auto" else "ray" if joined else "threads"
-
-    def check_budget(self, plan: Plan) -> None:
-        """Refuse a plan that the disk or the memory cannot hold; see ``workflows.stages.needs``."""
-        runtime = self.settings.runtime
-        check_disk(self.folder.root, disk_needs(self.settings, plan), margin=runtime.disk_margin)
-        check_memory(memory_needs(self.settings, plan), limit_gb=runtime.memory_gb)
 
     def pool(self, items: int, name: str = "shard") -> PoolSettings:
         """How wide and how patient the actors of this stage are."""

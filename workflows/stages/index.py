@@ -16,8 +16,10 @@ from workflows.networks.receptive_fields import trace_window
 from workflows.networks.taps import TappedNetwork, count_outputs, layer_shapes, resolve_layers
 from workflows.plan import LayerPlan, Plan
 from workflows.requests import check_image_request, class_id
+from workflows.runtime.budget import check_disk, check_memory
 from workflows.settings import Settings
 from workflows.stages.context import StageContext
+from workflows.stages.needs import disk_needs, memory_needs
 from workflows.storage.tables import write_table
 
 WHOLE_MAP_POSITIONS = 16 * 16
@@ -33,7 +35,9 @@ def run(context: StageContext) -> None:
     check_requests(settings, plan)
     for warning in thin_dictionaries(settings, plan):
         context.warn(warning)
-    context.check_budget(plan)
+    runtime = settings.runtime
+    check_disk(context.folder.root, disk_needs(settings, plan), margin=runtime.disk_margin)
+    check_memory(memory_needs(settings, plan), limit_gb=runtime.memory_gb)
     images = index.to_table().append_column("status", pa.array(["indexed"] * len(index)))
     write_table(context.folder.images_table, images, "images", network=settings.name)
     plan.write(context.folder)

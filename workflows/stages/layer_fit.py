@@ -19,7 +19,7 @@ from workflows.plan import LayerPlan, Plan
 from workflows.runtime.collective import Collective
 from workflows.settings import FitSettings, Settings
 from workflows.stages.columns import ColumnBlock, ColumnSource
-from workflows.stages.forward import choose_device
+from workflows.stages.forward import STORAGE_DTYPES, choose_device
 from workflows.storage.mixtures import load_state, save_state
 from workflows.storage.run_folder import RunFolder
 from workflows.storage.tables import write_table
@@ -29,6 +29,9 @@ HELD_OUT_COLUMNS = 20_000
 
 START_COLUMNS_A_WORD = 20
 """Columns drawn for the start, a word; at least 10,000 in all."""
+
+BUFFER_BYTES = 512 * 2**20
+"""Of the stored columns that a fit group mixes at a time, over all its ranks; at least two minibatches."""
 
 HISTORY = (
     "step",
@@ -63,7 +66,9 @@ class LayerFit:
         self.source = ColumnSource(settings, plan, folder, layer, choose_device(settings.runtime.device))
         sizes = self.source.chunk_sizes()
         self.em = em_settings(settings.fit).for_columns(sum(sizes), layer.words)
-        self.schedule = MinibatchSchedule(sizes, self.em.minibatch, seed=self.seed)
+        self.schedule = MinibatchSchedule(
+            sizes, self.em.minibatch, buffer_minibatches(self.em.minibatch, layer, settings), self.seed
+        )
         sample = self.source.held_out_sample(HELD_OUT_COLUMNS, self.seed)
         self.held_out: Columns = sample[rank::world]
         self.state: OnlineEMState
@@ -107,11 +112,7 @@ class LayerFit:
     def result(self) -> dict[str, Any]:
         """Write the dictionary and its history; return what the ledger keeps."""
         scope, mixture = self.fit.scope, self.state.result(self.em)
-        rows = [dict(zip(HISTORY, row, strict=True)) for row in self.history]
-        integers = ("step", "epoch", "columns", "reseeded", "empty")
-        for row in rows:
-            row |= {"scope": scope, "layer": self.layer.name} | {name: int(row[name]) for name in integers}
-            row["held_out_full"] = None if np.isnan(row["held_out_full"]) else row["held_out_full"]
+        rows = [self._history_row(row) for row in self.history]
         write_table(history_path(self.folder, scope, self.layer.name), rows, "history", network=self.settings.name)
         reseeded = self.state.reseeded.cpu().numpy()
         save_state(self.folder.mixture(scope, self.layer.name), mixture.to_arrays() | {"reseeded": reseeded})
@@ -122,6 +123,12 @@ class LayerFit:
             "reseeded": int(reseeded.sum()),
             "empty": rows[-1]["empty"] if rows else 0,
         }
+
+    def _history_row(self, values: tuple[float, ...]) -> dict[str, Any]:
+        row: dict[str, Any] = dict(zip(HISTORY, values, strict=True))
+        row |= {name: int(row[name]) for name in ("step", "epoch", "columns", "reseeded", "empty")}
+        full = None if np.isnan(row["held_out_full"]) else row["held_out_full"]
+        return row | {"scope": self.fit.scope, "layer": self.layer.name, "held_out_full": full}
 
     def _total_steps(self) -> int:
         return sum(self.schedule.steps_in(epoch) for epoch in range(self.fit.epochs))
@@ -175,6 +182,12 @@ class LayerFit:
     def _gained_too_little(self) -> bool:
         full = [row[5] for row in self.history if not np.isnan(row[5])]
         return len(full) > 1 and full[-1] - full[-2] < self.fit.tolerance * abs(full[-2])
+
+
+def buffer_minibatches(minibatch: int, layer: LayerPlan, settings: Settings) -> int:
+    """Minibatches that are mixed at a time: images lie in class order, so the more the better for the step."""
+    bytes_each = minibatch * layer.units * STORAGE_DTYPES[settings.extract.dtype].itemsize
+    return max(2, min(32, BUFFER_BYTES // bytes_each))
 
 
 def em_settings(fit: FitSettings) -> OnlineEMSettings:

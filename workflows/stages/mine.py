@@ -98,16 +98,18 @@ def run(context: StageContext) -> None:
 def _mined(
     dictionaries: Dictionaries, settings: Settings, images: ImageColumns, classes: Iterable[int], chosen: Iterable[int]
 ) -> Iterator[MinedGraph]:
-    plan, options = dictionaries.plan, {"top": settings.mine.top, "positive_only": settings.mine.positive_only}
+    plan, options = dictionaries.plan, settings.mine
     validation = np.arange(plan.train_images, plan.images)
     for label in classes:
-        graph = mine(label, dictionaries.class_counts(label), dictionaries.ratios, **options)
+        counts = dictionaries.class_counts(label)
+        graph = mine(label, counts, dictionaries.ratios, options.top, options.positive_only)
         words = {layer.name: dictionaries.words[layer.name].dense(label, layer.words) for layer in plan.layers}
         omega = validation[images.predicted[plan.train_images :] == label]
         yield MinedGraph(f"class:{label}", graph, omega, words)
     for image in chosen:
         predicted = int(images.predicted[image])
-        graph = mine(predicted, dictionaries.image_counts(image, predicted), dictionaries.ratios, **options)
+        counts = dictionaries.image_counts(image, predicted)
+        graph = mine(predicted, counts, dictionaries.ratios, options.top, options.positive_only)
         maps = dictionaries.image_maps(image, predicted)
         group = torch.zeros(1, dtype=torch.int64)
         words = {

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from workflows.plan import Plan
+from workflows.plan import LayerPlan, Plan
 from workflows.settings import Settings
+from workflows.stages.layer_fit import buffer_minibatches
 from workflows.stages.word_maps import FIELDS
-
-_BUFFER_MINIBATCHES = 8
-"""Minibatches that a fit group reads ahead (``gmm_ops.schedule``)."""
 
 
 def disk_needs(settings: Settings, plan: Plan) -> dict[str, int]:
@@ -28,8 +26,14 @@ def memory_needs(settings: Settings, plan: Plan) -> dict[str, int]:
     stored = sum(layer.stored * layer.units for layer in plan.layers)
     all_columns = sum(layer.positions * layer.units for layer in plan.layers)
     shard = extract.images_per_shard * stored * width + 3 * extract.batch * all_columns * 4
-    fits = [
-        _BUFFER_MINIBATCHES * settings.fit.minibatch * layer.units * 4 + 8 * 4 * layer.words * layer.units
-        for layer in plan.layers
-    ]
+    fits = [_fit_bytes(settings, plan, layer) for layer in plan.layers]
     return {"a shard of activations (extract.images_per_shard)": shard, "a fit (fit.minibatch, fit.words)": max(fits)}
+
+
+def _fit_bytes(settings: Settings, plan: Plan, layer: LayerPlan) -> int:
+    """Buffer of columns, one minibatch of them as float32, and some copies of the float64 statistics."""
+    width = np.dtype(settings.extract.dtype).itemsize
+    columns = min(settings.fit.minibatch, plan.train_images * layer.stored)
+    buffer = buffer_minibatches(columns, layer, settings) * columns * layer.units * width
+    whole_layer = plan.train_images * layer.stored * layer.units * width
+    return min(buffer, whole_layer) + columns * layer.units * 4 + 8 * 8 * 2 * layer.words * layer.units

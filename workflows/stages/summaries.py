@@ -88,14 +88,13 @@ class LayerBlock:
     def _exemplars(self, word: torch.Tensor, train: int) -> Exemplars:
         if not train:
             return Exemplars.zero(self.exemplars)
-        fields = [
-            torch.from_numpy(
-                read_rows(words_path(self.folder, self.scope, self.layer.name, field), self.first, self.first + train)
-            )
+        stop = self.first + train
+        posterior, log_joint = (
+            torch.from_numpy(read_rows(words_path(self.folder, self.scope, self.layer.name, field), self.first, stop))
             for field in ("posterior", "log_joint")
-        ]
-        images = torch.arange(self.first, self.first + train)
-        return Exemplars.from_batch(word, *fields, images, per_word=self.exemplars)
+        )
+        images = torch.arange(self.first, stop)
+        return Exemplars.from_batch(word, posterior, log_joint, images, per_word=self.exemplars)
 
 
 def summary_path(folder: RunFolder, scope: str, layer: str) -> Path:
@@ -105,7 +104,9 @@ def summary_path(folder: RunFolder, scope: str, layer: str) -> Path:
 
 def write_word_tables(folder: RunFolder, settings: Settings, plan: Plan) -> None:
     """words.parquet and exemplars.parquet of every layer and the output."""
-    scope, words, exemplars = settings.fit.scope, [], []
+    scope = settings.fit.scope
+    words: list[dict[str, Any]] = []
+    exemplars: list[dict[str, Any]] = []
     images = ImageColumns.read(folder, 0, plan.train_images)
     for layer in plan.layers:
         summary = read_arrays(summary_path(folder, scope, layer.name))

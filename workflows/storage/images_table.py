@@ -35,7 +35,8 @@ def read_image_rows(path: Path, first: int, stop: int, columns: Sequence[str]) -
     except FileNotFoundError:
         raise RunFolderError(f"table {str(path)!r} is missing: run the index stage") from None
     with file:
-        groups, start, offset = [], 0, 0
+        groups: list[int] = []
+        start, offset = 0, 0
         for group in range(file.metadata.num_row_groups):
             rows = file.metadata.row_group(group).num_rows
             if start + rows > first and start < stop:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import pickle
 
 import pytest
 import torch
@@ -106,6 +107,21 @@ def test_the_plain_network_stays_as_it_was(overwriting_resnet: nn.Module) -> Non
     assert all(torch.equal(value, before[key]) for key, value in overwriting_resnet.state_dict().items())
     assert all(module.inplace for module in overwriting_resnet.modules() if isinstance(module, nn.ReLU))
     assert torch.equal(overwriting_resnet(IMAGES), expected)
+
+
+def test_a_tapped_network_travels_by_pickle(resnet20: nn.Module) -> None:
+    tapped = TappedNetwork(resnet20, ["add2", "add8"], "post")
+    arrived = pickle.loads(pickle.dumps(tapped))
+    assert torch.equal(arrived(IMAGES)[0], tapped(IMAGES)[0])
+    assert arrived.layers == tapped.layers
+
+
+def test_bfloat16_gives_bfloat16_taps_near_the_others(resnet20: nn.Module) -> None:
+    tapped = TappedNetwork(resnet20, ["add2"])
+    expected = tapped(IMAGES)[1]["layer1.1.add"]
+    values = tapped.to(torch.bfloat16)(IMAGES.bfloat16())[1]["layer1.1.add"]
+    assert values.dtype == torch.bfloat16
+    assert float((values.float() - expected).square().mean() / expected.square().mean()) < 1e-3
 
 
 class _Recorded(TorchDispatchMode):

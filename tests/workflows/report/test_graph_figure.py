@@ -26,7 +26,7 @@ from workflows.report.graph_figure import GraphStyle, draw_class_graph, draw_ima
 from workflows.report.graph_view import GraphView
 from workflows.report.page import DPI, Page
 from workflows.report.pictures import PictureFolder
-from workflows.report.thumbnails import RED
+from workflows.report.thumbnails import RED, thumbnail
 from workflows.report.view_tables import build_graph_view
 
 LABELS = [i % 10 for i in range(40)]
@@ -184,8 +184,9 @@ def test_no_arrow_passes_through_a_card_or_another_chip(pictures, graph: str, to
         assert upper.bottom < place.end < place.bend < place.start == lower.y
 
 
-def test_stems_and_heads_keep_the_order_of_the_words_they_join(pictures) -> None:
-    plan = place_graph(view_of(pictures, top=3, log_ratios=(2.0, 0.2)))
+@pytest.mark.parametrize("seed", range(6))
+def test_stems_and_heads_keep_the_order_of_the_words_they_join(pictures, seed: int) -> None:
+    plan = place_graph(view_of(pictures, top=4, log_ratios=(0.2, 1.0), seed=seed))
     for one, two in combinations(plan.edges, 2):
         upper = [plan.nodes[place.edge.upper].card.x for place in (one, two)]
         lower = [plan.nodes[place.edge.lower].card.x for place in (one, two)]
@@ -221,6 +222,17 @@ def test_small_pictures_are_never_blurred(tmp_path: Path) -> None:
         x0, y0, side = (round(v * DPI / 72) for v in (box.x, box.y, box.width))
         shown = page[y0 : y0 + side, x0 : x0 + side].reshape(-1, 3)
         assert {tuple(c) for c in np.unique(shown, axis=0)} == {tuple(c) for c in colours}
+
+
+def test_thumbnails_stand_upright_in_the_order_of_rank(pictures) -> None:
+    view = view_of(pictures, n_layers=1)
+    plan = place_graph(view)
+    page = np.asarray(Image.open(io.BytesIO(graph_page(view).png())))
+    for node in (node for layer in view.layers for node in layer):
+        for exemplar, box in zip(node.exemplars, plan.nodes[node.key].thumbnails, strict=True):
+            x, y, side = (round(value * DPI / 72) for value in (box.x, box.y, box.width))
+            expected = thumbnail(exemplar, side, "whole" if node.layer == "output" else "rectangle")
+            np.testing.assert_array_equal(page[y : y + side, x : x + side], expected)
 
 
 def test_repeated_exemplars_are_marked_and_explained(pictures) -> None:

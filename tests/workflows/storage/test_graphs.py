@@ -18,7 +18,7 @@ def write(folder: Path, edges: list[Any] = EDGES) -> None:
     nodes = [
         {
             "graph": graph, "scope": "joint", "layer": layer, "word": word, "rank": rank, "score": 2.0 - rank,
-            "positions": 5, "share": 0.5, "dominant_class": 3, "dominant_share": 0.75,
+            "positions": 5, "share": 0.5, "dominant_class": 3, "dominant_name": "deer", "dominant_share": 0.75,
         }
         for graph in ("class:3", "image:12")
         for layer, word, rank in NODES
@@ -43,7 +43,7 @@ def test_a_graph_comes_back_with_its_attributes(tmp_path: Path) -> None:
     assert graph.graph == {"graph": "class:3", "scope": "joint", "network": "toy", "layers": ["output", "add4", "add2"]}
     assert graph.nodes["add4", 1] == {
         "layer": "add4", "word": 1, "rank": 1, "score": 1.0, "positions": 5, "share": 0.5,
-        "dominant_class": 3, "dominant_share": 0.75,
+        "dominant_class": 3, "dominant_name": "deer", "dominant_share": 0.75,
     }  # fmt: skip
     assert sorted(graph.edges) == sorted((upper, lower) for upper, lower, _ in EDGES)
     assert graph.edges[("output", 3), ("add4", 1)] == {

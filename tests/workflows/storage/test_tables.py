@@ -33,7 +33,8 @@ def node(graph: str, word: int, **changes: Any) -> dict[str, Any]:
 def test_the_public_contract_has_every_promised_column() -> None:
     assert set(HOUSE) == set(SCHEMAS) == set(SORT_KEYS)
     for table, columns in HOUSE.items():
-        assert SCHEMAS[table].names[: len(columns.split())] == columns.split(), table
+        promised = columns.split()
+        assert [name for name in SCHEMAS[table].names if name in promised] == promised, table
         for field in SCHEMAS[table]:
             assert field.metadata[b"description"], f"{table}.{field.name}"
             assert b"unit" in field.metadata
