@@ -88,7 +88,8 @@ def scores(columns_centred: Columns, parameters: ScoreParameters) -> Float[Tenso
     """
     refuse_other_shape(columns_centred, parameters.n_units)
     with full_precision():
-        return row_products(expand_columns(columns_centred), parameters.weights)
+        every = row_products(expand_columns(padded(columns_centred)), parameters.weights)
+    return every[: columns_centred.shape[0]]
 
 
 def centred(columns: Columns, center: Float[Tensor, " D"], dtype: torch.dtype = torch.float32) -> Columns:
@@ -102,11 +103,15 @@ def centred_tiles(columns: Columns, center: Float[Tensor, " D"], rows: int) -> I
     """(first row, number of real rows, centred float32 tile padded with zeros to a multiple of 64 rows)."""
     for start in range(0, columns.shape[0], rows):
         tile = centred(columns[start : start + rows], center)
-        real = tile.shape[0]
-        missing = -real % ROW_MULTIPLE
-        if missing:
-            tile = torch.cat([tile, tile.new_zeros(missing, tile.shape[1])])
-        yield start, real, tile
+        yield start, tile.shape[0], padded(tile)
+
+
+def padded(columns: Columns) -> Columns:
+    """Columns, with rows of zeros up to a multiple of 64."""
+    missing = -columns.shape[0] % ROW_MULTIPLE
+    if missing == 0:
+        return columns
+    return torch.cat([columns, columns.new_zeros(missing, columns.shape[1])])
 
 
 def rows_per_tile(n_words: int, device: torch.device) -> int:

@@ -30,3 +30,24 @@ def local_ray() -> Iterator[object]:
 
     with connect(num_cpus=2, num_gpus=0) as offered:
         yield offered
+
+
+@pytest.fixture(scope="session")
+def digits_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """State dict of the small network for digits, trained once by the run's own train stage (3 epochs)."""
+    from tests.end_to_end.small_digits import TRAINING, command
+
+    root = tmp_path_factory.mktemp("training") / "run"
+    fields = [part for field in TRAINING for part in ("--set", field)]
+    assert command(["run", "digits", "--out", str(root), "--until", "train", *fields]) == 0
+    return root / "weights.pt"
+
+
+@pytest.fixture(scope="session")
+def digits_run(tmp_path_factory: pytest.TempPathFactory, digits_weights: Path, local_ray: object) -> Path:
+    """Folder of the whole small run on digits, undisturbed; for reading only."""
+    from tests.end_to_end.small_digits import command, run_arguments
+
+    root = tmp_path_factory.mktemp("undisturbed") / "run"
+    assert command(run_arguments(root, digits_weights)) == 0
+    return root

@@ -53,6 +53,7 @@ def show_graph(root: Path, class_name: str | None, image: int | None, console: C
         network=settings.name,
         class_names=plan.class_names,
         exemplars=1,
+        layer_titles={layer.name: layer.given for layer in plan.layers},
         code_edges=settings.draw.code_edges,
     )
     console.print(graph_table(view))

@@ -18,6 +18,9 @@ _OBJECT_STORE = 512 * 1024**2
 
 _KNOCK_S = 10.0
 
+_connection = {"joined": False}
+"""Whether the Ray of this process is a cluster that others started. A process has one Ray at most."""
+
 
 @dataclass(frozen=True)
 class Resources:
@@ -65,10 +68,10 @@ def connect(
         RunError: there is no cluster at ``address``.
     """
     if ray.is_initialized():
-        yield resources(joined=address is not None)
+        yield resources()
         return
-    address = address or os.environ.get("RAY_ADDRESS") or None
-    if address in (None, "local"):
+    address = address or os.environ.get("RAY_ADDRESS") or "local"
+    if address == "local":
         ray.init(
             address="local",
             num_cpus=num_cpus,
@@ -79,10 +82,12 @@ def connect(
             logging_level="ERROR",
         )
     else:
-        _join(str(address))
+        _join(address)
+    _connection["joined"] = address != "local"
     try:
-        yield resources(joined=address not in (None, "local"))
+        yield resources()
     finally:
+        _connection["joined"] = False
         ray.shutdown()
 
 
@@ -111,7 +116,7 @@ def _knock(address: str) -> None:
     socket.create_connection((host.strip("[]"), int(port)), timeout=_KNOCK_S).close()
 
 
-def resources(*, joined: bool = False) -> Resources:
+def resources() -> Resources:
     """What the connected Ray offers now."""
     alive = [node for node in ray.nodes() if node["Alive"]]
     offered = [node["Resources"] for node in alive]
@@ -120,7 +125,7 @@ def resources(*, joined: bool = False) -> Resources:
         gpus=int(sum(node.get("GPU", 0) for node in offered)),
         nodes=len(alive),
         node_memory=int(min((node.get("memory", 0) for node in offered), default=0)),
-        joined=joined,
+        joined=_connection["joined"],
     )
 
 

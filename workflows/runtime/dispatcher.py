@@ -17,6 +17,7 @@ from ray import cloudpickle
 
 from workflows.errors import BudgetError, ShardError
 from workflows.runtime.actor_process import Outcome, attempt, fetch, peak_memory, set_threads
+from workflows.runtime.cluster import resources
 
 Record = dict[str, Any]
 OnDone = Callable[[Any, Record], None]
@@ -286,6 +287,8 @@ class _Pool:
 
 
 def _refuse_unfitting(settings: PoolSettings) -> None:
+    if resources().joined:
+        return  # A cluster may grow when it sees what is asked for; start_timeout_s is its limit.
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     fits = any(node.get("CPU", 0) >= settings.num_cpus and node.get("GPU", 0) >= settings.num_gpus for node in nodes)
     if not fits:

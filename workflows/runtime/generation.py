@@ -13,8 +13,9 @@ from typing import Any
 import ray
 from ray import cloudpickle
 
-from workflows.errors import ShardError
+from workflows.errors import BudgetError, ShardError
 from workflows.runtime.actor_process import Outcome, attempt, fetch, set_threads
+from workflows.runtime.cluster import resources
 
 _POLL_S = 0.25
 _GRACE_S = 1.0
@@ -127,7 +128,8 @@ class Generation:
     def start(self, factory: Callable[..., Any], kwargs: dict[str, Any], checkpoint: Path | None) -> None:
         """Build the workers, let them meet, and give all of them the same state."""
         settings, meeting = self._settings, self._rendezvous
-        options = {"num_cpus": settings.num_cpus, "num_gpus": settings.num_gpus, "max_restarts": 0}
+        _refuse_unfitting(settings)
+        options = {"num_cpus": _cpus_each(settings), "num_gpus": settings.num_gpus, "max_restarts": 0}
         self._actors = [ray.remote(**options)(_FitActor).remote() for _ in range(settings.n_actors)]
         pickled = ray.put(cloudpickle.dumps((factory, kwargs)))
         world, patience = settings.n_actors, settings.start_timeout_s
@@ -178,6 +180,23 @@ class Generation:
         if failed or pending:
             raise GenerationLost(_reason(failed, pending, timeout_s, method))
         return {rank: outcome.value for rank, outcome in outcomes.items()}
+
+
+def _cpus_each(settings: GroupSettings) -> float:
+    """Cores of an actor: a group works only if all of it fits, so on a small machine its actors share the cores."""
+    offered = resources()
+    if offered.joined or settings.n_actors * settings.num_cpus <= offered.cpus:
+        return settings.num_cpus
+    return int(1000 * offered.cpus / settings.n_actors) / 1000
+
+
+def _refuse_unfitting(settings: GroupSettings) -> None:
+    offered = resources()
+    if settings.n_actors * settings.num_gpus > offered.gpus and not offered.joined:
+        raise BudgetError(
+            f"a fit group of {settings.n_actors} actors needs {settings.n_actors * settings.num_gpus:g} GPUs and Ray "
+            f"offers {offered.gpus}: lower runtime.fit_actors or set runtime.device to 'cpu'"
+        )
 
 
 def _reason(failed: dict[int, Outcome], silent: dict[int, Any], timeout_s: float, method: str) -> str:

@@ -61,6 +61,7 @@ class DrawWorker:
             pictures=self.pictures,
             exemplars=self.settings.draw.exemplars,
             word_maps=None if image is None else self._word_maps(image),
+            layer_titles={layer.name: layer.given for layer in self.plan.layers},
             code_edges=self.settings.draw.code_edges,
         )
         draw = draw_class_graph if image is None else draw_image_graph

@@ -23,6 +23,7 @@ FORMAT = 1
 
 RUN_FILE = "run.json"
 LOCK_FILE = ".lock"
+_ZARR_TEMPORARY_SUFFIX = ".partial"
 _UNCHANGING = ("runtime", "count.scheduler")
 """Fields that change no result, so a run may be resumed with other values."""
 
@@ -94,8 +95,9 @@ class RunFolder:
             os.close(descriptor)
 
     def _sweep(self) -> None:
-        for leftover in self.root.rglob(f".*{TEMPORARY_SUFFIX}"):
-            leftover.unlink(missing_ok=True)
+        for pattern in (f".*{TEMPORARY_SUFFIX}", f"*{_ZARR_TEMPORARY_SUFFIX}"):
+            for leftover in self.root.rglob(pattern):
+                leftover.unlink(missing_ok=True)
 
     @property
     def run_file(self) -> Path:

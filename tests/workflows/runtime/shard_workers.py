@@ -72,16 +72,22 @@ def failing_factory() -> Refusing:
 
 
 class Introspective:
-    """Tells how its process is set up."""
+    """Tells how torch is set up in its process."""
 
     def __call__(self, item: int) -> dict[str, Any]:
         import torch
 
-        time.sleep(0.2)
         return {
             "threads": torch.get_num_threads(),
             "omp": os.environ["OMP_NUM_THREADS"],
             "denormal": float(torch.tensor([1e-39]).mul(1.0).item()),
-            "visible": os.environ.get("CUDA_VISIBLE_DEVICES"),
-            "pid": os.getpid(),
         }
+
+
+class Pinned:
+    """Tells which GPUs its process can see."""
+
+    def __call__(self, item: int) -> dict[str, Any]:
+        # Long enough that both actors get some of the items.
+        time.sleep(0.2)
+        return {"visible": os.environ.get("CUDA_VISIBLE_DEVICES"), "pid": os.getpid()}

@@ -55,7 +55,8 @@ def test_every_item_is_done_once_and_reported_in_the_driver(tmp_path: Path) -> N
     assert missing_shards(path) == [7]
 
 
-def test_an_actor_killed_in_mid_run_is_replaced_and_nothing_is_lost(tmp_path: Path) -> None:
+@pytest.mark.parametrize("n_actors", [1, 2])
+def test_an_actor_killed_in_mid_run_is_replaced_and_nothing_is_lost(tmp_path: Path, n_actors: int) -> None:
     path = tmp_path / "a.zarr"
     n = 40 * SHARD
     create_array(path, (n, 3), "int32", chunk_rows=2, shard_rows=SHARD)
@@ -69,15 +70,16 @@ def test_an_actor_killed_in_mid_run_is_replaced_and_nothing_is_lost(tmp_path: Pa
             os.kill(record["pid"], signal.SIGKILL)
             killed.append(record["pid"])
 
-    factory_arguments = {"path": path, "shard_rows": SHARD, "pause_s": 0.05}
-    report = map_shards(ShardWriter, factory_arguments, range(0, n, SHARD), settings(), on_done=kill_one)
+    arguments = {"path": path, "shard_rows": SHARD, "pause_s": 0.02}
+    pool = settings(n_actors=n_actors)
+    report = map_shards(ShardWriter, arguments, range(0, n, SHARD), pool, on_done=kill_one)
     assert killed
     assert report.replaced_actors == 1
     assert sorted(order) == list(range(0, n, SHARD))
     assert np.array_equal(read_rows(path, 0, n)[:, 2], np.arange(n))
-    after = [record["pid"] for item, record in report.records.items() if order.index(item) > 10]
+    after = {record["pid"] for item, record in report.records.items() if order.index(item) > 10}
     assert killed[0] not in after
-    assert len(set(after)) == 2, "the replacement took its share"
+    assert after, "with one actor, only the replacement can have done these"
     assert all(record["attempts"] == 1 for record in report.records.values()), "nobody is blamed for it"
 
 
@@ -151,15 +153,15 @@ def test_threads_are_set_and_denormals_flushed_in_the_actor() -> None:
 
 
 PINNED = """
-from tests.workflows.runtime.shard_workers import Introspective
+from tests.workflows.runtime.shard_workers import Pinned
 from workflows.runtime.cluster import connect, plan_actors
 from workflows.runtime.dispatcher import PoolSettings, map_shards
 from workflows.settings import RuntimeSettings
 with connect(num_cpus=2, num_gpus=2) as offered:
     plan = plan_actors(RuntimeSettings(), offered)
     assert (plan.n_actors, plan.num_gpus, plan.device) == (2, 1, "cuda"), plan
-    pool = PoolSettings(plan.n_actors, plan.num_cpus, plan.num_gpus, plan.threads)
-    records = map_shards(Introspective, {}, range(6), pool).records.values()
+    pool = PoolSettings(plan.n_actors, plan.num_cpus, plan.num_gpus, threads=None)
+    records = map_shards(Pinned, {}, range(6), pool).records.values()
     seen = {record["pid"]: record["visible"] for record in records}
     print("VISIBLE", sorted(seen.values()))
 """

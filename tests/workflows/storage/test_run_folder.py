@@ -118,9 +118,13 @@ def test_one_driver_at_a_time_and_a_killed_one_lets_go(tmp_path: Path) -> None:
         (tmp_path / "mixtures").mkdir()
         leftover = tmp_path / "mixtures" / ".layer.npz.0123456789ab.tmp"
         leftover.touch()
+        shard = tmp_path / "activations" / "add2.zarr" / "c" / "0" / "0.3a5f.partial"
+        shard.parent.mkdir(parents=True)
+        shard.touch()
         holder.send_signal(signal.SIGKILL)
     with folder.lock():
-        assert not leftover.exists(), "what the killed driver left is swept"
+        assert not leftover.exists()
+        assert not shard.exists(), "what the killed driver left is swept"
         with pytest.raises(RunFolderError, match=f"process {os.getpid()} "), folder.lock():
             pass
     with folder.lock():
