@@ -27,7 +27,7 @@ from gmm_ops.gaussian import (
     score_parameters,
     scores,
 )
-from gmm_ops.near_ties import settle_winners
+from gmm_ops.near_ties import ExactScores
 from gmm_ops.products import full_precision, row_products
 
 
@@ -106,12 +106,12 @@ def assign(mixture: Mixture, columns: Columns, tile_rows: int | None = None) -> 
     posterior = torch.empty(n, dtype=torch.float32, device=columns.device)
     log_joint = torch.empty(n, dtype=torch.float32, device=columns.device)
     rows = tile_rows or rows_per_tile(mixture.n_words, columns.device)
-    exact = _ExactParameters.of(mixture)
+    exact = ExactScores.of(mixture.mean - mixture.center, mixture.variance, peaks(mixture.log_pi, mixture.variance))
     with full_precision():
         for start, real, tile in centred_tiles(columns, mixture.center, rows):
             score = row_products(expand_columns(tile), parameters.weights)[:real]
             part = slice(start, start + real)
-            word[part], joint = settle_winners(score, tile[:real], exact.mean, exact.variance, exact.peak)
+            word[part], joint = exact.settle(score, tile[:real])
             log_joint[part] = joint.float()
             powers, _, total = exponentials(score)
             posterior[part] = (powers.gather(1, word[part, None]) / total).squeeze(1)
@@ -159,17 +159,3 @@ def log_joints(mixture: Mixture, columns: Columns) -> Float[Tensor, "n K"]:
 def responsibilities(mixture: Mixture, columns: Columns) -> Float[Tensor, "n K"]:
     """P(word | column), float64, rows sum to 1. Holds (n, K): for tests and few columns."""
     return torch.softmax(log_joints(mixture, columns), dim=1)
-
-
-@dataclass(frozen=True)
-class _ExactParameters:
-    """Float64 parameters about the centre, laid out for the tie-break."""
-
-    mean: WordStatistics
-    variance: WordStatistics
-    peak: Float[Tensor, " K"]
-
-    @classmethod
-    def of(cls, mixture: Mixture) -> _ExactParameters:
-        mean = (mixture.mean - mixture.center).contiguous()
-        return cls(mean, mixture.variance.contiguous(), peaks(mixture.log_pi, mixture.variance))

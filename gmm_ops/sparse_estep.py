@@ -14,7 +14,7 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
-from gmm_ops.near_ties import BLOCK, largest
+from gmm_ops.near_ties import BLOCK, block_maxima
 
 NEGLECTED = 23.0
 """Words more than 23 + log K below a column's best are left out: together under 1e-10 of its posterior."""
@@ -65,16 +65,13 @@ def add_tile(
 @numba.njit(cache=True, nogil=True)
 def _keep(score, cut, count, word, posterior, log_likelihood):  # type: ignore[no-untyped-def]
     words = score.shape[1]
-    blocks = (words + BLOCK - 1) // BLOCK
-    maxima = np.empty(blocks, np.float32)
+    maxima = np.empty((words + BLOCK - 1) // BLOCK, np.float32)
     for i in range(score.shape[0]):
         row = score[i]
-        for block in range(blocks):
-            maxima[block] = largest(row[block * BLOCK : (block + 1) * BLOCK])
-        best = maxima.max()
+        best = block_maxima(row, maxima)
         found = 0
         total = 0.0
-        for block in range(blocks):
+        for block in range(maxima.shape[0]):
             if maxima[block] >= best - cut:
                 for k in range(block * BLOCK, min(words, (block + 1) * BLOCK)):
                     if row[k] >= best - cut:

@@ -90,7 +90,8 @@ def recount(digits_run: Path) -> Recount:
 
 
 def rows(root: Path, table: str, **wanted: Any) -> list[dict[str, Any]]:
-    return read_table(root / f"{table}.parquet", filters=[(key, "=", value) for key, value in wanted.items()]).to_pylist()
+    filters = [(key, "=", value) for key, value in wanted.items()]
+    return read_table(root / f"{table}.parquet", filters=filters or None).to_pylist()
 
 
 def test_every_table_has_its_documented_schema(digits_run: Path) -> None:
@@ -245,7 +246,10 @@ def test_heat_maps_count_the_offsets_of_every_edge(recount: Recount) -> None:
                 assert (row["height"], row["width"]) == tuple(edge_counts.shape)
                 assert row["counts"] == edge_counts.flatten().tolist()
                 assert row["inside"] == edge_inside.flatten().tolist()
-                assert (row["row_offset"], row["column_offset"]) == (pair.window.rows.offset, pair.window.columns.offset)
+                assert (row["row_offset"], row["column_offset"]) == (
+                    pair.window.rows.offset,
+                    pair.window.columns.offset,
+                )
 
 
 def test_words_tell_what_the_training_word_maps_hold(recount: Recount) -> None:
@@ -354,7 +358,9 @@ def test_the_same_command_again_does_nothing(
 ) -> None:
     from tests.end_to_end.small_digits import run_arguments
 
-    before = {path: path.stat().st_mtime_ns for path in digits_run.rglob("*") if path.is_file() and path.name != ".lock"}
+    before = {
+        path: path.stat().st_mtime_ns for path in digits_run.rglob("*") if path.is_file() and path.name != ".lock"
+    }
     assert command(run_arguments(digits_run, digits_weights)) == 0
     assert "done" not in capsys.readouterr().out
     after = {path: path.stat().st_mtime_ns for path in digits_run.rglob("*") if path.is_file() and path.name != ".lock"}

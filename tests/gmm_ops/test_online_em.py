@@ -294,14 +294,22 @@ def test_a_fit_stops_when_an_epoch_gains_too_little(columns):
     assert has_converged([-10.0, -11.0], 1e-4)
 
 
-def test_small_layers_still_get_steps():
-    settings = OnlineEMSettings()
-    large = settings.for_columns(5_000_000, 100)
-    assert (large.minibatch, large.warmup) == (50_000, 20)
-    small = settings.for_columns(100_000, 50)
-    assert small.minibatch == 5_000
-    assert 1 <= small.warmup <= 6
-    assert settings.for_columns(60, 50).minibatch == 60
+@pytest.mark.parametrize(
+    ("columns", "words", "minibatch", "warmup"),
+    [
+        (20_000_000, 100, 50_000, 20),  # the settings are the upper limit
+        (1_280_000, 100, 6_400, 12),  # 200 steps an epoch
+        (100_000, 100, 2_500, 2),  # 25 columns per word
+        (60, 50, 60, 1),  # all there is, three times
+    ],
+)
+def test_a_layer_gets_the_steps_it_needs(columns, words, minibatch, warmup):
+    settings = OnlineEMSettings().for_columns(columns, words)
+    assert (settings.minibatch, settings.warmup) == (minibatch, warmup)
+
+
+def test_one_step_in_all_has_no_warmup():
+    assert OnlineEMSettings(epochs=1).for_columns(60, 50).warmup == 0
 
 
 @pytest.mark.parametrize(

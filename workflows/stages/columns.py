@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,6 +27,12 @@ class ColumnBlock:
     columns: Columns
     image: Int[Tensor, "n"]
     position: Int[Tensor, "n"]
+
+    @classmethod
+    def joined(cls, blocks: Sequence[ColumnBlock]) -> ColumnBlock:
+        """All rows of some blocks, in order."""
+        columns, image, position = zip(*((block.columns, block.image, block.position) for block in blocks), strict=True)
+        return cls(torch.cat(columns), torch.cat(image), torch.cat(position))
 
     def take(self, rows: Int[np.ndarray, "m"]) -> ColumnBlock:
         """Some of the rows; the columns as float32."""

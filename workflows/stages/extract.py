@@ -14,8 +14,8 @@ from workflows.images.shards import Shard, plan_shards
 from workflows.plan import LayerPlan, Plan
 from workflows.settings import Settings
 from workflows.stages.context import StageContext
-from workflows.stages.forward import ForwardBatch, FrozenForward
-from workflows.storage.arrays import choose_codec, create_array, write_shard
+from workflows.stages.forward import STORAGE_DTYPES, ForwardBatch, FrozenForward
+from workflows.storage.arrays import choose_codec, create_array, open_array, write_shard
 from workflows.storage.images_table import PREDICTIONS, merge_predictions
 from workflows.storage.run_folder import RunFolder
 from workflows.storage.tables import write_table
@@ -41,24 +41,28 @@ class ExtractWorker:
     def __init__(self, settings: Settings, plan: Plan, folder: RunFolder) -> None:
         self.settings, self.plan, self.folder = settings, plan, folder
         self.forward = FrozenForward(settings, plan, folder)
+        self.arrays = {layer.name: open_array(folder.activations(layer.name)) for layer in plan.layers}
+        # One buffer for all shards: fresh memory costs more than filling it.
+        dtype, rows = STORAGE_DTYPES[settings.extract.dtype], min(settings.extract.images_per_shard, plan.stored_images)
+        self.buffers = {
+            layer.name: torch.empty((rows, layer.stored, layer.units), dtype=dtype) for layer in plan.layers
+        }
 
     def __call__(self, shard: Shard) -> dict[str, Any]:
         """Write the shard's columns and predictions; return what the driver must know of it."""
         stored = max(0, min(shard.stop, self.plan.stored_images) - shard.first)
-        dtype = np.dtype(self.settings.extract.dtype)
-        blocks = {layer.name: np.zeros((stored, layer.stored, layer.units), dtype) for layer in self.plan.layers}
         predictions: list[dict[str, Any]] = []
         for batch in self.forward(shard):
             predictions.extend(_predictions(batch))
-            self._keep(batch, batch.first - shard.first, stored, blocks)
+            self._keep(batch, batch.first - shard.first, stored)
         if stored:
-            for name, block in blocks.items():
-                write_shard(self.folder.activations(name), shard.first, block)
+            for name, buffer in self.buffers.items():
+                write_shard(self.arrays[name], shard.first, buffer[:stored].numpy())
         write_table(predictions_path(self.folder, shard), predictions, PREDICTIONS)
         broken = [row for row in predictions if row["status"] == "broken"]
         return {"images": shard.stop - shard.first, "broken": [[row["image"], row["reason"]] for row in broken]}
 
-    def _keep(self, batch: ForwardBatch, row: int, stored: int, blocks: dict[str, np.ndarray]) -> None:
+    def _keep(self, batch: ForwardBatch, row: int, stored: int) -> None:
         kept = min(len(batch.logits), stored - row)
         if kept <= 0:
             return
@@ -66,7 +70,7 @@ class ExtractWorker:
             columns = batch.columns[layer.name][:kept]
             if not layer.all_stored:
                 columns = _sample(columns, layer, self.settings.seed, batch.first)
-            blocks[layer.name][row : row + kept] = columns.cpu().numpy()
+            self.buffers[layer.name][row : row + kept].copy_(columns)
 
 
 def _sample(columns: torch.Tensor, layer: LayerPlan, seed: int, first: int) -> torch.Tensor:
@@ -131,7 +135,8 @@ def _create_arrays(settings: Settings, plan: Plan, folder: RunFolder) -> None:
     for layer in missing:
         codec = extract.codec
         if codec == "auto":
-            codec = choose_codec(columns[layer.name].cpu().numpy(), extract.zstd_level)
+            sample = columns[layer.name].to("cpu", STORAGE_DTYPES[extract.dtype]).numpy()
+            codec = choose_codec(sample, extract.zstd_level)
         create_array(
             folder.activations(layer.name),
             (plan.stored_images, layer.stored, layer.units),

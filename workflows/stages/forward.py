@@ -32,7 +32,7 @@ class ForwardBatch:
     Attributes:
         first: image id of row 0.
         logits: (N, M) float32 on the CPU.
-        columns: layer name -> (N, H*W, D) in the storage dtype, on the network's device.
+        columns: layer name -> (N, H*W, D) as the network computed them, on its device; within the storage dtype.
         broken: row -> why its picture could not be read; its columns are those of a black picture.
     """
 
@@ -98,17 +98,17 @@ class FrozenForward:
     def _forward(self, first: int, pixels: np.ndarray, broken: dict[int, str]) -> ForwardBatch:
         batch = self.preprocessor.normalise(pixels, self.device).to(self.precision)
         logits, maps = self.network(batch)
-        columns = {layer.name: self._stored(maps[layer.name], layer.name, first) for layer in self.plan.layers}
+        columns = {layer.name: self._checked(maps[layer.name], layer.name, first) for layer in self.plan.layers}
         return ForwardBatch(first, logits.float().cpu(), columns, broken)
 
-    def _stored(self, maps: Tensor, layer: str, first: int) -> Tensor:
-        """(N, D, H, W) -> (N, H*W, D) in the storage dtype; refuses what that dtype cannot hold."""
+    def _checked(self, maps: Tensor, layer: str, first: int) -> Tensor:
+        """(N, D, H, W) -> (N, H*W, D); refuses what the storage dtype cannot hold."""
         dtype = STORAGE_DTYPES[self.settings.extract.dtype]
         columns = maps.permute(0, 2, 3, 1).reshape(len(maps), -1, maps.shape[1])  # a view of channels-last maps
         low, high = torch.aminmax(columns)  # NaN and infinity survive into both
         if not (torch.isfinite(low) and torch.isfinite(high) and max(-low, high) <= torch.finfo(dtype).max):
             self._refuse(maps, layer, first, dtype)
-        return columns.to(dtype)
+        return columns
 
     def _refuse(self, maps: Tensor, layer: str, first: int, dtype: torch.dtype) -> None:
         finite = torch.isfinite(maps).flatten(1).all(1)

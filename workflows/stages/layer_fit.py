@@ -24,11 +24,12 @@ from workflows.storage.mixtures import load_state, save_state
 from workflows.storage.run_folder import RunFolder
 from workflows.storage.tables import write_table
 
-HELD_OUT_COLUMNS = 20_000
-"""Columns of the fixed held-out sample that is scored after every step; the whole held-out part is once an epoch."""
-
 START_COLUMNS_A_WORD = 20
 """Columns drawn for the start, a word; at least 10,000 in all."""
+
+PARTS = 12
+"""Parts of a global minibatch, each one sweep of one rank: float32 sums within a part, float64 sums over parts.
+Fixed, so that the sums do not depend on the number of ranks; and divisible by most numbers of ranks."""
 
 BUFFER_BYTES = 512 * 2**20
 """Of the stored columns that a fit group mixes at a time, over all its ranks; at least two minibatches."""
@@ -53,8 +54,9 @@ def history_path(folder: RunFolder, scope: str, layer: str) -> Path:
 class LayerFit:
     """Runs in an actor; see ``workflows.runtime.fit_group.FitWorker``.
 
-    Every rank sums the statistics of its own chunks of the global minibatch, all sums are added in float64,
-    and every rank makes the same update; so the number of ranks changes nothing but the order of float64 sums.
+    Every rank sweeps its own parts of the global minibatch, all sums are added in float64, and every rank makes
+    the same update; so the number of ranks changes nothing but the order of float64 sums. After every step a fixed
+    held-out sample (a quarter of a minibatch) is scored, at the end of an epoch the whole held-out share.
     """
 
     def __init__(
@@ -69,7 +71,7 @@ class LayerFit:
         self.schedule = MinibatchSchedule(
             sizes, self.em.minibatch, buffer_minibatches(self.em.minibatch, layer, settings), self.seed
         )
-        sample = self.source.held_out_sample(HELD_OUT_COLUMNS, self.seed)
+        sample = self.source.held_out_sample(max(1_000, self.em.minibatch // 4), self.seed)
         self.held_out: Columns = sample[rank::world]
         self.state: OnlineEMState
         self.history: list[tuple[float, ...]]
@@ -150,13 +152,20 @@ class LayerFit:
         """Statistics of the whole global minibatch at the present mixture, the same on every rank."""
         if step.buffer != self._buffer:
             self._blocks = {}  # free the old columns before the new ones come
-            self._blocks = {chunk: self.source.fitted(chunk) for chunk in step.buffer.owned(self.rank, self.world)}
+            self._blocks = {
+                chunk: self.source.fitted(chunk)
+                for part in self._own_parts()
+                for chunk in step.buffer.chunks[part::PARTS]
+            }
             self._buffer = step.buffer
         size, units = self.em.max_reseeds, self.layer.units
-        total, worst = MixtureStatistics.zero(self.layer.words, units), WorstColumns.none(size, units)
-        for chunk, block in self._blocks.items():
-            part = block.take(self.schedule.rows(step, chunk))
-            # One sweep a chunk, not one over all: its float32 sums must not depend on who owns which chunk.
+        total = MixtureStatistics.zero(self.layer.words, units, self.source.device)
+        worst = WorstColumns.none(size, units)
+        for number in self._own_parts():
+            chunks = step.buffer.chunks[number::PARTS]
+            if not chunks:
+                continue
+            part = ColumnBlock.joined([self._blocks[chunk].take(self.schedule.rows(step, chunk)) for chunk in chunks])
             found, candidates = sweep(
                 self.state.mixture, part.columns, n_worst=size, image=part.image, position=part.position
             )
@@ -165,6 +174,9 @@ class LayerFit:
         for other in collective.all_gather(worst.pack()):
             worst = worst.merge(WorstColumns.unpack(other)) if collective.world > 1 else worst
         return MixtureStatistics.unpack(packed, self.layer.words, units), worst
+
+    def _own_parts(self) -> range:
+        return range(self.rank, PARTS, self.world)
 
     def _full_held_out(self, collective: Collective) -> float:
         blocks = (self.source.held_out(chunk) for chunk in range(self.rank, self.source.chunks, self.world))

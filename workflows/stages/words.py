@@ -14,7 +14,7 @@ from workflows.images.shards import Shard
 from workflows.plan import LayerPlan, Plan
 from workflows.settings import Settings
 from workflows.stages.context import StageContext
-from workflows.stages.forward import FrozenForward, choose_device
+from workflows.stages.forward import STORAGE_DTYPES, FrozenForward, choose_device
 from workflows.stages.word_maps import FIELDS, words_path
 from workflows.storage.arrays import create_array, read_rows, write_shard
 from workflows.storage.images_table import read_image_rows
@@ -70,7 +70,9 @@ class WordsWorker:
                 yield shard.first + start, layer, torch.from_numpy(block[start : start + step]).to(self.device)
 
     def _assign(self, layer: LayerPlan, columns: Tensor, maps: dict[str, np.ndarray], row: int) -> None:
-        found = assign(self.mixtures[layer.name], columns.reshape(-1, layer.units).float())
+        # Through the storage dtype, so that recomputed columns give the words that stored ones do.
+        stored = columns.to(STORAGE_DTYPES[self.settings.extract.dtype])
+        found = assign(self.mixtures[layer.name], stored.reshape(-1, layer.units).float())
         for field in FIELDS:
             values = getattr(found, field).cpu().numpy().reshape(len(columns), layer.height, layer.width)
             maps[field][row : row + len(columns)] = values
