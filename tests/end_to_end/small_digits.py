@@ -81,6 +81,18 @@ def adopt_mixtures(source: Path, target: Path) -> None:
         shutil.copy(source / name, target / name)
 
 
+def fit_left_open(source: Path, target: Path, layer: str) -> Path:
+    """A copy of a finished run that has yet to fit one layer, and everything behind the fit."""
+    copy_until(source, target, "extract")
+    adopt_mixtures(source, target)
+    folder = RunFolder.open(target)
+    folder.mixture(SCOPE, layer).unlink()
+    ledger = target / "ledgers" / "fit.jsonl"
+    lines = [line for line in ledger.read_text().splitlines(True) if layer not in line and '"end"' not in line]
+    ledger.write_text("".join(lines))
+    return target
+
+
 def word_maps(root: Path) -> dict[str, np.ndarray]:
     """Hard words (N, H, W) of all images, by layer."""
     folder = RunFolder.open(root)

@@ -15,6 +15,7 @@ from tests.end_to_end.small_digits import (
     changed_share,
     command,
     copy_until,
+    fit_left_open,
     run_arguments,
     stored_maps,
     word_maps,
@@ -27,12 +28,9 @@ from workflows.storage.run_folder import RunFolder
 from workflows.storage.states import load_state
 from workflows.storage.tables import read_table
 
+LAYER = "layer1.0.add"
+"""Refitted by several actors; the other layers keep their dictionaries, to save the time."""
 pytestmark = pytest.mark.usefixtures("local_ray")
-
-
-def mixtures(root: Path) -> dict[str, dict[str, np.ndarray]]:
-    folder = RunFolder.open(root)
-    return {layer.name: load_state(folder.mixture(SCOPE, layer.name)) for layer in Plan.read(folder).layers}
 
 
 def assert_same_arrays(left: dict, right: dict) -> None:
@@ -58,14 +56,14 @@ def test_one_actor_gives_the_bits_of_two(
 def test_mixtures_do_not_depend_on_the_fit_actors(
     digits_run: Path, digits_weights: Path, tmp_path: Path, actors: int
 ) -> None:
-    shared = copy_until(digits_run, tmp_path / "shared", "extract")
+    shared = fit_left_open(digits_run, tmp_path / "shared", LAYER)
     assert command(run_arguments(shared, digits_weights, f"runtime.fit_actors={actors}", until="fit")) == 0
+    alone, together = (load_state(RunFolder.open(root).mixture(SCOPE, LAYER)) for root in (digits_run, shared))
     largest = 0.0
-    for layer, alone in mixtures(digits_run).items():
-        for name, values in mixtures(shared)[layer].items():
-            np.testing.assert_allclose(values, alone[name], rtol=1e-6, atol=0, err_msg=f"{layer} {name}")
-            difference = np.abs(values - alone[name]) / np.maximum(np.abs(alone[name]), 1e-300)
-            largest = max(largest, float(difference.max()))
+    for name, values in together.items():
+        np.testing.assert_allclose(values, alone[name], rtol=1e-6, atol=0, err_msg=name)
+        difference = np.abs(values - alone[name]) / np.maximum(np.abs(alone[name]), 1e-300)
+        largest = max(largest, float(difference.max()))
     print(f"{actors} fit actors: largest relative difference to one, {largest:.2g}")
 
 
@@ -101,13 +99,14 @@ def spy_on_schedulers(monkeypatch: pytest.MonkeyPatch) -> set[str]:
 
 def test_another_shard_and_batch_change_hardly_a_word(digits_run: Path, digits_weights: Path, tmp_path: Path) -> None:
     other = tmp_path / "other"
-    sizes = ("extract.images_per_shard=150", "extract.batch=75")
+    # One image a batch takes other convolution kernels; between larger batches not a bit may change.
+    sizes = ("extract.images_per_shard=150", "extract.batch=1")
     assert command(run_arguments(other, digits_weights, *sizes, until="words")) == 0
-    share = changed_share(word_maps(other), word_maps(digits_run))
-    print(
-        f"words changed by shards of 150 and batches of 75 instead of 25 images, dictionaries fitted anew: {share:.2g}"
-    )
-    assert share < 1e-3
+    columns = changed_share(activations(other), activations(digits_run))
+    words = changed_share(word_maps(other), word_maps(digits_run))
+    print(f"shards of 150 instead of 25, batches of 1: numbers changed {columns:.2g}, words changed {words:.2g}")
+    assert columns > 0, "the two runs are meant to differ in the last bits"
+    assert words < 1e-3
 
 
 def test_words_from_stored_columns_are_those_of_columns_made_again(

@@ -153,3 +153,12 @@ def test_real_columns_get_the_float64_word(shared_data):
     assert torch.equal(found.word, exact.argmax(dim=1))
     torch.testing.assert_close(found.log_joint.double(), exact.amax(dim=1), rtol=1e-6, atol=1e-4)
     assert len(found.word.unique()) > 25
+
+
+@pytest.mark.gpu
+def test_a_gpu_gives_the_same_words(mixture, columns):
+    there = assign(mixture.to("cuda"), columns.cuda())
+    here = assign(mixture, columns)
+    assert torch.equal(there.word.cpu(), here.word)
+    torch.testing.assert_close(there.posterior.cpu(), here.posterior, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(there.log_joint.cpu(), here.log_joint, rtol=1e-6, atol=1e-5)

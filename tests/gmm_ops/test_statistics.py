@@ -209,3 +209,11 @@ def test_digits_pass_through_all_engines():
         MixtureStatistics.from_batch(mixture, columns, "sparse"),
         1e-6,
     )
+
+
+@pytest.mark.gpu
+def test_a_gpu_gives_the_same_sums_and_worst_columns(mixture, columns):
+    here, worst_here = sweep(mixture, columns, n_worst=8)
+    there, worst_there = sweep(mixture.to("cuda"), columns.cuda(), n_worst=8)
+    assert_same(MixtureStatistics.unpack(there.pack().cpu(), 40, 20), here, 1e-5)
+    assert worst_there.image.tolist() == worst_here.image.tolist()

@@ -17,7 +17,7 @@ from workflows.images.reading import PictureReader
 from workflows.images.shards import Shard
 from workflows.networks.loading import load_network
 from workflows.networks.taps import TappedNetwork
-from workflows.plan import Plan
+from workflows.plan import OUTPUT, Plan
 from workflows.settings import NetworkSettings, Settings
 from workflows.storage.images_table import read_image_rows
 from workflows.storage.run_folder import RunFolder
@@ -99,6 +99,8 @@ class FrozenForward:
         batch = self.preprocessor.normalise(pixels, self.device).to(self.precision)
         logits, maps = self.network(batch)
         columns = {layer.name: self._checked(maps[layer.name], layer.name, first) for layer in self.plan.layers}
+        if not torch.isfinite(logits).all():
+            self._refuse(logits, OUTPUT, first, logits.dtype)
         return ForwardBatch(first, logits.float().cpu(), columns, broken)
 
     def _checked(self, maps: Tensor, layer: str, first: int) -> Tensor:

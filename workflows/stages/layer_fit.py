@@ -20,7 +20,7 @@ from workflows.runtime.collective import Collective
 from workflows.settings import FitSettings, Settings
 from workflows.stages.columns import ColumnBlock, ColumnSource
 from workflows.stages.forward import STORAGE_DTYPES, choose_device
-from workflows.storage.mixtures import load_state, save_state
+from workflows.storage.mixtures import load_state, save_mixture, save_state
 from workflows.storage.run_folder import RunFolder
 from workflows.storage.tables import write_table
 
@@ -116,8 +116,8 @@ class LayerFit:
         scope, mixture = self.fit.scope, self.state.result(self.em)
         rows = [self._history_row(row) for row in self.history]
         write_table(history_path(self.folder, scope, self.layer.name), rows, "history", network=self.settings.name)
-        reseeded = self.state.reseeded.cpu().numpy()
-        save_state(self.folder.mixture(scope, self.layer.name), mixture.to_arrays() | {"reseeded": reseeded})
+        reseeded = self.state.reseeded
+        save_mixture(self.folder.mixture(scope, self.layer.name), mixture, reseeded)
         full = [row["held_out_full"] for row in rows if row["held_out_full"] is not None]
         return {
             "steps": self.state.step,

@@ -15,7 +15,7 @@ from workflows.plan import OUTPUT, LayerPlan, Plan
 from workflows.settings import Settings
 from workflows.stages.word_maps import ImageColumns, read_words, words_path
 from workflows.storage.arrays import read_arrays, read_rows
-from workflows.storage.mixtures import load_mixture, load_state
+from workflows.storage.mixtures import load_mixture, load_reseeded
 from workflows.storage.run_folder import RunFolder
 from workflows.storage.tables import write_table
 
@@ -111,7 +111,7 @@ def write_word_tables(folder: RunFolder, settings: Settings, plan: Plan) -> None
     for layer in plan.layers:
         summary = read_arrays(summary_path(folder, scope, layer.name))
         pi = load_mixture(folder.mixture(scope, layer.name)).log_pi.exp().tolist()
-        reseeded = load_state(folder.mixture(scope, layer.name))["reseeded"].tolist()
+        reseeded = load_reseeded(folder.mixture(scope, layer.name)).tolist()
         for row in word_rows(summary, plan, layer.words):
             words.append({"scope": scope, "layer": layer.name, "pi": pi[row["word"]], **row})
             words[-1]["reseeded"] = reseeded[row["word"]]

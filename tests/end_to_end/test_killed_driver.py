@@ -1,0 +1,149 @@
+"""SIGKILL of the driver in the middle of every stage: the same command goes on, and ends as if nothing had happened."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from tests.end_to_end.killing import Driver, ledger, ledger_lines
+from tests.end_to_end.small_digits import SCOPE, TABLES, activations, run_arguments, stored_maps
+from tests.end_to_end.test_invariance import assert_same_arrays
+from workflows.artefacts import ARTEFACTS
+from workflows.storage.run_folder import RunFolder
+from workflows.storage.states import load_state
+from workflows.storage.tables import read_table
+
+KILLED_IN = ("extract", "fit", "words", "count", "mine", "draw")
+SHARDED = {"extract": "activations/*.zarr", "words": "words/joint/*.zarr"}
+
+
+@dataclass
+class Chain:
+    """One run that was killed in every stage, and what was seen on the way."""
+
+    root: Path
+    done_when_killed: dict[str, int] = field(default_factory=dict)
+    total: dict[str, int] = field(default_factory=dict)
+    written: dict[Path, int] = field(default_factory=dict)
+    """Files of shards that were finished when their stage was killed, and when they had been written."""
+    checkpoint_step: int = 0
+    steps_after: list[int] = field(default_factory=list)
+    lingering: int = 0
+
+
+@pytest.fixture(scope="module")
+def chain(tmp_path_factory: pytest.TempPathFactory, digits_weights: Path) -> Chain:
+    folder = tmp_path_factory.mktemp("killed")
+    seen = Chain(folder / "run")
+    arguments = run_arguments(seen.root, digits_weights)
+    drivers: list[Driver] = []
+    try:
+        for stage in KILLED_IN:
+            drivers.append(Driver(arguments, folder / "log.txt"))
+            drivers[-1].wait_until(_in_the_middle(seen, stage), f"the middle of {stage}")
+            drivers[-1].kill()
+            _look(seen, stage)
+        drivers.append(Driver(arguments, folder / "log.txt"))
+        assert drivers[-1].finish() == 0, drivers[-1].output()
+    finally:
+        seen.lingering = sum(driver.reap() for driver in drivers)
+    return seen
+
+
+def _in_the_middle(seen: Chain, stage: str) -> Callable[[], bool]:
+    wanted = {"extract": 3, "words": 3, "count": 2, "mine": 0, "draw": 3}
+
+    def middle() -> bool:
+        if seen.checkpoint_step and stage == "words":
+            _watch_resumed_fit(seen)
+        if stage == "fit":
+            return _checkpoint_step(seen.root) > 0
+        content = ledger(seen.root, stage)
+        return content.fingerprint is not None and len(content.items) >= wanted[stage]
+
+    return middle
+
+
+def _checkpoint_step(root: Path) -> int:
+    folder = RunFolder(root)
+    path = folder.fit_state(SCOPE, "layer1.0.add")
+    return int(load_state(path)["step"]) if path.exists() else 0
+
+
+def _watch_resumed_fit(seen: Chain) -> None:
+    try:
+        step = _checkpoint_step(seen.root)
+    except Exception:
+        return  # replaced or removed while it was read
+    if step and (not seen.steps_after or step != seen.steps_after[-1]):
+        seen.steps_after.append(step)
+
+
+def _look(seen: Chain, stage: str) -> None:
+    content = ledger(seen.root, stage)
+    assert not content.done, f"{stage} had ended before it was killed"
+    seen.done_when_killed[stage], seen.total[stage] = len(content.items), content.total or 0
+    if stage == "fit":
+        seen.checkpoint_step = _checkpoint_step(seen.root)
+    if stage in SHARDED:
+        for array in seen.root.glob(SHARDED[stage]):
+            for item in content.items:
+                shard = array / "c" / str(item) / "0" / "0"
+                seen.written[shard] = shard.stat().st_mtime_ns
+
+
+def test_every_stage_was_killed_in_its_middle(chain: Chain) -> None:
+    for stage in ("extract", "words", "count", "draw"):
+        assert 0 < chain.done_when_killed[stage] < chain.total[stage], stage
+    assert chain.done_when_killed["fit"] < chain.total["fit"] == 3
+    print(f"items done when killed: {chain.done_when_killed} of {chain.total}; lingering: {chain.lingering}")
+
+
+def test_no_finished_item_is_done_again(chain: Chain) -> None:
+    for stage in KILLED_IN:
+        lines = [json.loads(line) for line in ledger_lines(chain.root, stage)]
+        items = Counter(line["item"] for line in lines if "item" in line)
+        assert set(items.values()) <= {1}, (stage, items)
+        assert [line["mark"] for line in lines if "mark" in line] == ["begin", "begin", "end"], stage
+        expected = 0 if stage == "mine" else chain.total[stage]
+        assert len(items) == expected, stage
+    assert len(chain.written) > 6
+    for shard, moment in chain.written.items():
+        assert shard.stat().st_mtime_ns == moment, f"{shard} was written again"
+
+
+def test_the_killed_fit_went_on_from_its_checkpoint(chain: Chain) -> None:
+    assert chain.checkpoint_step > 0
+    assert chain.steps_after, "no checkpoint of the resumed fit was seen"
+    assert chain.steps_after[0] >= chain.checkpoint_step
+    assert chain.steps_after == sorted(chain.steps_after)
+    assert not list(chain.root.glob("mixtures/joint/*state*")), "a checkpoint was left behind"
+
+
+def test_the_tables_are_those_of_an_undisturbed_run(chain: Chain, digits_run: Path) -> None:
+    for table in TABLES:
+        left, right = (read_table(root / f"{table}.parquet") for root in (chain.root, digits_run))
+        assert left.equals(right, check_metadata=True), table
+    assert_same_arrays(activations(chain.root), activations(digits_run))
+    assert_same_arrays(stored_maps(chain.root), stored_maps(digits_run))
+
+
+def test_the_figures_are_those_of_an_undisturbed_run(chain: Chain, digits_run: Path) -> None:
+    names = sorted(path.name for path in (digits_run / "figures").iterdir())
+    assert sorted(path.name for path in (chain.root / "figures").iterdir()) == names
+    for name in names:
+        if name.endswith(".png"):
+            assert (chain.root / "figures" / name).read_bytes() == (digits_run / "figures" / name).read_bytes(), name
+
+
+def test_nothing_half_written_is_left(chain: Chain, digits_run: Path) -> None:
+    def files(root: Path) -> set[str]:
+        return {str(path.relative_to(root)) for path in root.rglob("*") if path.is_file()}
+
+    assert files(chain.root) == files(digits_run)
+    assert all(ledger(chain.root, stage).done for stage in ARTEFACTS)
