@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: demo test test-slow lint bench notebooks clean
+.PHONY: demo test test-slow lint bench clean
 
 $(READY): pyproject.toml
 	$(PYTHON) -m venv $(VENV)

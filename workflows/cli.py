@@ -23,6 +23,8 @@ app = typer.Typer(
     "[bold]inference-graphs run PRESET.toml[/bold].",
 )
 
+INTERRUPTED = 130
+
 Preset = Annotated[
     str, typer.Argument(help="A TOML file, or the name of a shipped preset (digits, cifar10_resnet20, ...).")
 ]
@@ -61,7 +63,12 @@ def run(preset: Preset, set_: Set = None, out: Out = None, until: Until = None, 
 
 @app.command()
 def status(folder: Folder) -> None:
-    """Stages of a run: shards done, failed and left, time, sizes."""
+    """Stages of a run: shards done, failed and left, time, sizes.
+
+    Example:
+
+        inference-graphs status runs/digits
+    """
     from workflows.report.terminal import status_table
     from workflows.status import stage_statuses
 
@@ -80,7 +87,11 @@ def show(
 
         inference-graphs show runs/digits --class 3
 
-        inference-graphs show runs/digits --image 1500
+        inference-graphs show runs/cifar10-resnet20 --class horse
+
+        inference-graphs show runs/cifar10-resnet20 --image 20015
+
+    Which images have a graph is the preset's mine.images; by default the misclassified validation images.
     """
     from workflows.show import show_graph
 
@@ -91,7 +102,12 @@ def show(
 
 @app.command()
 def demo(out: Out = None) -> None:
-    """The whole main job on scikit-learn's handwritten digits: no download, no configuration, about two minutes."""
+    """The whole main job on scikit-learn's handwritten digits: no download, no configuration, about two minutes.
+
+    Example:
+
+        inference-graphs demo --out runs/digits
+    """
     from workflows.pipeline import run_pipeline
     from workflows.settings import load_settings
     from workflows.show import show_graph
@@ -100,15 +116,21 @@ def demo(out: Out = None) -> None:
     console = Console()
     folder = run_pipeline(settings, out or Path("runs") / settings.name, console)
     show_graph(folder.root, "3", None, console)
-    shown = out or Path("runs") / settings.name
+    command, shown = _command(), escape(str(out or Path("runs") / settings.name))
     console.print(
-        f"\nEvery figure is in [bold]{escape(str(shown / 'figures'))}[/bold]. Try next:\n"
-        f"  inference-graphs status {escape(str(shown))}\n"
-        f"  inference-graphs show {escape(str(shown))} --class 8\n"
-        f"  inference-graphs run cifar10_resnet20 --set mine.images=[]",
+        f"\nEvery figure is in [bold]{shown}/figures[/bold]. Try next:\n"
+        f"  {command} status {shown}\n"
+        f"  {command} show {shown} --class 8\n"
+        f"  {command} run digits --set fit.words=50 --out {escape(str(Path('runs') / 'fifty'))}",
         highlight=False,
         soft_wrap=True,
     )
+
+
+def _command() -> str:
+    """How this command line was called, so that its hints work where no environment is active."""
+    called = Path(sys.argv[0])
+    return escape(str(called)) if called.name == "inference-graphs" and called.exists() else "inference-graphs"
 
 
 def find_preset(name: str) -> Path:
@@ -133,6 +155,7 @@ def main() -> None:
     except (RunError, RefusedInput) as error:
         errors.print(f"[bold red]error[/bold red] {escape(str(error))}", highlight=False, soft_wrap=True)
         sys.exit(2)
-    except KeyboardInterrupt:
-        errors.print("stopped; the same command goes on where it was", highlight=False)
-        sys.exit(130)
+    except SystemExit as stop:
+        if stop.code == INTERRUPTED:  # typer has turned the Ctrl-C into an exit
+            errors.print("stopped; the same command goes on where it was", highlight=False)
+        raise

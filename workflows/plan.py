@@ -89,6 +89,7 @@ class Plan:
         images: number of rows of images.parquet; training images come first.
         train_images: number of training images.
         input_height, input_width: pixels of the network's input.
+        weights: absolute file of the network's state dict, or torchvision:<WEIGHTS>.
     """
 
     layers: tuple[LayerPlan, ...]
@@ -97,6 +98,7 @@ class Plan:
     train_images: int
     input_height: int
     input_width: int
+    weights: str
 
     @property
     def stores_everything(self) -> bool:

@@ -49,7 +49,9 @@ class StageBar:
         seconds = time.perf_counter() - started
         note = f"  [dim]{escape(progress.text)}[/dim]" if progress.text else ""
         items = f"{progress.done}/{progress.total}"
-        self.console.print(f"[green]done[/green] {name:<8} {items:>9} {seconds:7.1f} s{note}", highlight=False)
+        self.console.print(
+            f"[green]done[/green] {name:<8} {items:>9} {seconds:7.1f} s{note}", highlight=False, soft_wrap=True
+        )
 
 
 class StageProgress:

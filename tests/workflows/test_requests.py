@@ -8,7 +8,7 @@ from workflows.requests import check_image_request, class_id, requested_classes,
 from workflows.stages.word_maps import ImageColumns
 
 LAYER = LayerPlan("layer1.add", "add1", 4, 2, 2, 5, 4, None, Window.identity())
-PLAN = Plan((LAYER,), ("cat", "dog", "horse"), images=6, train_images=2, input_height=8, input_width=8)
+PLAN = Plan((LAYER,), ("cat", "dog", "horse"), images=6, train_images=2, input_height=8, input_width=8, weights="w.pt")
 IMAGES = ImageColumns(
     label=np.array([0, 1, 0, 0, 1, 2]), predicted=np.array([0, 1, 0, 1, 1, -1]), probability=np.full(6, 0.9)
 )
@@ -45,7 +45,7 @@ def test_image_requests_are_checked():
 def test_a_plan_survives_json():
     assert Plan.from_json(PLAN.to_json()) == PLAN
     upper = LayerPlan("layer2.add", "add2", 4, 2, 2, 7, 2, Window.square(2, -3, 7), Window.square(4, -9, 21))
-    both = Plan((LAYER, upper), PLAN.class_names, 6, 2, 8, 8)
+    both = Plan((LAYER, upper), PLAN.class_names, 6, 2, 8, 8, "w.pt")
     assert Plan.from_json(both.to_json()) == both
     assert [pair.name for pair in both.pairs()] == ["layer2.add__output", "layer1.add__layer2.add"]
     assert not both.stores_everything

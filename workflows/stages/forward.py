@@ -18,7 +18,7 @@ from workflows.images.shards import Shard
 from workflows.networks.loading import load_network
 from workflows.networks.taps import TappedNetwork
 from workflows.plan import OUTPUT, Plan
-from workflows.settings import NetworkSettings, Settings
+from workflows.settings import Settings
 from workflows.storage.images_table import read_image_rows
 from workflows.storage.run_folder import RunFolder
 
@@ -49,13 +49,6 @@ def choose_device(wanted: str) -> torch.device:
     return torch.device(wanted)
 
 
-def network_settings(settings: Settings, folder: RunFolder) -> NetworkSettings:
-    """The network with its weights in a file: the run's own where it trains the network itself."""
-    if settings.network.weights != "train":
-        return settings.network
-    return settings.network.model_copy(update={"weights": str(folder.weights)})
-
-
 class FrozenForward:
     """A network ready to run over shards.
 
@@ -68,7 +61,7 @@ class FrozenForward:
         self.device = choose_device(settings.runtime.device)
         self.precision = torch.bfloat16 if settings.extract.precision == "bfloat16" else torch.float32
         names = [layer.name for layer in plan.layers]
-        network = load_network(network_settings(settings, folder))
+        network = load_network(settings.network.model_copy(update={"weights": plan.weights}))
         self.network = TappedNetwork(network, names).to(self.device, self.precision)
         self.preprocessor = Preprocessor(settings.preprocessing)
         threads = settings.runtime.decode_threads

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pyarrow as pa
 
@@ -20,6 +22,7 @@ from workflows.runtime.budget import check_disk, check_memory
 from workflows.settings import Settings
 from workflows.stages.context import StageContext
 from workflows.stages.needs import disk_needs, memory_needs
+from workflows.storage.run_folder import RunFolder
 from workflows.storage.tables import write_table
 
 WHOLE_MAP_POSITIONS = 16 * 16
@@ -31,7 +34,7 @@ def run(context: StageContext) -> None:
     settings = context.settings
     context.begin(1)
     index = index_images(settings.data, settings.seed)
-    plan = make_plan(settings, index)
+    plan = make_plan(settings, index, context.folder)
     check_requests(settings, plan)
     for warning in thin_dictionaries(settings, plan):
         context.warn(warning)
@@ -44,7 +47,7 @@ def run(context: StageContext) -> None:
     context.finished("images", {"images": len(index)})
 
 
-def make_plan(settings: Settings, index: ImageIndex) -> Plan:
+def make_plan(settings: Settings, index: ImageIndex, folder: RunFolder) -> Plan:
     """Layers, shapes and windows, traced from the network itself on one real picture.
 
     Raises:
@@ -72,7 +75,9 @@ def make_plan(settings: Settings, index: ImageIndex) -> Plan:
         stored = _stored_columns(settings, height * width)
         plans.append(LayerPlan(layer.name, layer.given, units, height, width, words, stored, window, pixel_window))
     train_images = len(index.rows("train"))
-    return Plan(tuple(plans), tuple(index.class_names), len(index), train_images, *pixels.shape[:2])
+    height, width, _ = pixels.shape
+    weights = _weights(settings.network.weights, folder)
+    return Plan(tuple(plans), tuple(index.class_names), len(index), train_images, height, width, weights)
 
 
 def check_requests(settings: Settings, plan: Plan) -> None:
@@ -109,6 +114,13 @@ def thin_dictionaries(settings: Settings, plan: Plan) -> list[str]:
                 f"below 100 columns or 2 images a word, some words will describe single images"
             )
     return warnings
+
+
+def _weights(given: str, folder: RunFolder) -> str:
+    """Absolute, because the actors of a cluster run in other folders."""
+    if given == "train":
+        return str(folder.weights)
+    return given if given.startswith("torchvision:") else str(Path(given).resolve())
 
 
 def _stored_columns(settings: Settings, positions: int) -> int:

@@ -1,0 +1,265 @@
+"""The documents tell the truth: their code and queries run, their commands, links and names exist."""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import itertools
+import os
+import re
+import shlex
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from io import StringIO
+from pathlib import Path
+
+import duckdb
+import nbformat
+import pytest
+import torch
+import yaml
+from PIL import Image
+from typer.main import get_command
+
+from tests.end_to_end.small_digits import command
+from workflows.artefacts import ARTEFACTS
+from workflows.cli import app, find_preset
+from workflows.runtime.cluster import Resources
+from workflows.settings import Settings, load_settings, parse_settings
+from workflows.storage.tables import SCHEMAS, schema_markdown
+
+ROOT = Path(__file__).parents[1]
+PAGES = tuple(
+    ROOT / name
+    for name in (
+        "README.md",
+        "ARCHITECTURE.md",
+        "CONTRIBUTING.md",
+        "CHANGELOG.md",
+        "infra/tables.md",
+        "infra/cluster/README.md",
+    )
+)
+TABLES_PAGE = ROOT / "infra" / "tables.md"
+GENERATED = "by `python -m tests.test_documents`. -->\n\n"
+NOTEBOOK = ROOT / "notebooks" / "queries.ipynb"
+EXAMPLE_RUN = "runs/digits"
+"""The run folder that README and the cluster recipe query."""
+SMALL = (
+    "training.epochs=4",
+    "training.batch=32",
+    "data.max_train=600",
+    "data.max_validation=150",
+    "extract.images_per_shard=150",
+    "extract.batch=50",
+    "fit.words=[8,10,12]",
+    "fit.minibatch=4000",
+    "fit.epochs=2",
+    "fit.warmup=3",
+    "runtime.actors=1",
+)
+"""The digits preset with fewer images and smaller dictionaries."""
+
+
+@pytest.fixture(scope="session")
+def small_run(local_ray: Resources, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run, all its stages."""
+    out = tmp_path_factory.mktemp("documents") / "digits"
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # the run trains in this process, on cores that the suite shares
+    try:
+        fields = [part for field in SMALL for part in ("--set", field)]
+        assert command(["run", "digits", "--out", str(out), *fields]) == 0
+    finally:
+        torch.set_num_threads(threads)
+    return out
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    """The fenced blocks of a language."""
+    return re.findall(rf"^```{language}\n(.*?)^```$", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+
+
+def relation(page: Path) -> str:
+    return page.relative_to(ROOT).as_posix()
+
+
+every_page = pytest.mark.parametrize("page", PAGES, ids=relation)
+
+
+def test_the_python_of_the_readme_runs(small_run: Path) -> None:
+    code = "\n".join(blocks(ROOT / "README.md", "python"))
+    names: dict[str, object] = {}
+    with contextlib.redirect_stdout(StringIO()) as printed:
+        exec(compile(code.replace(EXAMPLE_RUN, str(small_run)), "README.md", "exec"), names)
+    edge = re.compile(r"layer ([12]) word (\d+) <- word (\d+): (-?\d+\.\d\d) bits")
+    found = [edge.fullmatch(line) for line in printed.getvalue().splitlines()]
+    assert len(found) > 6, "three words a layer give at most 3 + 9 edges"
+    assert all(found)
+    top = [float(match[4]) for match in found if match and match[1] == "2"]
+    assert len(top) == 3
+    assert min(top) > 0, "the words that speak for a class are more frequent in it"
+
+
+@pytest.mark.parametrize("page", [ROOT / "README.md", ROOT / "infra/cluster/README.md"], ids=relation)
+def test_the_queries_run(page: Path, small_run: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    queries = [query for block in blocks(page, "sql") for query in block.split(";") if query.strip()]
+    queries += re.findall(r'duckdb\.sql\(\\"(.*?)\\"\)', text)
+    assert queries
+    for query in queries:
+        rows = duckdb.sql(re.sub(rf"(?:/shared/)?{EXAMPLE_RUN}", str(small_run), query)).fetchall()
+        assert rows, query
+
+
+def test_the_notebook_runs_and_defines_nothing(small_run: Path, tmp_path: Path) -> None:
+    notebook = nbformat.read(NOTEBOOK, as_version=4)
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    defined = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Lambda)
+    assert not [node for cell in code for node in ast.walk(ast.parse(cell.source)) if isinstance(node, defined)]
+    assert not any(cell.outputs or cell.execution_count for cell in code), "clear the outputs before committing"
+    executed = tmp_path / "executed.ipynb"
+    # A process of its own: the kernel's client warns of things that are no business of this suite.
+    done = subprocess.run(
+        [sys.executable, "-m", "jupyter", "execute", str(NOTEBOOK), f"--output={executed}"],
+        env={**os.environ, "INFERENCE_GRAPHS_RUN": str(small_run)},
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    outputs = [cell.outputs for cell in nbformat.read(executed, as_version=4).cells if cell.cell_type == "code"]
+    assert all(len(of_cell) == 1 for of_cell in outputs), "every cell shows one thing"
+    *tables, figure = [of_cell[0].data for of_cell in outputs]
+    assert "image/png" in figure
+    for table in tables:
+        assert "│" in table["text/plain"].partition("┤")[2], "no row below the heading"
+
+
+def test_the_page_of_tables_is_up_to_date() -> None:
+    _, _, generated = TABLES_PAGE.read_text(encoding="utf-8").partition(GENERATED)
+    assert generated == schema_markdown(), "run `python -m tests.test_documents` to write it again"
+    assert generated.count("### ") == len(SCHEMAS) == 7, "the page says seven"
+
+
+@every_page
+def test_links_lead_somewhere(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)", text):
+        if "://" not in target:
+            assert (page.parent / target).exists(), target
+
+
+@every_page
+def test_named_files_exist(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    named = re.findall(r"`((?:workflows|gmm_ops|tests|infra|notebooks)/[\w./*]+)`", text)
+    for name in named:
+        assert list(ROOT.glob(name.rstrip("/"))), name
+
+
+@every_page
+def test_no_page_names_a_machine(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    assert not re.search(r"/tmp/|/work/|/root/|/home/\w+/(?!inference)|\b(?:10|192|172)\.\d+\.\d+\.\d+", text)
+
+
+def commands(text: str) -> Iterator[list[str]]:
+    """Every ``inference-graphs ...`` of a page or manifest, as arguments."""
+    joined = text.replace("\\\n", " ")
+    for line in re.findall(r"(?:^|\n|-- )[ ]*(?:entrypoint: )?inference-graphs ([^`\n#]+)", joined):
+        yield shlex.split(line)
+    for line in re.findall(r"`inference-graphs ([^`]+)`", joined):
+        yield shlex.split(line)
+
+
+@pytest.mark.parametrize("page", [*PAGES, ROOT / "infra/cluster/rayjob.yaml"], ids=relation)
+def test_commands_exist(page: Path) -> None:
+    known = get_command(app).commands  # type: ignore[attr-defined]
+    for arguments in commands(page.read_text(encoding="utf-8")):
+        name, *rest = arguments
+        options = {option for parameter in known[name].params for option in parameter.opts}
+        given = [argument for argument in rest if argument.startswith("--") and argument != "--help"]
+        assert set(given) <= options, arguments
+        if name == "run" and "--help" not in rest and not rest[0].endswith((".toml", "PRESET")):
+            overrides = [value for option, value in itertools.pairwise(rest) if option == "--set"]
+            assert isinstance(load_settings(find_preset(rest[0]), overrides), Settings)
+
+
+def test_the_pages_hold_commands() -> None:
+    found = [list(commands((ROOT / page).read_text())) for page in ("README.md", "infra/cluster/README.md")]
+    assert all(len(of_page) >= 4 for of_page in found), "the pattern of commands() finds what a reader sees"
+
+
+@every_page
+def test_make_targets_exist(page: Path) -> None:
+    targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    named = set(re.findall(r"(?:^    |`)make ([\w-]+)", page.read_text(encoding="utf-8"), re.MULTILINE))
+    assert named <= targets
+
+
+def test_the_readme_begins_with_the_two_commands() -> None:
+    found = re.findall(r"^    (make [\w-]+)", (ROOT / "README.md").read_text(), re.MULTILINE)
+    assert found[:2] == ["make demo", "make test"]
+
+
+def test_the_readme_names_every_preset_and_artefact() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    for preset in (ROOT / "infra" / "presets").glob("*.toml"):
+        assert f"| `{preset.stem}` |" in text
+    for names in ARTEFACTS.values():
+        for name in names:
+            assert name in text
+    for room in (path for path in (ROOT / "workflows").iterdir() if path.is_dir() and (path / "__init__.py").exists()):
+        assert f"{room.name}/" in text
+
+
+def test_the_modules_that_architecture_names_exist() -> None:
+    text = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8")
+    _, _, rooms = text.partition("## Rooms and modules")
+    core, _, beside = rooms.partition("Left for later")[0].partition("In `workflows`")
+    for names, package in ((core.partition("\n- ")[2], "gmm_ops"), (beside.partition("`infra`")[0], "workflows")):
+        named = re.findall(r"`(\w+)`", names)
+        assert len(named) > 5
+        for name in named:
+            assert (ROOT / package / f"{name}.py").exists(), name
+
+
+def test_the_picture_can_be_read_on_a_page() -> None:
+    path = ROOT / "infra" / "pictures" / "class-horse.png"
+    with Image.open(path) as picture:
+        assert 900 <= picture.width <= 1200
+    assert path.stat().st_size < 500_000
+
+
+def test_the_cluster_job_is_whole() -> None:
+    preset_map, job = yaml.safe_load_all((ROOT / "infra" / "cluster" / "rayjob.yaml").read_text())
+    settings = parse_settings(tomllib.loads(preset_map["data"]["preset.toml"]))
+    paths = [*settings.data.folders, settings.network.weights]
+    assert all(path.startswith("/data/") for path in paths), "no process of a cluster runs in the project's folder"
+    spec = job["spec"]
+    arguments = shlex.split(spec["entrypoint"])
+    assert arguments[-2:] == ["--address", "auto"]
+    cluster = spec["rayClusterSpec"]
+    assert cluster["authOptions"] == {"mode": "token"}
+    assert cluster["rayVersion"].startswith("2.60"), "the version that pyproject.toml asks for at least"
+    for group in (cluster["headGroupSpec"], *cluster["workerGroupSpecs"]):
+        pod = group["template"]["spec"]
+        mounted = {mount["name"]: mount["mountPath"] for mount in pod["containers"][0]["volumeMounts"]}
+        assert mounted.keys() == {volume["name"] for volume in pod["volumes"]}
+        assert arguments[2].startswith(mounted["preset"])
+        assert arguments[4].startswith(mounted["data"])
+
+
+def write_tables_page() -> None:
+    """Write the generated part of the page of tables again."""
+    head, marker, _ = TABLES_PAGE.read_text(encoding="utf-8").partition(GENERATED)
+    assert marker, f"{TABLES_PAGE} has lost its marker line"
+    TABLES_PAGE.write_text(head + marker + schema_markdown(), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    write_tables_page()
