@@ -66,6 +66,11 @@ class MixtureAverage:
             otherwise.center,
         )
 
+    def to(self, device: torch.device | str) -> MixtureAverage:
+        """The same sums on another device."""
+        tensors = (getattr(self, name).to(device) for name in ("count", "pi", "mean", "variance"))
+        return MixtureAverage(self.since, *tensors)
+
     def to_arrays(self) -> dict[str, NDArray[Any]]:
         """Plain arrays, each named average_..."""
         tensors = {name: getattr(self, name).cpu().numpy() for name in ("count", "pi", "mean", "variance")}

@@ -118,6 +118,15 @@ class OnlineEMState:
             **self.average.to_arrays(),
         }
 
+    def to(self, device: torch.device | str) -> OnlineEMState:
+        """The same state on another device."""
+        return replace(
+            self,
+            mixture=self.mixture.to(device),
+            statistics=self.statistics.to(device),
+            average=self.average.to(device),
+        )
+
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> OnlineEMState:
         """Inverse of ``to_arrays``."""

@@ -102,13 +102,21 @@ class MinibatchSchedule:
     def rows(self, step: Step, chunk: int) -> Int[NDArray[np.int64], " n"]:
         """Rows of ``chunk`` that belong to the minibatch, in a seeded order."""
         size, parts = self.chunk_sizes[chunk], step.buffer.minibatches
-        order = np.random.default_rng([self.seed, step.epoch, 1, chunk]).permutation(size)
+        order = _row_order(self.seed, step.epoch, chunk, size)
         return order[step.minibatch * size // parts : (step.minibatch + 1) * size // parts]
 
     def _first_of(self, epoch: int) -> int:
         while len(self._first_step) <= epoch:
             self._first_step.append(self._first_step[-1] + self.steps_in(len(self._first_step) - 1))
         return self._first_step[epoch]
+
+
+@lru_cache(maxsize=256)
+def _row_order(seed: int, epoch: int, chunk: int, size: int) -> Int[NDArray[np.int64], " n"]:
+    """Kept between the minibatches of a buffer, each of which takes the next slice."""
+    order = np.random.default_rng([seed, epoch, 1, chunk]).permutation(size)
+    order.setflags(write=False)
+    return order
 
 
 @lru_cache(maxsize=64)

@@ -63,6 +63,11 @@ class MixtureStatistics:
             self.s2 * factor,
         )
 
+    def to(self, device: torch.device | str) -> MixtureStatistics:
+        """The same sums on another device."""
+        tensors = (getattr(self, name).to(device) for name in ("s0", "s1", "s2"))
+        return MixtureStatistics(self.count, self.log_likelihood, *tensors)
+
     def pack(self) -> Float[Tensor, " P"]:
         """One float64 vector, count first, for an all-reduce: packing then adding equals merging."""
         head = torch.tensor([self.count, self.log_likelihood], dtype=torch.float64, device=self.s0.device)

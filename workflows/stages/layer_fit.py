@@ -85,7 +85,7 @@ class LayerFit:
             arrays = load_state(checkpoint)
             self.history = [tuple(row) for row in arrays.pop("history").tolist()]
             self.stopped = bool(arrays.pop("stopped"))
-            self.state = OnlineEMState.from_arrays(arrays)
+            self.state = OnlineEMState.from_arrays(arrays).to(self.source.device)
             return
         fit = self.fit
         sample = self.source.start_sample(max(10_000, START_COLUMNS_A_WORD * self.layer.words), self.seed)
@@ -199,7 +199,7 @@ class LayerFit:
 def buffer_minibatches(minibatch: int, layer: LayerPlan, settings: Settings) -> int:
     """Minibatches that are mixed at a time: images lie in class order, so the more the better for the step."""
     bytes_each = minibatch * layer.units * STORAGE_DTYPES[settings.extract.dtype].itemsize
-    return max(2, min(32, BUFFER_BYTES // bytes_each))
+    return max(2, min(64, BUFFER_BYTES // bytes_each))
 
 
 def em_settings(fit: FitSettings) -> OnlineEMSettings:
