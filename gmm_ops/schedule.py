@@ -103,7 +103,7 @@ class MinibatchSchedule:
         """Rows of ``chunk`` that belong to the minibatch, in a seeded order."""
         size, parts = self.chunk_sizes[chunk], step.buffer.minibatches
         order = _row_order(self.seed, step.epoch, chunk, size)
-        return order[step.minibatch * size // parts : (step.minibatch + 1) * size // parts]
+        return order[step.minibatch * size // parts : (step.minibatch + 1) * size // parts].copy()
 
     def _first_of(self, epoch: int) -> int:
         while len(self._first_step) <= epoch:
