@@ -18,14 +18,11 @@ from gmm_ops.mixture import Mixture
 
 @dataclass(frozen=True)
 class MixtureAverage:
-    """Sums of the parameters over the steps since ``since`` (Polyak and Juditsky 1992), float64.
+    """Sums of the parameters over the last steps (Polyak and Juditsky 1992), float64.
 
-    since: step of the first term; the sums start anew whenever the step number has doubled, so they cover
-    the last half to three quarters of the fit without knowing its length.
     count: (K,) terms per word; a re-seeded word starts anew. pi, mean, variance: sums.
     """
 
-    since: int
     count: Float[Tensor, " K"]
     pi: Float[Tensor, " K"]
     mean: WordStatistics
@@ -36,18 +33,13 @@ class MixtureAverage:
         """No term yet."""
         word = torch.zeros(n_words, dtype=torch.float64, device=device)
         unit = torch.zeros(n_words, n_units, dtype=torch.float64, device=device)
-        return cls(0, word, word.clone(), unit, unit.clone())
+        return cls(word, word.clone(), unit, unit.clone())
 
-    def add(self, mixture: Mixture, step: int, reseeded: Int[Tensor, " R"]) -> MixtureAverage:
+    def add(self, mixture: Mixture, reseeded: Int[Tensor, " R"]) -> MixtureAverage:
         """One more term; re-seeded words forget what they were."""
         keep = torch.ones_like(self.count)
-        since = self.since
-        if since == 0 or step >= 2 * since:
-            keep.zero_()
-            since = step
         keep[reseeded] = 0.0
         return MixtureAverage(
-            since,
             keep * self.count + 1.0,
             keep * self.pi + mixture.log_pi.exp(),
             keep[:, None] * self.mean + mixture.mean,
@@ -56,7 +48,7 @@ class MixtureAverage:
 
     def finish(self, otherwise: Mixture) -> Mixture:
         """The averaged mixture, or ``otherwise`` if there is no term."""
-        if self.since == 0:
+        if not bool(self.count.any()):
             return otherwise
         pi = self.pi / self.count
         return Mixture(
@@ -69,16 +61,15 @@ class MixtureAverage:
     def to(self, device: torch.device | str) -> MixtureAverage:
         """The same sums on another device."""
         tensors = (getattr(self, name).to(device) for name in ("count", "pi", "mean", "variance"))
-        return MixtureAverage(self.since, *tensors)
+        return MixtureAverage(*tensors)
 
     def to_arrays(self) -> dict[str, NDArray[Any]]:
         """Plain arrays, each named average_..."""
         tensors = {name: getattr(self, name).cpu().numpy() for name in ("count", "pi", "mean", "variance")}
-        arrays = {f"average_{name}": array for name, array in tensors.items()}
-        return {"average_since": np.array(self.since, np.int64), **arrays}
+        return {f"average_{name}": array for name, array in tensors.items()}
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> MixtureAverage:
         """Inverse of ``to_arrays``."""
         tensors = (torch.from_numpy(np.array(arrays[f"average_{n}"])) for n in ("count", "pi", "mean", "variance"))
-        return cls(int(arrays["average_since"]), *tensors)
+        return cls(*tensors)

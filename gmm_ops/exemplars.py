@@ -59,6 +59,7 @@ class Exemplars:
                 f"word {tuple(word.shape)}, posterior {tuple(posterior.shape)} and log_joint "
                 f"{tuple(log_joint.shape)} must have one shape (N, H, W), and images {tuple(images.shape)} one id a map"
             )
+        word, posterior, log_joint = word.cpu(), posterior.cpu(), log_joint.cpu()
         if not (word >= 0).any():
             return cls.zero(per_word)
         width = word.shape[2]
@@ -66,7 +67,7 @@ class Exemplars:
         row, kind, place = (torch.from_numpy(found) for found in _best_per_image(*flat, int(word.max()) + 1))
         return cls(
             kind,
-            images.long()[row],
+            images.cpu().long()[row],
             place // width,
             place % width,
             posterior.reshape(len(word), -1)[row, place].float(),

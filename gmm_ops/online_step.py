@@ -40,7 +40,8 @@ class OnlineEMSettings:
     warmup: minibatches that only gather statistics. min_share: a word whose share falls below this many
     times 1/K is re-seeded; 0 turns re-seeding off. var_floor: lowest variance, as a share of the layer's mean
     variance. max_reseeds: words re-seeded per step, at most. tolerance: stop when an epoch gains less than
-    this, relative, in held-out log-likelihood. polyak: average the parameters over the last steps.
+    this, relative, in held-out log-likelihood. polyak: average the parameters over the steps after
+    ``average_after``, which ``for_columns`` sets to half the fit.
     """
 
     exponent: float = 0.6
@@ -53,6 +54,7 @@ class OnlineEMSettings:
     max_reseeds: int = 8
     tolerance: float = 1e-4
     polyak: bool = False
+    average_after: int = 0
 
     def __post_init__(self) -> None:
         rules = {
@@ -79,7 +81,7 @@ class OnlineEMSettings:
         minibatch = max(1, min(self.minibatch, wanted, n_columns))
         steps = self.epochs * max(1, round(n_columns / minibatch))
         warmup = min(self.warmup, max(1, steps // STEPS_PER_WARMUP), steps - 1)
-        return replace(self, minibatch=minibatch, warmup=warmup)
+        return replace(self, minibatch=minibatch, warmup=warmup, average_after=steps // 2)
 
 
 def step_size(n: int, settings: OnlineEMSettings) -> float:
@@ -174,7 +176,8 @@ def advance(
     mixture = maximise(statistics, state.mixture.center, state.var_floor)
     reseeded = state.reseeded.clone()
     reseeded[words.cpu()] += 1
-    average = state.average.add(mixture, step, words) if settings.polyak else state.average
+    averaged = settings.polyak and step > settings.average_after
+    average = state.average.add(mixture, words) if averaged else state.average
     return replace(state, step=step, mixture=mixture, statistics=statistics, reseeded=reseeded, average=average)
 
 

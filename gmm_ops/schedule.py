@@ -103,7 +103,7 @@ class MinibatchSchedule:
         """Rows of ``chunk`` that belong to the minibatch, in a seeded order."""
         size, parts = self.chunk_sizes[chunk], step.buffer.minibatches
         order = _row_order(self.seed, step.epoch, chunk, size)
-        return order[step.minibatch * size // parts : (step.minibatch + 1) * size // parts].copy()
+        return order[step.minibatch * size // parts : (step.minibatch + 1) * size // parts].astype(np.int64)
 
     def _first_of(self, epoch: int) -> int:
         while len(self._first_step) <= epoch:
@@ -111,10 +111,10 @@ class MinibatchSchedule:
         return self._first_step[epoch]
 
 
-@lru_cache(maxsize=256)
-def _row_order(seed: int, epoch: int, chunk: int, size: int) -> Int[NDArray[np.int64], " n"]:
+@lru_cache(maxsize=128)
+def _row_order(seed: int, epoch: int, chunk: int, size: int) -> Int[NDArray[np.int32], " n"]:
     """Kept between the minibatches of a buffer, each of which takes the next slice."""
-    order = np.random.default_rng([seed, epoch, 1, chunk]).permutation(size)
+    order = np.random.default_rng([seed, epoch, 1, chunk]).permutation(size).astype(np.int32)
     order.setflags(write=False)
     return order
 

@@ -182,9 +182,10 @@ def _worst_of(
     # make the choice independent of who computed it.
     last = log_likelihood.kthvalue(min(n, 4 * size)).values
     row = (log_likelihood <= last).nonzero().squeeze(1)
-    exact = torch.logsumexp(log_joints(mixture, columns[row]), dim=1).cpu()
+    chosen = columns[row]
+    exact = torch.logsumexp(log_joints(mixture, chosen), dim=1).cpu()
     row = row.cpu()
     images = row if image is None else image.cpu()[row].long()
     positions = torch.zeros_like(row) if position is None else position.cpu()[row].long()
-    candidates = WorstColumns(exact, images, positions, columns.cpu()[row].double())
+    candidates = WorstColumns(exact, images, positions, chosen.cpu().double())
     return empty.merge(candidates)._worst(size)

@@ -57,7 +57,7 @@ def run(preset: Preset, set_: Set = None, out: Out = None, until: Until = None, 
 
     settings = load_settings(find_preset(preset), set_ or ())
     console = Console()
-    folder = run_pipeline(settings, out or Path("runs") / settings.name, console, until, address)
+    folder = run_pipeline(settings, out or default_out(settings.name), console, until, address)
     console.print(f"run folder {escape(str(folder.root))}", highlight=False, soft_wrap=True)
 
 
@@ -114,9 +114,9 @@ def demo(out: Out = None) -> None:
 
     settings = load_settings(find_preset("digits"))
     console = Console()
-    folder = run_pipeline(settings, out or Path("runs") / settings.name, console)
+    folder = run_pipeline(settings, out or default_out(settings.name), console)
     show_graph(folder.root, "3", None, console)
-    command, shown = _command(), escape(str(out or Path("runs") / settings.name))
+    command, shown = _command(), escape(str(out or default_out(settings.name)))
     console.print(
         f"\nEvery figure is in [bold]{shown}/figures[/bold]. Try next:\n"
         f"  {command} status {shown}\n"
@@ -133,15 +133,22 @@ def _command() -> str:
     return escape(str(called)) if called.name == "inference-graphs" and called.exists() else "inference-graphs"
 
 
+def default_out(name: str) -> Path:
+    """``runs/<name>``, whatever characters a name has."""
+    from workflows.storage.names import slug
+
+    return Path("runs") / slug(name)
+
+
 def find_preset(name: str) -> Path:
     """A TOML file as given, or the shipped preset of that name."""
     import infra
 
     shipped = Path(infra.__file__).parent / "presets"
     given = Path(name)
-    if given.exists() or given.suffix == ".toml":
-        return given
     known = sorted(path.stem for path in shipped.glob("*.toml"))
+    if name not in known and (given.is_file() or given.suffix == ".toml"):
+        return given
     if name not in known:
         raise RunError(f"preset {name!r} is neither a file nor a shipped preset; shipped are {', '.join(known)}")
     return shipped / f"{name}.toml"

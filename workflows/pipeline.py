@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from rich.console import Console
 
+from gmm_ops.errors import RefusedInput
 from workflows.artefacts import ARTEFACTS
-from workflows.errors import SettingsError
+from workflows.errors import RunError, SettingsError
 from workflows.progress import StageBar
 from workflows.runtime.cluster import Resources, connect
 from workflows.settings import Settings
 from workflows.stages import count, draw, extract, fit, index, mine, train, words
-from workflows.stages.context import LAYOUT, StageContext
+from workflows.stages.context import StageContext, fingerprint
 from workflows.storage.run_folder import RunFolder
 
 RUNS: dict[str, Callable[[StageContext], None]] = {
@@ -46,19 +48,39 @@ def run_pipeline(
         RunError: whatever stops the run; what is finished stays finished.
     """
     wanted = stages_until(until)
-    folder = RunFolder.create_or_open(root, settings)
-    with folder.lock():
-        left = [stage for stage in wanted if not folder.ledger(stage).stage_done(LAYOUT)]
+    with RunFolder.claimed(root).lock():
+        folder = RunFolder.create_or_open(root, settings)
+        left = stages_left(folder, settings, wanted)
         bar = StageBar(console)
         for stage in left:
             if stage in IN_DRIVER:
-                _run_stage(stage, folder, settings, bar, None)
+                with _forgotten_if_refused(folder, stage):
+                    _run_stage(stage, folder, settings, bar, None)
         on_cluster = [stage for stage in left if stage not in IN_DRIVER]
         if on_cluster:
             with connect(address) as offered:
                 for stage in on_cluster:
                     _run_stage(stage, folder, settings, bar, offered)
     return folder
+
+
+def stages_left(folder: RunFolder, settings: Settings, wanted: Sequence[str]) -> list[str]:
+    """Stages that are not done with these settings, and every stage behind the first of them."""
+    for place, stage in enumerate(wanted):
+        if not folder.ledger(stage).stage_done(fingerprint(stage, settings)):
+            return list(wanted[place:])
+    return []
+
+
+@contextmanager
+def _forgotten_if_refused(folder: RunFolder, stage: str) -> Iterator[None]:
+    """A refused plan leaves no run behind: the corrected command may use the same folder."""
+    try:
+        yield
+    except (RunError, RefusedInput):
+        if stage == "index":
+            folder.forget()
+        raise
 
 
 def stages_until(until: str | None) -> list[str]:

@@ -74,4 +74,4 @@ class StageProgress:
     def note(self, text: str) -> None:
         """Show a short text beside the bar."""
         self.text = text
-        self._bar.update(self._task, note=text)
+        self._bar.update(self._task, note=escape(text))

@@ -179,7 +179,11 @@ class DrawSettings(_Section):
 
 
 class RuntimeSettings(_Section):
-    """Where and how wide it runs. Nothing here changes a result, so it may differ when a run is resumed."""
+    """Where and how wide it runs. It may differ when a run is resumed.
+
+    The number of actors changes no bit of a result. Another device or number of threads changes the last bits of
+    activations and of trained weights.
+    """
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
     actors: int | None = Field(None, gt=0, description="extract, words and draw actors; default: one per GPU or core")
@@ -187,6 +191,11 @@ class RuntimeSettings(_Section):
     threads: int = Field(1, gt=0, description="torch threads of an actor; 1 keeps words independent of actors")
     decode_threads: int = Field(2, gt=0, description="picture decoding threads of an actor")
     max_attempts: int = Field(3, gt=0, description="tries of a shard before the run stops")
+    item_timeout_s: float | None = Field(
+        None,
+        gt=0,
+        description="seconds after which a shard or a figure counts as hung and is tried again; default: never",
+    )
     disk_margin: float = Field(1.1, ge=1, description="free disk must be the plan's size times this")
     memory_gb: float | None = Field(None, gt=0, description="memory the plan may use; default: what is free")
 

@@ -57,7 +57,7 @@ def show_graph(root: Path, class_name: str | None, image: int | None, console: C
         code_edges=settings.draw.code_edges,
     )
     console.print(graph_table(view))
-    figure = folder.figures / f"{graph.replace(':', '-')}.png"
+    figure = folder.figure(graph, "png")
     text = str(figure) if figure.exists() else f"{figure} (not drawn yet: run the draw stage)"
     console.print(f"figure {escape(text)}", highlight=False, soft_wrap=True)
 
@@ -68,6 +68,6 @@ def _no_graph(graph: str, known: list[str], plan: Plan) -> str:
     if kind == "class":
         names = ", ".join(plan.class_names[int(other)] for other in others[:10]) or "none"
         name = plan.class_names[int(number)]
-        return f"the run has no graph of class {name!r} (it has: {names}); add it to mine.classes in a new run"
+        return f"the run has no graph of class {name!r} (it has: {names}); run it again with --set mine.classes=[...]"
     shown = ", ".join(others[:10]) + (f" and {len(others) - 10} more" if len(others) > 10 else "") or "none"
-    return f"the run has no graph of image {number} (it has: {shown}); add it to mine.images in a new run"
+    return f"the run has no graph of image {number} (it has: {shown}); run it again with --set mine.images=[...]"

@@ -271,17 +271,24 @@ def test_given_held_out_columns_are_the_judge(columns):
 
 
 def test_polyak_gives_the_average_of_the_last_parameters(columns):
-    settings = OnlineEMSettings(minibatch=500, epochs=1, warmup=0, min_share=0.0, polyak=True)
+    settings = OnlineEMSettings(minibatch=500, epochs=1, warmup=0, min_share=0.0, polyak=True, average_after=7)
     schedule = MinibatchSchedule((250,) * 36, settings.minibatch, seed=2)
     state, seen = start(initial_mixture(columns, 6, 7), settings), []
     for stop in range(1, 12):
         state = run(columns, state, settings, schedule, 1, stop=stop)
         seen.append(state.mixture)
-    # Sums start anew at steps 1, 2, 4, 8: the last ones cover steps 8 to 11.
     mean = torch.stack([m.mean for m in seen[7:]]).mean(dim=0)
     torch.testing.assert_close(state.result(settings).mean, mean)
     assert state.result(settings).log_pi.exp().sum().item() == pytest.approx(1.0)
     assert torch.equal(state.result(replace(settings, polyak=False)).mean, seen[-1].mean)
+
+
+def test_polyak_averages_the_last_half_of_a_fit(columns):
+    settings = OnlineEMSettings(polyak=True, epochs=3).for_columns(1_280_000, 100)
+    assert settings.average_after == 300
+    short = OnlineEMSettings(minibatch=500, warmup=0, polyak=True, average_after=10**6)
+    state = run(columns, start(initial_mixture(columns, 6, 7), short), short, MinibatchSchedule((250,) * 36, 500), 1)
+    assert torch.equal(state.result(short).mean, state.mixture.mean)  # nothing averaged yet: the last parameters
 
 
 def test_a_fit_stops_when_an_epoch_gains_too_little(columns):

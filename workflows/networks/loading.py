@@ -7,6 +7,7 @@ import re
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 from urllib.error import URLError
 
@@ -163,13 +164,15 @@ def _unpickle(path: Path) -> Any:
         raise NetworkError(f"network.weights {str(path)!r} is a folder; give the file of a state dict") from None
     except Exception as error:  # a damaged file fails in any way: KeyError, EOFError, RuntimeError, ...
         foreign = re.search(r"GLOBAL ([\w.]+)", str(error))
-        if foreign is None:
+        if foreign is None and not isinstance(error, UnpicklingError):
             raise NetworkError(
                 f"network.weights {str(path)!r} cannot be read, it is damaged or no torch file "
                 f"({type(error).__name__}: {_first_line(error)}); save it with torch.save(network.state_dict(), file)"
             ) from error
+        # Torch's own words would advise to load it all the same.
+        held = f"the pickle holds {foreign[1]}" if foreign else "it is a pickle that torch.save did not write"
         raise NetworkError(
-            f"network.weights {str(path)!r} is not a plain state dict: the pickle holds {foreign[1]}, which could run "
+            f"network.weights {str(path)!r} is not a plain state dict: {held}, which could run "
             "foreign code and is not loaded; save it with torch.save(network.state_dict(), file)"
         ) from error
 

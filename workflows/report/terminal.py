@@ -15,8 +15,14 @@ from workflows.report.graph_view import OUTPUT, EdgeView, GraphView, NodeView
 from workflows.report.lettering import short_name
 from workflows.report.numbers import duration, frequency, log_ratio, percent, size
 
-StageState: TypeAlias = Literal["done", "running", "waiting", "failed"]
-_STATE_STYLES: dict[StageState, str] = {"done": "green", "running": "yellow", "waiting": "dim", "failed": "bold red"}
+StageState: TypeAlias = Literal["done", "running", "stopped", "waiting", "failed"]
+_STATE_STYLES: dict[StageState, str] = {
+    "done": "green",
+    "running": "yellow",
+    "stopped": "yellow",
+    "waiting": "dim",
+    "failed": "bold red",
+}
 
 
 @dataclass(frozen=True)

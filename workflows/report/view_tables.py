@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -77,7 +77,7 @@ def build_graph_view(
             scope=scope,
             network=network,
             class_name=_name(root[0], class_names) if root else "",
-            layers=_layers(views, edges),
+            layers=_layers(views),
             edges=tuple(_edge_view(row, heats, code_edges) for row in edges),
             omega=_omega(tables.images, graph),
             image=_image_view(tables.images, graph, class_names, pictures),
@@ -113,16 +113,13 @@ def _name(class_id: int | None, class_names: Sequence[str]) -> str:
     return class_names[class_id] if class_id < len(class_names) else f"class {class_id}"
 
 
-def _layers(views: Mapping[NodeKey, NodeView], edges: Iterable[dict[str, Any]]) -> tuple[tuple[NodeView, ...], ...]:
-    """Follow the edges from the output down; nodes in rank order."""
-    below = {row["upper_layer"]: row["lower_layer"] for row in edges}
-    names, layer = [], OUTPUT
-    while layer not in names:
-        names.append(layer)
-        layer = below.get(layer, layer)
-    strays = {name for name, _ in views} - set(names)
-    if strays:
-        raise ValueError(f"no edge leads from {names[-1]} to {', '.join(sorted(strays))}")
+def _layers(views: Mapping[NodeKey, NodeView]) -> tuple[tuple[NodeView, ...], ...]:
+    """Layers in the order of the nodes table, which lists a graph from the output down; nodes in rank order.
+
+    Not by following the edges: chosen words that are absent from Omega have none (IG Algorithm 1 keeps the best Z
+    whatever their score).
+    """
+    names = dict.fromkeys(view.layer for view in views.values())
     return tuple(
         tuple(sorted((view for view in views.values() if view.layer == name), key=lambda view: (view.rank, view.word)))
         for name in names
@@ -206,7 +203,7 @@ def _exemplar_views(
                 label=_name(row["label"], class_names),
                 rectangle=(row["x0"], row["y0"], row["x1"], row["y1"]),
                 picture=pictures.read(row["image"]) if pictures is not None else None,
-                repeated=bool(row.get("repeated")) or row["image"] in seen,
+                repeated=row["image"] in seen,
             )
         )
         seen.add(row["image"])

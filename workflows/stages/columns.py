@@ -106,9 +106,10 @@ class ColumnSource:
         first, stop = self._images(chunk)
         kept = np.flatnonzero(mask[first:stop])
         block = read_rows(self._array, first, stop)[kept]
-        image = torch.from_numpy(np.repeat(first + kept, self.layer.stored))
+        image = torch.from_numpy(np.repeat((first + kept).astype(np.int32), self.layer.stored))
         positions = [sampled_positions(self.settings.seed, self.layer, int(first + row)) for row in kept]
-        position = torch.from_numpy(np.concatenate(positions)) if positions else torch.empty(0, dtype=torch.int64)
+        joined = np.concatenate([np.empty(0, np.int32), *positions]).astype(np.int32)
+        position = torch.from_numpy(joined)
         columns = torch.from_numpy(block.reshape(-1, self.layer.units)).to(self.device)
         return ColumnBlock(columns, image, position)
 

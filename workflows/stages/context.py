@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal, Protocol, TypeVar
 
 from workflows.images.shards import Shard, plan_shards
@@ -19,7 +22,10 @@ T = TypeVar("T")
 S = TypeVar("S")
 
 LAYOUT = "1"
-"""Version of what the stages write; another one voids the items of an unfinished stage."""
+"""Version of what the stages write."""
+
+READS: dict[str, tuple[str, ...]] = {"count": ("draw.exemplars",), "mine": ("mine",), "draw": ("mine", "draw")}
+"""Settings that may change in a finished run, by the first stages that read them; those stages then run again."""
 
 
 class Progress(Protocol):
@@ -33,6 +39,16 @@ class Progress(Protocol):
 
     def note(self, text: str) -> None:
         """Show a short text beside the bar."""
+
+
+def fingerprint(stage: str, settings: Settings) -> str:
+    """Of the changeable settings that a stage reads; a ledger with another one is void."""
+    values = settings.model_dump(mode="json")
+    read = {}
+    for path in READS.get(stage, ()):
+        section, _, field = path.partition(".")
+        read[path] = values[section][field] if field else values[section]
+    return f"{LAYOUT}:{hashlib.sha256(json.dumps(read, sort_keys=True).encode()).hexdigest()[:16]}"
 
 
 @dataclass(frozen=True)
@@ -59,7 +75,24 @@ class StageContext:
         assert self.offered is not None, "stages with actors run connected"
         actors = plan_actors(self.settings.runtime, self.offered, items)
         attempts = self.settings.runtime.max_attempts
-        return PoolSettings(actors.n_actors, actors.num_cpus, actors.num_gpus, actors.threads, attempts, name=name)
+        return PoolSettings(
+            actors.n_actors,
+            actors.num_cpus,
+            actors.num_gpus,
+            actors.threads,
+            attempts,
+            item_timeout_s=self.settings.runtime.item_timeout_s,
+            name=name,
+        )
+
+    def worker_settings(self) -> Settings:
+        """The settings as actors need them: the device that Ray gives them, and paths that hold in any folder."""
+        assert self.offered is not None, "stages with actors run connected"
+        device = plan_actors(self.settings.runtime, self.offered).device
+        runtime = self.settings.runtime.model_copy(update={"device": device})
+        root = self.settings.data.root
+        data = self.settings.data.model_copy(update={"root": str(Path(root).resolve()) if root else ""})
+        return self.settings.model_copy(update={"runtime": runtime, "data": data})
 
     @property
     def ledger(self) -> Ledger:
@@ -86,24 +119,28 @@ class StageContext:
         done = self.begin(len(shards))
         left = [shard for shard in shards if shard.index not in done]
 
+        def fail(shard: Shard, reason: str, last: bool) -> None:
+            self.failed(shard.index, reason, last)
+
         def finish(shard: Shard, record: dict[str, Any]) -> None:
             self.finished(shard.index, record)
             if check is not None:
                 check(record)
 
-        def fail(shard: Shard, reason: str, last: bool) -> None:
-            if last:
-                self.ledger.record_failure(shard.index, reason)
-
-        inputs = {"settings": self.settings, "plan": plan, "folder": self.folder}
+        inputs = {"settings": self.worker_settings(), "plan": plan, "folder": self.folder}
         return map_shards(worker, inputs, left, self.pool(len(left)), on_done=finish, on_failure=fail)
 
     def begin(self, total: int) -> dict[Item, dict[str, Any]]:
         """Start, or return to, this stage's ``total`` items; gives the finished ones, with the bar set to them."""
-        self.ledger.begin(LAYOUT, total)
+        self.ledger.begin(fingerprint(self.stage, self.settings), total)
         done = self.ledger.items()
         self.progress.start(total, len(done))
         return done
+
+    def failed(self, item: Item, reason: str, last: bool) -> None:
+        """Write to the ledger that an item is given up, once its last try has failed."""
+        if last:
+            self.ledger.record_failure(item, reason)
 
     def finished(self, item: Item, record: dict[str, Any]) -> None:
         """Write an item's record to the ledger and move the bar."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -29,11 +29,6 @@ from workflows.storage.graphs import graph_names
 from workflows.storage.images_table import read_image_rows
 from workflows.storage.run_folder import RunFolder
 from workflows.storage.tables import read_table
-
-
-def figure_path(folder: RunFolder, graph: str, ending: str) -> Path:
-    """``figures/class-3.png``, ``figures/image-20417.svg``."""
-    return folder.figures / f"{graph.replace(':', '-')}.{ending}"
 
 
 class DrawWorker:
@@ -65,7 +60,7 @@ class DrawWorker:
             code_edges=self.settings.draw.code_edges,
         )
         draw = draw_class_graph if image is None else draw_image_graph
-        paths = figure_path(self.folder, graph, "png"), figure_path(self.folder, graph, "svg")
+        paths = self.folder.figure(graph, "png"), self.folder.figure(graph, "svg")
         draw(view, *paths, self.style)
         return {"bytes": sum(path.stat().st_size for path in paths)}
 
@@ -117,9 +112,26 @@ def run(context: StageContext) -> None:
     folder = context.folder
     graphs = graph_names(folder.root, context.settings.fit.scope)
     done = context.begin(len(graphs))
+    _remove_other_figures(folder, graphs)
     left = [graph for graph in graphs if graph not in done]
-    inputs = {"settings": context.settings, "plan": context.plan(), "folder": folder}
-    map_shards(DrawWorker, inputs, left, context.pool(len(left), "graph"), on_done=context.finished)
+    inputs = {"settings": context.worker_settings(), "plan": context.plan(), "folder": folder}
+    map_shards(
+        DrawWorker,
+        inputs,
+        left,
+        context.pool(len(left), "graph"),
+        on_done=context.finished,
+        on_failure=context.failed,
+    )
     titles = {layer.name: f"{layer.given} ({layer.name})" for layer in context.plan().layers}
     curves = folder.figures / "fit.png", folder.figures / "fit.svg"
     draw_fit_figure(read_table(folder.table("history")), *curves, scope=context.settings.fit.scope, layer_titles=titles)
+
+
+def _remove_other_figures(folder: RunFolder, graphs: Sequence[str]) -> None:
+    """Figures of graphs that an earlier [mine] asked for and this one does not."""
+    kept = {folder.figure(graph, "png").stem for graph in graphs}
+    for kind in ("class", "image"):
+        for path in folder.figures.glob(f"{kind}-*.*"):
+            if path.stem not in kept:
+                path.unlink()

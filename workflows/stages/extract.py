@@ -12,10 +12,12 @@ import torch
 from workflows.errors import DataError
 from workflows.images.shards import Shard, plan_shards
 from workflows.plan import LayerPlan, Plan
+from workflows.requests import requested_classes, requested_images
 from workflows.settings import Settings
 from workflows.stages.context import StageContext
 from workflows.stages.forward import STORAGE_DTYPES, ForwardBatch, FrozenForward
-from workflows.storage.arrays import choose_codec, create_array, open_array, write_shard
+from workflows.stages.word_maps import ImageColumns
+from workflows.storage.arrays import array_exists, choose_codec, create_array, open_array, write_shard
 from workflows.storage.images_table import PREDICTIONS, merge_predictions
 from workflows.storage.run_folder import RunFolder
 from workflows.storage.tables import write_table
@@ -103,7 +105,7 @@ class _BrokenTally:
             shown = "; ".join(f"image {image}: {reason}" for image, reason in self.found[:5])
             raise DataError(
                 f"{len(self.found)} of {self.images} images are broken, more than data.max_broken = "
-                f"{self.allowed:g} allows: {shown}. Repair or remove them, or raise data.max_broken"
+                f"{self.allowed:g} allows: {shown}. Repair or remove them for a new --out, or raise data.max_broken"
             )
 
 
@@ -118,19 +120,25 @@ def run(context: StageContext) -> None:
     context.map_shards_left(ExtractWorker, plan, check=lambda record: tally.add(record["broken"]))
     shards = plan_shards(plan.images, settings.extract.images_per_shard)
     merge_predictions(folder.images_table, [predictions_path(folder, shard) for shard in shards], plan.class_names)
+    # What mine would refuse is known now: before the fits, the longest stage.
+    images = ImageColumns.read(folder, 0, plan.images)
+    requested_classes(settings.mine.classes, plan, images)
+    requested_images(settings.mine.images, plan, images)
     if tally.found:
         context.warn(f"{len(tally.found)} broken images were skipped; images.parquet says which and why")
 
 
 def _create_arrays(settings: Settings, plan: Plan, folder: RunFolder) -> None:
     """Preallocate every layer's array; the codec is decided on the first batch of columns."""
-    missing = [layer for layer in plan.layers if not folder.activations(layer.name).exists()]
+    missing = [layer for layer in plan.layers if not array_exists(folder.activations(layer.name))]
     if not missing:
         return
     extract = settings.extract
     columns: dict[str, torch.Tensor] = {}
     if extract.codec == "auto":
-        forward = FrozenForward(settings, plan, folder)
+        # In the driver, which Ray gives no GPU.
+        runtime = settings.runtime.model_copy(update={"device": "cpu"})
+        forward = FrozenForward(settings.model_copy(update={"runtime": runtime}), plan, folder)
         columns = next(iter(forward(Shard(0, 0, min(extract.batch, plan.images))))).columns
     for layer in missing:
         codec = extract.codec

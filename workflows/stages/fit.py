@@ -25,7 +25,7 @@ def run(context: StageContext) -> None:
             layer.name,
             LayerFit,
             folder.fit_state(settings.fit.scope, layer.name),
-            {"settings": settings, "plan": plan, "folder": folder, "layer": layer},
+            {"settings": context.worker_settings(), "plan": plan, "folder": folder, "layer": layer},
         )
         for layer in plan.layers
         if layer.name not in done

@@ -60,6 +60,10 @@ class FrozenForward:
         self.settings, self.plan, self.folder = settings, plan, folder
         self.device = choose_device(settings.runtime.device)
         self.precision = torch.bfloat16 if settings.extract.precision == "bfloat16" else torch.float32
+        if self.device.type == "cuda":
+            # TF32 keeps 10 bits of mantissa: far too few for "float32" columns, and on by default for convolutions.
+            torch.backends.cudnn.allow_tf32 = False
+            torch.backends.cuda.matmul.allow_tf32 = False
         names = [layer.name for layer in plan.layers]
         network = load_network(settings.network.model_copy(update={"weights": plan.weights}))
         self.network = TappedNetwork(network, names).to(self.device, self.precision)

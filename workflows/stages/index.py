@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -40,7 +41,8 @@ def run(context: StageContext) -> None:
         context.warn(warning)
     runtime = settings.runtime
     check_disk(context.folder.root, disk_needs(settings, plan), margin=runtime.disk_margin)
-    check_memory(memory_needs(settings, plan), limit_gb=runtime.memory_gb)
+    actors = runtime.actors or max(1, (os.cpu_count() or 1) // runtime.threads)
+    check_memory(memory_needs(settings, plan, actors), limit_gb=runtime.memory_gb)
     images = index.to_table().append_column("status", pa.array(["indexed"] * len(index)))
     write_table(context.folder.images_table, images, "images", network=settings.name)
     plan.write(context.folder)
@@ -134,12 +136,11 @@ def _stored_columns(settings: Settings, positions: int) -> int:
 
 def _first_picture(settings: Settings, index: ImageIndex) -> np.ndarray:
     """The crop (H, W, 3) uint8 of the first readable picture."""
-    reader = PictureReader(settings.data, threads=1)
-    preprocessor = Preprocessor(settings.preprocessing)
     reasons = []
-    for path in index.path[:20]:
-        (picture,) = reader.read([str(path)])
-        if not isinstance(picture, BrokenPicture):
-            return preprocessor.crop(picture.pixels)
-        reasons.append(f"{path}: {picture.reason}")
+    with PictureReader(settings.data, threads=1, geometry=Preprocessor(settings.preprocessing).crop) as reader:
+        for path in index.path[:20]:
+            (picture,) = reader.read([str(path)])
+            if not isinstance(picture, BrokenPicture):
+                return picture.pixels
+            reasons.append(f"{path}: {picture.reason}")
     raise DataError("none of the first 20 pictures can be read: " + "; ".join(reasons[:3]))

@@ -11,7 +11,7 @@ import torch
 
 from gmm_ops.axes import Columns
 from gmm_ops.mixture import log_likelihood
-from gmm_ops.online_em import OnlineEMSettings, OnlineEMState, advance, start
+from gmm_ops.online_em import OnlineEMSettings, OnlineEMState, advance, has_converged, start
 from gmm_ops.schedule import Buffer, MinibatchSchedule, Step
 from gmm_ops.seeding import fit_seed, initial_mixture
 from gmm_ops.statistics import MixtureStatistics, WorstColumns, sweep
@@ -31,8 +31,10 @@ PARTS = 12
 """Parts of a global minibatch, each one sweep of one rank: float32 sums within a part, float64 sums over parts.
 Fixed, so that the sums do not depend on the number of ranks; and divisible by most numbers of ranks."""
 
-BUFFER_BYTES = 512 * 2**20
-"""Of the stored columns that a fit group mixes at a time, over all its ranks; at least two minibatches."""
+BUFFER_BYTES = 32 * 2**20
+BUFFER_CHUNKS = 32
+"""A fit group mixes stored columns of so many bytes, or so many chunks if that is more (images lie in class order,
+so a few chunks would be a few classes). Neither grows with the number of images."""
 
 HISTORY = (
     "step",
@@ -146,7 +148,8 @@ class LayerFit:
         reseeded, empty = float(self.state.reseeded.sum()), float((batch.s0 < 1).sum())
         self.history.append((self.state.step, step.epoch, columns, held_out, train, full, reseeded, empty))
         if last_of_epoch:
-            self.stopped = self._gained_too_little()
+            full_passes = [row[5] for row in self.history if not np.isnan(row[5])]
+            self.stopped = has_converged(full_passes, self.fit.tolerance)
 
     def _minibatch(self, step: Step, collective: Collective) -> tuple[MixtureStatistics, WorstColumns]:
         """Statistics of the whole global minibatch at the present mixture, the same on every rank."""
@@ -186,20 +189,17 @@ class LayerFit:
         sums = torch.zeros(2, dtype=torch.float64)
         for columns in parts:
             if len(columns):
-                values = log_likelihood(self.state.mixture, columns)
+                values = log_likelihood(self.state.result(self.em), columns)
                 sums += torch.tensor([float(values.sum()), float(len(columns))], dtype=torch.float64)
         total, count = collective.all_reduce_sum(sums).tolist()
         return total / count if count else float("nan")
 
-    def _gained_too_little(self) -> bool:
-        full = [row[5] for row in self.history if not np.isnan(row[5])]
-        return len(full) > 1 and full[-1] - full[-2] < self.fit.tolerance * abs(full[-2])
-
 
 def buffer_minibatches(minibatch: int, layer: LayerPlan, settings: Settings) -> int:
-    """Minibatches that are mixed at a time: images lie in class order, so the more the better for the step."""
-    bytes_each = minibatch * layer.units * STORAGE_DTYPES[settings.extract.dtype].itemsize
-    return max(2, min(64, BUFFER_BYTES // bytes_each))
+    """Minibatches that are mixed at a time."""
+    column = layer.units * STORAGE_DTYPES[settings.extract.dtype].itemsize
+    chunk = settings.extract.images_per_chunk * layer.stored * column
+    return max(1, round(max(BUFFER_BYTES, BUFFER_CHUNKS * chunk) / (minibatch * column)))
 
 
 def em_settings(fit: FitSettings) -> OnlineEMSettings:

@@ -57,9 +57,8 @@ class Dictionaries:
         """Q of Omega = validation images predicted as the class, from the output pair downwards."""
         return [self.counts[pair.name].dense(label, pair.upper_words, pair.lower_words) for pair in self.plan.pairs()]
 
-    def image_counts(self, image: int, predicted: int) -> list[Tensor]:
-        """Q of one image."""
-        maps = self.image_maps(image, predicted)
+    def map_counts(self, maps: dict[str, Tensor]) -> list[Tensor]:
+        """Q of the images of some word maps, from the output pair downwards."""
         return [
             count_pairs(maps[pair.upper], maps[pair.lower], pair.window, pair.upper_words, pair.lower_words)
             for pair in self.plan.pairs()
@@ -108,9 +107,9 @@ def _mined(
         yield MinedGraph(f"class:{label}", graph, omega, words)
     for image in chosen:
         predicted = int(images.predicted[image])
-        counts = dictionaries.image_counts(image, predicted)
-        graph = mine(predicted, counts, dictionaries.ratios, options.top, options.positive_only)
         maps = dictionaries.image_maps(image, predicted)
+        counts = dictionaries.map_counts(maps)
+        graph = mine(predicted, counts, dictionaries.ratios, options.top, options.positive_only)
         group = torch.zeros(1, dtype=torch.int64)
         words = {
             layer.name: count_words(maps[layer.name], group, layer.words).total(layer.words) for layer in plan.layers

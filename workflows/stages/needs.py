@@ -9,6 +9,12 @@ from workflows.settings import Settings
 from workflows.stages.layer_fit import buffer_minibatches
 from workflows.stages.word_maps import FIELDS
 
+ID_BYTES = 12
+"""Of a buffered column: image, position and place in the row order, int32 each."""
+
+PROCESS_BYTES = 400 * 2**20
+"""Of an actor with torch loaded and nothing to do."""
+
 
 def disk_needs(settings: Settings, plan: Plan) -> dict[str, int]:
     """Bytes of the large artefacts, uncompressed: the plan must fit whatever the codec reaches."""
@@ -19,21 +25,30 @@ def disk_needs(settings: Settings, plan: Plan) -> dict[str, int]:
     return {"activations": activations, "words": words}
 
 
-def memory_needs(settings: Settings, plan: Plan) -> dict[str, int]:
-    """Bytes that the widest actor of each stage holds at once; no part grows with the number of images."""
+def memory_needs(settings: Settings, plan: Plan, actors: int) -> dict[str, int]:
+    """Bytes that the actors of the widest stage hold at once on one machine of ``actors`` cores (or GPUs).
+
+    Nothing here grows with the number of images, but the predictions and labels that the driver reads.
+    """
     extract = settings.extract
     width = np.dtype(extract.dtype).itemsize
     stored = sum(layer.stored * layer.units for layer in plan.layers)
     all_columns = sum(layer.positions * layer.units for layer in plan.layers)
     shard = extract.images_per_shard * stored * width + 3 * extract.batch * all_columns * 4
-    fits = [_fit_bytes(settings, plan, layer) for layer in plan.layers]
-    return {"a shard of activations (extract.images_per_shard)": shard, "a fit (fit.minibatch, fit.words)": max(fits)}
+    wide = min(actors, -(-plan.images // extract.images_per_shard))
+    fits = sorted((_fit_bytes(settings, plan, layer) for layer in plan.layers), reverse=True)
+    at_once = max(1, actors // settings.runtime.fit_actors)
+    widest = max(
+        (wide * shard, f"{wide} shards of activations (extract.images_per_shard, runtime.actors)"),
+        (sum(fits[:at_once]), f"{min(at_once, len(fits))} fits (fit.minibatch, fit.words)"),
+    )
+    processes = max(wide, min(actors, len(fits) * settings.runtime.fit_actors)) * PROCESS_BYTES
+    return {widest[1]: widest[0], "the worker processes themselves": processes}
 
 
 def _fit_bytes(settings: Settings, plan: Plan, layer: LayerPlan) -> int:
-    """Buffer of columns, one minibatch of them as float32, and some copies of the float64 statistics."""
-    width = np.dtype(settings.extract.dtype).itemsize
+    """Buffered columns with their ids and row orders, a minibatch as float32, and copies of the float64 statistics."""
+    each = layer.units * np.dtype(settings.extract.dtype).itemsize
     columns = min(settings.fit.minibatch, plan.train_images * layer.stored)
-    buffer = buffer_minibatches(columns, layer, settings) * columns * layer.units * width
-    whole_layer = plan.train_images * layer.stored * layer.units * width
-    return min(buffer, whole_layer) + columns * layer.units * 4 + 8 * 8 * 2 * layer.words * layer.units
+    held = min(buffer_minibatches(columns, layer, settings) * columns, plan.train_images * layer.stored)
+    return held * (each + ID_BYTES) + columns * layer.units * 4 + 8 * 8 * 2 * layer.words * layer.units

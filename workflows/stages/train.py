@@ -44,9 +44,10 @@ def run(context: StageContext) -> None:
 def _images(settings: Settings, folder: RunFolder, first: int, stop: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Normalised images (N, 3, H, W) float32 and labels (N,) of rows [first, stop), without broken pictures."""
     rows = read_image_rows(folder.images_table, first, stop, ["path", "label"])
-    pictures = PictureReader(settings.data, threads=settings.runtime.decode_threads).read(rows["path"].to_pylist())
     preprocessor = Preprocessor(settings.preprocessing)
+    with PictureReader(settings.data, settings.runtime.decode_threads, geometry=preprocessor.crop) as reader:
+        pictures = reader.read(rows["path"].to_pylist())
     readable = [not isinstance(picture, BrokenPicture) for picture in pictures]
-    crops = [preprocessor.crop(picture.pixels) for picture in pictures if not isinstance(picture, BrokenPicture)]
+    crops = [picture.pixels for picture in pictures if not isinstance(picture, BrokenPicture)]
     labels = torch.from_numpy(rows["label"].to_numpy()[np.array(readable)].astype(np.int64))
     return preprocessor.normalise(preprocessor.stack(crops)), labels

@@ -16,7 +16,7 @@ from workflows.settings import Settings
 from workflows.stages.context import StageContext
 from workflows.stages.forward import STORAGE_DTYPES, FrozenForward, choose_device
 from workflows.stages.word_maps import FIELDS, words_path
-from workflows.storage.arrays import create_array, read_rows, write_shard
+from workflows.storage.arrays import array_exists, create_array, read_rows, write_shard
 from workflows.storage.images_table import read_image_rows
 from workflows.storage.mixtures import load_mixture
 from workflows.storage.run_folder import RunFolder
@@ -84,7 +84,7 @@ def run(context: StageContext) -> None:
     for layer in plan.layers:
         for field, dtype in FIELDS.items():
             path = words_path(folder, settings.fit.scope, layer.name, field)
-            if not path.exists():
+            if not array_exists(path):
                 create_array(
                     path,
                     (plan.images, layer.height, layer.width),

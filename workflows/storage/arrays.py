@@ -75,6 +75,11 @@ def create_array(
     )
 
 
+def array_exists(path: Path) -> bool:
+    """Whether ``create_array`` has finished here; a killed driver may leave a folder without metadata."""
+    return (path / "zarr.json").exists()
+
+
 def open_array(path: Path) -> zarr.Array[Any]:
     """Open an array for reading and for ``write_shard``.
 

@@ -24,8 +24,8 @@ FORMAT = 1
 RUN_FILE = "run.json"
 LOCK_FILE = ".lock"
 _ZARR_TEMPORARY_SUFFIX = ".partial"
-_UNCHANGING = ("runtime", "count.scheduler")
-"""Fields that change no result, so a run may be resumed with other values."""
+_CHANGEABLE = ("runtime", "count.scheduler", "data.max_broken", "mine", "draw")
+"""Fields that may differ when a run is resumed: they change no result, or only the last stages, which run again."""
 
 
 @dataclass(frozen=True)
@@ -40,17 +40,37 @@ class RunFolder:
 
         Raises:
             RunFolderError: the folder holds a run with other settings (each differing field is named with both
-                values; ``[runtime]`` and ``count.scheduler`` may differ), a run of another format, or other files.
+                values; ``[runtime]``, ``[mine]``, ``[draw]``, ``count.scheduler`` and ``data.max_broken`` may differ),
+                a run of another format, or other files.
         """
-        folder = cls(root.resolve())
+        folder = cls.claimed(root)
         if folder.run_file.exists():
             _refuse_other_settings(folder, settings)
-            return folder
-        if folder.root.exists():
-            _refuse_strange_files(folder.root)
         record = {"format": FORMAT, "settings": settings.model_dump(mode="json")}
-        write_bytes(folder.run_file, json.dumps(record, indent=2).encode())
+        content = json.dumps(record, indent=2).encode()
+        if not folder.run_file.exists() or folder.run_file.read_bytes() != content:
+            write_bytes(folder.run_file, content)
         return folder
+
+    @classmethod
+    def claimed(cls, root: Path) -> RunFolder:
+        """A folder that holds a run, or could; nothing is written.
+
+        Raises:
+            RunFolderError: it is a file, or holds other files.
+        """
+        folder = cls(root.resolve())
+        if folder.root.exists() and not folder.run_file.exists():
+            _refuse_strange_files(folder.root)
+        return folder
+
+    def forget(self) -> None:
+        """Undo ``create_or_open`` of a run that has not written any artefact yet; the folder is free for another."""
+        for ledger in self.ledgers.glob("*.jsonl"):
+            ledger.unlink()
+        if self.ledgers.exists():
+            self.ledgers.rmdir()
+        self.run_file.unlink(missing_ok=True)
 
     @classmethod
     def open(cls, root: Path) -> RunFolder:
@@ -94,6 +114,20 @@ class RunFolder:
         finally:
             os.close(descriptor)
 
+    def is_locked(self) -> bool:
+        """Whether a driver works in the folder now."""
+        try:
+            descriptor = os.open(self.root / LOCK_FILE, os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return False
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        finally:
+            os.close(descriptor)
+        return False
+
     def _sweep(self) -> None:
         for pattern in (f".*{TEMPORARY_SUFFIX}", f"*{_ZARR_TEMPORARY_SUFFIX}"):
             for leftover in self.root.rglob(pattern):
@@ -118,6 +152,10 @@ class RunFolder:
     def figures(self) -> Path:
         """Folder of the drawn graphs."""
         return self.root / "figures"
+
+    def figure(self, graph: str, ending: str) -> Path:
+        """``figures/class-3.png``, ``figures/image-20417.svg``."""
+        return self.figures / f"{graph.replace(':', '-')}.{ending}"
 
     @property
     def pictures(self) -> Path:
@@ -179,7 +217,7 @@ def differing_fields(stored: Settings, given: Settings) -> list[str]:
     before, after = _flat(stored.model_dump(mode="json")), _flat(given.model_dump(mode="json"))
     lines = []
     for field in sorted(before.keys() | after.keys()):
-        if not any(field == free or field.startswith(f"{free}.") for free in _UNCHANGING):
+        if not any(field == free or field.startswith(f"{free}.") for free in _CHANGEABLE):
             old, new = before.get(field), after.get(field)
             if old != new:
                 lines.append(f"{field}: the folder has {old!r}, the command {new!r}")

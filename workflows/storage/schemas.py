@@ -103,7 +103,6 @@ _COLUMNS: dict[str, list[pa.Field]] = {
         _field("y1", _INT, "pixel", "bottom edge, exclusive"),
         _field("label", _INT, "class", "true class of the image"),
         _field("label_name", _TEXT, "", "name of the true class", nullable=True),
-        _field("repeated", _FLAG, "", "the image shows an earlier rank too (too few images)", nullable=True),
     ],
     "heatmaps": [
         _GRAPH,
