@@ -5,7 +5,6 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pytest
 
 from tests.workflows.report.made_up_graphs import (
@@ -77,18 +76,6 @@ def test_fewer_than_six_images_are_repeated_and_marked() -> None:
         assert [item.repeated for item in node.exemplars] == [False] * 4 + [True] * 2
         assert [item.image for item in node.exemplars[4:]] == [item.image for item in node.exemplars[:2]]
     assert len(view_of(made_up_tables(LABELS, 32), exemplars=2).root.exemplars) == 2
-
-
-def test_a_repeat_marked_in_the_table_stays_marked() -> None:
-    tables = made_up_tables(LABELS, 32)
-    flags = pa.array([rank == 1 for rank in tables.exemplars["rank"].to_pylist()])
-    index = tables.exemplars.schema.get_field_index("repeated")
-    marked = tables.exemplars.set_column(index, tables.exemplars.schema.field("repeated"), flags)
-    assert [item.repeated for item in view_of(replace(tables, exemplars=marked)).root.exemplars][:3] == [
-        False,
-        True,
-        False,
-    ]
 
 
 def test_an_image_graph_has_dots_and_the_image(tmp_path: Path) -> None:
