@@ -1,0 +1,74 @@
+"""Polyak averaging of a hidden Markov model over the last steps of online EM."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from numpy.typing import NDArray
+from torch import Tensor
+
+from gmm_ops.hmm.chain import Chain
+from gmm_ops.hmm.model import HiddenMarkovModel, LayerWords
+
+
+@dataclass(frozen=True)
+class ModelAverage:
+    """Sum of the parameters over the steps since ``since`` (Polyak and Juditsky 1992).
+
+    since: step of the first term; the sum starts anew whenever the step number has doubled, so it covers the last
+    half to three quarters of the fit without knowing its length. count: terms. total: (P,) float64, the sum of
+    initial, transitions, means and variances, flat. Averages of probabilities stay probabilities, and the deviation
+    of an averaged variance is at least the averaged deviation, so the clamp of the means still holds.
+    """
+
+    since: int
+    count: int
+    total: Float[Tensor, " P"]
+
+    @classmethod
+    def none(cls, model: HiddenMarkovModel) -> ModelAverage:
+        """No term yet."""
+        return cls(0, 0, torch.zeros_like(torch.cat([part.flatten() for part in _parts(model)])))
+
+    def add(self, model: HiddenMarkovModel, step: int) -> ModelAverage:
+        """One more term."""
+        flat = torch.cat([part.flatten() for part in _parts(model)])
+        if self.since == 0 or step >= 2 * self.since:
+            return ModelAverage(step, 1, flat)
+        return ModelAverage(self.since, self.count + 1, self.total + flat)
+
+    def finish(self, otherwise: HiddenMarkovModel) -> HiddenMarkovModel:
+        """The averaged model, or ``otherwise`` if there is no term."""
+        if self.count == 0:
+            return otherwise
+        shapes = [part.shape for part in _parts(otherwise)]
+        flat = (self.total / self.count).split([shape.numel() for shape in shapes])
+        initial, *rest = (values.reshape(shape) for values, shape in zip(flat, shapes, strict=True))
+        tables = len(otherwise.chain.transitions)
+        emitted = zip(rest[tables::2], rest[tables + 1 :: 2], otherwise.layers, strict=True)
+        layers = tuple(LayerWords(mean, variance, layer.rectified) for mean, variance, layer in emitted)
+        return HiddenMarkovModel(Chain(initial, tuple(rest[:tables])), layers)
+
+    def to_arrays(self) -> dict[str, NDArray[Any]]:
+        """Plain arrays, each named average_..."""
+        return {
+            "average_since": np.array(self.since, np.int64),
+            "average_count": np.array(self.count, np.int64),
+            "average_total": self.total.cpu().numpy(),
+        }
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> ModelAverage:
+        """Inverse of ``to_arrays``."""
+        total = torch.from_numpy(np.array(arrays["average_total"]))
+        return cls(int(arrays["average_since"]), int(arrays["average_count"]), total)
+
+
+def _parts(model: HiddenMarkovModel) -> list[Tensor]:
+    emitted = [part for layer in model.layers for part in (layer.mean, layer.variance)]
+    return [model.chain.initial, *model.chain.transitions, *emitted]

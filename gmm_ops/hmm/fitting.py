@@ -1,0 +1,154 @@
+"""Where a hidden Markov model starts, and a whole online fit of activations in memory, with restarts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from gmm_ops.axes import Columns
+from gmm_ops.errors import RefusedInput
+from gmm_ops.hmm.chain import Chain, observed_log_likelihoods
+from gmm_ops.hmm.learning import HMMSettings, HMMState, advance, start
+from gmm_ops.hmm.model import HiddenMarkovModel, LayerWords
+from gmm_ops.hmm.statistics import ChainStatistics
+from gmm_ops.online_em import CHUNKS_PER_MINIBATCH, HELD_OUT_SHARE
+from gmm_ops.online_step import has_converged
+from gmm_ops.rectified_gaussian import refuse_negative
+from gmm_ops.schedule import MinibatchSchedule
+from gmm_ops.seeding import Initialisation, fit_seed, generator, initial_mixture
+
+
+@dataclass(frozen=True)
+class HMMFit:
+    """A fitted model and how it was reached.
+
+    restart: number of the start that was kept. held_out: per restart, mean log p of the held-out images before the
+    first epoch and after each, natural logarithm.
+    """
+
+    model: HiddenMarkovModel
+    restart: int
+    held_out: tuple[tuple[float, ...], ...]
+
+
+def initial_model(
+    columns: Sequence[Columns],
+    n_words: int | Sequence[int],
+    seed: int,
+    rectified: Sequence[bool] | bool = True,
+    n_classes: int | None = None,
+    init: Initialisation = "random",
+    var_floor: float = 1e-4,
+) -> HiddenMarkovModel:
+    """K random columns of each layer as its words, the layer's variance, and tables that know nothing.
+
+    columns: per layer (n, D), of the same images. n_words, rectified: one for all layers, or one each. n_classes: of
+    a prediction observed after the last layer. The seed and the number of the layer alone decide its words.
+    Raises NonFiniteActivations, RefusedInput (K > n, negative rectified units, columns that are all the same).
+    """
+    words = _per_layer("n_words", n_words, len(columns))
+    flags = _per_layer("rectified", rectified, len(columns))
+    layers = []
+    for index, (x, count, flag) in enumerate(zip(columns, words, flags, strict=True)):
+        if flag:
+            refuse_negative(x)
+        mixture = initial_mixture(x, count, fit_seed(seed, "chain", str(index)), init, var_floor)
+        layers.append(LayerWords(mixture.mean, mixture.variance, bool(flag)))
+    states = [*words, *([] if n_classes is None else [n_classes])]
+    device = columns[0].device
+    tables = [torch.full((k, j), 1.0 / k, dtype=torch.float64, device=device) for j, k in pairwise(states)]
+    initial = torch.full((states[0],), 1.0 / states[0], dtype=torch.float64, device=device)
+    return HiddenMarkovModel(Chain(initial, tuple(tables)), tuple(layers))
+
+
+def fit_online(
+    columns: Sequence[Columns],
+    n_words: int | Sequence[int],
+    seed: int,
+    settings: HMMSettings | None = None,
+    rectified: Sequence[bool] | bool = True,
+    predicted: Int[Tensor, " n"] | None = None,
+    n_classes: int | None = None,
+    init: Initialisation = "random",
+) -> HMMFit:
+    """Learn the words of all layers and their transitions at once by online EM (IG Sec. 3.1).
+
+    columns: per layer (n, D), of the same images. predicted, n_classes: observe the prediction after the last layer.
+    A seeded tenth of the images is held out; the restart with the best held-out likelihood is kept. Default settings
+    are cut to the number of images; given ones are taken as they are. Raises NonFiniteActivations, RefusedInput.
+    """
+    n_images = _refuse_other_images(columns, predicted, n_classes)
+    order = torch.randperm(n_images, generator=generator(seed))
+    judged, fitted = order.tensor_split([max(1, round(HELD_OUT_SHARE * n_images))])
+    most = max(_per_layer("n_words", n_words, len(columns)))
+    settings = settings or HMMSettings().for_images(len(fitted), most)
+    fitted_images, judged_images = (_taken(columns, predicted, rows) for rows in (fitted, judged))
+    models, curves = [], []
+    for restart in range(settings.restarts):
+        restart_seed = fit_seed(seed, "restart", str(restart))
+        model = initial_model(fitted_images[0], n_words, restart_seed, rectified, n_classes, init, settings.var_floor)
+        model, curve = _fit_once(model, fitted_images, judged_images, restart_seed, settings)
+        models.append(model)
+        curves.append(tuple(curve))
+    best = max(range(len(models)), key=lambda r: curves[r][-1])
+    return HMMFit(models[best], best, tuple(curves))
+
+
+Images = tuple[list[Columns], Tensor | None]
+
+
+def _fit_once(
+    model: HiddenMarkovModel, fitted: Images, judged: Images, seed: int, settings: HMMSettings
+) -> tuple[HiddenMarkovModel, list[float]]:
+    n_images = fitted[0][0].shape[0]
+    chunks = torch.arange(n_images).split(max(1, settings.minibatch // CHUNKS_PER_MINIBATCH))
+    schedule = MinibatchSchedule(tuple(len(chunk) for chunk in chunks), settings.minibatch, seed=seed)
+    state = start(model, settings, n_images)
+    held_out = [_mean_log_likelihood(state, settings, judged)]
+    for epoch in range(settings.epochs):
+        for step in schedule.steps(epoch):
+            rows = torch.cat([chunks[c][torch.from_numpy(schedule.rows(step, c))] for c in step.buffer.chunks])
+            batch = ChainStatistics.from_batch(state.model, *_taken(*fitted, rows))
+            state = advance(state, batch, settings)
+        held_out.append(_mean_log_likelihood(state, settings, judged))
+        if has_converged(held_out[1:], settings.tolerance):
+            break
+    return state.result(settings), held_out
+
+
+def _mean_log_likelihood(state: HMMState, settings: HMMSettings, images: Images) -> float:
+    return float(state.result(settings).log_likelihood(*images).mean())
+
+
+def _taken(columns: Sequence[Columns], predicted: Tensor | None, rows: Tensor) -> Images:
+    kept = [x[rows.to(x.device)] for x in columns]
+    return kept, None if predicted is None else predicted[rows.to(predicted.device)]
+
+
+def _per_layer(name: str, value: int | Sequence[int], layers: int) -> list[int]:
+    values = [value] * layers if isinstance(value, int) else list(value)
+    if len(values) != layers:
+        raise RefusedInput(f"{name} must be one value, or one for each of the {layers} layers; got {len(values)}.")
+    return values
+
+
+def _refuse_other_images(columns: Sequence[Columns], predicted: Tensor | None, n_classes: int | None) -> int:
+    rows = {x.shape[0] for x in columns}
+    if len(rows) != 1 or min(rows) < 2:
+        raise RefusedInput(
+            f"columns must hold one (n, D) tensor per layer, all of the same 2 images or more; got rows "
+            f"{[x.shape[0] for x in columns]}. Pass the activations of every layer for every image."
+        )
+    if (predicted is None) != (n_classes is None):
+        raise RefusedInput(
+            "predicted and n_classes must be given together; got "
+            f"{'no predicted' if predicted is None else 'no n_classes'}. Leave both out to model the logits instead."
+        )
+    if predicted is not None and n_classes is not None:
+        observed_log_likelihoods(predicted, n_classes)
+    return rows.pop()

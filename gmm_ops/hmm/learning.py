@@ -1,0 +1,221 @@
+"""EM for the hidden Markov model: the M-step, exact batch EM, and one step of online EM (IG Sec. 3.1)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from numpy.typing import NDArray
+from torch import Tensor
+
+from gmm_ops.axes import Columns
+from gmm_ops.errors import RefusedInput
+from gmm_ops.hmm.averaging import ModelAverage
+from gmm_ops.hmm.chain import Chain
+from gmm_ops.hmm.model import HiddenMarkovModel
+from gmm_ops.hmm.statistics import ChainStatistics
+from gmm_ops.online_step import COLUMNS_PER_WORD, OnlineEMSettings, step_size
+
+__all__ = [
+    "HMMSettings",
+    "HMMState",
+    "advance",
+    "fit_batch_em",
+    "log_prior",
+    "maximise",
+    "start",
+]
+
+STEPS_PER_EPOCH = 50
+"""Minibatches an epoch should have, where images allow."""
+
+
+@dataclass(frozen=True)
+class HMMSettings:
+    """How the words of all layers and their transitions are learned.
+
+    exponent, offset: step size g_n = (n + offset)^-exponent; exponent 0 gives g = 1 always. minibatch: images in a
+    global minibatch. epochs: passes over the images, at most. warmup: minibatches that only gather statistics.
+    clamp: a rectified mean stays above -clamp standard deviations; inf turns it off. var_floor: lowest variance, as a
+    share of the layer's mean variance. transition_prior: pseudo-images per cell of every transition table. tolerance:
+    stop when an epoch gains less than this, relative, in held-out log-likelihood. polyak: average the parameters
+    over the last steps. restarts: fits from different starts; the one with the best held-out likelihood is kept.
+    """
+
+    exponent: float = 0.6
+    offset: float = 1.0
+    minibatch: int = 1_000
+    epochs: int = 10
+    warmup: int = 2
+    clamp: float = 5.0
+    var_floor: float = 1e-4
+    transition_prior: float = 0.1
+    tolerance: float = 1e-4
+    polyak: bool = False
+    restarts: int = 3
+
+    def __post_init__(self) -> None:
+        OnlineEMSettings(self.exponent, self.offset, self.minibatch, self.epochs, self.warmup, 0.0, self.var_floor)
+        rules = {
+            "clamp": (self.clamp > 0.0, "positive"),
+            "transition_prior": (self.transition_prior >= 0.0, "0 or more"),
+            "restarts": (self.restarts >= 1, "at least 1"),
+        }
+        for name, (kept, rule) in rules.items():
+            if not kept:
+                raise RefusedInput(f"{name} must be {rule}; got {getattr(self, name)}.")
+
+    def for_images(self, n_images: int, n_words: int) -> HMMSettings:
+        """These settings with minibatch and warm-up cut to ``n_images`` images an epoch; both are upper limits."""
+        wanted = max(COLUMNS_PER_WORD * n_words, n_images // STEPS_PER_EPOCH)
+        minibatch = max(1, min(self.minibatch, wanted, n_images))
+        steps = self.epochs * max(1, round(n_images / minibatch))
+        return replace(self, minibatch=minibatch, warmup=min(self.warmup, steps - 1))
+
+    def step_size(self, n: int) -> float:
+        """g_n of step n = 0, 1, ..."""
+        return step_size(n, OnlineEMSettings(exponent=self.exponent, offset=self.offset))
+
+
+def maximise(
+    statistics: ChainStatistics,
+    model: HiddenMarkovModel,
+    var_floors: Sequence[float] | float = 0.0,
+    clamp: float = 5.0,
+    transition_prior: float = 0.0,
+) -> HiddenMarkovModel:
+    """M-step: p1 = S0 / sum, T[:, k'] = (S3 + prior) / sum, mu and sd^2 from S1 and S2 within their bounds.
+
+    statistics: gathered at ``model``, about its means. var_floors: lowest variance, squared units, one number or one
+    per layer. transition_prior: pseudo-counts per cell, in the units of the statistics. A lower word without images
+    and without prior keeps its column. Raises RefusedInput for no image, or zero variance with no floor to lift it.
+    """
+    total = statistics.s0[0].sum()
+    if not float(total) > 0.0:
+        raise RefusedInput(
+            "statistics must hold at least one image that is possible under the model; they are empty. Merge a batch "
+            "first, or give a transition_prior so that no transition is impossible."
+        )
+    floors = [var_floors] * len(model.layers) if isinstance(var_floors, (int, float)) else list(var_floors)
+    tables = []
+    for counts, table in zip(statistics.s3, model.chain.transitions, strict=True):
+        cells = counts + transition_prior
+        column = cells.sum(dim=0)
+        tables.append(torch.where(column > 0.0, cells / torch.where(column > 0.0, column, 1.0), table))
+    sums = zip(model.layers, statistics.s0, statistics.s1, statistics.s2, floors, strict=True)
+    layers = tuple(layer.maximised(s0, s1, s2, clamp, floor) for layer, s0, s1, s2, floor in sums)
+    return HiddenMarkovModel(Chain(statistics.s0[0] / total, tuple(tables)), layers)
+
+
+def log_prior(model: HiddenMarkovModel, transition_prior: float) -> float:
+    """What the penalised log-likelihood adds: prior times the sum of log T, natural, up to a constant.
+
+    EM with a prior never lowers log-likelihood + this (Dirichlet prior of parameter 1 + prior, MAP estimate).
+    """
+    if transition_prior == 0.0:
+        return 0.0
+    return transition_prior * float(sum(table.log().sum() for table in model.chain.transitions))
+
+
+def fit_batch_em(
+    model: HiddenMarkovModel,
+    columns: Sequence[Columns],
+    iterations: int,
+    predicted: Int[Tensor, " n"] | None = None,
+    var_floors: Sequence[float] | float = 0.0,
+    clamp: float = torch.inf,
+    transition_prior: float = 0.0,
+) -> tuple[HiddenMarkovModel, list[float]]:
+    """Exact EM: (fitted model, penalised log-likelihood, summed over images, before each of the M-steps).
+
+    It never falls: neither with clamp, floor and prior off nor with them on, if the start is within the bounds
+    (Dempster, Laird and Rubin 1977). Raises as ``ChainStatistics.from_batch`` and ``maximise``.
+    """
+    if iterations < 1:
+        raise RefusedInput(f"iterations must be at least 1; got {iterations}.")
+    history = []
+    for _ in range(iterations):
+        statistics = ChainStatistics.from_batch(model, columns, predicted)
+        history.append(statistics.log_likelihood + log_prior(model, transition_prior))
+        model = maximise(statistics, model, var_floors, clamp, transition_prior)
+    return model, history
+
+
+@dataclass(frozen=True)
+class HMMState:
+    """All that a fit carries from one minibatch to the next; the same on every actor, bit for bit.
+
+    step: minibatches taken. model: parameters of the next E-step. statistics: running means per image S, about the
+    model's means. var_floors: (L,) lowest variance per layer, squared units. n_images: images of an epoch; the prior
+    is spread over them. average: sums for Polyak averaging; empty unless asked for.
+    """
+
+    step: int
+    model: HiddenMarkovModel
+    statistics: ChainStatistics
+    var_floors: Float[Tensor, " L"]
+    n_images: int
+    average: ModelAverage
+
+    def result(self, settings: HMMSettings) -> HiddenMarkovModel:
+        """The fitted model: the last parameters, or their average."""
+        return self.average.finish(self.model) if settings.polyak else self.model
+
+    def to_arrays(self) -> dict[str, NDArray[Any]]:
+        """Plain arrays for a checkpoint: a fit resumed from them goes on bit for bit."""
+        return {
+            "step": np.array(self.step, np.int64),
+            "n_images": np.array(self.n_images, np.int64),
+            "var_floors": self.var_floors.cpu().numpy(),
+            "statistics": self.statistics.pack().cpu().numpy(),
+            **self.model.to_arrays(),
+            **self.average.to_arrays(),
+        }
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> HMMState:
+        """Inverse of ``to_arrays``."""
+        model = HiddenMarkovModel.from_arrays(arrays)
+        return cls(
+            int(arrays["step"]),
+            model,
+            ChainStatistics.unpack(torch.from_numpy(np.array(arrays["statistics"])), model.shape),
+            torch.from_numpy(np.array(arrays["var_floors"])),
+            int(arrays["n_images"]),
+            ModelAverage.from_arrays(arrays),
+        )
+
+
+def start(model: HiddenMarkovModel, settings: HMMSettings, n_images: int) -> HMMState:
+    """State before the first minibatch. model: from `initial_model`; its variances are the layers'.
+
+    n_images: images of one epoch.
+    """
+    if n_images < 1:
+        raise RefusedInput(f"n_images must be at least 1, the images of one epoch; got {n_images}.")
+    floors = [settings.var_floor * float(layer.variance.mean()) for layer in model.layers]
+    zero = ChainStatistics.zero(model.shape, model.chain.initial.device)
+    return HMMState(0, model, zero, torch.tensor(floors, dtype=torch.float64), n_images, ModelAverage.none(model))
+
+
+def advance(state: HMMState, batch: ChainStatistics, settings: HMMSettings) -> HMMState:
+    """One online EM step: S <- (1 - g) S + g * batch mean, M-step, S moved to the new means. Pure.
+
+    batch: sums over the whole global minibatch at ``state.model``.
+    """
+    if batch.count <= 0:
+        raise RefusedInput("batch must hold at least one image; the global minibatch is empty.")
+    g = settings.step_size(state.step)
+    statistics = state.statistics.scaled(1.0 - g).merge(batch.scaled(g / batch.count))
+    step = state.step + 1
+    if state.step < settings.warmup:
+        return replace(state, step=step, statistics=statistics)
+    prior = settings.transition_prior / state.n_images
+    model = maximise(statistics, state.model, state.var_floors.tolist(), settings.clamp, prior)
+    average = state.average.add(model, step) if settings.polyak else state.average
+    moved = statistics.about(state.model, model)
+    return replace(state, step=step, model=model, statistics=moved, average=average)

@@ -1,0 +1,256 @@
+"""Batch EM never lowers the (penalised) likelihood, online EM finds a known model, and no split matters."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import pairwise
+
+import pytest
+import torch
+from scipy.optimize import linear_sum_assignment
+
+from gmm_ops.errors import RefusedInput
+from gmm_ops.hmm.fitting import HMMFit, fit_online, initial_model
+from gmm_ops.hmm.learning import HMMSettings, HMMState, advance, fit_batch_em, maximise, start
+from gmm_ops.hmm.model import HiddenMarkovModel
+from gmm_ops.hmm.statistics import ChainStatistics
+from tests.gmm_ops.hmm.drawn_chains import drawn_activations, random_model
+
+LAYERS = {"n_words": (4, 3, 4), "n_units": (12, 10, 8), "rectified": (True, True, False)}
+
+
+@pytest.fixture(scope="module")
+def truth() -> HiddenMarkovModel:
+    return random_model(**LAYERS, n_classes=3)
+
+
+@pytest.fixture(scope="module")
+def images(truth) -> tuple[list[torch.Tensor], torch.Tensor]:
+    columns, words = drawn_activations(truth, 4_000)
+    return columns, words[-1]
+
+
+def begin(images, seed: int = 0, words: tuple[int, ...] = LAYERS["n_words"]) -> HiddenMarkovModel:
+    return initial_model(images[0], words, seed, LAYERS["rectified"], n_classes=3)
+
+
+def rise(history: list[float]) -> float:
+    """The smallest step of a likelihood, relative."""
+    return min(b - a for a, b in pairwise(history)) / abs(history[-1])
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+@pytest.mark.parametrize("prior", [0.0, 0.5, 20.0])
+def test_batch_em_never_lowers_the_penalised_likelihood(images, seed, prior):
+    start_model = begin(images, seed, (6, 5, 6))
+    fitted, history = fit_batch_em(start_model, images[0], 25, images[1], transition_prior=prior)
+    assert rise(history) > -1e-12
+    assert history[-1] > history[0] + 100.0
+    if prior:
+        assert float(min(table.min() for table in fitted.chain.transitions)) > 0.0
+
+
+def test_nor_with_clamp_and_floor_on(images):
+    """The bounded M-step is the maximum within the bounds, so the law holds with them, too."""
+    columns = [images[0][0].clone(), *images[0][1:]]
+    columns[0][:, 4] = 0.0
+    columns[0][:, 5] *= torch.rand(4_000, generator=torch.Generator().manual_seed(0)) < 1e-3
+    fitted, history = fit_batch_em(begin((columns, images[1])), columns, 30, images[1], 0.3, 2.0, 0.1)
+    assert rise(history) > -1e-12
+    layer = fitted.layers[0]
+    assert float((layer.mean / layer.variance.sqrt()).min()) == pytest.approx(-2.0)
+    assert float(layer.variance.min()) == pytest.approx(0.3)
+
+
+def test_a_unit_that_is_always_zero_does_not_diverge(images):
+    columns = [images[0][0].clone(), *images[0][1:]]
+    columns[0][:, 2] = 0.0
+    fitted, _ = fit_batch_em(begin((columns, images[1])), columns, 60, images[1], 1e-4, 5.0, 0.1)
+    mean, deviation = fitted.layers[0].mean[:, 2], fitted.layers[0].variance[:, 2].sqrt()
+    assert bool((mean >= -5.0 * deviation * (1 + 1e-12)).all())
+    assert bool((mean < 0).all())
+    assert bool(torch.isfinite(fitted.log_likelihood(columns, images[1])).all())
+    online = fit_online(columns, (4, 3, 4), 0, HMMSettings(minibatch=500, epochs=4, restarts=1), LAYERS["rectified"])
+    ratio = online.model.layers[0].mean[:, 2] / online.model.layers[0].variance[:, 2].sqrt()
+    assert bool((ratio >= -5.0 * (1 + 1e-12)).all())
+    assert bool(torch.isfinite(torch.tensor(online.held_out)).all())
+
+
+def matched(fit: HiddenMarkovModel, truth: HiddenMarkovModel) -> HiddenMarkovModel:
+    """``fit`` with its words renumbered as those of ``truth`` that they are nearest to."""
+    orders = []
+    for ours, theirs in zip(fit.layers, truth.layers, strict=True):
+        rows, columns = linear_sum_assignment(torch.cdist(theirs.mean, ours.mean).numpy())
+        assert rows.tolist() == list(range(len(rows)))
+        orders.append(torch.from_numpy(columns))
+    return fit.relabelled(orders)
+
+
+@pytest.fixture(scope="module")
+def fit(images) -> HMMFit:
+    settings = HMMSettings(minibatch=250, epochs=12, restarts=4, polyak=True, tolerance=0.0, transition_prior=0.1)
+    return fit_online(images[0], LAYERS["n_words"], 0, settings, LAYERS["rectified"], images[1], 3)
+
+
+def test_a_known_model_is_found_again(fit, truth):
+    columns, words = drawn_activations(truth, 4_000, seed=77)
+    ours, theirs = (float(m.log_likelihood(columns, words[-1]).mean()) for m in (fit.model, truth))
+    assert abs(ours - theirs) < 0.01 * abs(theirs)
+    found = matched(fit.model, truth)
+    for got, true in zip(found.chain.transitions, truth.chain.transitions, strict=True):
+        # Columns of words with few of the 3,600 images: a probability is good to about 1 / sqrt(their number).
+        assert float((got - true).abs().max()) < 0.12
+        assert float((got - true).abs().mean()) < 0.02
+    for got, true in zip(found.layers, truth.layers, strict=True):
+        seen = true.mean > (-true.variance.sqrt() if true.rectified else -torch.inf)
+        assert float((got.mean - true.mean)[seen].abs().mean()) < 0.05
+        assert float((got.variance / true.variance).log()[seen].abs().mean()) < 0.12
+
+
+def test_the_best_restart_is_kept(fit):
+    last = [curve[-1] for curve in fit.held_out]
+    assert len(last) == 4
+    assert last[fit.restart] == max(last)
+    assert all(curve[-1] > curve[0] for curve in fit.held_out)
+
+
+def test_the_same_seed_gives_the_same_fit_and_another_seed_another(images):
+    settings = HMMSettings(minibatch=500, epochs=1, restarts=1)
+    fits = [fit_online(images[0], 3, seed, settings, LAYERS["rectified"], images[1], 3) for seed in (5, 5, 6)]
+    assert torch.equal(fits[0].model.layers[0].mean, fits[1].model.layers[0].mean)
+    assert not torch.equal(fits[0].model.layers[0].mean, fits[2].model.layers[0].mean)
+
+
+def take_steps(state: HMMState, images, settings: HMMSettings, first: int, last: int, parts: int = 1) -> HMMState:
+    for n in range(first, last):
+        rows = torch.arange(400 * n, 400 * (n + 1)) % 4_000
+        batches = [
+            ChainStatistics.from_batch(state.model, [x[part] for x in images[0]], images[1][part])
+            for part in rows.tensor_split(parts)
+        ]
+        packed = sum(batch.pack() for batch in batches)
+        state = advance(state, ChainStatistics.unpack(packed, state.model.shape), settings)
+    return state
+
+
+def assert_equal_states(one: HMMState, two: HMMState, relative: float) -> None:
+    arrays = two.to_arrays()
+    for name, array in one.to_arrays().items():
+        torch.testing.assert_close(
+            torch.as_tensor(array), torch.as_tensor(arrays[name]), rtol=relative, atol=relative, msg=name
+        )
+
+
+@pytest.mark.parametrize("parts", [2, 3])
+def test_the_number_of_actors_changes_no_parameter(images, parts):
+    settings = HMMSettings(minibatch=400, polyak=True, warmup=2)
+    state = start(begin(images), settings, 4_000)
+    one = take_steps(state, images, settings, 0, 15)
+    assert one.step == 15
+    assert_equal_states(take_steps(state, images, settings, 0, 15, parts), one, 1e-9)
+
+
+def test_a_resumed_fit_goes_on_bit_for_bit(images):
+    settings = HMMSettings(minibatch=400, polyak=True)
+    half = take_steps(start(begin(images), settings, 4_000), images, settings, 0, 6)
+    resumed = HMMState.from_arrays({name: array.copy() for name, array in half.to_arrays().items()})
+    assert_equal_states(take_steps(resumed, images, settings, 6, 11), take_steps(half, images, settings, 6, 11), 0.0)
+
+
+def test_warm_up_gathers_and_step_size_one_is_batch_em(images):
+    settings = HMMSettings(exponent=0.0, warmup=1, var_floor=0.0, clamp=torch.inf, transition_prior=0.0)
+    model = begin(images)
+    state = start(model, settings, 4_000)
+    batch = ChainStatistics.from_batch(model, *images)
+    waiting = advance(state, batch, settings)
+    assert waiting.model is model
+    moved = advance(waiting, batch, settings).model
+    expected, _ = fit_batch_em(model, images[0], 1, images[1])
+    for one, two in zip(moved.layers, expected.layers, strict=True):
+        torch.testing.assert_close(one.mean, two.mean, rtol=1e-11, atol=1e-12)
+        torch.testing.assert_close(one.variance, two.variance, rtol=1e-10, atol=1e-12)
+
+
+def test_polyak_is_the_mean_of_the_later_half(images):
+    settings = HMMSettings(minibatch=400, polyak=True, warmup=0)
+    state = start(begin(images), settings, 4_000)
+    assert state.result(settings) is state.model
+    means = []
+    for n in range(7):
+        state = take_steps(state, images, settings, n, n + 1)
+        means.append(state.model.layers[1].mean)
+    averaged = state.result(settings)
+    # Sums start anew at steps 1, 2 and 4: steps 4 to 7 are left.
+    torch.testing.assert_close(averaged.layers[1].mean, torch.stack(means[3:]).mean(dim=0))
+    assert averaged.chain.transitions[0].sum(dim=0).tolist() == pytest.approx([1.0] * 4)
+
+
+def test_a_prior_spreads_over_the_images_and_empty_words_keep_their_columns(images):
+    model = begin(images)
+    statistics = ChainStatistics.from_batch(model, *images)
+    none = statistics.s3[0].clone()
+    none[:, 1] = 0.0
+    empty = replace(statistics, s3=(none, *statistics.s3[1:]))
+    kept = maximise(empty, model).chain.transitions[0]
+    assert torch.equal(kept[:, 1], model.chain.transitions[0][:, 1])
+    with_prior = maximise(empty, model, transition_prior=2.0).chain.transitions[0]
+    assert with_prior[:, 1].tolist() == pytest.approx([1 / 3] * 3)
+    expected = (none[:, 0] + 2.0) / (none[:, 0].sum() + 6.0)
+    torch.testing.assert_close(with_prior[:, 0], expected)
+
+
+def test_an_empty_word_stays_where_it_is(images):
+    model = begin(images)
+    far = replace(model.layers[0], mean=model.layers[0].mean.clone())
+    far.mean[2] += 1e3
+    lost = HiddenMarkovModel(model.chain, (far, *model.layers[1:]))
+    fitted, history = fit_batch_em(lost, images[0], 3, images[1])
+    assert torch.equal(fitted.layers[0].mean[2], far.mean[2])
+    assert float(fitted.chain.initial[2]) == 0.0
+    assert rise(history) > 0.0
+
+
+def test_default_settings_suit_few_images(images):
+    settings = HMMSettings().for_images(300, 4)
+    assert (settings.minibatch, settings.warmup) == (100, 2)
+    few = ([x[:300] for x in images[0]], images[1][:300])
+    found = fit_online(few[0], 4, 0, rectified=LAYERS["rectified"])
+    assert found.model.shape.n_classes is None
+    assert all(curve[-1] > curve[0] for curve in found.held_out)
+
+
+def test_bad_input_is_refused(images):
+    columns, predicted = images
+    with pytest.raises(RefusedInput, match="n_words must not be larger than the number of columns; got 5000 words"):
+        initial_model(columns, 5_000, 0, LAYERS["rectified"])
+    with pytest.raises(RefusedInput, match="rectified layer must be 0 or more"):
+        fit_online(columns, 4, 0)
+    with pytest.raises(RefusedInput, match="n_words must be one value, or one for each of the 3 layers; got 2"):
+        fit_online(columns, (4, 3), 0)
+    with pytest.raises(RefusedInput, match="predicted and n_classes must be given together; got no n_classes"):
+        fit_online(columns, 4, 0, predicted=predicted)
+    with pytest.raises(RefusedInput, match=r"observed must lie in 0 \.\.\. 1; row"):
+        fit_online(columns, 4, 0, predicted=predicted, n_classes=2)
+    with pytest.raises(RefusedInput, match="all of the same 2 images or more; got rows"):
+        fit_online([columns[0], columns[1][:9]], 4, 0)
+    with pytest.raises(RefusedInput, match="statistics must hold at least one image"):
+        maximise(ChainStatistics.zero(begin(images).shape), begin(images))
+    state = start(begin(images), HMMSettings(), 10)
+    with pytest.raises(RefusedInput, match="batch must hold at least one image"):
+        advance(state, ChainStatistics.zero(state.model.shape), HMMSettings())
+    with pytest.raises(RefusedInput, match="n_images must be at least 1"):
+        start(begin(images), HMMSettings(), 0)
+    with pytest.raises(RefusedInput, match="iterations must be at least 1; got 0"):
+        fit_batch_em(begin(images), columns, 0, predicted)
+    constant = [columns[0], columns[1], columns[2].clone()]
+    constant[2][:, 3] = 1.0
+    with pytest.raises(RefusedInput, match=r"var_floor must be positive.*constant in unit 3"):
+        fit_batch_em(initial_model(constant, 3, 0, LAYERS["rectified"]), constant, 2)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("clamp", 0.0), ("transition_prior", -1.0), ("restarts", 0), ("epochs", 0)]
+)
+def test_settings_refuse_what_makes_no_sense(name, value):
+    with pytest.raises(RefusedInput, match=rf"{name} must be .*; got {value}"):
+        HMMSettings(**{name: value})
