@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
 import psutil
@@ -57,20 +59,7 @@ class Driver:
 
     def finish(self) -> int:
         """Wait for the end; gives the exit status."""
-        status = self.process.wait(timeout=PATIENCE_S)
-        return status
-
-    def actors(self, kind: str) -> list[psutil.Process]:
-        """Processes of the driver's Ray that carry an actor of this class, by the title Ray gives them."""
-        found = []
-        for process in self.remember_started():
-            try:
-                title = " ".join(process.cmdline())
-            except psutil.Error:
-                continue
-            if title.startswith(f"ray::{kind}"):
-                found.append(process)
-        return found
+        return self.process.wait(timeout=PATIENCE_S)
 
     def remember_started(self) -> list[psutil.Process]:
         """Everything that the driver has started and that is alive, children of children too."""
@@ -81,15 +70,14 @@ class Driver:
         self.started.update(alive)
         return alive
 
-    def reap(self) -> int:
-        """End what is left of the driver and of what it started, by process; gives how many had to be ended."""
+    def reap(self) -> None:
+        """End what is left of the driver and of what it started, by process: Ray's agents take half a minute."""
         if self.process.poll() is None:
             self.kill()
-        _, left = psutil.wait_procs(self.started, timeout=EXIT_S)
-        for process in left:
-            process.kill()  # psutil checks that the id still is the same process
-        psutil.wait_procs(left, timeout=EXIT_S)
-        return len(left)
+        for process in self.started:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()  # psutil checks that the id still is the same process
+        psutil.wait_procs(self.started, timeout=EXIT_S)
 
     def output(self) -> str:
         return self.log.read_text(errors="replace")[-4000:]
@@ -103,3 +91,56 @@ def ledger(root: Path, stage: str) -> LedgerContent:
 def ledger_lines(root: Path, stage: str) -> list[str]:
     """Raw lines."""
     return (root / "ledgers" / f"{stage}.jsonl").read_text().splitlines()
+
+
+def actor_processes(kind: str, known: Collection[int] = ()) -> list[psutil.Process]:
+    """Processes of this process's Ray that carry an actor of a class, by the title that Ray gives them."""
+    found = []
+    for process in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.Error):
+            if process.pid not in known and " ".join(process.cmdline()).startswith(f"ray::{kind}"):
+                found.append(process)
+    return found
+
+
+class ActorKiller:
+    """Kills one actor of a class, of this process's Ray, as soon as a condition holds; a context for one run.
+
+    Attributes:
+        killed: whether it came to that.
+        seen: ids of all processes that carried such an actor, the replacements among them.
+    """
+
+    def __init__(self, kind: str, condition: Callable[[], bool]) -> None:
+        self.kind, self.condition = kind, condition
+        self.killed, self.seen = False, set[int]()
+        self._earlier = {process.pid for process in actor_processes(kind)}
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+
+    def __enter__(self) -> ActorKiller:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        # Listing processes is slow, so the victim is chosen before its moment comes.
+        victims: list[psutil.Process] = []
+        while not self._over.is_set():
+            if not self.killed and victims and self.condition():
+                victims[0].kill()
+                self.killed = True
+            if self.killed or not victims:
+                victims = actor_processes(self.kind, known=self._earlier)
+                self.seen.update(process.pid for process in victims)
+            time.sleep(POLL_S)
+
+
+def address_of_local_ray() -> str:
+    """host:port at which another driver joins the Ray of this process."""
+    import ray
+
+    return ray.get_runtime_context().gcs_address

@@ -24,19 +24,21 @@ TRAINING_IMAGE = 7
 """Its graph is asked for as well: an image outside the validation images."""
 TRAINING = ("training.epochs=3", "training.batch=16", "data.max_train=500", "data.max_validation=150")
 SETTINGS = (
-    "data.max_train=600",
-    "data.max_validation=150",
+    "data.max_train=500",
+    "data.max_validation=125",
     "extract.images_per_shard=25",
     "extract.images_per_chunk=25",
     "extract.batch=25",
     "fit.words=[8,10,12]",
-    "fit.minibatch=2000",
-    "fit.epochs=2",
+    "fit.minibatch=3000",
+    "fit.epochs=1",
     "fit.warmup=3",
     "fit.checkpoint_steps=5",
     f'mine.images=["misclassified","{TRAINING_IMAGE}"]',
 )
 SCOPE = "joint"
+FIRST_LAYER = "layer1.0.add"
+"""Canonical name of the lowest layer, which has by far the most columns."""
 
 
 def run_arguments(out: Path, weights: Path, *overrides: str, until: str | None = None) -> list[str]:

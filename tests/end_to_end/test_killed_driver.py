@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.end_to_end.killing import Driver, ledger, ledger_lines
-from tests.end_to_end.small_digits import SCOPE, TABLES, activations, run_arguments, stored_maps
+from tests.end_to_end.killing import Driver, address_of_local_ray, ledger, ledger_lines
+from tests.end_to_end.small_digits import FIRST_LAYER, SCOPE, TABLES, activations, run_arguments, stored_maps
 from tests.end_to_end.test_invariance import assert_same_arrays
 from workflows.artefacts import ARTEFACTS
 from workflows.storage.run_folder import RunFolder
@@ -33,25 +33,36 @@ class Chain:
     """Files of shards that were finished when their stage was killed, and when they had been written."""
     checkpoint_step: int = 0
     steps_after: list[int] = field(default_factory=list)
-    lingering: int = 0
 
 
-@pytest.fixture(scope="module")
-def chain(tmp_path_factory: pytest.TempPathFactory, digits_weights: Path) -> Chain:
-    folder = tmp_path_factory.mktemp("killed")
+@pytest.fixture(scope="module", params=["joined", pytest.param("local", marks=pytest.mark.slow)])
+def chain(
+    request: pytest.FixtureRequest,
+    tmp_path_factory: pytest.TempPathFactory,
+    digits_weights: Path,
+    local_ray: object,
+) -> Chain:
+    """Every driver starts a Ray of its own, as users do; or, to save seconds, all but the first join a running one."""
+    later = ["--address", address_of_local_ray()] if request.param == "joined" else []
+    return killed_in_every_stage(tmp_path_factory.mktemp("killed"), digits_weights, later)
+
+
+def killed_in_every_stage(folder: Path, weights: Path, later: list[str]) -> Chain:
+    """Give the same command until it comes to its end, killed once in each stage; ``later``: not for the first."""
     seen = Chain(folder / "run")
-    arguments = run_arguments(seen.root, digits_weights)
+    arguments = run_arguments(seen.root, weights, "count.scheduler=threads")
     drivers: list[Driver] = []
     try:
         for stage in KILLED_IN:
-            drivers.append(Driver(arguments, folder / "log.txt"))
+            drivers.append(Driver(arguments + (later if drivers else []), folder / "log.txt"))
             drivers[-1].wait_until(_in_the_middle(seen, stage), f"the middle of {stage}")
             drivers[-1].kill()
             _look(seen, stage)
-        drivers.append(Driver(arguments, folder / "log.txt"))
+        drivers.append(Driver(arguments + later, folder / "log.txt"))
         assert drivers[-1].finish() == 0, drivers[-1].output()
     finally:
-        seen.lingering = sum(driver.reap() for driver in drivers)
+        for driver in drivers:
+            driver.reap()
     return seen
 
 
@@ -71,7 +82,7 @@ def _in_the_middle(seen: Chain, stage: str) -> Callable[[], bool]:
 
 def _checkpoint_step(root: Path) -> int:
     folder = RunFolder(root)
-    path = folder.fit_state(SCOPE, "layer1.0.add")
+    path = folder.fit_state(SCOPE, FIRST_LAYER)
     return int(load_state(path)["step"]) if path.exists() else 0
 
 
@@ -101,7 +112,7 @@ def test_every_stage_was_killed_in_its_middle(chain: Chain) -> None:
     for stage in ("extract", "words", "count", "draw"):
         assert 0 < chain.done_when_killed[stage] < chain.total[stage], stage
     assert chain.done_when_killed["fit"] < chain.total["fit"] == 3
-    print(f"items done when killed: {chain.done_when_killed} of {chain.total}; lingering: {chain.lingering}")
+    print(f"items done when killed: {chain.done_when_killed} of {chain.total}")
 
 
 def test_no_finished_item_is_done_again(chain: Chain) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -14,10 +15,18 @@ from gmm_ops.axes import Columns
 from gmm_ops.seeding import fit_seed
 from workflows.plan import LayerPlan, Plan
 from workflows.settings import Settings
-from workflows.stages.extract import sampled_positions
 from workflows.storage.arrays import open_array, read_rows
 from workflows.storage.images_table import read_image_rows
 from workflows.storage.run_folder import RunFolder
+
+
+def sampled_positions(seed: int, layer: LayerPlan, image: int) -> np.ndarray:
+    """Positions (flat, ascending) whose columns are stored for an image; seeded by run, layer and image alone."""
+    if layer.all_stored:
+        return np.arange(layer.positions)
+    text = f"{seed}/{layer.name}/{image}".encode()
+    generator = np.random.default_rng(int.from_bytes(hashlib.sha256(text).digest()[:8], "little"))
+    return np.sort(generator.choice(layer.positions, layer.stored, replace=False))
 
 
 @dataclass(frozen=True)

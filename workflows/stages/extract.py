@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -14,22 +13,15 @@ from workflows.images.shards import Shard, plan_shards
 from workflows.plan import LayerPlan, Plan
 from workflows.requests import requested_classes, requested_images
 from workflows.settings import Settings
+from workflows.stages.columns import sampled_positions
 from workflows.stages.context import StageContext
-from workflows.stages.forward import STORAGE_DTYPES, ForwardBatch, FrozenForward
+from workflows.stages.devices import STORAGE_DTYPES
+from workflows.stages.forward import ForwardBatch, FrozenForward
 from workflows.stages.word_maps import ImageColumns
 from workflows.storage.arrays import array_exists, choose_codec, create_array, open_array, write_shard
 from workflows.storage.images_table import PREDICTIONS, merge_predictions
 from workflows.storage.run_folder import RunFolder
 from workflows.storage.tables import write_table
-
-
-def sampled_positions(seed: int, layer: LayerPlan, image: int) -> np.ndarray:
-    """Positions (flat, ascending) whose columns are stored for an image; seeded by run, layer and image alone."""
-    if layer.all_stored:
-        return np.arange(layer.positions)
-    text = f"{seed}/{layer.name}/{image}".encode()
-    generator = np.random.default_rng(int.from_bytes(hashlib.sha256(text).digest()[:8], "little"))
-    return np.sort(generator.choice(layer.positions, layer.stored, replace=False))
 
 
 def predictions_path(folder: RunFolder, shard: Shard) -> Path:

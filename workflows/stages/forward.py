@@ -19,10 +19,9 @@ from workflows.networks.loading import load_network
 from workflows.networks.taps import TappedNetwork
 from workflows.plan import OUTPUT, Plan
 from workflows.settings import Settings
+from workflows.stages.devices import STORAGE_DTYPES, choose_device
 from workflows.storage.images_table import read_image_rows
 from workflows.storage.run_folder import RunFolder
-
-STORAGE_DTYPES = {"float16": torch.float16, "float32": torch.float32}
 
 
 @dataclass(frozen=True)
@@ -40,13 +39,6 @@ class ForwardBatch:
     logits: Float[Tensor, "N M"]
     columns: dict[str, Tensor]
     broken: dict[int, str]
-
-
-def choose_device(wanted: str) -> torch.device:
-    """``auto`` takes the GPU that the actor was given, if any."""
-    if wanted == "auto":
-        wanted = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(wanted)
 
 
 class FrozenForward:

@@ -19,7 +19,7 @@ from workflows.plan import LayerPlan, Plan
 from workflows.runtime.collective import Collective
 from workflows.settings import FitSettings, Settings
 from workflows.stages.columns import ColumnBlock, ColumnSource
-from workflows.stages.forward import STORAGE_DTYPES, choose_device
+from workflows.stages.devices import STORAGE_DTYPES, choose_device
 from workflows.storage.mixtures import load_state, save_mixture, save_state
 from workflows.storage.run_folder import RunFolder
 from workflows.storage.tables import write_table

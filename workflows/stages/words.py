@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -14,12 +14,15 @@ from workflows.images.shards import Shard
 from workflows.plan import LayerPlan, Plan
 from workflows.settings import Settings
 from workflows.stages.context import StageContext
-from workflows.stages.forward import STORAGE_DTYPES, FrozenForward, choose_device
+from workflows.stages.devices import STORAGE_DTYPES, choose_device
 from workflows.stages.word_maps import FIELDS, words_path
 from workflows.storage.arrays import array_exists, create_array, read_rows, write_shard
 from workflows.storage.images_table import read_image_rows
 from workflows.storage.mixtures import load_mixture
 from workflows.storage.run_folder import RunFolder
+
+if TYPE_CHECKING:
+    from workflows.stages.forward import FrozenForward
 
 
 class WordsWorker:
@@ -32,7 +35,7 @@ class WordsWorker:
     def __init__(self, settings: Settings, plan: Plan, folder: RunFolder) -> None:
         self.settings, self.plan, self.folder = settings, plan, folder
         self.device = choose_device(settings.runtime.device)
-        self.forward = None if plan.stores_everything else FrozenForward(settings, plan, folder)
+        self.forward = None if plan.stores_everything else _forward(settings, plan, folder)
         self.mixtures: dict[str, Mixture] = {
             layer.name: load_mixture(folder.mixture(settings.fit.scope, layer.name)).to(self.device)
             for layer in plan.layers
@@ -76,6 +79,13 @@ class WordsWorker:
         for field in FIELDS:
             values = getattr(found, field).cpu().numpy().reshape(len(columns), layer.height, layer.width)
             maps[field][row : row + len(columns)] = values
+
+
+def _forward(settings: Settings, plan: Plan, folder: RunFolder) -> FrozenForward:
+    # Late, because torchvision costs an actor a second and stored columns need no network.
+    from workflows.stages.forward import FrozenForward
+
+    return FrozenForward(settings, plan, folder)
 
 
 def run(context: StageContext) -> None:

@@ -1,0 +1,17 @@
+"""Runs that several end-to-end tests read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.end_to_end.small_digits import FIRST_LAYER, command, fit_left_open, run_arguments
+
+
+@pytest.fixture(scope="session")
+def fitted_by_two(digits_run: Path, digits_weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The small run with its lowest layer fitted by a group of two actors; for reading only."""
+    root = fit_left_open(digits_run, tmp_path_factory.mktemp("two") / "run", FIRST_LAYER)
+    assert command(run_arguments(root, digits_weights, "runtime.fit_actors=2", until="fit")) == 0
+    return root
