@@ -87,9 +87,11 @@ def test_without_a_command_the_help_is_shown(call: Call) -> None:
 def test_presets_are_found_by_name_from_any_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert load_settings(find_preset("digits")).name == "digits"
-    own = tmp_path / "digits"
+    (tmp_path / "digits").mkdir()  # a run folder, say: a shipped name stays one
+    assert load_settings(find_preset("digits")).name == "digits"
+    own = tmp_path / "digits.toml"
     own.write_text(find_preset("digits").read_text().replace('name = "digits"', 'name = "my-digits"'))
-    assert load_settings(find_preset("digits")).name == "my-digits", "a file that is there wins"
+    assert load_settings(find_preset("digits.toml")).name == "my-digits"
 
 
 def test_an_unknown_preset_offers_the_shipped_ones() -> None:
