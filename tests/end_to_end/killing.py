@@ -14,11 +14,17 @@ from pathlib import Path
 
 import psutil
 
+from tests.end_to_end.small_digits import FIRST_LAYER, SCOPE
+from workflows.errors import RunFolderError
 from workflows.storage.ledger import Ledger, LedgerContent
+from workflows.storage.run_folder import RunFolder
+from workflows.storage.states import load_state
 
 PROJECT = Path(__file__).resolve().parents[2]
 PATIENCE_S = 120.0
 POLL_S = 0.003
+LATE_STEP = 20
+"""A fit is killed at a checkpoint of this step or a later one; one that began again would come past earlier ones."""
 EXIT_S = 20.0
 
 
@@ -106,13 +112,17 @@ def actor_processes(kind: str, known: Collection[int] = ()) -> list[psutil.Proce
 class ActorKiller:
     """Kills one actor of a class, of this process's Ray, as soon as a condition holds; a context for one run.
 
+    ``afterwards`` is called again and again from then on.
+
     Attributes:
         killed: whether it came to that.
         seen: ids of all processes that carried such an actor, the replacements among them.
     """
 
-    def __init__(self, kind: str, condition: Callable[[], bool]) -> None:
-        self.kind, self.condition = kind, condition
+    def __init__(
+        self, kind: str, condition: Callable[[], bool], afterwards: Callable[[], object] = lambda: None
+    ) -> None:
+        self.kind, self.condition, self.afterwards = kind, condition, afterwards
         self.killed, self.seen = False, set[int]()
         self._earlier = {process.pid for process in actor_processes(kind)}
         self._over = threading.Event()
@@ -133,10 +143,21 @@ class ActorKiller:
             if not self.killed and victims and self.condition():
                 victims[0].kill()
                 self.killed = True
+            if self.killed:
+                self.afterwards()
             if self.killed or not victims:
                 victims = actor_processes(self.kind, known=self._earlier)
                 self.seen.update(process.pid for process in victims)
             time.sleep(POLL_S)
+
+
+def checkpoint_step(root: Path) -> int:
+    """Step of the checkpoint of the lowest layer's fit; 0 while there is none."""
+    path = RunFolder(root).fit_state(SCOPE, FIRST_LAYER)
+    try:
+        return int(load_state(path)["step"])
+    except RunFolderError:
+        return 0
 
 
 def address_of_local_ray() -> str:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.end_to_end.killing import ActorKiller, ledger
+from tests.end_to_end.killing import LATE_STEP, ActorKiller, checkpoint_step, ledger
 from tests.end_to_end.small_digits import (
     FIRST_LAYER,
     SCOPE,
@@ -63,11 +63,18 @@ def test_a_killed_fit_actor_is_replaced(
 ) -> None:
     root = fit_left_open(digits_run, tmp_path / "run", FIRST_LAYER)
     folder = RunFolder.open(root)
-    checkpoint = folder.fit_state(SCOPE, FIRST_LAYER)
-    with ActorKiller("_FitActor", checkpoint.exists) as killer:
+    steps: list[int] = []
+
+    def late() -> bool:
+        steps[:] = [checkpoint_step(root)]
+        return steps[0] >= LATE_STEP
+
+    with ActorKiller("_FitActor", late, afterwards=lambda: steps.append(checkpoint_step(root))) as killer:
         assert command(run_arguments(root, digits_weights, "runtime.fit_actors=2", until="fit")) == 0
     assert killer.killed
     assert len(killer.seen) == 4, "a group of two, and the group that went on from its checkpoint"
+    assert max(steps) > steps[0], "no checkpoint of the second group was seen"
+    assert min(step for step in steps if step) == steps[0], "the second group began again"
     told = " ".join(capsys.readouterr().out.split())
     assert f"warning fit {FIRST_LAYER} goes on from its checkpoint: rank" in told
     assert "its worker process died" in told
