@@ -213,11 +213,11 @@ def read_attributes(path: Path) -> dict[str, Any]:
 def _open_group(path: Path) -> zarr.Group:
     try:
         group = zarr.open_group(store=str(path), mode="r")
-        if _NAMES in group.attrs:
-            return group
     except FileNotFoundError:
-        pass
-    raise RunFolderError(f"arrays {str(path)!r} are missing or unfinished: run the stage that writes them")
+        group = None
+    if group is None or _NAMES not in group.attrs:
+        raise RunFolderError(f"arrays {str(path)!r} are missing or unfinished: run the stage that writes them")
+    return group
 
 
 def _shard_file(array: zarr.Array[Any], index: int) -> Path:

@@ -60,6 +60,7 @@ def test_runtime_settings_may_differ_on_resume(tmp_path: Path) -> None:
     RunFolder.create_or_open(
         tmp_path / "run", settings(runtime={"actors": 7, "threads": 2}, count={"scheduler": "ray"})
     )
+    assert RunFolder.open(tmp_path / "run").settings().runtime.actors == 7, "the folder tells the latest"
 
 
 def test_a_folder_with_other_files_is_refused(tmp_path: Path) -> None:
@@ -75,7 +76,7 @@ def test_a_folder_with_other_files_is_refused(tmp_path: Path) -> None:
 def test_a_driver_killed_before_run_json_leaves_a_folder_that_can_be_used(tmp_path: Path) -> None:
     (tmp_path / ".lock").touch()
     (tmp_path / ".run.json.0123456789ab.tmp").write_text('{"format"')
-    RunFolder.create_or_open(tmp_path, settings())
+    assert RunFolder.create_or_open(tmp_path, settings()).settings() == settings()
 
 
 @pytest.mark.parametrize(
