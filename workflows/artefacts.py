@@ -9,8 +9,9 @@ ARTEFACTS: dict[str, tuple[str, ...]] = {
     "train": ("weights.pt",),
     "extract": ("activations", "predictions"),
     "fit": ("mixtures", "history.parquet"),
-    "words": ("words",),
-    "count": ("cooccurrence", "words.parquet", "exemplars.parquet"),
+    "words": ("words", "path_parts"),
+    "paths": ("paths.parquet", "transitions.parquet", "triage.parquet", "junctions.parquet"),
+    "count": ("cooccurrence", "words.parquet", "exemplars.parquet", "layers.parquet"),
     "mine": ("nodes.parquet", "edges.parquet", "heatmaps.parquet"),
     "draw": ("figures", "pictures"),
 }

@@ -35,7 +35,7 @@ Set = Annotated[
     ),
 ]
 Out = Annotated[Path | None, typer.Option(help="Run folder; default runs/<name of the preset>.")]
-Until = Annotated[str | None, typer.Option(help="Last stage: index, train, extract, fit, words, count, mine or draw.")]
+Until = Annotated[str | None, typer.Option(help="Last stage: index, train, extract, fit, words, paths, count, mine or draw.")]
 Address = Annotated[str | None, typer.Option(help="Ray cluster to join (auto, host:port); default: a local Ray.")]
 Folder = Annotated[Path, typer.Argument(metavar="DIR", help="A run folder.")]
 

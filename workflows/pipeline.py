@@ -14,7 +14,7 @@ from workflows.errors import RunError, SettingsError
 from workflows.progress import StageBar
 from workflows.runtime.cluster import Resources, connect
 from workflows.settings import Settings
-from workflows.stages import count, draw, extract, fit, index, mine, train, words
+from workflows.stages import count, draw, extract, fit, index, mine, paths, train, words
 from workflows.stages.context import StageContext, fingerprint
 from workflows.storage.run_folder import RunFolder
 
@@ -24,6 +24,7 @@ RUNS: dict[str, Callable[[StageContext], None]] = {
     "extract": extract.run,
     "fit": fit.run,
     "words": words.run,
+    "paths": paths.run,
     "count": count.run,
     "mine": mine.run,
     "draw": draw.run,

@@ -34,6 +34,7 @@ class LayerPlan:
         stored: columns stored for a training image.
         window: which columns of the next lower modelled layer feed a column; None for the lowest.
         pixels: which pixels of the network's input feed a column.
+        rectified: the layer ends in a ReLU, so its zeros are censored; asked by hidden Markov models only.
     """
 
     name: str
@@ -45,6 +46,7 @@ class LayerPlan:
     stored: int
     window: Window | None
     pixels: Window
+    rectified: bool = False
 
     @property
     def positions(self) -> int:

@@ -15,6 +15,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from workflows.errors import SettingsError
 
+DENSE = "dense"
+"""In ``network.layers``: the dense layers of the chain that ends in the output, found in the network."""
+
 
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -72,9 +75,16 @@ class NetworkSettings(_Section):
         description="a state dict file, torchvision:<WEIGHTS> to download, or `train` for the training section"
     )
     layers: tuple[str, ...] = Field(
-        min_length=1, description="modelled layers, lowest first: node names or aliases (add3, conv2_1)"
+        min_length=1,
+        description="modelled layers, lowest first: node names or aliases (add3, conv2_1); "
+        "with an [hmm] section `dense`: all dense layers of the chain that ends in the output",
     )
     tap: Literal["pre", "post"] = Field("pre", description="the named node, or the ReLU behind it")
+
+    @property
+    def finds_layers(self) -> bool:
+        """Whether the dense layers are found in the network instead of being named."""
+        return self.layers == (DENSE,)
 
 
 class TrainingSettings(_Section):
@@ -151,6 +161,30 @@ class FitSettings(_Section):
         return scope
 
 
+class HMMSettings(_Section):
+    """One hidden Markov model over a chain of dense layers, instead of a mixture a layer (IG section 3.1).
+
+    It is fitted by online EM as ``[fit]`` says; a column is an image, so ``fit.minibatch`` counts images.
+    """
+
+    output: Literal["fixed", "gaussian"] = Field(
+        "fixed",
+        description="the last variable is the prediction, observed, so paths end in a class; "
+        "or a layer of words on the logits, plain Gaussians",
+    )
+    restarts: int = Field(3, gt=0, description="fits from different starts; the best held-out likelihood is kept")
+    clamp: float = Field(5.0, gt=0, description="a rectified mean stays above so many standard deviations below 0")
+    transition_prior: float = Field(0.1, ge=0, description="pseudo-images per cell of every transition table")
+
+
+class TriageSettings(_Section):
+    """At which junction the path of a misclassified image leaves the paths of its true class."""
+
+    min_images: int = Field(
+        1, gt=0, description="correctly classified training images of a class that make a branch one of its own"
+    )
+
+
 class CountSettings(_Section):
     """Co-occurrence over the validation images (IG Eq. 5, 6)."""
 
@@ -162,7 +196,8 @@ class MineSettings(_Section):
 
     classes: tuple[str, ...] = Field(("all",), description="class names or ids; all")
     images: tuple[str, ...] = Field(
-        ("misclassified",), description="image ids, or misclassified (validation images); empty: none"
+        ("misclassified",),
+        description="image ids, misclassified (validation images), or misclassified:N for the first N; empty: none",
     )
     top: int = Field(3, gt=0, description="Z: words kept in a layer")
     prior: Literal["marginal", "frequency"] = "marginal"
@@ -176,6 +211,11 @@ class DrawSettings(_Section):
     rectangle_layers: int = Field(2, ge=0, description="so many highest layers show rectangles, lower ones patches")
     exemplars: int = Field(6, gt=0, le=12)
     code_edges: bool = Field(False, description="always draw the edges of the class node, as the authors' code")
+    paths: tuple[str, ...] = Field(
+        ("misclassified:12",),
+        description="[hmm]: images whose path is drawn: ids, misclassified, misclassified:N for the first N",
+    )
+    junctions: int = Field(8, ge=0, description="[hmm]: so many decision junctions, those with most errors first")
 
 
 class RuntimeSettings(_Section):
@@ -211,6 +251,8 @@ class Settings(_Section):
     training: TrainingSettings | None = None
     extract: ExtractSettings = ExtractSettings()
     fit: FitSettings
+    hmm: HMMSettings | None = None
+    triage: TriageSettings = TriageSettings()
     count: CountSettings = CountSettings()
     mine: MineSettings = MineSettings()
     draw: DrawSettings = DrawSettings()
@@ -221,15 +263,26 @@ class Settings(_Section):
         words, layers = self.fit.words, self.network.layers
         if "output" in layers:
             raise ValueError("network.layers: the output is always modelled, leave 'output' out")
-        if len(words) not in (1, len(layers)):
+        if len(words) not in (1, len(layers)) and not self.network.finds_layers:
             raise ValueError(f"fit.words has {len(words)} numbers for {len(layers)} layers: give one, or one per layer")
+        if self.hmm is None and DENSE in layers:
+            raise ValueError("network.layers = ['dense'] needs an [hmm] section; name the layers, or add the section")
+        if self.hmm is not None and self.network.tap != "post":
+            raise ValueError("[hmm] reads dense layers behind their ReLU, where zeros are exact: set network.tap = 'post'")
         if self.network.weights == "train" and self.training is None:
             raise ValueError("network.weights = 'train' needs a [training] section")
         return self
 
-    def words_of_layers(self) -> tuple[int, ...]:
-        """K of every modelled layer, lowest first."""
-        return self.fit.words if len(self.fit.words) > 1 else self.fit.words * len(self.network.layers)
+    def words_of_layers(self, n_layers: int) -> tuple[int, ...]:
+        """K of every modelled layer, lowest first.
+
+        Raises:
+            SettingsError: the network has another number of layers than ``fit.words`` has numbers.
+        """
+        words = self.fit.words
+        if len(words) not in (1, n_layers):
+            raise SettingsError(f"fit.words has {len(words)} numbers for {n_layers} layers: give one, or one per layer")
+        return words if len(words) > 1 else words * n_layers
 
 
 def load_settings(preset: Path, overrides: Sequence[str] = ()) -> Settings:

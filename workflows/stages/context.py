@@ -24,7 +24,12 @@ S = TypeVar("S")
 LAYOUT = "1"
 """Version of what the stages write."""
 
-READS: dict[str, tuple[str, ...]] = {"count": ("draw.exemplars",), "mine": ("mine",), "draw": ("mine", "draw")}
+READS: dict[str, tuple[str, ...]] = {
+    "paths": ("triage",),
+    "count": ("draw.exemplars",),
+    "mine": ("mine",),
+    "draw": ("mine", "draw", "triage"),
+}
 """Settings that may change in a finished run, by the first stages that read them; those stages then run again."""
 
 

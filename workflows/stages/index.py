@@ -70,7 +70,7 @@ def make_plan(settings: Settings, index: ImageIndex, folder: RunFolder) -> Plan:
             f"order with data.class_names, or use a network made for these classes"
         )
     plans = []
-    for level, (layer, words) in enumerate(zip(layers, settings.words_of_layers(), strict=True)):
+    for level, (layer, words) in enumerate(zip(layers, settings.words_of_layers(len(layers)), strict=True)):
         units, height, width = shapes[layer.name]
         window = trace_window(network, names[level - 1], layer.name, shape) if level else None
         pixel_window = trace_window(network, None, layer.name, shape)

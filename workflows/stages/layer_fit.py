@@ -132,7 +132,7 @@ class LayerFit:
         row: dict[str, Any] = dict(zip(HISTORY, values, strict=True))
         row |= {name: int(row[name]) for name in ("step", "epoch", "columns", "reseeded", "empty")}
         full = None if np.isnan(row["held_out_full"]) else row["held_out_full"]
-        return row | {"scope": self.fit.scope, "layer": self.layer.name, "held_out_full": full}
+        return row | {"scope": self.fit.scope, "layer": self.layer.name, "restart": 0, "held_out_full": full}
 
     def _total_steps(self) -> int:
         return sum(self.schedule.steps_in(epoch) for epoch in range(self.fit.epochs))

@@ -24,7 +24,7 @@ FORMAT = 1
 RUN_FILE = "run.json"
 LOCK_FILE = ".lock"
 _ZARR_TEMPORARY_SUFFIX = ".partial"
-_CHANGEABLE = ("runtime", "count.scheduler", "data.max_broken", "mine", "draw")
+_CHANGEABLE = ("runtime", "count.scheduler", "data.max_broken", "mine", "draw", "triage")
 """Fields that may differ when a run is resumed: they change no result, or only the last stages, which run again."""
 
 
@@ -40,8 +40,8 @@ class RunFolder:
 
         Raises:
             RunFolderError: the folder holds a run with other settings (each differing field is named with both
-                values; ``[runtime]``, ``[mine]``, ``[draw]``, ``count.scheduler`` and ``data.max_broken`` may differ),
-                a run of another format, or other files.
+                values; ``[runtime]``, ``[mine]``, ``[draw]``, ``[triage]``, ``count.scheduler`` and
+                ``data.max_broken`` may differ), a run of another format, or other files.
         """
         folder = cls.claimed(root)
         if folder.run_file.exists():
@@ -147,6 +147,11 @@ class RunFolder:
     def predictions_dir(self) -> Path:
         """Folder of the predictions, one file a shard, before they are joined into the images table."""
         return self.root / "predictions"
+
+    @property
+    def path_parts(self) -> Path:
+        """Folder of the paths of a hidden Markov model, one file a shard, before they are joined into paths.parquet."""
+        return self.root / "path_parts"
 
     @property
     def figures(self) -> Path:
