@@ -51,3 +51,26 @@ def digits_run(tmp_path_factory: pytest.TempPathFactory, digits_weights: Path, l
     root = tmp_path_factory.mktemp("undisturbed") / "run"
     assert command(run_arguments(root, digits_weights)) == 0
     return root
+
+
+@pytest.fixture(scope="session")
+def chain_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """State dict of three dense layers for digits, trained once by the run's own train stage."""
+    from tests.end_to_end.small_chain import TRAINING
+    from tests.end_to_end.small_digits import command
+
+    root = tmp_path_factory.mktemp("dense") / "run"
+    fields = [part for field in TRAINING for part in ("--set", field)]
+    assert command(["run", "digits_mlp", "--out", str(root), "--until", "train", *fields]) == 0
+    return root / "weights.pt"
+
+
+@pytest.fixture(scope="session")
+def chain_run(tmp_path_factory: pytest.TempPathFactory, chain_weights: Path, local_ray: object) -> Path:
+    """Folder of a whole small run with a hidden Markov model, undisturbed; for reading only."""
+    from tests.end_to_end.small_chain import chain_arguments
+    from tests.end_to_end.small_digits import command
+
+    root = tmp_path_factory.mktemp("chain") / "run"
+    assert command(chain_arguments(root, chain_weights)) == 0
+    return root

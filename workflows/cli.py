@@ -35,7 +35,9 @@ Set = Annotated[
     ),
 ]
 Out = Annotated[Path | None, typer.Option(help="Run folder; default runs/<name of the preset>.")]
-Until = Annotated[str | None, typer.Option(help="Last stage: index, train, extract, fit, words, paths, count, mine or draw.")]
+Until = Annotated[
+    str | None, typer.Option(help="Last stage: index, train, extract, fit, words, paths, count, mine or draw.")
+]
 Address = Annotated[str | None, typer.Option(help="Ray cluster to join (auto, host:port); default: a local Ray.")]
 Folder = Annotated[Path, typer.Argument(metavar="DIR", help="A run folder.")]
 
@@ -83,6 +85,8 @@ def show(
 ) -> None:
     """The inference graph of a class or of an image as a table, and where its figure is.
 
+    A run with a hidden Markov model prints the image's path first: words, runners-up and by how much they lost.
+
     Examples:
 
         inference-graphs show runs/digits --class 3
@@ -90,6 +94,8 @@ def show(
         inference-graphs show runs/cifar10-resnet20 --class horse
 
         inference-graphs show runs/cifar10-resnet20 --image 20015
+
+        inference-graphs show runs/cifar10-mlp --image 20015
 
     Which images have a graph is the preset's mine.images; by default the misclassified validation images.
     """

@@ -11,6 +11,8 @@ from workflows.errors import DataError
 from workflows.plan import Plan
 from workflows.stages.word_maps import ImageColumns
 
+MISCLASSIFIED = "misclassified"
+
 
 def class_id(request: str, names: Sequence[str], asked_by: str = "mine.classes") -> int:
     """Id of a class given by its name or its id.
@@ -48,33 +50,42 @@ def requested_classes(requests: Sequence[str], plan: Plan, images: ImageColumns)
     return chosen, []
 
 
-def requested_images(requests: Sequence[str], plan: Plan, images: ImageColumns) -> list[int]:
-    """Ids of the requested images, ascending; ``misclassified`` are the validation images predicted wrongly.
+def requested_images(
+    requests: Sequence[str], plan: Plan, images: ImageColumns, asked_by: str = "mine.images"
+) -> list[int]:
+    """Ids of the requested images, ascending.
+
+    ``misclassified`` are the validation images predicted wrongly, ``misclassified:N`` the first N of them.
 
     Raises:
         DataError: an id is no image of the run, or its picture was broken.
     """
+    wrong = (images.predicted != images.label) & (images.predicted >= 0)
+    misclassified = np.flatnonzero(wrong[plan.train_images :]) + plan.train_images
     chosen: set[int] = set()
     for request in requests:
-        if request == "misclassified":
-            wrong = (images.predicted != images.label) & (images.predicted >= 0)
-            chosen.update((np.flatnonzero(wrong[plan.train_images :]) + plan.train_images).tolist())
-            continue
-        check_image_request(request, plan.images)
-        if images.predicted[int(request)] < 0:
-            raise DataError(f"mine.images: the picture of image {request} is broken; images.parquet says why")
-        chosen.add(int(request))
+        check_image_request(request, plan.images, asked_by)
+        word, colon, number = request.partition(":")
+        if word == MISCLASSIFIED:
+            chosen.update(misclassified[: int(number) if colon else None].tolist())
+        elif images.predicted[int(request)] < 0:
+            raise DataError(f"{asked_by}: the picture of image {request} is broken; images.parquet says why")
+        else:
+            chosen.add(int(request))
     return sorted(chosen)
 
 
-def check_image_request(request: str, images: int) -> None:
-    """Refuse what can be no image id, before anything is computed.
+def check_image_request(request: str, images: int, asked_by: str = "mine.images") -> None:
+    """Refuse what can be no image, before anything is computed.
 
     Raises:
-        DataError: not ``misclassified`` and not an id below ``images``.
+        DataError: neither ``misclassified``, ``misclassified:N`` with N of 1 or more, nor an id below ``images``.
     """
-    if request != "misclassified" and not (request.isdecimal() and int(request) < images):
+    word, colon, number = request.partition(":")
+    if word == MISCLASSIFIED and (not colon or (number.isdecimal() and int(number) > 0)):
+        return
+    if not (request.isdecimal() and int(request) < images):
         raise DataError(
-            f"mine.images: {request!r} is no image; give ids from 0 to {images - 1} (the rows of images.parquet), "
-            f"or misclassified"
+            f"{asked_by}: {request!r} is no image; give ids from 0 to {images - 1} (the rows of images.parquet), "
+            f"{MISCLASSIFIED}, or {MISCLASSIFIED}:N for the first N of them"
         )

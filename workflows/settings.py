@@ -93,6 +93,13 @@ class TrainingSettings(_Section):
     epochs: int = Field(8, gt=0)
     batch: int = Field(64, gt=0, description="images")
     learning_rate: float = Field(0.02, gt=0, description="peak of the one-cycle schedule")
+    weight_decay: float = Field(5e-4, ge=0)
+    flip: bool = Field(False, description="every image is mirrored with probability 1/2, anew in every epoch")
+    shift: int = Field(0, ge=0, description="pixels an image is moved by at most, each way, anew in every epoch")
+    label_smoothing: float = Field(0.0, ge=0, lt=1, description="share of a label spread over all classes")
+    threads: int | None = Field(
+        None, gt=0, description="torch threads; part of the result's definition; default: runtime.threads"
+    )
 
 
 class ExtractSettings(_Section):
@@ -268,7 +275,9 @@ class Settings(_Section):
         if self.hmm is None and DENSE in layers:
             raise ValueError("network.layers = ['dense'] needs an [hmm] section; name the layers, or add the section")
         if self.hmm is not None and self.network.tap != "post":
-            raise ValueError("[hmm] reads dense layers behind their ReLU, where zeros are exact: set network.tap = 'post'")
+            raise ValueError(
+                "[hmm] reads dense layers behind their ReLU, where zeros are exact: set network.tap = 'post'"
+            )
         if self.network.weights == "train" and self.training is None:
             raise ValueError("network.weights = 'train' needs a [training] section")
         return self

@@ -1,17 +1,21 @@
-"""What ``inference-graphs show`` prints: one graph as a table, and where its figure is."""
+"""What ``inference-graphs show`` prints: the path of an image, a graph as a table, and where the figures are."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+import pyarrow as pa
 from rich.console import Console
 from rich.markup import escape
 
 from workflows.errors import DataError, RunFolderError
 from workflows.plan import Plan
+from workflows.report.path_table import path_table
+from workflows.report.path_views import build_path_view, read_path_tables, read_word_names
 from workflows.report.terminal import graph_table
 from workflows.report.view_tables import GraphTables, build_graph_view
 from workflows.requests import class_id
+from workflows.settings import Settings
 from workflows.storage.graphs import graph_names
 from workflows.storage.images_table import read_image_rows
 from workflows.storage.run_folder import RunFolder
@@ -21,21 +25,46 @@ from workflows.storage.tables import read_table
 def show_graph(root: Path, class_name: str | None, image: int | None, console: Console) -> None:
     """Print the graph of a class (name or id), or of an image (a row of images.parquet).
 
+    In a run with a hidden Markov model an image has its path printed first, and need not have a graph.
+
     Raises:
         DataError: there is no such class or image.
-        RunFolderError: the run has no such graph, or no graphs yet.
+        RunFolderError: the run has no such graph or path, or none yet.
     """
     folder = RunFolder.open(root)
     settings, plan = folder.settings(), Plan.read(folder)
-    scope = settings.fit.scope
-    graph = f"image:{image}"
-    if class_name is not None:
+    if image is None:
+        assert class_name is not None, "the command line gives one of both"
         graph = f"class:{class_id(class_name, plan.class_names, '--class')}"
-    images = None
-    if image is not None:
-        if not 0 <= image < plan.images:
-            raise DataError(f"--image {image} is no image of this run; ids run from 0 to {plan.images - 1}")
-        images = read_image_rows(folder.images_table, image, image + 1, ["image", "label", "predicted", "probability"])
+        _show_graph(folder, settings, plan, graph, None, console)
+        return
+    if not 0 <= image < plan.images:
+        raise DataError(f"--image {image} is no image of this run; ids run from 0 to {plan.images - 1}")
+    graph = f"image:{image}"
+    if settings.hmm is not None:
+        _show_path(folder, settings, plan, image, console)
+        mined = folder.table("nodes").exists() and graph in graph_names(folder.root, settings.fit.scope)
+        if not mined:
+            return
+        console.print()
+    images = read_image_rows(folder.images_table, image, image + 1, ["image", "label", "predicted", "probability"])
+    _show_graph(folder, settings, plan, graph, images, console)
+
+
+def _show_path(folder: RunFolder, settings: Settings, plan: Plan, image: int, console: Console) -> None:
+    scope, titles = settings.fit.scope, {layer.name: layer.given for layer in plan.layers}
+    names = read_word_names(folder, titles, plan.class_names, scope)
+    tables = read_path_tables(folder, image, scope)
+    console.print(path_table(build_path_view(tables, image, names, scope=scope, network=settings.name)))
+    figure = folder.figure(f"path:{image}", "png")
+    if figure.exists():
+        _print_figure(figure, console)
+
+
+def _show_graph(
+    folder: RunFolder, settings: Settings, plan: Plan, graph: str, images: pa.Table | None, console: Console
+) -> None:
+    scope = settings.fit.scope
     known = graph_names(folder.root, scope)
     if graph not in known:
         raise RunFolderError(_no_graph(graph, known, plan))
@@ -57,7 +86,10 @@ def show_graph(root: Path, class_name: str | None, image: int | None, console: C
         code_edges=settings.draw.code_edges,
     )
     console.print(graph_table(view))
-    figure = folder.figure(graph, "png")
+    _print_figure(folder.figure(graph, "png"), console)
+
+
+def _print_figure(figure: Path, console: Console) -> None:
     text = str(figure) if figure.exists() else f"{figure} (not drawn yet: run the draw stage)"
     console.print(f"figure {escape(text)}", highlight=False, soft_wrap=True)
 

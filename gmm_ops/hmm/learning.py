@@ -18,7 +18,7 @@ from gmm_ops.hmm.averaging import ModelAverage
 from gmm_ops.hmm.chain import Chain
 from gmm_ops.hmm.model import HiddenMarkovModel
 from gmm_ops.hmm.statistics import ChainStatistics
-from gmm_ops.online_step import COLUMNS_PER_WORD, OnlineEMSettings, step_size
+from gmm_ops.online_step import COLUMNS_PER_WORD, STEPS_PER_WARMUP, OnlineEMSettings, step_size
 
 __all__ = [
     "HMMSettings",
@@ -70,11 +70,15 @@ class HMMSettings:
                 raise RefusedInput(f"{name} must be {rule}; got {getattr(self, name)}.")
 
     def for_images(self, n_images: int, n_words: int) -> HMMSettings:
-        """These settings with minibatch and warm-up cut to ``n_images`` images an epoch; both are upper limits."""
+        """These settings with minibatch and warm-up cut to ``n_images`` images an epoch; both are upper limits.
+
+        The warm-up ends within the first epoch, so that the gain of the second says something.
+        """
         wanted = max(COLUMNS_PER_WORD * n_words, n_images // STEPS_PER_EPOCH)
         minibatch = max(1, min(self.minibatch, wanted, n_images))
-        steps = self.epochs * max(1, round(n_images / minibatch))
-        return replace(self, minibatch=minibatch, warmup=min(self.warmup, steps - 1))
+        steps = max(1, round(n_images / minibatch))
+        warmup = min(self.warmup, self.epochs * steps // STEPS_PER_WARMUP, steps - 1)
+        return replace(self, minibatch=minibatch, warmup=warmup)
 
     def step_size(self, n: int) -> float:
         """g_n of step n = 0, 1, ..."""

@@ -327,8 +327,9 @@ def test_users_load_any_graph_with_networkx(recount: Recount) -> None:
 def test_every_graph_has_a_png_and_an_svg(digits_run: Path) -> None:
     names = [name.replace(":", "-") for name in graph_names(digits_run)]
     figures = {path.name for path in (digits_run / "figures").iterdir()}
-    assert figures == {f"{name}.{ending}" for name in [*names, "fit"] for ending in ("png", "svg")}
-    for name in [*names, "fit"]:
+    names += ["similarity", "fit"]
+    assert figures == {f"{name}.{ending}" for name in names for ending in ("png", "svg")}
+    for name in names:
         with Image.open(digits_run / "figures" / f"{name}.png") as picture:
             picture.load()
             pixels = np.asarray(picture.convert("L"))

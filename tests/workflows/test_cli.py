@@ -95,7 +95,7 @@ def test_presets_are_found_by_name_from_any_folder(tmp_path: Path, monkeypatch: 
 
 
 def test_an_unknown_preset_offers_the_shipped_ones() -> None:
-    words = r"preset 'digit' is neither a file nor a shipped preset; shipped are animals_resnet50, cifar10_resnet20,"
+    words = r"preset 'digit' is neither a file nor a shipped preset; shipped are animals_resnet50, cifar10_mlp,"
     with pytest.raises(RunError, match=words):
         find_preset("digit")
     assert find_preset("absent.toml") == Path("absent.toml"), "load_settings says that the file is missing"

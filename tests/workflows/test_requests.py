@@ -35,6 +35,28 @@ def test_misclassified_are_validation_images_that_were_read():
     assert requested_images(("misclassified", "0"), PLAN, IMAGES) == [0, 3]
 
 
+def test_the_first_n_misclassified_images_are_asked_for_by_number():
+    images = ImageColumns(label=np.zeros(6), predicted=np.array([1, 0, 1, -1, 2, 1]), probability=np.full(6, 0.9))
+    assert requested_images(("misclassified",), PLAN, images) == [2, 4, 5]
+    assert requested_images(("misclassified:1",), PLAN, images) == [2]
+    assert requested_images(("misclassified:2", "1"), PLAN, images) == [1, 2, 4]
+    assert requested_images(("misclassified:1000000000000",), PLAN, images) == [2, 4, 5]
+
+
+@pytest.mark.parametrize("request_", ["misclassified:0", "misclassified:", "misclassified:x", "wrong:3", "-1", "1:2"])
+def test_what_names_no_image_is_refused_by_who_asked(request_):
+    rule = r"give ids from 0 to 5 .*, misclassified, or misclassified:N for the first N of them"
+    with pytest.raises(DataError, match=rf"draw\.paths: '{request_}' is no image; {rule}"):
+        check_image_request(request_, PLAN.images, asked_by="draw.paths")
+    with pytest.raises(DataError, match=rf"draw\.paths: '{request_}' is no image"):
+        requested_images((request_,), PLAN, IMAGES, asked_by="draw.paths")
+
+
+def test_a_broken_picture_is_refused_by_who_asked():
+    with pytest.raises(DataError, match=r"draw\.paths: the picture of image 5 is broken"):
+        requested_images(("5",), PLAN, IMAGES, asked_by="draw.paths")
+
+
 def test_image_requests_are_checked():
     with pytest.raises(DataError, match="the picture of image 5 is broken"):
         requested_images(("5",), PLAN, IMAGES)

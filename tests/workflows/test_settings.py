@@ -11,7 +11,9 @@ PRESETS = Path(__file__).parents[2] / "infra" / "presets"
 @pytest.mark.parametrize("path", sorted(PRESETS.glob("*.toml")), ids=lambda path: path.stem)
 def test_every_shipped_preset_is_valid(path):
     settings = load_settings(path)
-    assert len(settings.words_of_layers()) == len(settings.network.layers)
+    # How many dense layers a chain has, the network tells; one number of words then serves all of them.
+    layers = 5 if settings.network.finds_layers else len(settings.network.layers)
+    assert len(settings.words_of_layers(layers)) == layers
 
 
 def test_the_paper_presets_have_the_papers_words():
@@ -23,7 +25,7 @@ def test_overrides_take_toml_values_and_bare_text():
     settings = load_settings(
         PRESETS / "digits.toml", ["fit.words=7", "mine.images=[]", "runtime.device=cpu", "data.max_train=50"]
     )
-    assert settings.words_of_layers() == (7, 7, 7)
+    assert settings.words_of_layers(3) == (7, 7, 7)
     assert settings.mine.images == ()
     assert settings.runtime.device == "cpu"
     assert settings.data.max_train == 50
@@ -49,6 +51,42 @@ def test_overrides_take_toml_values_and_bare_text():
 def test_a_wrong_field_is_refused_by_name(override, words):
     with pytest.raises(SettingsError, match=words):
         load_settings(PRESETS / "digits.toml", [override])
+
+
+def test_the_network_has_the_last_word_on_the_number_of_layers():
+    settings = load_settings(PRESETS / "cifar10_mlp.toml", ["fit.words=[40,30]"])
+    assert settings.words_of_layers(2) == (40, 30)
+    with pytest.raises(SettingsError, match=r"fit\.words has 2 numbers for 5 layers: give one, or one per layer"):
+        settings.words_of_layers(5)
+
+
+def test_the_papers_dense_preset_has_five_layers_of_1000_units_and_40_words():
+    settings = load_settings(PRESETS / "cifar10_mlp.toml")
+    assert settings.network.arguments == {"units": [1000] * 5, "n_classes": 10}
+    assert settings.fit.words == (40,)
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ('network.tap="pre"', r"\[hmm\] reads dense layers behind their ReLU.*set network\.tap = 'post'"),
+        ("hmm.output=free", r"hmm\.output: Input should be 'fixed' or 'gaussian' \(came: 'free'\)"),
+        ("hmm.restarts=0", r"hmm\.restarts: .*greater than 0 \(came: 0\)"),
+        ("hmm.clamp=0", r"hmm\.clamp: .*greater than 0"),
+        ("hmm.transition_prior=-1", r"hmm\.transition_prior: .*greater than or equal to 0"),
+        ("triage.min_images=0", r"triage\.min_images: .*greater than 0"),
+        ("training.shift=-1", r"training\.shift: .*greater than or equal to 0"),
+        ("training.label_smoothing=1", r"training\.label_smoothing: .*less than 1"),
+    ],
+)
+def test_a_wrong_field_of_a_chain_is_refused_by_name(override, words):
+    with pytest.raises(SettingsError, match=words):
+        load_settings(PRESETS / "cifar10_mlp.toml", [override])
+
+
+def test_finding_dense_layers_needs_the_hmm_section():
+    with pytest.raises(SettingsError, match=r"network\.layers = \['dense'\] needs an \[hmm\] section"):
+        load_settings(PRESETS / "digits.toml", ['network.layers=["dense"]', "fit.words=7"])
 
 
 def test_a_missing_or_broken_preset_is_named(tmp_path):

@@ -1,8 +1,11 @@
-"""Two small residual networks whose addition nodes are the modelled layers of the shipped presets."""
+"""Networks of the shipped presets: two small residual ones, and one of dense layers only."""
 
 from __future__ import annotations
 
+import math
+from collections import OrderedDict
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch.nn.functional as F
 from jaxtyping import Float
@@ -81,3 +84,38 @@ def digits_resnet(n_classes: int = 10, blocks: int = 1) -> ThreeStageResNet:
     32x32 hold no finer detail. Three additions per block of a stage.
     """
     return ThreeStageResNet((16, 32, 64), blocks, n_classes, stem_stride=2)
+
+
+def mlp(
+    units: Sequence[int] = (1000,) * 5,
+    n_classes: int = 10,
+    inputs: Sequence[int] = (3, 32, 32),
+    dropout: float = 0.0,
+) -> nn.Sequential:
+    """Dense layers with ReLU on the pixels, the network of IG section 4.1 by default.
+
+    The operations are called ``dense1``, ``relu1``, ``drop1``, ``dense2``, ..., ``logits``; there is no ``drop`` where
+    ``dropout`` is 0.
+
+    Args:
+        units: units of the hidden dense layers, lowest first.
+        n_classes: outputs.
+        inputs: channels, height and width of an image.
+        dropout: share of the units of a hidden layer that a training step leaves out; none once it is trained.
+    """
+    layers: OrderedDict[str, nn.Module] = OrderedDict(flatten=nn.Flatten())
+    sizes = [math.prod(inputs), *units]
+    for number, (below, size) in enumerate(pairwise(sizes), start=1):
+        layers[f"dense{number}"] = _he_started(nn.Linear(below, size))
+        layers[f"relu{number}"] = nn.ReLU()
+        if dropout:
+            layers[f"drop{number}"] = nn.Dropout(dropout)
+    layers["logits"] = nn.Linear(sizes[-1], n_classes)
+    return nn.Sequential(layers)
+
+
+def _he_started(dense: nn.Linear) -> nn.Linear:
+    """He et al. 2015: torch's own start shrinks activations to a sixth of their variance at every ReLU."""
+    nn.init.kaiming_normal_(dense.weight, nonlinearity="relu")
+    nn.init.zeros_(dense.bias)
+    return dense

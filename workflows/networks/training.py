@@ -16,7 +16,6 @@ Progress = Callable[[int, int, float], None]
 """Called after every epoch with the epoch from 1, the number of epochs and the epoch's mean loss (nats)."""
 
 _MOMENTUM = 0.9
-_WEIGHT_DECAY = 5e-4
 
 
 def train_classifier(
@@ -29,39 +28,39 @@ def train_classifier(
 ) -> nn.Module:
     """Train a network in place: cross entropy, Nesterov momentum, a one-cycle learning rate.
 
-    The order of the images depends on ``seed`` alone, so equal parameters, images and threads give equal results.
+    The order, mirroring and shifts of the images and the units that dropout leaves out depend on ``seed`` alone, so
+    equal parameters, images and threads give equal results.
 
     Args:
         network: the network with its start parameters (``build_network`` seeds them).
         images: normalised images.
         labels: class of every image.
-        settings: epochs, batch, peak of the learning rate.
-        seed: of the order of the images.
+        settings: epochs, batch, learning rate and what keeps the network from learning single images by heart.
+        seed: of all that is drawn.
         progress: called after every epoch.
 
     Returns:
         The same network, in evaluation mode and without gradients of its parameters.
 
     Raises:
-        NetworkError: the labels do not fit the network's outputs, or the loss is no longer finite.
+        NetworkError: the labels do not fit the network's outputs, the loss is no longer finite, or
+            ``training.shift`` moves images away.
     """
     if len(images) != len(labels) or len(images) < 2:
         raise NetworkError(
             f"training needs a label for each of at least 2 images: {len(images)} and {len(labels)} came"
         )
-    batch = min(settings.batch, len(images))
-    steps = len(images) // batch
+    if settings.shift >= min(images.shape[-2:]):
+        raise NetworkError(
+            f"training.shift must be below the {min(images.shape[-2:])} pixels of an image: {settings.shift} came; "
+            "lower training.shift"
+        )
     images = images.contiguous(memory_format=torch.channels_last)
     network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     network.train().requires_grad_(True)
-    optimizer, schedule = _optimizer(network, settings, settings.epochs * steps)
-    generator = torch.Generator().manual_seed(seed)
-    for epoch in range(settings.epochs):
-        # The incomplete last batch is left out: batch normalisation suffers from a batch of one image.
-        order = torch.randperm(len(images), generator=generator)[: steps * batch].view(steps, batch)
-        total = sum(_step(network, images[rows], labels[rows], optimizer, schedule) for rows in order)
-        if progress is not None:
-            progress(epoch + 1, settings.epochs, total / steps)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)  # dropout draws from torch's own generator
+        _run_epochs(network, images, labels, settings, torch.Generator().manual_seed(seed), progress)
     return network.eval().requires_grad_(False)
 
 
@@ -82,11 +81,52 @@ def accuracy(
     return right / len(images)
 
 
+def _run_epochs(
+    network: nn.Module,
+    images: Float[Tensor, "N 3 H W"],
+    labels: Int[Tensor, " N"],
+    settings: TrainingSettings,
+    generator: torch.Generator,
+    progress: Progress | None,
+) -> None:
+    batch = min(settings.batch, len(images))
+    steps = len(images) // batch
+    optimizer, schedule = _optimizer(network, settings, settings.epochs * steps)
+    for epoch in range(settings.epochs):
+        # The incomplete last batch is left out: batch normalisation suffers from a batch of one image.
+        order = torch.randperm(len(images), generator=generator)[: steps * batch].view(steps, batch)
+        total = 0.0
+        for rows in order:
+            seen = _varied(images[rows], settings, generator)
+            total += _step(network, seen, labels[rows], settings.label_smoothing, optimizer, schedule)
+        if progress is not None:
+            progress(epoch + 1, settings.epochs, total / steps)
+
+
+def _varied(
+    images: Float[Tensor, "n 3 H W"], settings: TrainingSettings, generator: torch.Generator
+) -> Float[Tensor, "n 3 H W"]:
+    """The images, mirrored and shifted as the settings say; what a shift uncovers shows the rest of it mirrored."""
+    n, _, height, width = images.shape
+    if settings.flip:
+        mirrored = torch.rand(n, generator=generator) < 0.5
+        images = torch.where(mirrored[:, None, None, None], images.flip(3), images)
+    if not settings.shift:
+        return images
+    wide = F.pad(images, (settings.shift,) * 4, mode="reflect")
+    top, left = torch.randint(0, 2 * settings.shift + 1, (2, n, 1), generator=generator)
+    rows, columns = top + torch.arange(height), left + torch.arange(width)
+    shifted = wide[torch.arange(n)[:, None, None], :, rows[:, :, None], columns[:, None, :]]  # (n, H, W, 3)
+    return shifted.permute(0, 3, 1, 2)
+
+
 def _optimizer(
     network: nn.Module, settings: TrainingSettings, steps: int
 ) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
     peak = settings.learning_rate
-    optimizer = torch.optim.SGD(network.parameters(), peak, _MOMENTUM, weight_decay=_WEIGHT_DECAY, nesterov=True)
+    optimizer = torch.optim.SGD(
+        network.parameters(), peak, _MOMENTUM, weight_decay=settings.weight_decay, nesterov=True
+    )
     # A one-cycle schedule of a single step divides by zero.
     return optimizer, torch.optim.lr_scheduler.OneCycleLR(optimizer, peak, total_steps=max(steps, 2))
 
@@ -95,6 +135,7 @@ def _step(
     network: nn.Module,
     images: Float[Tensor, "n 3 H W"],
     labels: Int[Tensor, " n"],
+    smoothing: float,
     optimizer: torch.optim.Optimizer,
     schedule: torch.optim.lr_scheduler.LRScheduler,
 ) -> float:
@@ -104,7 +145,7 @@ def _step(
             f"training: the labels run from {int(labels.min())} to {int(labels.max())}, the network gives "
             f"{tuple(logits.shape[1:])} outputs; set the number of classes in network.arguments"
         )
-    loss = F.cross_entropy(logits, labels)
+    loss = F.cross_entropy(logits, labels, label_smoothing=smoothing)
     if not bool(loss.isfinite()):
         raise NetworkError("training: the loss is no longer finite; lower training.learning_rate")
     optimizer.zero_grad()

@@ -1,9 +1,13 @@
-"""How the dictionaries were learned: held-out log-likelihood after every step, a panel for each layer."""
+"""How the dictionaries were learned: held-out log-likelihood after every step, a panel for each layer.
+
+The starts of a hidden Markov model share one panel.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import cycle
 from pathlib import Path
 
 import numpy as np
@@ -19,14 +23,17 @@ from workflows.report.lettering import FAMILY, font, printable
 from workflows.report.numbers import MINUS
 from workflows.report.page import DPI, png_bytes, svg_bytes
 from workflows.storage.atomic import write_bytes
+from workflows.storage.names import CHAIN
 
 _HELD_OUT, _TRAIN, _RESEED = "#1f5fa8", "#b8bec6", "#d1261f"
-_WIDTH, _PANEL_HEIGHT = 8.27, 2.3  # inches: the width of A4
+_OTHERS = ("#c7803a", "#5b8f5b", "#8a6fb0", "#4fa3a5", "#a8557a")
+"""Starts that were not kept; more of them take the colours again."""
+_WIDTH, _PANEL_HEIGHT, _CHAIN_HEIGHT = 8.27, 2.3, 3.4  # inches: the width of A4
 
 
 @dataclass(frozen=True)
 class FitCurve:
-    """Rows of the history table of one layer, by step.
+    """Rows of the history table of one fit, by step: of a layer's mixture, or of one start of a chain.
 
     ``held_out`` and ``train`` are mean log-likelihoods in nats per column, ``full`` the held-out mean over all
     held-out columns where it was taken (else NaN), ``reseeded`` the re-seeds so far, ``empty`` the words without a
@@ -34,12 +41,19 @@ class FitCurve:
     """
 
     layer: str
+    restart: int
     steps: Int[np.ndarray, " steps"]
     held_out: Float[np.ndarray, " steps"]
     train: Float[np.ndarray, " steps"]
     full: Float[np.ndarray, " steps"]
     reseeded: Int[np.ndarray, " steps"]
     empty: Int[np.ndarray, " steps"]
+
+    @property
+    def reached(self) -> float:
+        """The last mean over all held-out columns, -inf before the first."""
+        known = self.full[~np.isnan(self.full)]
+        return float(known[-1]) if len(known) else -np.inf
 
     @property
     def reseeding(self) -> Bool[np.ndarray, " steps"]:
@@ -58,7 +72,7 @@ class Marker:
 
 
 def fit_curves(history: pa.Table, scope: str = "joint") -> list[FitCurve]:
-    """The curves of a scope in the table's order of layers, each sorted by step.
+    """The curves of a scope in the table's order of layers, then by restart, each sorted by step.
 
     Raises:
         RunFolderError: the scope has no rows.
@@ -66,7 +80,12 @@ def fit_curves(history: pa.Table, scope: str = "joint") -> list[FitCurve]:
     rows = history.filter(pc.equal(history["scope"], scope))
     if not rows.num_rows:
         raise RunFolderError(f"scope {scope!r} has no rows in the history table: run the fit stage")
-    return [_curve(rows.filter(pc.equal(rows["layer"], layer)), layer) for layer in rows["layer"].unique().to_pylist()]
+    curves = []
+    for layer in rows["layer"].unique().to_pylist():
+        of_layer = rows.filter(pc.equal(rows["layer"], layer))
+        for restart in sorted(of_layer["restart"].unique().to_pylist()):
+            curves.append(_curve(of_layer.filter(pc.equal(of_layer["restart"], restart)), layer, restart))
+    return curves
 
 
 def draw_fit_figure(
@@ -92,7 +111,7 @@ def draw_fit_figure(
     write_bytes(svg, svg_bytes(figure))
 
 
-def _curve(rows: pa.Table, layer: str) -> FitCurve:
+def _curve(rows: pa.Table, layer: str, restart: int) -> FitCurve:
     rows = rows.sort_by("step")
 
     def column(name: str, kind: type) -> np.ndarray:
@@ -101,6 +120,7 @@ def _curve(rows: pa.Table, layer: str) -> FitCurve:
 
     return FitCurve(
         layer=layer,
+        restart=restart,
         steps=column("step", np.int64),
         held_out=column("held_out_log_likelihood", np.float64),
         train=column("train_log_likelihood", np.float64),
@@ -111,11 +131,14 @@ def _curve(rows: pa.Table, layer: str) -> FitCurve:
 
 
 def _figure(curves: list[FitCurve], titles: Mapping[str, str]) -> Figure:
+    starts = [curve for curve in curves if curve.layer == CHAIN]
+    return _chain_figure(starts) if starts else _layers_figure(curves, titles)
+
+
+def _layers_figure(curves: list[FitCurve], titles: Mapping[str, str]) -> Figure:
     rows = -(-len(curves) // 2)
     height = rows * _PANEL_HEIGHT + 0.35
-    figure = Figure(figsize=(_WIDTH, height), dpi=DPI, facecolor="white")
-    heading = "Log-likelihood while the dictionaries were learned, nats per column"
-    figure.text(0.02, 1 - 0.24 / height, heading, fontproperties=font(True), size=10)
+    figure = _page(height, "Log-likelihood while the dictionaries were learned, nats per column")
     for index, curve in enumerate(curves):
         left, bottom = 0.085 + 0.5 * (index % 2), (0.42 + (rows - 1 - index // 2) * _PANEL_HEIGHT) / height
         panel = figure.add_axes((left, bottom, 0.4, (_PANEL_HEIGHT - 0.7) / height))
@@ -128,8 +151,46 @@ def _draw_panel(panel: Axes, curve: FitCurve, title: str) -> None:
     panel.plot(curve.steps, curve.held_out, color=_HELD_OUT, linewidth=1.3, label="held-out sample")
     _mark(panel, curve, np.isfinite(curve.full), curve.full, Marker("o", _HELD_OUT, "white", "all held-out columns"))
     _mark(panel, curve, curve.reseeding, curve.held_out, Marker("^", _RESEED, _RESEED, "words re-seeded"))
+    _finish_panel(panel, f"{title}: {_summary(curve)}")
+
+
+def _chain_figure(starts: list[FitCurve]) -> Figure:
+    """All starts in one panel as wide as the page; the kept one on top, its training minibatches behind it."""
+    height = _CHAIN_HEIGHT + 0.35
+    figure = _page(height, "Log-likelihood while the hidden Markov model was learned, nats per image")
+    panel = figure.add_axes((0.085, 0.42 / height, 0.9, (_CHAIN_HEIGHT - 0.7) / height))
+    kept = max(starts, key=lambda curve: curve.reached)
+    panel.plot(kept.steps, kept.train, color=_TRAIN, linewidth=0.7, label=f"training minibatch, start {kept.restart}")
+    others = [curve for curve in starts if curve is not kept]
+    for curve, color in [*zip(others, cycle(_OTHERS)), (kept, _HELD_OUT)]:
+        chosen = curve is kept
+        panel.plot(
+            curve.steps,
+            curve.held_out,
+            color=color,
+            linewidth=1.6 if chosen else 0.9,
+            label=f"held-out sample, start {curve.restart}{' (kept)' if chosen else ''}",
+        )
+        ends = Marker("o", color, color if chosen else "white", "all held-out images" if chosen else "")
+        _mark(panel, curve, np.isfinite(curve.full), curve.full, ends)
+    _finish_panel(panel, f"chain: {_chain_summary(starts, kept)}")
+    return figure
+
+
+def _chain_summary(starts: list[FitCurve], kept: FitCurve) -> str:
+    values = ", ".join(f"{curve.restart}: {_number(curve.reached, 1)}" for curve in starts)
+    return f"start {kept.restart} of {len(starts)} kept; all held-out images at the end of start {values}"
+
+
+def _page(height: float, heading: str) -> Figure:
+    figure = Figure(figsize=(_WIDTH, height), dpi=DPI, facecolor="white")
+    figure.text(0.02, 1 - 0.24 / height, heading, fontproperties=font(True), size=10)
+    return figure
+
+
+def _finish_panel(panel: Axes, title: str) -> None:
     panel.legend(loc="lower right", frameon=False, prop=FontProperties(family=FAMILY, size=6))
-    panel.set_title(f"{title}: {_summary(curve)}", fontproperties=font(), fontsize=7.5, loc="left")
+    panel.set_title(title, fontproperties=font(), fontsize=7.5, loc="left")
     panel.set_xlabel("step (global minibatches)", fontproperties=font(), fontsize=6.5, labelpad=1)
     panel.tick_params(labelsize=6.5, length=2.5)
     panel.grid(color="#e4e7eb", linewidth=0.6)
@@ -150,12 +211,16 @@ def _mark(
         markersize=4.2,
         color=marker.edge,
         markerfacecolor=marker.face,
-        label=marker.label,
+        label=marker.label or None,
     )
 
 
 def _summary(curve: FitCurve) -> str:
     known = curve.held_out[np.isfinite(curve.held_out)]
-    last = f"{known[-1]:.3f}".replace("-", MINUS) if len(known) else "–"
+    last = _number(known[-1], 3) if len(known) else "–"
     reseeds, empty = int(curve.reseeded[-1]), int(curve.empty[-1])
     return f"{last} held out, {reseeds} re-seed{'' if reseeds == 1 else 's'}, {empty} empty"
+
+
+def _number(value: float, digits: int) -> str:
+    return f"{value:.{digits}f}".replace("-", MINUS)

@@ -12,11 +12,10 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from gmm_ops.axes import Columns
-from gmm_ops.seeding import fit_seed
 from workflows.plan import LayerPlan, Plan
 from workflows.settings import Settings
+from workflows.stages.training_images import TrainingImages
 from workflows.storage.arrays import open_array, read_rows
-from workflows.storage.images_table import read_image_rows
 from workflows.storage.run_folder import RunFolder
 
 
@@ -61,23 +60,20 @@ class ColumnSource:
     ) -> None:
         self.settings, self.plan, self.layer, self.device = settings, plan, layer, device
         self._array = open_array(folder.activations(layer.name))
-        status = read_image_rows(folder.images_table, 0, plan.train_images, ["status"])["status"].to_pylist()
-        readable = np.array([value == "ok" for value in status])
-        apart = held_out_images(settings, plan)
-        self._fitted, self._apart = readable & ~apart, readable & apart
-        self.chunks = -(-plan.train_images // settings.extract.images_per_chunk)
+        self._images = TrainingImages(settings, plan, folder)
+        self.chunks = self._images.chunks
 
     def chunk_sizes(self) -> tuple[int, ...]:
         """Columns of every chunk that take part in the fit."""
-        return tuple(self._count(self._fitted, chunk) for chunk in range(self.chunks))
+        return tuple(self._count(self._images.fitted, chunk) for chunk in range(self.chunks))
 
     def fitted(self, chunk: int) -> ColumnBlock:
         """The columns of a chunk that take part in the fit."""
-        return self._read(chunk, self._fitted)
+        return self._read(chunk, self._images.fitted)
 
     def held_out(self, chunk: int) -> ColumnBlock | None:
         """The held-out columns of a chunk; None where it has none."""
-        return self._read(chunk, self._apart) if self._count(self._apart, chunk) else None
+        return self._read(chunk, self._images.held_out) if self._count(self._images.held_out, chunk) else None
 
     def start_sample(self, columns: int, seed: int) -> Columns:
         """About so many fitted columns, spread over seeded chunks; float32. The same on every rank."""
@@ -103,17 +99,12 @@ class ColumnSource:
         rows = np.sort(np.random.default_rng([seed, 4]).permutation(len(joined))[:columns])
         return joined[torch.from_numpy(rows).to(self.device)].float()
 
-    def _images(self, chunk: int) -> tuple[int, int]:
-        step = self.settings.extract.images_per_chunk
-        return chunk * step, min((chunk + 1) * step, self.plan.train_images)
-
     def _count(self, mask: Bool[np.ndarray, "N"], chunk: int) -> int:
-        first, stop = self._images(chunk)
-        return int(mask[first:stop].sum()) * self.layer.stored
+        return self._images.count(mask, chunk) * self.layer.stored
 
     def _read(self, chunk: int, mask: Bool[np.ndarray, "N"]) -> ColumnBlock:
-        first, stop = self._images(chunk)
-        kept = np.flatnonzero(mask[first:stop])
+        first, stop = self._images.bounds(chunk)
+        kept = self._images.kept(mask, chunk)
         block = read_rows(self._array, first, stop)[kept]
         image = torch.from_numpy(np.repeat((first + kept).astype(np.int32), self.layer.stored))
         positions = [sampled_positions(self.settings.seed, self.layer, int(first + row)) for row in kept]
@@ -121,11 +112,3 @@ class ColumnSource:
         position = torch.from_numpy(joined)
         columns = torch.from_numpy(block.reshape(-1, self.layer.units)).to(self.device)
         return ColumnBlock(columns, image, position)
-
-
-def held_out_images(settings: Settings, plan: Plan) -> Bool[np.ndarray, "N"]:
-    """The seeded share of the training images that no fit sees, at least one image."""
-    chosen = np.zeros(plan.train_images, bool)
-    order = np.random.default_rng(fit_seed(settings.seed, "held-out", "images")).permutation(plan.train_images)
-    chosen[order[: max(1, round(settings.fit.held_out * plan.train_images))]] = True
-    return chosen

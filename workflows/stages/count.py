@@ -1,4 +1,5 @@
-"""words/<scope>/<layer>.zarr -> cooccurrence/<scope>/<lower>__<upper>.zarr, words.parquet and exemplars.parquet."""
+"""words/<scope>/<layer>.zarr -> cooccurrence/<scope>/<lower>__<upper>.zarr, words.parquet, exemplars.parquet
+and layers.parquet."""
 
 from __future__ import annotations
 
@@ -40,7 +41,7 @@ class PairBlock:
 
 
 def run(context: StageContext) -> None:
-    """The stage: one Dask reduction a pair of layers, one a layer, then the tables of words and exemplars."""
+    """The stage: one Dask reduction a pair of layers, one a layer, then the tables of words, exemplars and layers."""
     plan = context.plan()
     done = context.begin(len(plan.pairs()) + len(plan.layers))
     for pair in plan.pairs():

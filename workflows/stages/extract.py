@@ -116,6 +116,8 @@ def run(context: StageContext) -> None:
     images = ImageColumns.read(folder, 0, plan.images)
     requested_classes(settings.mine.classes, plan, images)
     requested_images(settings.mine.images, plan, images)
+    if settings.hmm is not None:
+        requested_images(settings.draw.paths, plan, images, asked_by="draw.paths")
     if tally.found:
         context.warn(f"{len(tally.found)} broken images were skipped; images.parquet says which and why")
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+from torch import nn
 
 from workflows.errors import DataError, SettingsError
 from workflows.images.datasets import index_images
@@ -14,6 +15,7 @@ from workflows.images.decoding import BrokenPicture
 from workflows.images.image_index import ImageIndex
 from workflows.images.preprocessing import Preprocessor
 from workflows.images.reading import PictureReader
+from workflows.networks.dense_chain import chain_layers
 from workflows.networks.loading import build_network, load_network
 from workflows.networks.receptive_fields import trace_window
 from workflows.networks.taps import TappedNetwork, count_outputs, layer_shapes, resolve_layers
@@ -28,6 +30,9 @@ from workflows.storage.tables import write_table
 
 WHOLE_MAP_POSITIONS = 16 * 16
 """``columns_per_image = auto`` stores maps up to this size whole, and a sample of so many columns of larger ones."""
+
+MIN_IMAGES_A_WORD = 10
+"""Of a chain of dense layers, whose words have one column an image; fewer are warned about."""
 
 
 def run(context: StageContext) -> None:
@@ -60,8 +65,8 @@ def make_plan(settings: Settings, index: ImageIndex, folder: RunFolder) -> Plan:
     network = build_network(settings.network, settings.seed) if trained else load_network(settings.network)
     pixels = _first_picture(settings, index)
     shape = (3, pixels.shape[0], pixels.shape[1])
-    layers = resolve_layers(network, settings.network.layers, settings.network.tap)
-    names = [layer.name for layer in layers]
+    layers = _modelled_layers(settings, network)
+    names = [name for name, _, _ in layers]
     tapped = TappedNetwork(network, names)
     shapes, outputs = layer_shapes(tapped, shape), count_outputs(tapped, shape)
     if outputs != len(index.class_names):
@@ -70,12 +75,13 @@ def make_plan(settings: Settings, index: ImageIndex, folder: RunFolder) -> Plan:
             f"order with data.class_names, or use a network made for these classes"
         )
     plans = []
-    for level, (layer, words) in enumerate(zip(layers, settings.words_of_layers(len(layers)), strict=True)):
-        units, height, width = shapes[layer.name]
-        window = trace_window(network, names[level - 1], layer.name, shape) if level else None
-        pixel_window = trace_window(network, None, layer.name, shape)
+    every = zip(layers, settings.words_of_layers(len(layers)), strict=True)
+    for level, ((name, given, rectified), words) in enumerate(every):
+        units, height, width = shapes[name]
+        window = trace_window(network, names[level - 1], name, shape) if level else None
+        pixels_fed = trace_window(network, None, name, shape)
         stored = _stored_columns(settings, height * width)
-        plans.append(LayerPlan(layer.name, layer.given, units, height, width, words, stored, window, pixel_window))
+        plans.append(LayerPlan(name, given, units, height, width, words, stored, window, pixels_fed, rectified))
     train_images = len(index.rows("train"))
     height, width, _ = pixels.shape
     weights = _weights(settings.network.weights, folder)
@@ -83,7 +89,7 @@ def make_plan(settings: Settings, index: ImageIndex, folder: RunFolder) -> Plan:
 
 
 def check_requests(settings: Settings, plan: Plan) -> None:
-    """Refuse graphs of classes or images that do not exist.
+    """Refuse graphs of classes or images, and paths of images, that do not exist.
 
     Raises:
         DataError: names the request and what there is.
@@ -93,13 +99,15 @@ def check_requests(settings: Settings, plan: Plan) -> None:
             class_id(request, plan.class_names)
     for request in settings.mine.images:
         check_image_request(request, plan.images)
+    for request in settings.draw.paths if settings.hmm else ():
+        check_image_request(request, plan.images, asked_by="draw.paths")
 
 
 def thin_dictionaries(settings: Settings, plan: Plan) -> list[str]:
-    """Warnings for layers with fewer than 100 columns or 2 images a word.
+    """Warnings for layers with few columns or images a word: below 100 and 2, or below 10 images in a chain.
 
     Raises:
-        SettingsError: a layer has more words than columns to fit them on.
+        SettingsError: a layer has more words than columns, or than images in a chain, to fit them on.
     """
     images = int(plan.train_images * (1 - settings.fit.held_out))
     warnings = []
@@ -107,15 +115,37 @@ def thin_dictionaries(settings: Settings, plan: Plan) -> list[str]:
         columns = images * layer.stored
         if layer.words > columns:
             raise SettingsError(
-                f"fit.words: layer {layer.given!r} has {layer.words} words but only {columns} training columns "
-                f"({images} images x {layer.stored}): lower fit.words or index more images"
+                f"fit.words: layer {layer.given!r} has {layer.words} words but only {_fitted(settings, plan, layer)}: "
+                "lower fit.words or index more images"
             )
-        if columns < 100 * layer.words or images < 2 * layer.words:
+        if settings.hmm is not None and images < MIN_IMAGES_A_WORD * layer.words:
+            warnings.append(
+                f"layer {layer.given!r}: {layer.words} words on {images:,} images; below {MIN_IMAGES_A_WORD} images "
+                "a word, some words will describe single images"
+            )
+        if settings.hmm is None and (columns < 100 * layer.words or images < 2 * layer.words):
             warnings.append(
                 f"layer {layer.given!r}: {layer.words} words on {columns:,} columns of {images:,} images; "
                 f"below 100 columns or 2 images a word, some words will describe single images"
             )
     return warnings
+
+
+def _fitted(settings: Settings, plan: Plan, layer: LayerPlan) -> str:
+    """What the words of a layer are fitted on, in words."""
+    images = int(plan.train_images * (1 - settings.fit.held_out))
+    if settings.hmm is not None:
+        return f"{images} images to fit them on ({plan.train_images} training images, the others are held out)"
+    return f"{images * layer.stored} training columns ({images} images x {layer.stored})"
+
+
+def _modelled_layers(settings: Settings, network: nn.Module) -> list[tuple[str, str, bool]]:
+    """Canonical name, given name, and whether a hidden Markov model sees censored zeros; lowest first."""
+    if settings.hmm is not None:
+        chain = chain_layers(network, settings.network.layers, settings.hmm.output)
+        return [(layer.name, layer.given, layer.rectified) for layer in chain]
+    layers = resolve_layers(network, settings.network.layers, settings.network.tap)
+    return [(layer.name, layer.given, False) for layer in layers]
 
 
 def _weights(given: str, folder: RunFolder) -> str:

@@ -6,51 +6,26 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from gmm_ops.axes import Columns
 from gmm_ops.mixture import log_likelihood
-from gmm_ops.online_em import OnlineEMSettings, OnlineEMState, advance, has_converged, start
-from gmm_ops.schedule import Buffer, MinibatchSchedule, Step
+from gmm_ops.online_em import OnlineEMSettings, OnlineEMState, advance, start
+from gmm_ops.schedule import MinibatchSchedule, Step
 from gmm_ops.seeding import fit_seed, initial_mixture
 from gmm_ops.statistics import MixtureStatistics, WorstColumns, sweep
 from workflows.plan import LayerPlan, Plan
 from workflows.runtime.collective import Collective
 from workflows.settings import FitSettings, Settings
-from workflows.stages.columns import ColumnBlock, ColumnSource
+from workflows.stages.columns import ColumnSource
 from workflows.stages.devices import STORAGE_DTYPES, choose_device
+from workflows.stages.fit_history import FitHistory, HistoryRow, history_path
+from workflows.stages.minibatches import OwnParts, ends_epoch, mixed_minibatches, steps_of
 from workflows.storage.mixtures import load_state, save_mixture, save_state
 from workflows.storage.run_folder import RunFolder
-from workflows.storage.tables import write_table
 
 START_COLUMNS_A_WORD = 20
 """Columns drawn for the start, a word; at least 10,000 in all."""
-
-PARTS = 12
-"""Parts of a global minibatch, each one sweep of one rank: float32 sums within a part, float64 sums over parts.
-Fixed, so that the sums do not depend on the number of ranks; and divisible by most numbers of ranks."""
-
-BUFFER_BYTES = 32 * 2**20
-BUFFER_CHUNKS = 32
-"""A fit group mixes stored columns of so many bytes, or so many chunks if that is more (images lie in class order,
-so a few chunks would be a few classes). Neither grows with the number of images."""
-
-HISTORY = (
-    "step",
-    "epoch",
-    "columns",
-    "held_out_log_likelihood",
-    "train_log_likelihood",
-    "held_out_full",
-    "reseeded",
-    "empty",
-)
-
-
-def history_path(folder: RunFolder, scope: str, layer: str) -> Path:
-    """The rows of history.parquet of one layer."""
-    return folder.mixture(scope, layer).with_suffix(".history.parquet")
 
 
 class LayerFit:
@@ -75,100 +50,78 @@ class LayerFit:
         )
         sample = self.source.held_out_sample(max(1_000, self.em.minibatch // 4), self.seed)
         self.held_out: Columns = sample[rank::world]
+        self.parts = OwnParts(self.schedule, self.source.fitted, rank, world)
         self.state: OnlineEMState
-        self.history: list[tuple[float, ...]]
-        self.stopped = False
-        self._buffer: Buffer | None = None
-        self._blocks: dict[int, ColumnBlock] = {}
+        self.history: FitHistory
 
     def restore(self, checkpoint: Path | None) -> None:
         """Take the state of a checkpoint, or draw the first words."""
         if checkpoint is not None:
             arrays = load_state(checkpoint)
-            self.history = [tuple(row) for row in arrays.pop("history").tolist()]
-            self.stopped = bool(arrays.pop("stopped"))
+            self.history = FitHistory.from_arrays(arrays)
             self.state = OnlineEMState.from_arrays(arrays).to(self.source.device)
             return
         fit = self.fit
         sample = self.source.start_sample(max(10_000, START_COLUMNS_A_WORD * self.layer.words), self.seed)
         mixture = initial_mixture(sample, self.layer.words, self.seed, fit.init, fit.var_floor)
-        self.state, self.history, self.stopped = start(mixture, self.em), [], False
+        self.state, self.history = start(mixture, self.em), FitHistory()
 
     def advance(self, n_steps: int, collective: Collective) -> dict[str, Any]:
         """Up to ``n_steps`` global minibatches; ends with the last epoch, or with an epoch that gained too little."""
-        total = self._total_steps()
-        while n_steps > 0 and not self.stopped and self.state.step < total:
+        total = steps_of(self.schedule, self.fit.epochs)
+        while n_steps > 0 and not self.history.stopped and self.state.step < total:
             self._step(self.schedule.step(self.state.step), collective)
             n_steps -= 1
         return {
             "step": self.state.step,
             "steps": total,
-            "held_out": self.history[-1][3] if self.history else float("nan"),
-            "done": self.stopped or self.state.step >= total,
+            "held_out": self.history.held_out,
+            "done": self.history.stopped or self.state.step >= total,
             "digest": hashlib.sha256(self.state.mixture.mean.cpu().numpy().tobytes()).hexdigest(),
         }
 
     def save(self, path: Path) -> None:
         """Write the checkpoint: the whole state, the history so far, whether it has stopped."""
-        history = np.array(self.history, np.float64).reshape(-1, len(HISTORY))
-        save_state(path, self.state.to_arrays() | {"history": history, "stopped": np.array(self.stopped)})
+        save_state(path, self.state.to_arrays() | self.history.to_arrays())
 
     def result(self) -> dict[str, Any]:
         """Write the dictionary and its history; return what the ledger keeps."""
-        scope, mixture = self.fit.scope, self.state.result(self.em)
-        rows = [self._history_row(row) for row in self.history]
-        write_table(history_path(self.folder, scope, self.layer.name), rows, "history", network=self.settings.name)
+        scope, name = self.fit.scope, self.layer.name
+        self.history.write(
+            history_path(self.folder, scope, name), self.settings.name, scope=scope, layer=name, restart=0
+        )
         reseeded = self.state.reseeded
-        save_mixture(self.folder.mixture(scope, self.layer.name), mixture, reseeded)
-        full = [row["held_out_full"] for row in rows if row["held_out_full"] is not None]
-        return {
-            "steps": self.state.step,
-            "held_out": full[-1] if full else None,
-            "reseeded": int(reseeded.sum()),
-            "empty": rows[-1]["empty"] if rows else 0,
-        }
-
-    def _history_row(self, values: tuple[float, ...]) -> dict[str, Any]:
-        row: dict[str, Any] = dict(zip(HISTORY, values, strict=True))
-        row |= {name: int(row[name]) for name in ("step", "epoch", "columns", "reseeded", "empty")}
-        full = None if np.isnan(row["held_out_full"]) else row["held_out_full"]
-        return row | {"scope": self.fit.scope, "layer": self.layer.name, "restart": 0, "held_out_full": full}
-
-    def _total_steps(self) -> int:
-        return sum(self.schedule.steps_in(epoch) for epoch in range(self.fit.epochs))
+        save_mixture(self.folder.mixture(scope, name), self.state.result(self.em), reseeded)
+        return self.history.summary() | {"reseeded": int(reseeded.sum())}
 
     def _step(self, step: Step, collective: Collective) -> None:
         batch, worst = self._minibatch(step, collective)
         self.state = advance(self.state, batch, worst, self.em)
-        held_out = self._mean_log_likelihood([self.held_out], collective)
-        last_of_epoch = step.index + 1 == sum(self.schedule.steps_in(epoch) for epoch in range(step.epoch + 1))
-        full = self._full_held_out(collective) if last_of_epoch else float("nan")
-        columns = batch.count + (self.history[-1][2] if self.history else 0)
-        train = batch.log_likelihood / batch.count
-        reseeded, empty = float(self.state.reseeded.sum()), float((batch.s0 < 1).sum())
-        self.history.append((self.state.step, step.epoch, columns, held_out, train, full, reseeded, empty))
+        last_of_epoch = ends_epoch(self.schedule, step)
+        self.history.rows.append(
+            HistoryRow(
+                step=self.state.step,
+                epoch=step.epoch,
+                columns=self.history.columns + batch.count,
+                held_out_log_likelihood=self._mean_log_likelihood([self.held_out], collective),
+                train_log_likelihood=batch.log_likelihood / batch.count,
+                held_out_full=self._full_held_out(collective) if last_of_epoch else float("nan"),
+                reseeded=float(self.state.reseeded.sum()),
+                empty=float((batch.s0 < 1).sum()),
+            )
+        )
         if last_of_epoch:
-            full_passes = [row[5] for row in self.history if not np.isnan(row[5])]
-            self.stopped = has_converged(full_passes, self.fit.tolerance)
+            self.history.stop_if_converged(self.fit.tolerance)
 
     def _minibatch(self, step: Step, collective: Collective) -> tuple[MixtureStatistics, WorstColumns]:
-        """Statistics of the whole global minibatch at the present mixture, the same on every rank."""
-        if step.buffer != self._buffer:
-            self._blocks = {}  # free the old columns before the new ones come
-            self._blocks = {
-                chunk: self.source.fitted(chunk)
-                for part in self._own_parts()
-                for chunk in step.buffer.chunks[part::PARTS]
-            }
-            self._buffer = step.buffer
+        """Statistics of the whole global minibatch at the present mixture, the same on every rank.
+
+        Sums are float32 within a part and float64 over parts, so that they do not depend on the number of ranks.
+        """
         size, units = self.em.max_reseeds, self.layer.units
         total = MixtureStatistics.zero(self.layer.words, units, self.source.device)
         worst = WorstColumns.none(size, units)
-        for number in self._own_parts():
-            chunks = step.buffer.chunks[number::PARTS]
-            if not chunks:
-                continue
-            part = ColumnBlock.joined([self._blocks[chunk].take(self.schedule.rows(step, chunk)) for chunk in chunks])
+        for part in self.parts.of(step):
             found, candidates = sweep(
                 self.state.mixture, part.columns, n_worst=size, image=part.image, position=part.position
             )
@@ -177,9 +130,6 @@ class LayerFit:
         for other in collective.all_gather(worst.pack()):
             worst = worst.merge(WorstColumns.unpack(other)) if collective.world > 1 else worst
         return MixtureStatistics.unpack(packed, self.layer.words, units), worst
-
-    def _own_parts(self) -> range:
-        return range(self.rank, PARTS, self.world)
 
     def _full_held_out(self, collective: Collective) -> float:
         blocks = (self.source.held_out(chunk) for chunk in range(self.rank, self.source.chunks, self.world))
@@ -198,8 +148,7 @@ class LayerFit:
 def buffer_minibatches(minibatch: int, layer: LayerPlan, settings: Settings) -> int:
     """Minibatches that are mixed at a time."""
     column = layer.units * STORAGE_DTYPES[settings.extract.dtype].itemsize
-    chunk = settings.extract.images_per_chunk * layer.stored * column
-    return max(1, round(max(BUFFER_BYTES, BUFFER_CHUNKS * chunk) / (minibatch * column)))
+    return mixed_minibatches(minibatch, column, settings.extract.images_per_chunk * layer.stored)
 
 
 def em_settings(fit: FitSettings) -> OnlineEMSettings:

@@ -2,12 +2,71 @@
 
 from __future__ import annotations
 
+import torch
+
+from workflows.images.shards import plan_shards
+from workflows.plan import Plan
+from workflows.stages.chain_words import path_part
 from workflows.stages.context import StageContext
+from workflows.stages.path_tables import junction_rows, transition_table, triage_table
+from workflows.stages.triage import PathCounts, TriageBlock, Triaged, branches_path
+from workflows.stages.word_maps import ImageColumns
+from workflows.storage.chains import chain_path, load_chain
+from workflows.storage.joined_parts import join_parts
+from workflows.storage.tables import write_table
 
 
 def run(context: StageContext) -> None:
-    """The stage: nothing without an [hmm] section."""
+    """The stage: nothing without an [hmm] section; else two passes over the words, and a table from each."""
     if context.settings.hmm is None:
         context.begin(0)
         return
-    raise NotImplementedError
+    plan = context.plan()
+    steps = {"paths": _join_paths, "branches": _count_branches, "transitions": _write_transitions, "triage": _triage}
+    done = context.begin(len(steps))
+    for name, step in steps.items():
+        if name not in done:
+            context.finished(name, step(context, plan))
+
+
+def _join_paths(context: StageContext, plan: Plan) -> dict[str, int]:
+    shards = plan_shards(plan.images, context.settings.extract.images_per_shard)
+    parts = [path_part(context.folder, shard) for shard in shards]
+    return {"rows": join_parts(context.folder.table("paths"), parts, "paths")}
+
+
+def _count_branches(context: StageContext, plan: Plan) -> dict[str, int]:
+    """First pass. The counts wait on disk: every task of the second pass reads them."""
+    counts = context.reduce(_blocks(context, plan), TriageBlock.count, PathCounts.merge)
+    counts.save(branches_path(context.folder))
+    return {"correct": int(counts.own.counts[0].sum())}
+
+
+def _write_transitions(context: StageContext, plan: Plan) -> dict[str, int]:
+    scope = context.settings.fit.scope
+    counts = PathCounts.load(branches_path(context.folder), plan)
+    table = transition_table(plan, scope, load_chain(chain_path(context.folder, scope)).chain, counts)
+    write_table(context.folder.table("transitions"), table, "transitions", network=context.settings.name)
+    return {"rows": len(table)}
+
+
+def _triage(context: StageContext, plan: Plan) -> dict[str, int]:
+    """Second pass, which needs all counts of the first."""
+    settings, folder = context.settings, context.folder
+    threads = torch.get_num_threads()
+    try:
+        found = context.reduce(_blocks(context, plan), TriageBlock.judge, Triaged.merge)
+    finally:
+        torch.set_num_threads(threads)
+    images = ImageColumns.read(folder, 0, plan.images)
+    validation = PathCounts.load(branches_path(folder), plan).validation
+    triage = triage_table(plan, settings.fit.scope, found, images)
+    junctions = junction_rows(plan, settings.fit.scope, found, images, validation)
+    write_table(folder.table("triage"), triage, "triage", network=settings.name)
+    write_table(folder.table("junctions"), junctions, "junctions", network=settings.name)
+    return {"errors": len(triage), "junctions": len(junctions)}
+
+
+def _blocks(context: StageContext, plan: Plan) -> list[TriageBlock]:
+    shards = plan_shards(plan.images, context.settings.extract.images_per_shard)
+    return [TriageBlock(context.settings, context.folder, plan, shard) for shard in shards]

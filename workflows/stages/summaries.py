@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Float
 
 from gmm_ops.cooccurrence import WordCounts, count_words
 from gmm_ops.exemplars import Exemplars
+from gmm_ops.word_distances import centre_distances, class_distances
 from workflows.plan import OUTPUT, LayerPlan, Plan
 from workflows.settings import Settings
+from workflows.stages.dictionaries import read_dictionary
 from workflows.stages.word_maps import ImageColumns, read_words, words_path
 from workflows.storage.arrays import read_arrays, read_rows
-from workflows.storage.mixtures import load_mixture, load_reseeded
 from workflows.storage.run_folder import RunFolder
 from workflows.storage.tables import write_table
 
@@ -103,23 +106,25 @@ def summary_path(folder: RunFolder, scope: str, layer: str) -> Path:
 
 
 def write_word_tables(folder: RunFolder, settings: Settings, plan: Plan) -> None:
-    """words.parquet and exemplars.parquet of every layer and the output."""
+    """words.parquet, exemplars.parquet and layers.parquet: every layer, and for the first two the output."""
     scope = settings.fit.scope
     words: list[dict[str, Any]] = []
     exemplars: list[dict[str, Any]] = []
+    layers: list[dict[str, Any]] = []
     images = ImageColumns.read(folder, 0, plan.train_images)
     for layer in plan.layers:
         summary = read_arrays(summary_path(folder, scope, layer.name))
-        pi = load_mixture(folder.mixture(scope, layer.name)).log_pi.exp().tolist()
-        reseeded = load_reseeded(folder.mixture(scope, layer.name)).tolist()
-        for row in word_rows(summary, plan, layer.words):
-            words.append({"scope": scope, "layer": layer.name, "pi": pi[row["word"]], **row})
-            words[-1]["reseeded"] = reseeded[row["word"]]
+        dictionary = read_dictionary(folder, settings, plan, layer)
+        rows = word_rows(summary, plan, layer.words)
+        shares = zip(rows, dictionary.pi.tolist(), dictionary.reseeded.tolist(), strict=True)
+        words.extend({"scope": scope, "layer": layer.name, "pi": pi, **row, "reseeded": n} for row, pi, n in shares)
+        layers.append({"scope": scope, **layer_row(rows, layer, dictionary.mean)})
         exemplars.extend({"scope": scope, **row} for row in exemplar_rows(summary, layer, plan, images))
     words.extend({"scope": scope, **row} for row in _output_words(images, plan))
     exemplars.extend({"scope": scope, **row} for row in _output_exemplars(images, plan, settings.draw.exemplars))
     write_table(folder.table("words"), words, "words")
     write_table(folder.table("exemplars"), exemplars, "exemplars")
+    write_table(folder.table("layers"), layers, "layers")
 
 
 def word_rows(summary: dict[str, np.ndarray], plan: Plan, n_words: int) -> list[dict[str, Any]]:
@@ -138,6 +143,29 @@ def _word_row(word: int, by_label: np.ndarray, images: int, plan: Plan) -> dict[
         "dominant_class": dominant if columns else None,
         "dominant_name": plan.class_names[dominant] if columns else None,
         "dominant_share": by_label[dominant] / columns if columns else None,
+    }
+
+
+def layer_row(rows: Sequence[dict[str, Any]], layer: LayerPlan, mean: Float[np.ndarray, "K D"]) -> dict[str, Any]:
+    """How pure the words of a layer are, and how near to each other those of one class lie (IG Fig. 4, top left).
+
+    Args:
+        rows: of ``word_rows``, all words of the layer.
+        layer: the layer.
+        mean: centres of its words, layer units.
+    """
+    dominant = torch.tensor([-1 if row["dominant_class"] is None else row["dominant_class"] for row in rows])
+    shares = [row["dominant_share"] for row in rows if row["dominant_share"] is not None]
+    found = class_distances(centre_distances(torch.from_numpy(mean)), dominant)
+    return {
+        "layer": layer.name,
+        "units": layer.units,
+        "words": layer.words,
+        "used": len(shares),
+        "dominant_share": float(np.mean(shares)),
+        "within": found.within,
+        "between": found.between,
+        "ratio": found.ratio,
     }
 
 

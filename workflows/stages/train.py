@@ -25,8 +25,8 @@ def run(context: StageContext) -> None:
         return
     context.begin(1)
     train = _images(settings, folder, 0, plan.train_images)
-    # Weights must not depend on how many cores this machine has, and two threads gain nothing on small pictures.
-    torch.set_num_threads(settings.runtime.threads)
+    # Weights must not depend on how many cores this machine has, and two threads gain nothing on small networks.
+    torch.set_num_threads(settings.training.threads or settings.runtime.threads)
     network = train_classifier(
         build_network(settings.network, settings.seed),
         *train,

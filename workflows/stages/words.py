@@ -1,4 +1,7 @@
-"""activations + mixtures -> words/<scope>/<layer>.zarr: the hard word of every column of every image."""
+"""activations + mixtures -> words/<scope>/<layer>.zarr: the hard word of every column of every image.
+
+With a hidden Markov model the word is that of the image's most probable path, see ``chain_words``.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +16,7 @@ from gmm_ops.mixture import Mixture, assign
 from workflows.images.shards import Shard
 from workflows.plan import LayerPlan, Plan
 from workflows.settings import Settings
+from workflows.stages.chain_words import ChainWordsWorker
 from workflows.stages.context import StageContext
 from workflows.stages.devices import STORAGE_DTYPES, choose_device
 from workflows.stages.word_maps import FIELDS, words_path
@@ -88,9 +92,8 @@ def _forward(settings: Settings, plan: Plan, folder: RunFolder) -> FrozenForward
     return FrozenForward(settings, plan, folder)
 
 
-def run(context: StageContext) -> None:
-    """The stage: preallocate the word maps, then shards not yet in the ledger go to actors."""
-    settings, folder, plan = context.settings, context.folder, context.plan()
+def create_word_maps(settings: Settings, plan: Plan, folder: RunFolder) -> None:
+    """Preallocate the arrays of every layer that are not there yet."""
     for layer in plan.layers:
         for field, dtype in FIELDS.items():
             path = words_path(folder, settings.fit.scope, layer.name, field)
@@ -105,4 +108,17 @@ def run(context: StageContext) -> None:
                     zstd_level=1,
                     attributes={"layer": layer.name, "scope": settings.fit.scope, "words": layer.words},
                 )
-    context.map_shards_left(WordsWorker, plan)
+
+
+def run(context: StageContext) -> None:
+    """The stage: preallocate the word maps, then shards not yet in the ledger go to actors."""
+    plan = context.plan()
+    create_word_maps(context.settings, plan, context.folder)
+    context.map_shards_left(WordsWorker if context.settings.hmm is None else ChainWordsWorker, plan)
+    impossible = sum(record.get("impossible", 0) for record in context.ledger.items().values())
+    if impossible:
+        context.warn(
+            f"{impossible} images are impossible under the model, whose transitions never lead to their prediction: "
+            "their paths were found without it and have path_log_probability -inf; a positive hmm.transition_prior "
+            "keeps every transition possible"
+        )

@@ -5,6 +5,9 @@ from __future__ import annotations
 import hashlib
 import re
 
+CHAIN = "chain"
+"""Stands where a mixture has its layer: in the folder of dictionaries and in the history table."""
+
 _UNSAFE = re.compile(r"[^A-Za-z0-9._-]")
 # A double underscore joins two slugs, so no slug may hold, begin or end with what could be mistaken for one.
 _JOINER_LIKE = re.compile(r"^_|_$|(?<=_)_|_(?=_)")

@@ -175,7 +175,8 @@ _COLUMNS: dict[str, list[pa.Field]] = {
             "log_odds",
             _REAL,
             "nats",
-            "of the taken word over the expected one, path below fixed; null where no image of the class came by",
+            "of the taken word over the expected one, the path below fixed and the prediction open, so it may be "
+            "negative; null where no correct image of the class came by",
             nullable=True,
         ),
     ],

@@ -212,11 +212,20 @@ def test_an_empty_word_stays_where_it_is(images):
 
 def test_default_settings_suit_few_images(images):
     settings = HMMSettings().for_images(300, 4)
-    assert (settings.minibatch, settings.warmup) == (100, 2)
+    assert (settings.minibatch, settings.warmup) == (100, 0)
     few = ([x[:300] for x in images[0]], images[1][:300])
     found = fit_online(few[0], 4, 0, rectified=LAYERS["rectified"])
     assert found.model.shape.n_classes is None
     assert all(curve[-1] > curve[0] for curve in found.held_out)
+
+
+@pytest.mark.parametrize("n_images", [60, 300, 5_000, 100_000])
+@pytest.mark.parametrize("warmup", [0, 2, 1_000])
+def test_the_warm_up_ends_within_the_first_epoch_and_a_50th_of_the_fit(n_images, warmup):
+    settings = HMMSettings(warmup=warmup, epochs=30).for_images(n_images, 4)
+    steps = max(1, round(n_images / settings.minibatch))
+    assert settings.warmup == min(warmup, 30 * steps // 50, steps - 1)
+    assert settings.warmup < steps
 
 
 def test_bad_input_is_refused(images):

@@ -30,6 +30,18 @@ def thin_vgg16(divisor: int = 16) -> nn.Module:
     return network.eval().requires_grad_(False)
 
 
+def with_head(units: tuple[int, int], divisor: int = 16) -> nn.Module:
+    """VGG-16 with thin convolutions and its own head of three dense layers, with fewer units."""
+    network = thin_vgg16(divisor)
+    with torch.device("meta"):
+        head = torchvision.models.vgg16(weights=None, init_weights=False).classifier
+    sizes = (network.classifier.in_features, *units, network.classifier.out_features)
+    for place, below, above in zip((0, 3, 6), sizes, sizes[1:], strict=False):
+        head[place] = nn.Linear(below, above)
+    network.classifier = head
+    return network.eval().requires_grad_(False)
+
+
 def thin_resnet50() -> nn.Module:
     """torchvision's ResNet-50 with narrow bottlenecks."""
     return torchvision.models.resnet50(weights=None, width_per_group=8).eval().requires_grad_(False)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -64,6 +65,107 @@ def test_the_seed_settles_the_result(digits: tuple[Tensor, Tensor]) -> None:
     assert not torch.equal(first["linear.weight"], other["linear.weight"])
 
 
+def dense_network(dropout: float = 0.0) -> nn.Module:
+    name, arguments = "workflows.networks.architectures:mlp", {"units": [64, 32], "dropout": dropout}
+    return build_network(NetworkSettings(name=name, weights="train", layers=("dense",), arguments=arguments))
+
+
+def test_dense_layers_learn_digits(digits: tuple[Tensor, Tensor]) -> None:
+    images, labels = digits
+    network = train_classifier(dense_network(), images[400:], labels[400:], TrainingSettings(epochs=5), 0)
+    assert accuracy(network, images[:400], labels[:400]) > 0.93
+
+
+def test_the_seed_settles_mirroring_shifts_and_dropout_whatever_torch_drew_before(
+    digits: tuple[Tensor, Tensor],
+) -> None:
+    images, labels = digits[0][:200], digits[1][:200]
+    every = TrainingSettings(epochs=2, batch=50, flip=True, shift=2, label_smoothing=0.1)
+
+    def trained(seed: int, drawn_before: int, dropout: float = 0.3) -> dict[str, Tensor]:
+        torch.manual_seed(drawn_before)
+        return train_classifier(dense_network(dropout), images, labels, every, seed).state_dict()
+
+    first, second, other, without = trained(1, 5), trained(1, 6), trained(2, 5), trained(1, 5, dropout=0.0)
+    assert all(torch.equal(first[key], second[key]) for key in first)
+    assert not torch.equal(first["logits.weight"], other["logits.weight"])
+    assert not torch.equal(first["logits.weight"], without["logits.weight"])
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"weight_decay": 0.05}, {"flip": True}, {"shift": 1}, {"label_smoothing": 0.1}],
+    ids=lambda c: next(iter(c)),
+)
+def test_every_training_setting_has_an_effect(digits: tuple[Tensor, Tensor], change: dict[str, float]) -> None:
+    images, labels = digits[0][:100], digits[1][:100]
+    plain, changed = (
+        train_classifier(dense_network(), images, labels, TrainingSettings(epochs=1, **given), 0).state_dict()
+        for given in ({}, change)
+    )
+    assert not torch.equal(plain["logits.weight"], changed["logits.weight"])
+
+
+class _Watching(nn.Module):
+    """Keeps the images that it is trained on; its logits say nothing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bias = nn.Parameter(torch.zeros(2))
+        self.seen: list[Tensor] = []
+
+    def forward(self, images: Tensor) -> Tensor:
+        self.seen.append(images.clone())
+        return self.bias.expand(len(images), 2)
+
+
+def _shown(settings: TrainingSettings, images: Tensor) -> Tensor:
+    watching = _Watching()
+    train_classifier(watching, images, torch.zeros(len(images), dtype=torch.long), settings, 0)
+    return torch.cat(watching.seen)
+
+
+def test_half_of_the_images_are_mirrored_anew_in_every_epoch() -> None:
+    ids = torch.arange(100.0)
+    images = torch.zeros((100, 3, 4, 6))
+    images[:, :, :, 0] = 1 + ids[:, None, None]
+    seen = _shown(TrainingSettings(epochs=4, batch=20, flip=True), images)
+    left, right = seen[:, 0, 0, 0], seen[:, 0, 0, -1]
+    assert torch.equal(torch.minimum(left, right), torch.zeros(400))
+    mirrored = [
+        right[e * 100 : (e + 1) * 100][torch.argsort((left + right)[e * 100 : (e + 1) * 100])] > 0 for e in range(4)
+    ]
+    assert all(30 <= int(epoch.sum()) <= 70 for epoch in mirrored)
+    assert not torch.equal(mirrored[0], mirrored[1])
+    assert torch.equal(torch.sort((left + right)[:100]).values, 1 + ids), "every image once an epoch"
+
+
+def test_shifts_cover_every_offset_and_mirror_what_they_uncover() -> None:
+    image = torch.arange(8.0 * 8).view(8, 8)
+    images = image.expand(300, 3, 8, 8).contiguous()
+    seen = _shown(TrainingSettings(epochs=1, batch=100, shift=2), images)
+    wide = np.pad(image.numpy(), 2, mode="reflect")
+    offsets = set()
+    for picture in seen:
+        assert torch.equal(picture[0], picture[1])
+        assert torch.equal(picture[0], picture[2])
+        found = [
+            (top, left)
+            for top in range(5)
+            for left in range(5)
+            if np.array_equal(wide[top : top + 8, left : left + 8], picture[0].numpy())
+        ]
+        assert len(found) == 1
+        offsets.update(found)
+    assert len(offsets) == 25
+
+
+def test_a_shift_as_large_as_the_image_is_refused() -> None:
+    images = torch.zeros((4, 3, 6, 8))
+    with pytest.raises(NetworkError, match=r"training\.shift must be below the 6 pixels of an image: 6 came; lower"):
+        train_classifier(_Watching(), images, torch.zeros(4, dtype=torch.long), TrainingSettings(shift=6), 0)
+
+
 def test_labels_that_the_network_cannot_give(digits: tuple[Tensor, Tensor]) -> None:
     with pytest.raises(NetworkError, match=r"labels run from \d to 12, the network gives \(10,\) outputs"):
         train_classifier(digits_network(), digits[0][:64], torch.arange(64) % 13, TrainingSettings(), 0)
@@ -93,7 +195,6 @@ def test_accuracy_counts_every_image_once() -> None:
 
 
 def test_resnet20_is_right_on_915_of_1000_test_images(shared_data: Path) -> None:
-    import numpy as np
     import pyarrow.parquet as pq
     from PIL import Image
 

@@ -18,6 +18,7 @@ def history(layers: tuple[str, ...] = ("a", "b", "c"), steps: int = 30, scope: s
         {
             "scope": scope,
             "layer": layer,
+            "restart": 0,
             "step": step,
             "epoch": step // 10,
             "columns": step * 100,
@@ -31,6 +32,28 @@ def history(layers: tuple[str, ...] = ("a", "b", "c"), steps: int = 30, scope: s
         for step in reversed(range(1, steps + 1))
     ]
     return pa.Table.from_pylist(rows, SCHEMAS["history"])
+
+
+def starts(*reached: float, steps: int = 30) -> pa.Table:
+    """History of a hidden Markov model whose starts come to these held-out means."""
+    rows = [
+        {
+            "scope": "joint",
+            "layer": "chain",
+            "restart": restart,
+            "step": step,
+            "epoch": step // 10,
+            "columns": step * 100,
+            "held_out_log_likelihood": value - 3.0 / step,
+            "train_log_likelihood": value - 2.0 / step,
+            "held_out_full": value + step - steps if step % 10 == 0 else None,
+            "reseeded": 0,
+            "empty": 0,
+        }
+        for restart, value in enumerate(reached)
+        for step in range(1, steps + 1)
+    ]
+    return pa.Table.from_pylist(rows[::-1], SCHEMAS["history"])
 
 
 def svg_texts(path: Path) -> list[str]:
@@ -82,3 +105,26 @@ def test_the_figure_is_reproducible_and_survives_a_single_step(tmp_path: Path) -
 def test_a_scope_without_history_is_refused(tmp_path: Path) -> None:
     with pytest.raises(RunFolderError, match="scope 'class-3' has no rows in the history table: run the fit stage"):
         draw_fit_figure(history(), tmp_path / "f.png", tmp_path / "f.svg", scope="class-3")
+
+
+def test_starts_of_a_chain_are_curves_of_their_own() -> None:
+    curves = fit_curves(starts(-20.0, -18.0, -19.0))
+    assert [(curve.layer, curve.restart) for curve in curves] == [("chain", 0), ("chain", 1), ("chain", 2)]
+    assert [curve.reached for curve in curves] == [-20.0, -18.0, -19.0]
+    assert [len(curve.steps) for curve in curves] == [30, 30, 30]
+    assert fit_curves(starts(-20.0, steps=5))[0].reached == -np.inf
+
+
+@pytest.mark.parametrize(("reached", "kept"), [((-20.0, -18.0, -19.0), 1), ((-18.0,), 0), ((-5.0,) * 7, 0)])
+def test_the_starts_share_a_panel_that_marks_the_kept_one(
+    tmp_path: Path, reached: tuple[float, ...], kept: int
+) -> None:
+    draw_fit_figure(starts(*reached), tmp_path / "f.png", tmp_path / "f.svg", layer_titles={"relu1": "dense1"})
+    texts = svg_texts(tmp_path / "f.svg")
+    values = ", ".join(f"{restart}: {value:.1f}".replace("-", "−") for restart, value in enumerate(reached))
+    title = f"chain: start {kept} of {len(reached)} kept; all held-out images at the end of start {values}"
+    assert title in texts
+    assert f"held-out sample, start {kept} (kept)" in texts
+    assert sum(text.startswith("held-out sample, start") for text in texts) == len(reached)
+    assert texts.count("all held-out images") == 1
+    assert "Log-likelihood while the hidden Markov model was learned, nats per image" in texts

@@ -10,7 +10,8 @@ import torch
 from gmm_ops.windows import Window
 from tests.end_to_end.small_digits import activations
 from workflows.plan import LayerPlan, Plan
-from workflows.stages.columns import ColumnSource, held_out_images, sampled_positions
+from workflows.stages.columns import ColumnSource, sampled_positions
+from workflows.stages.training_images import held_out_images
 from workflows.storage.run_folder import RunFolder
 
 LAYER = LayerPlan("layer1.add", "add1", 4, 20, 20, 5, 30, None, Window.identity())

@@ -1,0 +1,144 @@
+"""A dictionary of 16,384 words on ResNet-50 columns (D = 512): two processes of one thread against one of two.
+
+    python -m tests.benchmarks.word_slices
+
+Columns are real, before the ReLU of layer2.3.add; the dictionary is one EM step from its start. Both sides take their
+turns in one run and give the same statistics. Columns/s are medians.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gmm_ops.discriminative.loss import batch_gradient
+from gmm_ops.discriminative.parameters import Parameters
+from gmm_ops.mixture import Mixture, assign
+from gmm_ops.online_step import OnlineEMSettings
+from gmm_ops.statistics import sweep
+from gmm_ops.word_slices.assignment import sliced_assign
+from gmm_ops.word_slices.gradient import ParameterSlice, sliced_batch_gradient
+from gmm_ops.word_slices.online_step import sliced_advance, sliced_start
+from gmm_ops.word_slices.reduce import gathered
+from gmm_ops.word_slices.slices import WordSlice, initial_slice
+from gmm_ops.word_slices.sweep import sliced_sweep
+from tests.benchmarks.em_pass import photo_columns
+from tests.gmm_ops.word_slices.process_slices import ProcessReduce, on_processes, peak_bytes
+
+Result = TypeVar("Result")
+
+WORDS = 16_384
+TIMED = 8_192
+"""Columns of a timed call."""
+
+IMAGES, LABELS = 32, 5
+"""Images (of ``TIMED / IMAGES`` columns) and labels of the discriminative call."""
+
+
+@dataclass(frozen=True)
+class WordSlicesRow:
+    """Medians of one call. ratio: of columns/s, sliced over whole. peak_gib: of a slice, libraries included."""
+
+    call: str
+    sliced_columns_per_second: float
+    whole_columns_per_second: float
+    ratio: float
+    peak_gib: float
+
+
+def measure(repeats: int = 3, columns: Tensor | None = None) -> list[WordSlicesRow]:
+    """One row per call. columns: (n, 512), n >= K; default those of 120 photos."""
+    columns = photo_columns(("layer2.3.add",))[0] if columns is None else columns
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "columns.npy"
+        np.save(path, columns.half().numpy())
+        rows: list[WordSlicesRow] = on_processes(2, _slice, str(path), repeats)[0]
+        return rows
+
+
+def _slice(reduce: ProcessReduce, path: str, repeats: int) -> list[WordSlicesRow]:
+    columns = torch.from_numpy(np.load(path, mmap_mode="r+"))
+    words = _prepared(columns, reduce)
+    timed = columns[:TIMED].clone()
+    images, labels = timed.view(IMAGES, -1, columns.shape[1]), torch.arange(IMAGES) % LABELS
+    parameters = ParameterSlice(Parameters.from_mixture(words.own, LABELS), words.first, words.n_words)
+    sliced: dict[str, Callable[[], object]] = {
+        "EM pass": lambda: sliced_sweep(words, timed, reduce, n_worst=8),
+        "hard words": lambda: sliced_assign(words, timed, reduce),
+        "discriminative gradient": lambda: sliced_batch_gradient(parameters, images, labels, reduce),
+    }
+    for call in sliced.values():
+        call()
+    peak = float(gathered(torch.tensor(float(peak_bytes()), dtype=torch.float64), reduce).max()) / 2**30
+    mixture = _whole(words, reduce)
+    everything = Parameters.from_mixture(mixture, LABELS)
+    whole: dict[str, Callable[[], object]] = {
+        "EM pass": lambda: sweep(mixture, timed, n_worst=8),
+        "hard words": lambda: assign(mixture, timed),
+        "discriminative gradient": lambda: batch_gradient(everything, images, labels),
+    }
+    return [_row(name, sliced[name], whole[name], repeats, peak, reduce) for name in sliced]
+
+
+def _prepared(columns: Tensor, reduce: ProcessReduce) -> WordSlice:
+    settings = OnlineEMSettings(warmup=0, min_share=0.0)
+    state = sliced_start(initial_slice(columns, WORDS, 0, reduce.rank, reduce.world), settings, reduce)
+    batch, worst = sliced_sweep(state.words, columns, reduce)
+    return sliced_advance(state, batch, worst, settings, reduce).words
+
+
+def _whole(words: WordSlice, reduce: ProcessReduce) -> Mixture:
+    """The whole dictionary in one process, which is what slices are for avoiding; WORDS divides evenly."""
+    own = words.own
+    log_pi, mean, variance = (gathered(part, reduce).flatten(0, 1) for part in (own.log_pi, own.mean, own.variance))
+    return Mixture(log_pi, mean, variance, own.center)
+
+
+def _row(
+    name: str,
+    sliced: Callable[[], object],
+    whole: Callable[[], object],
+    repeats: int,
+    peak: float,
+    reduce: ProcessReduce,
+) -> WordSlicesRow:
+    seconds: dict[str, list[float]] = {"sliced": [], "whole": []}
+    # In turns, so that a busy machine slows both; the first turn is not counted.
+    for _ in range(1 + repeats):
+        _meet(reduce)
+        _timed(seconds["sliced"], sliced)
+        _meet(reduce)
+        if reduce.rank == 0:
+            torch.set_num_threads(2)
+            _timed(seconds["whole"], whole)
+            torch.set_num_threads(1)
+    _meet(reduce)
+    middle = {key: median(values[1:] or [1.0]) for key, values in seconds.items()}
+    ratio = middle["whole"] / middle["sliced"]
+    return WordSlicesRow(name, TIMED / middle["sliced"], TIMED / middle["whole"], ratio, peak)
+
+
+def _meet(reduce: ProcessReduce) -> None:
+    reduce.all_reduce_sum(torch.zeros(1))
+
+
+def _timed(seconds: list[float], work: Callable[[], Result]) -> Result:
+    time.sleep(0.05)  # the thread pool of the work before spins on for a while and would take a core
+    begin = time.perf_counter()
+    result = work()
+    seconds.append(time.perf_counter() - begin)
+    return result
+
+
+if __name__ == "__main__":
+    for row in measure():
+        print(row)

@@ -1,0 +1,116 @@
+"""Which figures a run has, and that those of another request go."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.end_to_end.killing import ledger
+from tests.end_to_end.small_digits import command, copy_until, run_arguments
+from workflows.plan import Plan
+from workflows.report.similarity_figure import LayerSimilarity
+from workflows.report.transition_view import ClassPaths
+from workflows.stages.draw import DrawWorker, figure_items
+from workflows.stages.draw_layers import SIMILARITY, SimilarityDrawWorker
+from workflows.stages.draw_transitions import TransitionDrawWorker, transition_items
+from workflows.storage.graphs import graph_names
+from workflows.storage.run_folder import RunFolder
+from workflows.storage.tables import read_table
+
+STALE = ("class-0", "image-2", "path-17", "junction-2-3", "junction-1-0", "transitions-4")
+
+
+@pytest.mark.usefixtures("local_ray")
+def test_figures_that_nobody_asks_for_any_more_are_removed(
+    digits_run: Path, digits_weights: Path, tmp_path: Path
+) -> None:
+    root = copy_until(digits_run, tmp_path / "run", "count")
+    figures = root / "figures"
+    figures.mkdir()
+    for name in (*STALE, "fit-of-mine", "notes"):
+        for ending in ("png", "svg"):
+            (figures / f"{name}.{ending}").write_text("old")
+    fields = ("mine.classes=['3']", "mine.images=['9']")
+    assert command(run_arguments(root, digits_weights, *fields)) == 0
+    names = {path.stem for path in figures.iterdir()}
+    assert names == {"class-3", "image-9", SIMILARITY, "fit", "fit-of-mine", "notes"}
+    assert set(ledger(root, "draw").items) == {"class:3", "image:9", SIMILARITY}
+    # The matrices do not depend on the graphs.
+    for ending in ("png", "svg"):
+        drawn = figures / f"{SIMILARITY}.{ending}"
+        assert drawn.read_bytes() == (digits_run / "figures" / drawn.name).read_bytes()
+
+
+def test_a_run_of_mixtures_has_its_graphs_and_its_matrices(digits_run: Path) -> None:
+    folder = RunFolder.open(digits_run)
+    items = figure_items(folder, folder.settings(), Plan.read(folder))
+    assert items == [*graph_names(digits_run), SIMILARITY]
+
+
+def test_the_matrices_hold_the_tables_of_the_run(digits_run: Path) -> None:
+    folder = RunFolder.open(digits_run)
+    plan = Plan.read(folder)
+    worker = SimilarityDrawWorker(folder.settings(), plan, folder)
+    words = read_table(folder.table("words")).to_pylist()
+    for layer, row in zip(plan.layers, read_table(folder.table("layers")).to_pylist(), strict=True):
+        found: LayerSimilarity = worker._similarity(layer)
+        own = [word for word in words if word["layer"] == layer.name]
+        assert found.title == layer.given
+        assert found.distances.shape == (layer.words, layer.words)
+        expected = [-1 if word["dominant_class"] is None else word["dominant_class"] for word in own]
+        assert found.dominant.tolist() == expected
+        assert (found.dominant_share, found.ratio) == (row["dominant_share"], row["ratio"])
+        assert len(found.order) == row["used"]
+
+
+def test_a_chain_has_paths_junctions_and_a_transition_graph_a_class(chain_run: Path) -> None:
+    folder = RunFolder.open(chain_run)
+    settings, plan = folder.settings(), Plan.read(folder)
+    items = figure_items(folder, settings, plan)
+    labels = set(read_table(folder.images_table, ["label"], [("split", "=", "validation")])["label"].to_pylist())
+    assert [item for item in items if item.startswith("transitions:")] == [f"transitions:{m}" for m in sorted(labels)]
+    kinds = {item.partition(":")[0] for item in items}
+    assert kinds == {"class", "image", "path", "junction", "transitions", SIMILARITY}
+    for item in items:
+        assert folder.figure(item, "png").stat().st_size > 5000, item
+        assert folder.figure(item, "svg").stat().st_size > 5000, item
+
+
+def test_asked_classes_bound_the_transition_graphs(chain_run: Path) -> None:
+    folder = RunFolder.open(chain_run)
+    settings = folder.settings()
+    mine = settings.mine.model_copy(update={"classes": ("3", "8")})
+    asked = settings.model_copy(update={"mine": mine})
+    assert transition_items(folder, asked, Plan.read(folder)) == ["transitions:3", "transitions:8"]
+
+
+def test_transition_graphs_count_the_paths_of_the_class(chain_run: Path) -> None:
+    folder = RunFolder.open(chain_run)
+    plan = Plan.read(folder)
+    worker = TransitionDrawWorker(folder.settings(), plan, folder)
+    found, labels = worker._validation
+    images = read_table(folder.images_table).to_pylist()[plan.train_images :]
+    paths = read_table(folder.table("paths")).to_pylist()
+    expected: dict[int, list[int]] = {}
+    for row in paths:
+        expected.setdefault(row["image"], []).append(row["word"])
+    assert found.tolist() == [expected[row["image"]] for row in images]
+    assert labels.tolist() == [row["label"] for row in images]
+    of_class = ClassPaths(3, found[labels == 3])
+    wrong = [row["predicted"] != 3 for row in images if row["label"] == 3]
+    assert of_class.wrong.tolist() == wrong
+
+
+def test_one_worker_draws_every_kind_and_the_same_again(chain_run: Path, tmp_path: Path) -> None:
+    root = copy_until(chain_run, tmp_path / "run", "mine")
+    folder = RunFolder(root)
+    settings, plan = folder.settings(), Plan.read(folder)
+    worker = DrawWorker(settings, plan, folder)
+    items = figure_items(folder, settings, plan)
+    for kind in ("class", "path", "junction", "transitions", SIMILARITY):
+        item = next(item for item in items if item.startswith(kind))
+        worker(item)
+        for ending in ("png", "svg"):
+            drawn = folder.figure(item, ending)
+            assert drawn.read_bytes() == (chain_run / "figures" / drawn.name).read_bytes(), drawn.name

@@ -1,0 +1,84 @@
+"""Figures of inference graphs: one class graph or image graph in, its pictures and its figure out."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pyarrow.compute as pc
+
+from gmm_ops.windows import AxisWindow
+from workflows.plan import Plan
+from workflows.report.graph_figure import GraphStyle, draw_class_graph, draw_image_graph
+from workflows.report.graph_view import WordMap
+from workflows.report.pictures import PictureFolder
+from workflows.report.view_tables import GraphTables, build_graph_view
+from workflows.settings import Settings
+from workflows.stages.saved_pictures import SavedPictures
+from workflows.stages.word_maps import read_words
+from workflows.storage.images_table import read_image_rows
+from workflows.storage.run_folder import RunFolder
+from workflows.storage.tables import read_table
+
+
+class GraphDrawWorker:
+    """Draws ``class:<id>`` and ``image:<id>``."""
+
+    def __init__(self, settings: Settings, plan: Plan, folder: RunFolder) -> None:
+        self.settings, self.plan, self.folder = settings, plan, folder
+        names = ("nodes", "edges", "exemplars", "heatmaps")
+        self.tables = {name: read_table(folder.table(name)) for name in names}
+        self.saver = SavedPictures(settings, folder)
+        self.pictures = PictureFolder(folder.pictures)
+        self.style = GraphStyle(settings.draw.rectangle_layers)
+
+    def __call__(self, graph: str) -> dict[str, Any]:
+        """Draw and save both files."""
+        image = int(graph.removeprefix("image:")) if graph.startswith("image:") else None
+        self._save_pictures(graph, image)
+        view = build_graph_view(
+            GraphTables(**self.tables, images=self._images(graph, image)),
+            graph,
+            scope=self.settings.fit.scope,
+            network=self.settings.name,
+            class_names=self.plan.class_names,
+            pictures=self.pictures,
+            exemplars=self.settings.draw.exemplars,
+            word_maps=None if image is None else self._word_maps(image),
+            layer_titles={layer.name: layer.given for layer in self.plan.layers},
+            code_edges=self.settings.draw.code_edges,
+        )
+        draw = draw_class_graph if image is None else draw_image_graph
+        paths = self.folder.figure(graph, "png"), self.folder.figure(graph, "svg")
+        draw(view, *paths, self.style)
+        return {"bytes": sum(path.stat().st_size for path in paths)}
+
+    def _images(self, graph: str, image: int | None) -> Any:
+        columns = ["image", "split", "label", "predicted", "probability"]
+        if image is not None:
+            return read_image_rows(self.folder.images_table, image, image + 1, columns)
+        return read_table(self.folder.images_table, columns, [("predicted", "=", int(graph.removeprefix("class:")))])
+
+    def _save_pictures(self, graph: str, image: int | None) -> None:
+        """Save the crops this figure shows and that no other figure has saved yet."""
+        chosen = self.tables["nodes"].filter(pc.field("graph") == graph).select(["layer", "word"])
+        shown = self.tables["exemplars"].join(chosen, ["layer", "word"], join_type="inner")["image"].to_pylist()
+        self.saver.save(sorted({*shown, *([] if image is None else [image])}))
+
+    def _word_maps(self, image: int) -> dict[str, WordMap]:
+        """Hard words of the image, and where each position's receptive field is centred in the input."""
+        maps = {}
+        for layer in self.plan.layers:
+            words = read_words(self.folder, self.settings.fit.scope, layer.name, image, image + 1)[0].numpy()
+            rows = _centres(layer.pixels.rows, layer.height, self.plan.input_height)
+            columns = _centres(layer.pixels.columns, layer.width, self.plan.input_width)
+            maps[layer.name] = WordMap(words, rows, columns)
+        return maps
+
+
+def _centres(window: AxisWindow, positions: int, extent: int) -> np.ndarray:
+    """Middle of each position's receptive field in pixels, uncropped so that neighbours stay one stride apart."""
+    if window.is_whole:
+        return np.full(positions, extent / 2)
+    middle = window.offset + window.length(extent) / 2
+    return np.clip(window.stride * np.arange(positions) + middle, 0, extent)

@@ -1,0 +1,82 @@
+"""How the actors of a fit share its global minibatches: fixed parts of every one, read buffer by buffer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Generic, Protocol, Self, TypeVar
+
+import numpy as np
+from jaxtyping import Int
+
+from gmm_ops.schedule import Buffer, MinibatchSchedule, Step
+
+PARTS = 12
+"""Parts of a global minibatch, each the work of one rank. Fixed, so that the sums over a part do not depend on the
+number of ranks; and divisible by most numbers of ranks."""
+
+BUFFER_BYTES = 32 * 2**20
+BUFFER_CHUNKS = 32
+"""A fit group mixes stored columns of so many bytes, or so many chunks if that is more (images lie in class order,
+so a few chunks would be a few classes). Neither grows with the number of images."""
+
+
+class RowBlock(Protocol):
+    """Stored rows that are held in memory."""
+
+    @classmethod
+    def joined(cls, blocks: Sequence[Any]) -> Self:
+        """All rows of some blocks, in order."""
+
+    def take(self, rows: Int[np.ndarray, "m"]) -> Self:
+        """Some of the rows, ready for the fit."""
+
+
+Block = TypeVar("Block", bound=RowBlock)
+
+
+class OwnParts(Generic[Block]):
+    """The parts that one rank has of every global minibatch; holds its chunks of one buffer at a time.
+
+    Args:
+        schedule: of the fit.
+        read: a chunk's rows that take part in the fit.
+        rank, world: place in the fit group.
+    """
+
+    def __init__(self, schedule: MinibatchSchedule, read: Callable[[int], Block], rank: int, world: int) -> None:
+        self._schedule, self._read = schedule, read
+        self._numbers = range(rank, PARTS, world)
+        self._buffer: Buffer | None = None
+        self._blocks: dict[int, Block] = {}
+
+    def of(self, step: Step) -> Iterator[Block]:
+        """The rank's parts of a global minibatch, one after the other; none for a rank without parts."""
+        self._hold(step.buffer)
+        for number in self._numbers:
+            chunks = step.buffer.chunks[number::PARTS]
+            if chunks:
+                taken = [self._blocks[chunk].take(self._schedule.rows(step, chunk)) for chunk in chunks]
+                yield type(taken[0]).joined(taken)
+
+    def _hold(self, buffer: Buffer) -> None:
+        if buffer != self._buffer:
+            self._blocks = {}  # free the old rows before the new ones come
+            chunks = [chunk for number in self._numbers for chunk in buffer.chunks[number::PARTS]]
+            self._blocks = {chunk: self._read(chunk) for chunk in chunks}
+            self._buffer = buffer
+
+
+def mixed_minibatches(minibatch: int, row_bytes: int, chunk_rows: int) -> int:
+    """Minibatches of ``minibatch`` rows that are mixed at a time."""
+    held = max(BUFFER_BYTES, BUFFER_CHUNKS * chunk_rows * row_bytes)
+    return max(1, round(held / (minibatch * row_bytes)))
+
+
+def steps_of(schedule: MinibatchSchedule, epochs: int) -> int:
+    """Steps of so many epochs."""
+    return sum(schedule.steps_in(epoch) for epoch in range(epochs))
+
+
+def ends_epoch(schedule: MinibatchSchedule, step: Step) -> bool:
+    """Whether the step is the last of its epoch."""
+    return step.index + 1 == steps_of(schedule, step.epoch + 1)

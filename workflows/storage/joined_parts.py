@@ -1,0 +1,46 @@
+"""One Parquet table from the files of its shards, a few at a time: for tables with rows for every image."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from workflows.storage.atomic import replacing
+from workflows.storage.schemas import SCHEMAS
+from workflows.storage.tables import ROW_GROUP, read_table
+
+
+def join_parts(path: Path, parts: Sequence[Path], table: str) -> int:
+    """Write ``path`` from parts that ``write_table`` wrote, in their order, whole or not at all; returns the rows.
+
+    Row groups are full whatever the parts hold, so the file does not depend on how the rows were cut, and no more
+    than a row group and one part are in memory.
+
+    Args:
+        path: the file; replaced if it is there.
+        parts: files of the same table, already in the order of its sort key.
+        table: a name of ``SCHEMAS``.
+
+    Raises:
+        RunFolderError: a part is missing or damaged.
+    """
+    schema, rows = SCHEMAS[table], 0
+    with replacing(path) as temporary, pq.ParquetWriter(temporary, schema, compression="zstd") as writer:
+        for group in _full_groups(parts, schema):
+            writer.write_table(group, row_group_size=ROW_GROUP)
+            rows += len(group)
+    return rows
+
+
+def _full_groups(parts: Sequence[Path], schema: pa.Schema) -> Iterator[pa.Table]:
+    waiting = schema.empty_table()
+    for part in parts:
+        waiting = pa.concat_tables([waiting, read_table(part).cast(schema)])
+        while len(waiting) >= ROW_GROUP:
+            yield waiting.slice(0, ROW_GROUP).combine_chunks()
+            waiting = waiting.slice(ROW_GROUP).combine_chunks()
+    if len(waiting):
+        yield waiting.combine_chunks()
