@@ -1,0 +1,112 @@
+"""Adam with the one-cycle schedule as pure functions of plain tensors; `torch.optim` step for step.
+
+Adam: Kingma and Ba 2015. One cycle: Smith and Topin 2019; the constants are those of
+``torch.optim.lr_scheduler.OneCycleLR`` with cosine annealing.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from gmm_ops.errors import RefusedInput
+
+RISING_SHARE = 0.3
+"""Share of the steps in which the rate rises and the momentum falls."""
+
+FIRST_DIVISOR = 25.0
+"""The first rate is the highest divided by this."""
+
+LAST_DIVISOR = 1e4
+"""The last rate is the first divided by this."""
+
+MOMENTA = (0.85, 0.95)
+"""Adam's beta 1: the lower one at the highest rate, the higher one at both ends."""
+
+SECOND_BETA = 0.999
+EPSILON = 1e-8
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Adam's running means by parameter name, float64. step: steps taken."""
+
+    step: int
+    first: Mapping[str, Tensor]
+    second: Mapping[str, Tensor]
+
+    @classmethod
+    def zero(cls, values: Mapping[str, Tensor]) -> Moments:
+        """Before the first step."""
+        return cls(0, *({name: torch.zeros_like(v) for name, v in values.items()} for _ in range(2)))
+
+    def to(self, device: torch.device | str) -> Moments:
+        """The same moments on another device."""
+        moved = ({name: v.to(device) for name, v in part.items()} for part in (self.first, self.second))
+        return Moments(self.step, *moved)
+
+    def to_arrays(self) -> dict[str, NDArray[Any]]:
+        """Plain arrays, each named adam_..., bit for bit."""
+        parts = {"first": self.first, "second": self.second}
+        arrays = {f"adam_{part}_{n}": v.cpu().numpy() for part, values in parts.items() for n, v in values.items()}
+        return {"adam_step": np.array(self.step, np.int64), **arrays}
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> Moments:
+        """Inverse of ``to_arrays``."""
+        parts = []
+        for part in ("first", "second"):
+            head = f"adam_{part}_"
+            names = [name for name in arrays if name.startswith(head)]
+            parts.append({name.removeprefix(head): torch.from_numpy(np.array(arrays[name])) for name in names})
+        return cls(int(arrays["adam_step"]), *parts)
+
+
+def one_cycle(step: int, total_steps: int, highest: float) -> tuple[float, float]:
+    """(rate, beta 1) of step 0, 1, ..., total_steps - 1. highest: the rate at the top of the cycle."""
+    if not 0 <= step < total_steps:
+        raise RefusedInput(
+            f"step must lie between 0 and {total_steps - 1}, the last of the one-cycle schedule; got {step}. "
+            "Start with the number of steps that the epochs come to."
+        )
+    top = RISING_SHARE * total_steps - 1
+    first = highest / FIRST_DIVISOR
+    low, high = MOMENTA
+    if step <= top:
+        done = step / top
+        return _cosine(first, highest, done), _cosine(high, low, done)
+    done = (step - top) / (total_steps - 1 - top)
+    return _cosine(highest, first / LAST_DIVISOR, done), _cosine(low, high, done)
+
+
+def adam_step(
+    values: Mapping[str, Tensor],
+    gradients: Mapping[str, Tensor],
+    moments: Moments,
+    rates: Mapping[str, float],
+    momentum: float,
+) -> tuple[dict[str, Tensor], Moments]:
+    """One step of Adam: (new values, new moments). rates: learning rate by name. momentum: beta 1 of this step."""
+    step = moments.step + 1
+    first_bias, second_bias = 1.0 - momentum**step, math.sqrt(1.0 - SECOND_BETA**step)
+    first: dict[str, Tensor] = {}
+    second: dict[str, Tensor] = {}
+    new: dict[str, Tensor] = {}
+    for name, value in values.items():
+        gradient = gradients[name]
+        first[name] = torch.lerp(moments.first[name], gradient, 1.0 - momentum)
+        second[name] = (moments.second[name] * SECOND_BETA).addcmul_(gradient, gradient, value=1.0 - SECOND_BETA)
+        spread = second[name].sqrt().div_(second_bias).add_(EPSILON)
+        new[name] = torch.addcdiv(value, first[name], spread, value=-rates[name] / first_bias)
+    return new, Moments(step, first, second)
+
+
+def _cosine(start: float, end: float, done: float) -> float:
+    return end + (start - end) / 2.0 * (1.0 + math.cos(math.pi * done))

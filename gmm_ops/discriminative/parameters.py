@@ -1,0 +1,108 @@
+"""What discriminative training learns: the words and the linear layer on their histogram (IG Eq. 8)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from numpy.typing import NDArray
+from torch import Tensor
+
+from gmm_ops.axes import WordStatistics
+from gmm_ops.errors import RefusedInput
+from gmm_ops.mixture import Mixture
+
+TRAINED = ("word_logits", "mean", "log_sd", "weight", "bias")
+"""Fields that the gradient moves, in the order of every packed vector."""
+
+REVIVED_SHARE = 1e-3
+"""A word without columns starts with this many times 1/K: at share 0 no gradient would ever reach it."""
+
+
+@dataclass(frozen=True)
+class Parameters:
+    """A dictionary and the classifier on its histograms, all float64.
+
+    word_logits: (K,) log pi = log_softmax(word_logits). mean: (K, D) in the layer's units. log_sd: (K, D)
+        natural logarithm of the standard deviation. weight: (M, K), bias: (M,), the linear layer over M labels.
+    center: (D,) subtracted before any product; fixed.
+    """
+
+    word_logits: Float[Tensor, " K"]
+    mean: WordStatistics
+    log_sd: WordStatistics
+    weight: Float[Tensor, "M K"]
+    bias: Float[Tensor, " M"]
+    center: Float[Tensor, " D"]
+
+    @property
+    def n_words(self) -> int:
+        """K."""
+        return self.mean.shape[0]
+
+    @property
+    def n_units(self) -> int:
+        """D."""
+        return self.mean.shape[1]
+
+    @property
+    def n_labels(self) -> int:
+        """M."""
+        return self.bias.shape[0]
+
+    @classmethod
+    def from_mixture(cls, mixture: Mixture, n_labels: int) -> Parameters:
+        """A start: the words of a generative fit, or of ``initial_mixture`` (the paper's), and a linear layer of zeros.
+
+        Raises RefusedInput for fewer than 2 labels.
+        """
+        if n_labels < 2:
+            raise RefusedInput(
+                f"n_labels must be at least 2, for there is nothing to decide otherwise; got {n_labels}. "
+                "Take a list of classes with the label rest, or the generative loss."
+            )
+        log_pi = mixture.log_pi.double()
+        lowest = float(np.log(REVIVED_SHARE / mixture.n_words))
+        weight = torch.zeros(n_labels, mixture.n_words, dtype=torch.float64, device=log_pi.device)
+        return cls(
+            log_pi.clamp(min=lowest),
+            mixture.mean.double(),
+            0.5 * mixture.variance.double().log(),
+            weight,
+            weight.new_zeros(n_labels),
+            mixture.center.double(),
+        )
+
+    def to_mixture(self) -> Mixture:
+        """The dictionary alone."""
+        log_pi = torch.log_softmax(self.word_logits, dim=0)
+        return Mixture(log_pi, self.mean, (2.0 * self.log_sd).exp(), self.center)
+
+    def trained(self) -> dict[str, Tensor]:
+        """The fields that the gradient moves, by name."""
+        return {name: getattr(self, name) for name in TRAINED}
+
+    def moved(self, values: Mapping[str, Tensor]) -> Parameters:
+        """The same parameters with these fields replaced."""
+        return replace(self, **values)
+
+    def is_finite(self) -> bool:
+        """Whether no parameter is NaN or infinite."""
+        return all(bool(torch.isfinite(value).all()) for value in self.trained().values())
+
+    def to(self, device: torch.device | str) -> Parameters:
+        """The same parameters on another device."""
+        return Parameters(*(getattr(self, name).to(device) for name in (*TRAINED, "center")))
+
+    def to_arrays(self, prefix: str = "") -> dict[str, NDArray[np.float64]]:
+        """Plain arrays for a file, bit for bit."""
+        return {prefix + name: getattr(self, name).cpu().numpy() for name in (*TRAINED, "center")}
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, NDArray[Any]], prefix: str = "") -> Parameters:
+        """Inverse of ``to_arrays``."""
+        return cls(*(torch.from_numpy(np.array(arrays[prefix + name])) for name in (*TRAINED, "center")))

@@ -1,0 +1,21 @@
+"""Exponentials of the own scores relative to the best of all words."""
+
+from __future__ import annotations
+
+from jaxtyping import Float
+from torch import Tensor
+
+from gmm_ops.gaussian import DENORMAL_GUARD
+from gmm_ops.word_slices.tiles import ScoredTile
+
+
+def powers(tile: ScoredTile, best: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
+    """In place: score becomes exp(score - best) (padding: 1e-26). Returns the own sum of every row, float64.
+
+    best: (n,) of all words, real rows only. Posterior = power / sum over all slices.
+    """
+    score = tile.score
+    score[: tile.rows].sub_(best[:, None])
+    score[tile.rows :] = DENORMAL_GUARD
+    score.clamp_(min=DENORMAL_GUARD).exp_()
+    return score[: tile.rows].sum(dim=1).double()

@@ -1,0 +1,132 @@
+"""Slices in real processes: the unsliced results, and a dictionary of 16,384 words below 2 GiB each."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+
+from gmm_ops.discriminative.loss import batch_gradient
+from gmm_ops.discriminative.training import DiscriminativeSettings
+from gmm_ops.discriminative.training import advance as training_advance
+from gmm_ops.discriminative.training import start as training_start
+from gmm_ops.estep import Engine
+from gmm_ops.mixture import Mixture, assign
+from gmm_ops.online_step import OnlineEMSettings, advance, start
+from gmm_ops.seeding import initial_mixture
+from gmm_ops.statistics import sweep
+from gmm_ops.word_slices.assignment import sliced_assign
+from gmm_ops.word_slices.gradient import sliced_batch_gradient
+from gmm_ops.word_slices.memory import training_bytes
+from gmm_ops.word_slices.online_step import sliced_advance, sliced_start
+from gmm_ops.word_slices.slices import initial_slice, joined
+from gmm_ops.word_slices.sweep import sliced_sweep
+from gmm_ops.word_slices.training import sliced_training_advance, sliced_training_start
+from tests.gmm_ops.drawn_columns import clustered
+from tests.gmm_ops.word_slices.process_slices import ProcessReduce, on_processes, peak_bytes
+
+EM = OnlineEMSettings(minibatch=1_500, epochs=1, warmup=1, min_share=0.3)
+TRAINING = DiscriminativeSettings(minibatch=50)
+GIB = 2**30
+
+
+# The loop adds in one order whatever the cut; the products' float32 rounding alone moves these words by 1e-5.
+ENGINE: Engine = "sparse"
+
+
+def small_columns() -> torch.Tensor:
+    return clustered(6_000, 24, 30, seed=2)
+
+
+def small_job(reduce: ProcessReduce) -> dict[str, Any]:
+    """Online EM, hard words and a few discriminative steps of one slice; plain tensors to send back."""
+    columns = small_columns()
+    state = sliced_start(initial_slice(columns, 70, 3, reduce.rank, reduce.world), EM, reduce)
+    for batch in columns.split(EM.minibatch):
+        state = sliced_advance(state, *sliced_sweep(state.words, batch, reduce, engine=ENGINE, n_worst=8), EM, reduce)
+    words = state.words
+    found = sliced_assign(words, columns, reduce)
+    images, labels, variance = images_of(columns)
+    training = sliced_training_start(words, 3, 20, variance, TRAINING, reduce)
+    for _ in range(5):
+        gradient = sliced_batch_gradient(training.parameters, images, labels, reduce)
+        training = sliced_training_advance(training, gradient, TRAINING, reduce)
+    return {
+        "words": words,
+        "reseeded": state.own.reseeded,
+        "word": found.word,
+        "mean": training.own.parameters.mean,
+        "bias": training.own.parameters.bias,
+    }
+
+
+def images_of(columns: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    return columns[:800].view(50, 16, -1), torch.arange(50) % 3, columns.double().var(dim=0)
+
+
+def test_two_processes_equal_one():
+    columns = small_columns()
+    parts = on_processes(2, small_job)
+    state = start(initial_mixture(columns, 70, 3), EM)
+    for batch in columns.split(EM.minibatch):
+        state = advance(state, *sweep(state.mixture, batch, engine=ENGINE, n_worst=8), EM)
+    assert int(state.reseeded.sum()) > 0
+    assert torch.equal(torch.cat([part["reseeded"] for part in parts]), state.reseeded)
+    found: Mixture = joined([part["words"] for part in parts])
+    for name in ("log_pi", "mean", "variance"):
+        one, two = getattr(found, name), getattr(state.mixture, name)
+        assert float((one - two).abs().max()) <= 1e-9 * float(two.abs().max()), name
+    word = assign(found, columns).word
+    assert all(torch.equal(part["word"], word) for part in parts)
+    images, labels, variance = images_of(columns)
+    training = training_start(found, 3, 20, variance, TRAINING)
+    for _ in range(5):
+        training = training_advance(training, batch_gradient(training.parameters, images, labels), TRAINING)
+    mean = torch.cat([part["mean"] for part in parts])
+    expected = training.parameters.mean
+    assert float((mean - expected).norm()) <= 1e-5 * float(expected.norm())
+    assert torch.equal(parts[0]["bias"], parts[1]["bias"])
+
+
+def large_job(reduce: ProcessReduce) -> tuple[list[float], list[float], int, int, int]:
+    """K = 16,384, D = 512: (log-likelihoods of EM steps, losses, peak bytes, words held, peak bytes before)."""
+    small_job(reduce)  # libraries and compiled loops
+    before = peak_bytes()
+    columns = clustered(17_000, 512, 400, seed=5).half()
+    # Batch EM: a smaller minibatch than the dictionary has words says little about any of them.
+    settings = OnlineEMSettings(warmup=0, exponent=0.0, min_share=0.0)
+    words = initial_slice(columns, 16_384, 0, reduce.rank, reduce.world)
+    state = sliced_start(words, settings, reduce)
+    likelihoods = []
+    for _ in range(3):
+        found, worst = sliced_sweep(state.words, columns, reduce, n_worst=8)
+        likelihoods.append(found.log_likelihood / found.count)
+        state = sliced_advance(state, found, worst, settings, reduce)
+    held = state.words.own.n_words
+    words = state.words
+    del state, found, worst
+    images = columns[:3_200].view(50, 64, 512)
+    labels, training_settings = torch.arange(50) % 5, replace(TRAINING, epochs=1)
+    training = sliced_training_start(words, 5, 3, columns.double().var(dim=0), training_settings, reduce)
+    losses = []
+    for _ in range(3):
+        gradient = sliced_batch_gradient(training.parameters, images, labels, reduce)
+        losses.append(gradient.loss / gradient.count)
+        training = sliced_training_advance(training, gradient, training_settings, reduce)
+    return likelihoods, losses, peak_bytes(), held, before
+
+
+@pytest.mark.slow
+def test_sixteen_thousand_words_stay_below_two_gib_per_process():
+    one, two = on_processes(2, large_job)
+    assert one[3] == two[3] == 8_192
+    assert one[:2] == two[:2]
+    likelihoods, losses = one[:2]
+    assert likelihoods[0] < likelihoods[1] < likelihoods[2]
+    assert losses[-1] < losses[0]
+    for _, _, peak, _, before in (one, two):
+        assert peak < 2 * GIB
+        projected = training_bytes(16_384, 2, 512, 5, images=50)
+        assert 0.5 * projected < peak - before < projected + 64 * 2**20  # the columns are 17 MiB, twice

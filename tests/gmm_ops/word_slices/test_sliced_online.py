@@ -1,0 +1,320 @@
+"""Online EM over slices is online EM: warm-up, floor, re-seeds anywhere, averages, resumed fits."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from gmm_ops.em import fit_batch_em, maximise
+from gmm_ops.errors import RefusedInput
+from gmm_ops.estep import Engine
+from gmm_ops.mixture import Mixture, log_likelihood
+from gmm_ops.online_step import OnlineEMSettings, OnlineEMState, advance, start
+from gmm_ops.seeding import initial_mixture
+from gmm_ops.statistics import MixtureStatistics, WorstColumns, sweep
+from gmm_ops.word_slices.online_step import SliceState, sliced_advance, sliced_start
+from gmm_ops.word_slices.slices import WordSlice, initial_slice, joined
+from gmm_ops.word_slices.sweep import sliced_log_likelihood, sliced_sweep
+from tests.gmm_ops.drawn_columns import cifar_columns, clustered, digit_patches
+from tests.gmm_ops.word_slices.thread_slices import ThreadReduce, on_slices
+from tests.references import online_em as online_reference
+from tests.references import word_slices as reference
+
+WORDS = 30
+SETTINGS = OnlineEMSettings(minibatch=900, epochs=1, warmup=2, min_share=0.3, var_floor=1e-3)
+
+
+@pytest.fixture(scope="module")
+def columns() -> torch.Tensor:
+    return digit_patches()[:9_000]
+
+
+def walked(state: SliceState, batches, settings, reduce: ThreadReduce, engine: Engine = "auto") -> SliceState:
+    for image, batch in batches:
+        found = sliced_sweep(state.words, batch, reduce, engine=engine, n_worst=settings.max_reseeds, image=image)
+        state = sliced_advance(state, *found, settings, reduce)
+    return state
+
+
+def unsliced(state: OnlineEMState, batches, settings, engine: Engine = "auto") -> OnlineEMState:
+    for image, batch in batches:
+        found = sweep(state.mixture, batch, engine=engine, n_worst=settings.max_reseeds, image=image)
+        state = advance(state, *found, settings)
+    return state
+
+
+def numbered(columns: torch.Tensor, size: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    return list(zip(torch.arange(len(columns)).split(size), columns.split(size), strict=True))
+
+
+def fitted(columns, words, settings, world, batches) -> list[SliceState]:
+    def work(reduce: ThreadReduce) -> SliceState:
+        first = initial_slice(columns, words, 5, reduce.rank, world, settings.var_floor)
+        return walked(sliced_start(first, settings, reduce), batches, settings, reduce)
+
+    return on_slices(world, work)
+
+
+def assert_close(a: Mixture, b: Mixture, relative: float) -> None:
+    assert torch.equal(torch.isinf(a.log_pi), torch.isinf(b.log_pi))
+    for name in ("log_pi", "mean", "variance"):
+        one, two = (getattr(mixture, name).clamp(min=-1e3) for mixture in (a, b))  # an empty word's log share too
+        assert float((one - two).abs().max()) <= relative * float(two.abs().max()), name
+
+
+@pytest.mark.parametrize("world", [1, 2, 3])
+@pytest.mark.parametrize("stage", [1, 3])
+def test_equals_the_unsliced_fit_on_real_columns(shared_data, stage, world):
+    columns = cifar_columns(shared_data, {1: 20, 3: 200}[stage], stage)
+    batches = 2 * numbered(columns, 2_000)
+    one = unsliced(start(initial_mixture(columns, WORDS, 5, var_floor=1e-3), SETTINGS), batches, SETTINGS)
+    states = fitted(columns, WORDS, SETTINGS, world, batches)
+    reseeded = torch.cat([state.own.reseeded for state in states])
+    assert int(reseeded.sum()) > 0
+    assert torch.equal(reseeded, one.reseeded)
+    assert_close(joined([state.words for state in states]), one.mixture, 1e-6)
+    assert {state.own.step for state in states} == {one.step}
+    assert all(state.own.var_floor == pytest.approx(one.var_floor, rel=1e-12) for state in states)
+
+
+def test_equals_the_loop():
+    columns = clustered(400, 5, 4)
+    settings = replace(SETTINGS, warmup=2, min_share=0.0, var_floor=1e-2)
+    first = initial_mixture(columns, 4, 5, var_floor=1e-2)
+    states = fitted(columns, 4, settings, 2, numbered(columns, 80))
+    slow = online_reference.fit(
+        [b.double().tolist() for b in columns.split(80)],
+        *(p.tolist() for p in (first.log_pi, first.mean, first.variance, first.center)),
+        exponent=0.6,
+        offset=1.0,
+        warmup=2,
+        floor=states[0].own.var_floor,
+    )
+    found = joined([state.words for state in states])
+    for got, expected in zip((found.log_pi, found.mean, found.variance), slow, strict=True):
+        torch.testing.assert_close(got, torch.tensor(expected, dtype=torch.float64), rtol=1e-4, atol=1e-4)
+
+
+def test_warmup_only_gathers(columns):
+    def work(reduce: ThreadReduce) -> None:
+        settings = replace(SETTINGS, warmup=3)
+        state = sliced_start(initial_slice(columns, WORDS, 5, reduce.rank, 2), settings, reduce)
+        before = state.own.mixture
+        for image, batch in numbered(columns[:3_600], 900):
+            assert state.own.mixture is before
+            state = walked(state, [(image, batch)], settings, reduce)
+        assert state.own.mixture is not before
+
+    on_slices(2, work)
+
+
+def test_shares_are_of_the_whole_dictionary(columns):
+    states = fitted(columns, WORDS, SETTINGS, 3, numbered(columns, 900))
+    shares = [float(state.words.own.log_pi.exp().sum()) for state in states]
+    assert sum(shares) == pytest.approx(1.0, abs=1e-12)
+    assert min(shares) > 0.0
+    assert max(shares) < 1.0
+
+
+def test_the_floor_is_a_share_of_the_whole_mean_variance(columns):
+    mixture = fit_batch_em(initial_mixture(columns, WORDS, 0), columns, 2, 1e-3)[0]
+    floors = on_slices(
+        2, lambda r: sliced_start(WordSlice.of(mixture, r.rank, 2), SETTINGS, r).own.var_floor / SETTINGS.var_floor
+    )
+    assert floors[0] == floors[1] == pytest.approx(float(mixture.variance.mean()), rel=1e-12)
+
+
+@pytest.mark.parametrize("world", [1, 2])
+def test_polyak_averages_equal_the_unsliced(columns, world):
+    settings = replace(SETTINGS, polyak=True, average_after=4)
+    batches = numbered(columns, 900)
+    # The loop adds in one order whatever the cut, so nothing but the rule itself can make a difference.
+    one = unsliced(start(initial_mixture(columns, WORDS, 5, var_floor=1e-3), settings), batches, settings, "sparse")
+    assert int(one.reseeded.sum()) > 0
+
+    def work(reduce: ThreadReduce) -> tuple[WordSlice, WordSlice]:
+        first = initial_slice(columns, WORDS, 5, reduce.rank, world, settings.var_floor)
+        state = walked(sliced_start(first, settings, reduce), batches, settings, reduce, "sparse")
+        return state.result(settings, reduce), state.result(replace(settings, polyak=False), reduce)
+
+    found = on_slices(world, work)
+    assert_close(joined([average for average, _ in found]), one.result(settings), 1e-9)
+    assert_close(joined([last for _, last in found]), one.mixture, 1e-9)
+    assert not torch.equal(found[0][0].own.mean, found[0][1].own.mean)
+
+
+def test_before_any_average_the_result_is_the_last_parameters(columns):
+    settings = replace(SETTINGS, polyak=True, average_after=1_000)
+
+    def work(reduce: ThreadReduce) -> None:
+        state = sliced_start(initial_slice(columns, WORDS, 5, reduce.rank, 2), settings, reduce)
+        assert state.result(settings, reduce).own is state.own.mixture
+
+    on_slices(2, work)
+
+
+# --- re-seeding ---
+
+
+def starved(columns: torch.Tensor, low: list[int]) -> Mixture:
+    """A mixture of 12 words in which the words ``low`` are far from every column."""
+    mixture = fit_batch_em(initial_mixture(columns, 12, 0), columns, 3, 1e-3)[0]
+    mean = mixture.mean.clone()
+    mean[low] += 100.0
+    return Mixture(mixture.log_pi, mean, mixture.variance, mixture.center)
+
+
+@pytest.mark.parametrize("world", [2, 3])
+def test_the_emptiest_words_of_any_slice_take_the_worst_columns_in_order(columns, world):
+    mixture = starved(columns, [3, 7, 10])
+    settings = OnlineEMSettings(warmup=0, var_floor=1e-3, max_reseeds=2)
+
+    def work(reduce: ThreadReduce) -> tuple[SliceState, WorstColumns]:
+        state = sliced_start(WordSlice.of(mixture, reduce.rank, world), settings, reduce)
+        found, worst = sliced_sweep(state.words, columns, reduce, n_worst=2)
+        return sliced_advance(state, found, worst, settings, reduce), worst
+
+    parts = on_slices(world, work)
+    moved = torch.cat([state.own.reseeded for state, _ in parts]).nonzero().flatten().tolist()
+    assert moved == [3, 7]  # the third starved word waits for the next step
+    found = joined([state.words for state, _ in parts])
+    for rank, word in enumerate(moved):
+        torch.testing.assert_close(found.mean[word], parts[0][1].column[rank], rtol=0, atol=1e-9)
+    assert found.log_pi[moved].exp().tolist() == pytest.approx([1 / 12] * 2)
+    one = advance(start(mixture, settings), *sweep(mixture, columns, n_worst=2), settings)
+    assert_close(found, one.mixture, 1e-6)
+
+
+def test_a_re_seeded_dictionary_equals_the_loop():
+    columns = clustered(200, 4, 3)
+    mixture = starved(columns, [2, 11])
+    settings = OnlineEMSettings(warmup=0, var_floor=1e-3)
+
+    def work(reduce: ThreadReduce) -> tuple[SliceState, WorstColumns]:
+        state = sliced_start(WordSlice.of(mixture, reduce.rank, 2), settings, reduce)
+        found, worst = sliced_sweep(state.words, columns, reduce, n_worst=settings.max_reseeds)
+        return sliced_advance(state, found, worst, settings, reduce), worst
+
+    parts = on_slices(2, work)
+    mean = sweep(mixture, columns)[0].scaled(1 / len(columns))
+    targets = (parts[0][1].column - mixture.center).tolist()
+    floor = parts[0][0].own.var_floor
+    s0, s1, s2, moved = reference.reseed(mean.s0.tolist(), mean.s1.tolist(), mean.s2.tolist(), targets, 0.05, floor)
+    assert moved == [2, 11]
+    for name, expected in zip(("s0", "s1", "s2"), (s0, s1, s2), strict=True):
+        got = torch.cat([getattr(state.own.statistics, name) for state, _ in parts])
+        torch.testing.assert_close(got, torch.tensor(expected, dtype=torch.float64), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("change", [{"min_share": 0.0}, {"max_reseeds": 0}])
+def test_re_seeding_can_be_turned_off(columns, change):
+    settings = replace(OnlineEMSettings(warmup=0), **change)
+    batches = numbered(columns, len(columns))
+
+    def work(reduce: ThreadReduce) -> int:
+        state = sliced_start(WordSlice.of(starved(columns, [1]), reduce.rank, 2), settings, reduce)
+        return int(walked(state, batches, settings, reduce).own.reseeded.sum())
+
+    assert on_slices(2, work) == [0, 0]
+
+
+def test_a_word_without_a_column_keeps_share_zero_and_the_layers_variance(columns):
+    """Re-seeding off: the M-step of the slices is the unsliced one for empty words too."""
+    mixture = starved(columns, [0, 1, 2, 3, 4, 5, 8])  # all words of the first slice, one of the second
+    settings = OnlineEMSettings(warmup=0, min_share=0.0, var_floor=1e-3)
+
+    def work(reduce: ThreadReduce) -> SliceState:
+        state = sliced_start(WordSlice.of(mixture, reduce.rank, 2), settings, reduce)
+        return walked(state, numbered(columns, len(columns)), settings, reduce)
+
+    states = on_slices(2, work)
+    found = joined([state.words for state in states])
+    expected = maximise(sweep(mixture, columns)[0], mixture.center, states[0].own.var_floor)
+    assert found.log_pi[:6].tolist() == [-torch.inf] * 6
+    torch.testing.assert_close(found.log_pi, expected.log_pi, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(found.mean, expected.mean, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(found.variance, expected.variance, rtol=1e-6, atol=1e-6)
+
+
+# --- laws ---
+
+
+def test_the_likelihood_never_falls_with_step_size_one(columns):
+    settings = OnlineEMSettings(exponent=0.0, min_share=0.0, var_floor=0.0, warmup=0)
+
+    def work(reduce: ThreadReduce) -> list[float]:
+        state = sliced_start(initial_slice(columns, WORDS, 1, reduce.rank, 3), settings, reduce)
+        likelihoods = []
+        for _ in range(8):
+            found, worst = sliced_sweep(state.words, columns, reduce)
+            likelihoods.append(found.log_likelihood / found.count)
+            state = sliced_advance(state, found, worst, settings, reduce)
+        return [*likelihoods, float(sliced_log_likelihood(state.words, columns, reduce).mean())]
+
+    curves = on_slices(3, work)
+    assert curves[0] == curves[1] == curves[2]
+    assert all(later > earlier for earlier, later in zip(curves[0], curves[0][1:], strict=False))
+    exact, history = fit_batch_em(initial_mixture(columns, WORDS, 1), columns, 8)
+    assert curves[0][:-1] == pytest.approx(history, rel=1e-6)
+    assert curves[0][-1] == pytest.approx(float(log_likelihood(exact, columns).mean()), rel=1e-6)
+
+
+def test_a_fit_resumed_from_its_slices_is_the_uninterrupted_one_bit_for_bit(columns):
+    settings = replace(SETTINGS, polyak=True, average_after=3)
+    batches = numbered(columns, 900)
+
+    def work(reduce: ThreadReduce) -> tuple[SliceState, SliceState]:
+        begun = sliced_start(initial_slice(columns, WORDS, 5, reduce.rank, 2), settings, reduce)
+        stopped = walked(begun, batches[:6], settings, reduce)
+        file = io.BytesIO()
+        np.savez(file, **stopped.to_arrays())
+        file.seek(0)
+        with np.load(file) as arrays:
+            back = SliceState.from_arrays(arrays)
+        return walked(back, batches[6:], settings, reduce), walked(begun, batches, settings, reduce)
+
+    for resumed, undisturbed in on_slices(2, work):
+        left, right = resumed.to_arrays(), undisturbed.to_arrays()
+        assert left.keys() == right.keys()
+        for name, array in left.items():
+            assert array.tobytes() == right[name].tobytes(), name
+
+
+def test_advance_is_pure(columns):
+    def work(reduce: ThreadReduce) -> None:
+        settings = replace(SETTINGS, warmup=0)
+        state = sliced_start(initial_slice(columns, WORDS, 5, reduce.rank, 2), settings, reduce)
+        found, worst = sliced_sweep(state.words, columns[:900], reduce, n_worst=8)
+        before = {name: array.tobytes() for name, array in state.to_arrays().items()}
+        packed = found.pack()
+        one = sliced_advance(state, found, worst, settings, reduce).to_arrays()
+        two = sliced_advance(state, found, worst, settings, reduce).to_arrays()
+        assert {name: array.tobytes() for name, array in state.to_arrays().items()} == before
+        assert torch.equal(found.pack(), packed)
+        assert all(one[name].tobytes() == two[name].tobytes() for name in one)
+
+    on_slices(2, work)
+
+
+# --- bad input ---
+
+
+def test_no_columns_and_no_spread_are_refused_by_all(columns):
+    def work(reduce: ThreadReduce) -> None:
+        state = sliced_start(initial_slice(columns, 4, 5, reduce.rank, 2), replace(SETTINGS, var_floor=0.0), reduce)
+        empty = MixtureStatistics.zero(2, 16)
+        none = WorstColumns.none(8, 16)
+        with pytest.raises(RefusedInput, match="batch must hold at least one column"):
+            sliced_advance(state, empty, none, SETTINGS, reduce)
+        # Words 0 to 2 with spread, word 3 without: only the second slice sees it, both say so.
+        flat = MixtureStatistics(10.0, -1.0, empty.s0 + 5.0, empty.s1, empty.s2 + 5.0)
+        if reduce.rank == 1:
+            flat.s2[1, 4] = 0.0
+        with pytest.raises(RefusedInput, match=r"var_floor must be positive.*word 3 is constant.*fewer words"):
+            sliced_advance(state, flat, none, replace(SETTINGS, warmup=0), reduce)
+
+    on_slices(2, work)
