@@ -28,6 +28,7 @@ test-slow: $(READY)       ## the large real-data checks (tens of minutes)
 	$(BIN)/python -m pytest -m "slow" --timeout=3600
 
 bench: $(READY)           ## prints ratios and appends them to tests/benchmarks/RESULTS.md
+	$(BIN)/python -m pip install --quiet --editable ".[bench]"
 	$(BIN)/python -m tests.benchmarks
 
 clean:                    ## the virtual environment and the caches; never a run folder

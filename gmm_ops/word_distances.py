@@ -47,11 +47,15 @@ def centre_distances(mean: WordStatistics) -> Float[Tensor, "K K"]:
 
 
 @torch.no_grad()
-def class_distances(distances: Float[Tensor, "K K"], dominant: Int[Tensor, " K"]) -> ClassDistances:
+def class_distances(
+    distances: Float[Tensor, "K K"], dominant: Int[Tensor, " K"], columns: Int[Tensor, " K"] | None = None
+) -> ClassDistances:
     """Mean distance within the same dominant class and between different ones, over unordered pairs of words.
 
     distances: of ``centre_distances``. dominant: (K,) dominant class of each word; a value below 0 leaves the word
-    out. Raises RefusedInput where the shapes disagree.
+    out. columns: (K,) 0 or more; a pair of words weighs as many pairs of their columns as there are, so that a word of
+    a single column, far from all others and pure by definition, says little. None: pairs weigh the same.
+    Raises RefusedInput where the shapes disagree.
     """
     words = distances.shape[0]
     if distances.shape != (words, words) or dominant.shape != (words,):
@@ -61,10 +65,14 @@ def class_distances(distances: Float[Tensor, "K K"], dominant: Int[Tensor, " K"]
         )
     used = dominant >= 0
     pairs = torch.ones_like(distances, dtype=torch.bool).triu(1) & used[:, None] & used
-    same = dominant[:, None] == dominant
-    within, between = distances[pairs & same], distances[pairs & ~same]
-    return ClassDistances(_mean(within), _mean(between), within.numel(), between.numel())
+    if columns is not None:
+        pairs &= (columns[:, None] > 0) & (columns > 0)
+    weights = torch.ones_like(distances) if columns is None else columns.double()[:, None] * columns.double()
+    same = pairs & (dominant[:, None] == dominant)
+    other = pairs & (dominant[:, None] != dominant)
+    within, between = (_mean(distances[chosen], weights[chosen]) for chosen in (same, other))
+    return ClassDistances(within, between, int(same.sum()), int(other.sum()))
 
 
-def _mean(values: Float[Tensor, " P"]) -> float | None:
-    return float(values.double().mean()) if values.numel() else None
+def _mean(values: Float[Tensor, " P"], weights: Float[Tensor, " P"]) -> float | None:
+    return float((values.double() * weights).sum() / weights.double().sum()) if values.numel() else None

@@ -222,13 +222,19 @@ class DrawSettings(_Section):
         ("misclassified:12",),
         description="[hmm]: images whose path is drawn: ids, misclassified, misclassified:N for the first N",
     )
-    junctions: int = Field(8, ge=0, description="[hmm]: so many decision junctions, those with most errors first")
+    junctions: int = Field(
+        8,
+        ge=0,
+        description="[hmm]: so many decision junctions, those with most errors first; "
+        "`start`, which has no word, is left out",
+    )
 
 
 class RuntimeSettings(_Section):
     """Where and how wide it runs. It may differ when a run is resumed.
 
-    The number of actors changes no bit of a result. Another device or number of threads changes the last bits of
+    The number of actors changes no bit of a result, but for ``fit_actors``: it changes the order of float64 sums, about
+    1e-12 of a parameter. Another device or number of threads changes the last bits of
     activations and of trained weights.
     """
 
@@ -274,6 +280,8 @@ class Settings(_Section):
             raise ValueError(f"fit.words has {len(words)} numbers for {len(layers)} layers: give one, or one per layer")
         if self.hmm is None and DENSE in layers:
             raise ValueError("network.layers = ['dense'] needs an [hmm] section; name the layers, or add the section")
+        if self.hmm is not None and self.fit.var_floor == 0:
+            raise ValueError("[hmm] needs fit.var_floor above 0: a unit that is always zero has no variance of its own")
         if self.hmm is not None and self.network.tap != "post":
             raise ValueError(
                 "[hmm] reads dense layers behind their ReLU, where zeros are exact: set network.tap = 'post'"

@@ -60,6 +60,13 @@ class Chain:
         first, *tables = (_logarithm(table) for table in (self.initial, *self.transitions))
         return first, tables
 
+    def marginals(self) -> list[Float[Tensor, " K"]]:
+        """P(word) of every layer before anything is seen, lowest first."""
+        found = [self.initial]
+        for table in self.transitions:
+            found.append(table @ found[-1])
+        return found
+
     def relabelled(self, orders: Sequence[Int[Tensor, " K"]]) -> Chain:
         """The same chain with word k of layer l taken from word ``orders[l][k]``."""
         pairs = zip(self.transitions, orders[:-1], orders[1:], strict=True)

@@ -18,7 +18,7 @@ from gmm_ops.hmm.averaging import ModelAverage
 from gmm_ops.hmm.chain import Chain
 from gmm_ops.hmm.model import HiddenMarkovModel
 from gmm_ops.hmm.statistics import ChainStatistics
-from gmm_ops.online_step import COLUMNS_PER_WORD, STEPS_PER_WARMUP, OnlineEMSettings, step_size
+from gmm_ops.online_step import COLUMNS_PER_WORD, OnlineEMSettings, step_size
 
 __all__ = [
     "HMMSettings",
@@ -50,7 +50,7 @@ class HMMSettings:
     offset: float = 1.0
     minibatch: int = 1_000
     epochs: int = 10
-    warmup: int = 2
+    warmup: int = 20
     clamp: float = 5.0
     var_floor: float = 1e-4
     transition_prior: float = 0.1
@@ -72,13 +72,15 @@ class HMMSettings:
     def for_images(self, n_images: int, n_words: int) -> HMMSettings:
         """These settings with minibatch and warm-up cut to ``n_images`` images an epoch; both are upper limits.
 
-        The warm-up ends within the first epoch, so that the gain of the second says something.
+        The warm-up ends within the first epoch, so that the gain of the second says something. Nearly all of it is
+        best: a word that a first M-step on few images leaves without any does not come back. Measured on 18,000 images
+        of five layers of 1,000 units, K = 40, 20 epochs: after 17 minibatches of 1,000 all but 2 of 200 words stayed in
+        use, after 2 all but 18, and the held-out log-likelihood was 9 nats an image higher.
         """
         wanted = max(COLUMNS_PER_WORD * n_words, n_images // STEPS_PER_EPOCH)
         minibatch = max(1, min(self.minibatch, wanted, n_images))
         steps = max(1, round(n_images / minibatch))
-        warmup = min(self.warmup, self.epochs * steps // STEPS_PER_WARMUP, steps - 1)
-        return replace(self, minibatch=minibatch, warmup=warmup)
+        return replace(self, minibatch=minibatch, warmup=min(self.warmup, steps - 1))
 
     def step_size(self, n: int) -> float:
         """g_n of step n = 0, 1, ..."""

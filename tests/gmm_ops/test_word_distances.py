@@ -57,6 +57,18 @@ def test_within_and_between_equal_the_loops(seed: int) -> None:
     assert found.within_pairs + found.between_pairs == used * (used - 1) // 2
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_weighted_by_columns_it_is_the_mean_over_pairs_of_columns(seed: int) -> None:
+    mean, dominant = centres(11, 5, seed), classes(11, seed)
+    columns = torch.randint(0, 6, (11,), generator=torch.Generator().manual_seed(seed))
+    found = class_distances(centre_distances(mean), dominant, columns)
+    within, between = reference.class_distances(mean.tolist(), dominant.tolist(), columns.tolist())
+    assert found.within == pytest.approx(within, rel=1e-12)
+    assert found.between == pytest.approx(between, rel=1e-12)
+    equal = class_distances(centre_distances(mean), dominant, torch.full((11,), 7))
+    assert equal.ratio == pytest.approx(class_distances(centre_distances(mean), dominant).ratio, rel=1e-12)
+
+
 def test_the_order_of_the_words_and_a_shift_of_the_layer_change_nothing() -> None:
     mean, dominant = centres(22, 6), classes(22, 3)
     order = torch.randperm(22, generator=torch.Generator().manual_seed(8))

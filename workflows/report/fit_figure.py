@@ -25,9 +25,11 @@ from workflows.report.page import DPI, png_bytes, svg_bytes
 from workflows.storage.atomic import write_bytes
 from workflows.storage.names import CHAIN
 
-_HELD_OUT, _TRAIN, _RESEED = "#1f5fa8", "#b8bec6", "#d1261f"
+_HELD_OUT, _SAMPLE, _TRAIN, _RESEED = "#1f5fa8", "#7ea8d6", "#b8bec6", "#d1261f"
 _OTHERS = ("#c7803a", "#5b8f5b", "#8a6fb0", "#4fa3a5", "#a8557a")
 """Starts that were not kept; more of them take the colours again."""
+_PASSES_TO_CUT = 3
+"""Passes over all held-out images from which what came before the second is cut off."""
 _WIDTH, _PANEL_HEIGHT, _CHAIN_HEIGHT = 8.27, 2.3, 3.4  # inches: the width of A4
 
 
@@ -155,26 +157,43 @@ def _draw_panel(panel: Axes, curve: FitCurve, title: str) -> None:
 
 
 def _chain_figure(starts: list[FitCurve]) -> Figure:
-    """All starts in one panel as wide as the page; the kept one on top, its training minibatches behind it."""
+    """All starts in one panel as wide as the page, judged on all held-out images; the kept one with its steps."""
     height = _CHAIN_HEIGHT + 0.35
     figure = _page(height, "Log-likelihood while the hidden Markov model was learned, nats per image")
     panel = figure.add_axes((0.085, 0.42 / height, 0.9, (_CHAIN_HEIGHT - 0.7) / height))
     kept = max(starts, key=lambda curve: curve.reached)
     panel.plot(kept.steps, kept.train, color=_TRAIN, linewidth=0.7, label=f"training minibatch, start {kept.restart}")
+    panel.plot(kept.steps, kept.held_out, color=_SAMPLE, linewidth=0.9, label=f"held-out sample, start {kept.restart}")
     others = [curve for curve in starts if curve is not kept]
     for curve, color in [*zip(others, cycle(_OTHERS)), (kept, _HELD_OUT)]:
-        chosen = curve is kept
+        chosen, passes = curve is kept, np.isfinite(curve.full)
         panel.plot(
-            curve.steps,
-            curve.held_out,
+            curve.steps[passes],
+            curve.full[passes],
             color=color,
             linewidth=1.6 if chosen else 0.9,
-            label=f"held-out sample, start {curve.restart}{' (kept)' if chosen else ''}",
+            marker="o",
+            markersize=4.2 if chosen else 3,
+            markerfacecolor=color if chosen else "white",
+            label=f"all held-out images, start {curve.restart}{' (kept)' if chosen else ''}",
         )
-        ends = Marker("o", color, color if chosen else "white", "all held-out images" if chosen else "")
-        _mark(panel, curve, np.isfinite(curve.full), curve.full, ends)
     _finish_panel(panel, f"chain: {_chain_summary(starts, kept)}")
+    _cut_first_steps(panel, starts)
     return figure
+
+
+def _cut_first_steps(panel: Axes, starts: list[FitCurve]) -> None:
+    """Random words lie thousands of nats below fitted ones; on one axis with them all starts would look the same."""
+    passes = [curve.full[np.isfinite(curve.full)] for curve in starts]
+    if min(len(values) for values in passes) < _PASSES_TO_CUT:
+        return
+    lowest = min(float(values[1]) for values in passes)
+    samples = [curve.held_out[curve.held_out >= lowest] for curve in starts]
+    highest = max(float(values.max()) for values in (*samples, *passes) if len(values))
+    if highest > lowest:
+        room = 0.06 * (highest - lowest)
+        panel.set_ylim(lowest - room, highest + 3 * room)
+        panel.set_xlabel(f"{panel.get_xlabel()}; what lies below {_number(lowest - room, 0)} is cut off")
 
 
 def _chain_summary(starts: list[FitCurve], kept: FitCurve) -> str:
@@ -211,7 +230,7 @@ def _mark(
         markersize=4.2,
         color=marker.edge,
         markerfacecolor=marker.face,
-        label=marker.label or None,
+        label=marker.label,
     )
 
 

@@ -89,7 +89,7 @@ def _draw_heading(page: Page, view: JunctionView, network: str, width: float) ->
 def _explained(found: Explained, width: float) -> str:
     errors = f"{found.errors:,} error{'' if found.errors == 1 else 's'}"
     text = f"{errors} of the validation images decided here, {percent(found.share)} of all"
-    if not found.confusions:
+    if found.confusions < 2:
         return fit_text(text, width, DETAIL_SIZE)
     names = short_name(found.true_name), short_name(found.predicted_name)
     return fit_pair(f"{text} · most often {{}} taken for {{}} ({found.confusions:,})", names, width, DETAIL_SIZE)
@@ -138,7 +138,10 @@ def _draw_error(page: Page, x: float, y: float, side: float, error: ErrorView) -
 
 def _legend(view: JunctionView) -> list[str]:
     next_ = "the class the network predicts" if _into_output(view) else "the word that their path takes next"
-    plane = "in the plane that separates these sub-clusters best (linear discriminants of the layer's activity)"
+    plane = (
+        "in a plane of the layer's activity that shows them apart (linear discriminants or principal components, as "
+        "the axes say)"
+    )
     if all(name.startswith(COMPONENT) for name in view.axes):
         plane = "in the plane of the first principal components of the layer's activity"
     said = [

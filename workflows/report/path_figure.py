@@ -202,7 +202,8 @@ def _legend(path: PathView) -> list[str]:
         "Above: the most probable word of each layer given all layers, its most frequent true class, and by how many "
         "nats the best path through the runner-up is less probable.",
         "Below: junctions of the path, marked by letters. Circles: training images with the same word, coloured by the "
-        "word that follows, in the plane that separates these best; full circles go on as the image does. Star: the "
+        "word that follows, in a plane that shows them apart (linear discriminants or "
+        "principal components, as the axes say); full circles go on as the image does. Star: the "
         "image. A card: share and number of the members that go there, their most frequent true class, the three "
         "nearest to the centre with their true labels.",
     ]
@@ -210,5 +211,8 @@ def _legend(path: PathView) -> list[str]:
         name = short_name(path.image.true_name)
         said.append(f"Red: the first layer where the path leaves those of correctly classified {name} images.")
         if path.departure.expected is not None and path.departure.log_odds is not None:
-            said.append('With "not": the word they take from the same junction, and by how many nats it lost.')
+            said.append(
+                'With "not": the word they take from the same junction; log-odds in nats of the taken one over it, by '
+                "the model and with the prediction open."
+            )
     return said

@@ -76,10 +76,17 @@ def _departure(path: PathView) -> Text:
     taken = f"{found.taken.layer_title} {short_name(found.taken.name)}"
     text.append(f": from {where} to {taken}, ", style="not bold")
     if found.expected is None:
-        return text.append(f"where no {true_name} image comes by.", style="not bold")
-    text.append(f"where {true_name} images go to {short_name(found.expected.name)}", style="not bold")
-    odds = "." if found.log_odds is None else f", which lost by {log_ratio(found.log_odds)} nats."
-    return text.append(odds, style="not bold")
+        return text.append(f"where no image of {true_name} comes by.", style="not bold")
+    text.append(f"where images of {true_name} go to {short_name(found.expected.name)}", style="not bold")
+    return text.append(_verdict(found.log_odds), style="not bold")
+
+
+def _verdict(log_odds: float | None) -> str:
+    """Which of the two words the model itself thought better, the prediction left open."""
+    if log_odds is None:
+        return "."
+    better = "less" if log_odds >= 0 else "more"
+    return f", {log_ratio(abs(log_odds))} nats {better} probable by the model."
 
 
 def _name(name: str) -> Text:

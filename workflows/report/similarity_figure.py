@@ -35,7 +35,8 @@ _EXPLANATION = (
     "out. Words are ordered by their most frequent class (colours at the left and on top) and within it by its share. "
     f"Dark: near; bright: far; the colours begin at the {_LOWEST}nd percentile of the layer's distances, and "
     "its median has the middle colour. "
-    "Within / between: mean distance of words of one class over that of words of different classes."
+    "Dominant share: of the columns whose class is their word's. Within / between: mean distance between the words of "
+    "two columns whose words have one dominant class, over that of different ones."
 )
 
 
@@ -44,8 +45,8 @@ class LayerSimilarity:
     """The matrix of one layer.
 
     ``distances`` are in layer units, ``dominant`` is the most frequent class of each word (-1: no columns, the word
-    is left out), ``share`` its share. ``dominant_share`` is the mean of ``share`` over the words shown, ``ratio`` the
-    mean distance within a class over that between classes (None: no such pair).
+    is left out), ``share`` its share. ``dominant_share`` is the share of the columns whose class is their word's,
+    ``ratio`` the mean distance within a class over that between classes, over pairs of columns (None: no such pair).
     """
 
     title: str
@@ -151,7 +152,7 @@ def _draw_title(page: Page, box: Box, left: float, layer: LayerSimilarity, used:
     room = box.width - text_width(count, _TITLE_SIZE, bold=True)
     title = fit_text(printable(layer.title), room, _TITLE_SIZE, bold=True, middle=True) + count
     ratio = "–" if layer.ratio is None else f"{layer.ratio:.2f}"
-    numbers = f"mean dominant share {percent(layer.dominant_share)} · within / between {ratio}"
+    numbers = f"dominant share {percent(layer.dominant_share)} · within / between {ratio}"
     for text, size, bold, y in (
         (title, _TITLE_SIZE, True, box.y),
         (numbers, _DETAIL_SIZE, False, box.y + _TITLE_SIZE * LINE_HEIGHT + 1),

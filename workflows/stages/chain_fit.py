@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,8 @@ class ChainFit:
         self.schedule = MinibatchSchedule(
             sizes, self.em.minibatch, chain_buffer_minibatches(self.em.minibatch, plan, settings), self.seed
         )
+        # Whole chunks make an epoch a few steps shorter or longer than its images tell.
+        self.em = replace(self.em, warmup=min(self.em.warmup, self.schedule.steps_in(0) - 1))
         self.parts = OwnParts(self.schedule, self.source.fitted, rank, world)
         sample = self.source.held_out_sample(
             max(250, self.em.minibatch // 4), fit_seed(settings.seed, settings.fit.scope, CHAIN)

@@ -83,8 +83,8 @@ def silent_warning(silent: dict[str, int], plan: Plan, clamp: float) -> str | No
     if not counts:
         return None
     return (
-        f"units that are zero for every training image: {', '.join(counts)}; they tell no words apart, and their means "
-        f"stay {clamp:g} standard deviations below 0 (hmm.clamp)"
+        f"units that are zero for every training image: {', '.join(counts)}; they tell no words apart, and a rectified "
+        f"unit's mean stays {clamp:g} standard deviations below 0 (hmm.clamp)"
     )
 
 

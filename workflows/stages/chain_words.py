@@ -11,7 +11,6 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from gmm_ops.hmm.chain import Chain
 from gmm_ops.hmm.inference import forward_backward, path_log_posterior
 from gmm_ops.hmm.paths import Paths, RunnersUp, max_marginals, most_probable_paths, runners_up
 from workflows.images.shards import Shard
@@ -46,14 +45,6 @@ def read_columns(folder: RunFolder, plan: Plan, first: int, stop: int) -> list[F
     return [torch.from_numpy(block[:, 0]).float() for block in blocks]
 
 
-def log_marginals(chain: Chain) -> list[Float[Tensor, " K"]]:
-    """log P(word) of every variable of a chain before anything is seen, natural, float64."""
-    marginals = [chain.initial]
-    for table in chain.transitions:
-        marginals.append(table @ marginals[-1])
-    return [marginal.log() for marginal in marginals]
-
-
 class ChainWordsWorker:
     """Runs in an actor: one shard of images in, its word maps and its part of paths.parquet out.
 
@@ -65,7 +56,7 @@ class ChainWordsWorker:
         self.settings, self.plan, self.folder = settings, plan, folder
         self.device = choose_device(settings.runtime.device)
         self.model = load_chain(chain_path(folder, settings.fit.scope)).to(self.device)
-        self.log_priors = log_marginals(self.model.chain)
+        self.log_priors = [share.log() for share in self.model.chain.marginals()]
 
     def __call__(self, shard: Shard) -> dict[str, Any]:
         """Decode and write; the driver is told how many paths could only be found without the prediction."""

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float, Int
 
-from gmm_ops.hmm.model import HiddenMarkovModel
 from workflows.plan import LayerPlan, Plan
 from workflows.settings import Settings
 from workflows.storage.chains import chain_path, load_chain
@@ -44,14 +42,5 @@ def read_dictionary(folder: RunFolder, settings: Settings, plan: Plan, layer: La
         return LayerDictionary(mixture.log_pi.exp().numpy(), mixture.mean.numpy(), load_reseeded(path))
     model = load_chain(chain_path(folder, scope))
     level = [other.name for other in plan.layers].index(layer.name)
-    pi = next(share for number, share in enumerate(_marginals(model)) if number == level)
+    pi = model.chain.marginals()[level].numpy()
     return LayerDictionary(pi, model.layers[level].mean.numpy(), np.zeros(len(pi), np.int64))
-
-
-def _marginals(model: HiddenMarkovModel) -> Iterator[Float[np.ndarray, " K"]]:
-    """P(word) of every variable of the chain before anything is seen, lowest first (IG Eq. 2)."""
-    share = model.chain.initial
-    yield share.numpy()
-    for table in model.chain.transitions:
-        share = table @ share
-        yield share.numpy()

@@ -36,13 +36,14 @@ class SimilarityDrawWorker:
     def _similarity(self, layer: LayerPlan) -> LayerSimilarity:
         key = [("scope", "=", self.settings.fit.scope), ("layer", "=", layer.name)]
         words = read_table(self.folder.table("words"), ["word", "dominant_class", "dominant_share"], key)
-        measured = read_table(self.folder.table("layers"), ["dominant_share", "ratio"], key).to_pylist()[0]
+        numbers = ["column_dominant_share", "column_ratio"]
+        measured = read_table(self.folder.table("layers"), numbers, key).to_pylist()[0]
         mean = read_dictionary(self.folder, self.settings, self.plan, layer).mean
         return LayerSimilarity(
             title=layer.given,
             distances=centre_distances(torch.from_numpy(mean)).numpy(),
             dominant=words["dominant_class"].fill_null(-1).to_numpy().astype(np.int64),
             share=words["dominant_share"].fill_null(0.0).to_numpy(),
-            dominant_share=measured["dominant_share"],
-            ratio=measured["ratio"],
+            dominant_share=measured["column_dominant_share"],
+            ratio=measured["column_ratio"],
         )

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from gmm_ops.cooccurrence import OffsetHistogram, SparseCounts, WordCounts, count_pairs, count_words
 from gmm_ops.inference_graph import LOG_BASE, GraphEdge, LogRatios, edge_drawn, log_ratios, mine
+from workflows.networks.naming import shortened
 from workflows.plan import OUTPUT, Plan
 from workflows.requests import requested_classes, requested_images
 from workflows.settings import Settings
@@ -75,7 +76,7 @@ def run(context: StageContext) -> None:
     images = ImageColumns.read(folder, 0, plan.images)
     classes, silent = requested_classes(settings.mine.classes, plan, images)
     if silent:
-        context.warn(f"no validation image is predicted as {', '.join(silent)}: no class graph")
+        context.warn(f"no validation image is predicted as {shortened(silent)}: no class graph")
     chosen = requested_images(settings.mine.images, plan, images)
     context.begin(len(classes) + len(chosen))
     dictionaries = Dictionaries.load(folder, settings, plan)

@@ -6,7 +6,12 @@ import numpy as np
 
 from workflows.plan import LayerPlan, Plan
 from workflows.settings import Settings
-from workflows.stages.chain_fit import chain_buffer_minibatches, chain_settings
+from workflows.stages.chain_fit import (
+    START_IMAGES,
+    START_IMAGES_A_WORD,
+    chain_buffer_minibatches,
+    chain_settings,
+)
 from workflows.stages.minibatches import mixed_minibatches
 from workflows.stages.word_maps import FIELDS
 
@@ -71,11 +76,13 @@ def _fit_bytes(settings: Settings, plan: Plan, layer: LayerPlan) -> int:
 
 
 def _chain_bytes(settings: Settings, plan: Plan) -> int:
-    """The same for a chain: every image in all layers, its minibatch twice (parts and joined), and its messages."""
+    """The same for a chain: buffered images, the larger of two minibatches with messages and twice the start sample."""
     units, words = sum(layer.units for layer in plan.layers), sum(layer.words for layer in plan.layers)
     images = chain_settings(settings, plan, plan.train_images).minibatch
     mixed = chain_buffer_minibatches(images, plan, settings) * images
     each = units * np.dtype(settings.extract.dtype).itemsize
     cells = sum(layer.words * layer.units for layer in plan.layers)
     held = min(mixed, plan.train_images) * (each + ID_BYTES)
-    return held + images * (2 * units * 4 + 3 * words * 8) + 8 * 8 * 2 * cells
+    most = max(layer.words for layer in plan.layers)
+    start = min(plan.train_images, max(START_IMAGES, START_IMAGES_A_WORD * most)) * units * 4
+    return max(held + images * (2 * units * 4 + 3 * words * 8), 2 * start) + 8 * 8 * 2 * cells

@@ -122,9 +122,9 @@ def write_word_tables(folder: RunFolder, settings: Settings, plan: Plan) -> None
         exemplars.extend({"scope": scope, **row} for row in exemplar_rows(summary, layer, plan, images))
     words.extend({"scope": scope, **row} for row in _output_words(images, plan))
     exemplars.extend({"scope": scope, **row} for row in _output_exemplars(images, plan, settings.draw.exemplars))
-    write_table(folder.table("words"), words, "words")
-    write_table(folder.table("exemplars"), exemplars, "exemplars")
-    write_table(folder.table("layers"), layers, "layers")
+    write_table(folder.table("words"), words, "words", network=settings.name)
+    write_table(folder.table("exemplars"), exemplars, "exemplars", network=settings.name)
+    write_table(folder.table("layers"), layers, "layers", network=settings.name)
 
 
 def word_rows(summary: dict[str, np.ndarray], plan: Plan, n_words: int) -> list[dict[str, Any]]:
@@ -156,7 +156,10 @@ def layer_row(rows: Sequence[dict[str, Any]], layer: LayerPlan, mean: Float[np.n
     """
     dominant = torch.tensor([-1 if row["dominant_class"] is None else row["dominant_class"] for row in rows])
     shares = [row["dominant_share"] for row in rows if row["dominant_share"] is not None]
-    found = class_distances(centre_distances(torch.from_numpy(mean)), dominant)
+    columns = torch.tensor([row["columns"] for row in rows])
+    distances = centre_distances(torch.from_numpy(mean))
+    found, weighted = class_distances(distances, dominant), class_distances(distances, dominant, columns)
+    pure = sum(row["columns"] * row["dominant_share"] for row in rows if row["dominant_share"] is not None)
     return {
         "layer": layer.name,
         "units": layer.units,
@@ -166,6 +169,8 @@ def layer_row(rows: Sequence[dict[str, Any]], layer: LayerPlan, mean: Float[np.n
         "within": found.within,
         "between": found.between,
         "ratio": found.ratio,
+        "column_dominant_share": pure / int(columns.sum()),
+        "column_ratio": weighted.ratio,
     }
 
 

@@ -131,6 +131,20 @@ _COLUMNS: dict[str, list[pa.Field]] = {
         ),
         _field("between", _REAL, "layer units", "the same between different dominant classes", nullable=True),
         _field("ratio", _REAL, "", "within / between: below 1, words of a class lie together", nullable=True),
+        _field(
+            "column_dominant_share",
+            _REAL,
+            "share",
+            "of the training columns whose word's dominant class is their own: as dominant_share, but a word counts by "
+            "its columns",
+        ),
+        _field(
+            "column_ratio",
+            _REAL,
+            "",
+            "as ratio, but over pairs of columns: words of single columns, pure by definition, weigh little",
+            nullable=True,
+        ),
     ],
     "paths": [
         _IMAGE,
@@ -152,7 +166,13 @@ _COLUMNS: dict[str, list[pa.Field]] = {
     "transitions": [
         _SCOPE,
         *_PAIR,
-        _field("probability", _REAL, "probability", "T: P(upper word | lower word) of the model"),
+        _field(
+            "probability",
+            _REAL,
+            "probability",
+            "T: P(upper word | lower word) of the model; where the prediction is no variable of it (`gaussian`), the "
+            "share among training images",
+        ),
         _field("train_images", _LONG, "images", "training images whose path takes it"),
         _field("validation_images", _LONG, "images", "validation images whose path takes it"),
     ],
@@ -176,7 +196,8 @@ _COLUMNS: dict[str, list[pa.Field]] = {
             _REAL,
             "nats",
             "of the taken word over the expected one, the path below fixed and the prediction open, so it may be "
-            "negative; null where no correct image of the class came by",
+            "negative; at `output` it is the transition table's, the same for all images. Null where no correct image "
+            "of the class came by, and at `output` where the prediction is no variable of the model",
             nullable=True,
         ),
     ],
@@ -192,7 +213,13 @@ _COLUMNS: dict[str, list[pa.Field]] = {
         _field("share", _REAL, "share", "of all misclassified validation images"),
         _field("cumulative_share", _REAL, "share", "of this and all earlier rows"),
         _field("train_errors", _LONG, "images", "misclassified training images that leave here"),
-        _field("correct_leaving", _LONG, "images", "correctly classified validation images that leave here as well"),
+        _field(
+            "correct_leaving",
+            _LONG,
+            "images",
+            "correctly classified validation images that leave here as well; where `output` is entered they cannot, "
+            "with triage.min_images = 1: they end in their own class",
+        ),
         _field("images", _LONG, "images", "validation images whose path comes by"),
         _field("mean_log_odds", _REAL, "nats", "mean log-odds of the errors that have one", nullable=True),
         _field("label_name", _TEXT, "", "true class of the commonest confusion here", nullable=True),

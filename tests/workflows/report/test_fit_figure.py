@@ -35,7 +35,7 @@ def history(layers: tuple[str, ...] = ("a", "b", "c"), steps: int = 30, scope: s
 
 
 def starts(*reached: float, steps: int = 30) -> pa.Table:
-    """History of a hidden Markov model whose starts come to these held-out means."""
+    """History of a hidden Markov model whose starts come to these held-out means, from thousands of nats below."""
     rows = [
         {
             "scope": "joint",
@@ -44,9 +44,9 @@ def starts(*reached: float, steps: int = 30) -> pa.Table:
             "step": step,
             "epoch": step // 10,
             "columns": step * 100,
-            "held_out_log_likelihood": value - 3.0 / step,
-            "train_log_likelihood": value - 2.0 / step,
-            "held_out_full": value + step - steps if step % 10 == 0 else None,
+            "held_out_log_likelihood": value - 3000.0 / step**3,
+            "train_log_likelihood": value - 2000.0 / step**3,
+            "held_out_full": value + (step - steps) / 10 if step % 10 == 0 else None,
             "reseeded": 0,
             "empty": 0,
         }
@@ -124,7 +124,19 @@ def test_the_starts_share_a_panel_that_marks_the_kept_one(
     values = ", ".join(f"{restart}: {value:.1f}".replace("-", "−") for restart, value in enumerate(reached))
     title = f"chain: start {kept} of {len(reached)} kept; all held-out images at the end of start {values}"
     assert title in texts
-    assert f"held-out sample, start {kept} (kept)" in texts
-    assert sum(text.startswith("held-out sample, start") for text in texts) == len(reached)
-    assert texts.count("all held-out images") == 1
+    assert f"held-out sample, start {kept}" in texts
+    marked = {f"all held-out images, start {restart}" for restart in range(len(reached)) if restart != kept}
+    assert {text for text in texts if text.startswith("all held-out images, start")} == marked | {
+        f"all held-out images, start {kept} (kept)"
+    }
+    floor = min(reached) - 1 - 0.06 * (max(reached) - min(reached) + 1)
+    cut = f"step (global minibatches); what lies below {floor:.0f} is cut off"
+    assert cut.replace("-", "−") in texts
     assert "Log-likelihood while the hidden Markov model was learned, nats per image" in texts
+
+
+def test_a_short_fit_is_shown_from_its_first_step(tmp_path: Path) -> None:
+    draw_fit_figure(starts(-20.0, -18.0, steps=20), tmp_path / "f.png", tmp_path / "f.svg")
+    texts = svg_texts(tmp_path / "f.svg")
+    assert not any("cut off" in text for text in texts)
+    assert "−3000" in texts

@@ -32,14 +32,14 @@ def test_each_layer_has_its_word_its_runner_up_and_by_how_much_it_lost() -> None
 @pytest.mark.parametrize(
     ("leaves", "expected", "sentence"),
     [
-        (3, 1, "Leaves the paths of airplane at level 3: from dense2 word 12 to dense3 word 13, where airplane images "
-               "go to word 1, which lost by 2.50 nats."),
-        (1, 1, "Leaves the paths of airplane at level 1: from the start to dense1 word 11, where airplane images go to "
-               "word 1, which lost by 2.50 nats."),
-        (4, 0, "Leaves the paths of airplane at level 4: from dense3 word 13 to output truck, where airplane images go "
-               "to airplane, which lost by 2.50 nats."),
-        (2, None, "Leaves the paths of airplane at level 2: from dense1 word 11 to dense2 word 12, where no airplane "
-                  "image comes by."),
+        (3, 1, "Leaves the paths of airplane at level 3: from dense2 word 12 to dense3 word 13, where images of "
+               "airplane go to word 1, 2.50 nats less probable by the model."),
+        (1, 1, "Leaves the paths of airplane at level 1: from the start to dense1 word 11, where images of airplane "
+               "go to word 1, 2.50 nats less probable by the model."),
+        (4, 0, "Leaves the paths of airplane at level 4: from dense3 word 13 to output truck, where images of airplane "
+               "go to airplane, 2.50 nats less probable by the model."),
+        (2, None, "Leaves the paths of airplane at level 2: from dense1 word 11 to dense2 word 12, where no image of "
+                  "airplane comes by."),
     ],
 )  # fmt: skip
 def test_a_sentence_says_where_the_path_leaves(leaves: int, expected: int | None, sentence: str) -> None:
@@ -53,7 +53,9 @@ def test_log_odds_may_be_unknown_and_a_correct_image_leaves_nothing() -> None:
     path = made_up_path(3, leaves=3)
     assert path.departure is not None
     unknown = replace(path, departure=replace(path.departure, log_odds=None))
-    assert printed(path_table(unknown), 200)[-1].endswith("where airplane images go to word 1.")
+    assert printed(path_table(unknown), 200)[-1].endswith("where images of airplane go to word 1.")
+    better = replace(path, departure=replace(path.departure, log_odds=-1.5))
+    assert printed(path_table(better), 200)[-1].endswith("go to word 1, 1.50 nats more probable by the model.")
     assert "Leaves" not in " ".join(printed(path_table(made_up_path(3, leaves=None)), 100))
 
 

@@ -77,13 +77,13 @@ def test_words_stand_by_class_then_share_and_unused_ones_are_left_out() -> None:
     assert class_blocks(dominant[view.order]) == [ClassBlock(0, 0, 2), ClassBlock(1, 2, 3), ClassBlock(2, 3, 5)]
     assert texts(page_of([view]), "title") == [
         "a · 5 of 6 words used",
-        "mean dominant share 42 % · within / between –",
+        "dominant share 42 % · within / between –",
     ]
 
 
 def test_the_title_holds_the_numbers() -> None:
     page = page_of([layer(40, 10, "relu3")])
-    assert texts(page, "title") == ["relu3 · 40 words", "mean dominant share 42 % · within / between 0.63"]
+    assert texts(page, "title") == ["relu3 · 40 words", "dominant share 42 % · within / between 0.63"]
     assert set(texts(page, "class")) <= set(CIFAR_NAMES)
     assert texts(page, "heading")[1] == "made_up · scope joint"
 

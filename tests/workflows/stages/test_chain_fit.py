@@ -172,3 +172,14 @@ def test_the_logits_model_is_fitted_without_a_prediction(tmp_path: Path) -> None
     fit = fitted(make(tmp_path / "run", {"output": "gaussian"}))
     assert fit.state.model.shape.n_classes is None
     assert fit.history.full[-1] > fit.history.full[0]
+
+
+@pytest.mark.parametrize("minibatch", [40, 60, 130, 357, 10_000])
+def test_a_fit_of_one_epoch_learns_whatever_the_warm_up(tmp_path: Path, minibatch: int) -> None:
+    fit = worker(make(tmp_path / "run", epochs=1, warmup=1_000, minibatch=minibatch))
+    fit.restore(None)
+    before = fit.state.model
+    fit.advance(10**6, LoneCollective())
+    assert fit.state.step == fit.schedule.steps_in(0)
+    assert fit.em.warmup < fit.state.step
+    assert not torch.equal(fit.state.model.layers[0].mean, before.layers[0].mean)

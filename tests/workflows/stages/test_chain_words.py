@@ -18,7 +18,7 @@ from tests.workflows.stages.marked_digits import CLASSES, decode, make_run, sett
 from workflows.images.shards import plan_shards
 from workflows.plan import Plan
 from workflows.settings import Settings
-from workflows.stages.chain_words import log_marginals, path_part, read_columns
+from workflows.stages.chain_words import path_part, read_columns
 from workflows.stages.word_maps import FIELDS, ImageColumns, words_path
 from workflows.storage.arrays import read_rows
 from workflows.storage.chains import chain_path, load_chain, save_chain
@@ -63,7 +63,7 @@ def test_paths_and_word_maps_equal_the_enumeration(tmp_path: Path, output: str) 
     assert names == ["relu1", "relu2", "relu3", "relu4"] + (["logits"] if output == "gaussian" else [])
     model, maps = load_chain(chain_path(folder, SCOPE)), maps_of(folder, plan)
     columns, images = read_columns(folder, plan, 0, plan.images), ImageColumns.read(folder, 0, plan.images)
-    priors, levels = log_marginals(model.chain), len(names) + 1
+    priors, levels = [share.log() for share in model.chain.marginals()], len(names) + 1
     rows = rows_of(folder, settings, plan)
     assert [row["image"] for row in rows] == np.repeat(np.arange(plan.images), levels).tolist()
     for image in range(0, plan.images, 29):

@@ -113,14 +113,18 @@ def test_layers_hold_what_the_loops_find(digits_run: Path) -> None:
         assert row["within"] == pytest.approx(within, rel=1e-12)
         assert row["between"] == pytest.approx(between, rel=1e-12)
         assert row["ratio"] == pytest.approx(within / between, rel=1e-12)
+        pure = sum(word["columns"] * word["dominant_share"] for word in own if word["columns"])
+        assert row["column_dominant_share"] == pytest.approx(pure / sum(word["columns"] for word in own), rel=1e-12)
+        assert row["column_ratio"] is not None
 
 
 def test_words_without_columns_are_not_measured() -> None:
     layer = dense_plan().layers[0]
-    shared = {"dominant_class": 2, "dominant_share": 0.5}
-    rows = [shared, {"dominant_class": None, "dominant_share": None}, shared | {"dominant_share": 0.8}]
+    shared = {"dominant_class": 2, "dominant_share": 0.5, "columns": 2}
+    rows = [shared, {"dominant_class": None, "dominant_share": None, "columns": 0}, shared | {"dominant_share": 0.8}]
     mean = np.array([[0.0] * 6, [100.0] * 6, [1.0] + [0.0] * 5])
     found = layer_row(rows, layer, mean)
     assert (found["words"], found["used"]) == (3, 2)
     assert found["dominant_share"] == pytest.approx(0.65)
     assert (found["within"], found["between"], found["ratio"]) == (1.0, None, None)
+    assert found["column_dominant_share"] == pytest.approx(0.65)

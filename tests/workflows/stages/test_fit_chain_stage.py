@@ -136,7 +136,7 @@ def test_units_that_are_always_zero_are_counted_and_told(stage: Stage) -> None:
     folder, seen = stage(layers)
     assert seen.warnings == [
         f"units that are zero for every training image: relu1 3 of {UNITS[0]}, relu3 1 of {UNITS[2]}; they tell no "
-        "words apart, and their means stay 5 standard deviations below 0 (hmm.clamp)"
+        "words apart, and a rectified unit's mean stays 5 standard deviations below 0 (hmm.clamp)"
     ]
     records = folder.ledger("fit").items().values()
     assert [record["silent"] for record in records] == [{"relu1": 3, "relu2": 0, "relu3": 1}] * 2
