@@ -139,7 +139,11 @@ class FitSettings(_Section):
     epochs: int = Field(3, gt=0)
     exponent: float = Field(0.6, gt=0.5, le=1, description="a of the step size (n + offset)^-a")
     offset: float = Field(1.0, ge=1)
-    warmup: int = Field(20, ge=0, description="minibatches before the first M-step, at most a 50th of all")
+    warmup: int = Field(
+        20,
+        ge=0,
+        description="minibatches before the first M-step, at most a 50th of all; [hmm]: at most the first epoch",
+    )
     var_floor: float = Field(1e-4, ge=0, description="times the layer's mean variance")
     min_share: float = Field(0.05, ge=0, lt=1, description="times 1/K: a word below it is re-seeded")
     init: Literal["random", "kmeans++"] = "random"

@@ -60,7 +60,8 @@ def test_the_matrices_hold_the_tables_of_the_run(digits_run: Path) -> None:
         assert found.distances.shape == (layer.words, layer.words)
         expected = [-1 if word["dominant_class"] is None else word["dominant_class"] for word in own]
         assert found.dominant.tolist() == expected
-        assert (found.dominant_share, found.ratio) == (row["dominant_share"], row["ratio"])
+        measured = row["column_dominant_share"], row["column_ratio"]
+        assert (found.dominant_share, found.ratio) == measured
         assert len(found.order) == row["used"]
 
 

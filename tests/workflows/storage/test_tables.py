@@ -19,7 +19,14 @@ HOUSE = {
     "exemplars": "scope layer word rank image y x posterior log_joint x0 y0 x1 y1 label",
     "heatmaps": "graph scope upper_layer upper_word lower_layer lower_word height width "
     "row_offset column_offset counts inside",
-    "history": "scope layer step epoch columns held_out_log_likelihood train_log_likelihood "
+    "layers": "scope layer units words used dominant_share within between ratio column_dominant_share column_ratio",
+    "paths": "image scope level layer word log_probability path_log_probability runner_up runner_up_log_odds",
+    "transitions": "scope upper_layer upper_word lower_layer lower_word probability train_images validation_images",
+    "triage": "image scope split label label_name predicted predicted_name junction level lower_layer lower_word "
+    "upper_layer upper_word expected_word log_odds",
+    "junctions": "scope rank junction level lower_layer lower_word upper_layer errors share cumulative_share "
+    "train_errors correct_leaving images mean_log_odds label_name predicted_name confusions",
+    "history": "scope layer restart step epoch columns held_out_log_likelihood train_log_likelihood "
     "held_out_full reseeded empty",
 }
 KEYS = {"image": pa.int64(), "word": pa.int32(), "layer": pa.string(), "scope": pa.string(), "graph": pa.string()}
