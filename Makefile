@@ -21,7 +21,7 @@ lint: $(READY)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-test: lint                ## the fast suite: under 10 minutes on 2 cores
+test: lint                ## the fast suite: about 11 minutes on 2 cores
 	$(BIN)/python -m pytest -m "not slow and not gpu"
 
 test-slow: $(READY)       ## the large real-data checks (tens of minutes)
