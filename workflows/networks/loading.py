@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import importlib
+import os
 import re
+import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
 from pickle import UnpicklingError
+from types import ModuleType
 from typing import Any
 from urllib.error import URLError
 
@@ -17,6 +20,7 @@ from torch import Tensor, nn
 from workflows.errors import NetworkError
 from workflows.networks.compiled_ops import torchvision
 from workflows.networks.naming import nearest_names, shortened
+from workflows.networks.timm_models import TIMM, timm_builder, timm_weights
 from workflows.settings import NetworkSettings
 
 _TORCHVISION = "torchvision:"
@@ -65,8 +69,13 @@ def build_network(settings: NetworkSettings, seed: int = 0) -> nn.Module:
     return network.float().eval().requires_grad_(False)
 
 
+def is_downloaded(weights: str) -> bool:
+    """Whether ``network.weights`` names weights of a library, not a file."""
+    return weights.startswith((_TORCHVISION, TIMM))
+
+
 def read_state_dict(source: str) -> dict[str, Tensor]:
-    """Read weights from a file or, by ``torchvision:<WEIGHTS>``, download them.
+    """Read weights from a file or, by ``torchvision:<WEIGHTS>`` or ``timm:<model>.<tag>``, download them.
 
     A dictionary under the key ``state_dict`` is unpacked, the prefix ``module.`` of a parallel network is removed.
 
@@ -75,10 +84,13 @@ def read_state_dict(source: str) -> dict[str, Tensor]:
     """
     if not source:
         raise NetworkError(
-            "network.weights is empty: give the file of a state dict, torchvision:<WEIGHTS> to download, or train"
+            "network.weights is empty: give the file of a state dict, torchvision:<WEIGHTS> or timm:<model>.<tag> to "
+            "download, or train"
         )
     if source.startswith(_TORCHVISION):
         return _downloaded(source.removeprefix(_TORCHVISION))
+    if source.startswith(TIMM):
+        return timm_weights(source.removeprefix(TIMM))
     raw = _unpickle(Path(source))
     state = raw.get("state_dict", raw) if isinstance(raw, dict) else raw
     if not isinstance(state, dict) or not state or not all(isinstance(value, Tensor) for value in state.values()):
@@ -126,30 +138,40 @@ def fit_weights(network: nn.Module, state: dict[str, Tensor], source: str) -> No
 def _factory(name: str) -> Callable[..., Any]:
     if name.startswith(_TORCHVISION):
         model = name.removeprefix(_TORCHVISION)
-        known = torchvision.models.list_models()
+        known = torchvision.models.list_models(module=torchvision.models)  # without detection, video and the like
         if model not in known:
             raise NetworkError(
-                f"network.name {name!r}: torchvision has no model {model!r}; {nearest_names(model, known)}"
+                f"network.name {name!r}: torchvision has no classifier {model!r}; {nearest_names(model, known)}"
             )
         return torchvision.models.get_model_builder(model)
+    if name.startswith(TIMM):
+        return timm_builder(name.removeprefix(TIMM))
     module_path, colon, attribute = name.partition(":")
     if not colon or not module_path or not attribute:
         raise NetworkError(
-            f"network.name {name!r} must be torchvision:<model> or an import path package.module:callable"
+            f"network.name {name!r} must be torchvision:<model>, timm:<model> or an import path package.module:callable"
         )
-    try:
-        module = importlib.import_module(module_path)
-    except ImportError as error:
-        raise NetworkError(
-            f"network.name {name!r}: module {module_path!r} cannot be imported ({error}); "
-            "install it or put its folder on PYTHONPATH"
-        ) from error
+    module = _imported(name, module_path)
     if not callable(getattr(module, attribute, None)):
         known = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
         raise NetworkError(
             f"network.name {name!r}: {module_path} has no callable {attribute!r}; {nearest_names(attribute, known)}"
         )
     return getattr(module, attribute)
+
+
+def _imported(name: str, module_path: str) -> ModuleType:
+    """A module that is installed, or lies in the current folder: a console script does not look there by itself."""
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())
+    importlib.invalidate_caches()
+    try:
+        return importlib.import_module(module_path)
+    except Exception as error:  # foreign code may fail in any way
+        raise NetworkError(
+            f"network.name {name!r}: module {module_path!r} cannot be imported ({type(error).__name__}: {error}); "
+            "start the command in its folder, put the folder on PYTHONPATH, or install it"
+        ) from error
 
 
 def _unpickle(path: Path) -> Any:

@@ -37,7 +37,7 @@ def trace_window(network: nn.Module, lower: str | None, upper: str, input_shape:
     try:
         graph = trace_network(network)
         start = graph.input if lower is None else graph.node(lower)
-        return _walk(graph, start, graph.node(upper), _shapes(graph, input_shape))
+        return _walk(graph, start, graph.node(upper), operation_shapes(graph, input_shape))
     except (UntraceableNetwork, UnknownWindow) as error:
         _log.info("the window of %s in %s is measured: %s", upper, lower or "the input", error)
         return measure_window(network, lower, upper, input_shape)
@@ -49,7 +49,7 @@ def _walk(graph: NetworkGraph, start: fx.Node, stop: fx.Node, shapes: dict[fx.No
             f"network.layers: {_name(graph, start)} is not upstream of {_name(graph, stop)}; "
             "list the layers lowest first"
         )
-    between = _downstream_of(start)
+    between = downstream_of(start)
     windows = {stop: Window.identity()}
     for node in reversed(graph.module.graph.nodes):
         if node is start or node not in windows:
@@ -62,7 +62,7 @@ def _walk(graph: NetworkGraph, start: fx.Node, stop: fx.Node, shapes: dict[fx.No
     return windows[start]
 
 
-def _downstream_of(start: fx.Node) -> set[fx.Node]:
+def downstream_of(start: fx.Node) -> set[fx.Node]:
     """Every operation that a node feeds: branches around it are none of its window's business."""
     seen: set[fx.Node] = set()
     waiting = [start]
@@ -88,8 +88,12 @@ class _ShapeRecorder(fx.Interpreter):
         return value
 
 
-def _shapes(graph: NetworkGraph, input_shape: tuple[int, int, int]) -> dict[fx.Node, torch.Size]:
-    """Shape of every tensor of the network for one image."""
+def operation_shapes(graph: NetworkGraph, input_shape: tuple[int, int, int]) -> dict[fx.Node, torch.Size]:
+    """Shape of every tensor of the network for one image of (units, height, width); () for several tensors at once.
+
+    Raises:
+        NetworkError: the network cannot take such an image.
+    """
     recorder = _ShapeRecorder(graph.module)
     parameter = next(graph.module.parameters(), torch.empty(0))
     image = torch.zeros((1, *input_shape), dtype=parameter.dtype, device=parameter.device)

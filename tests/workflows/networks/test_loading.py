@@ -70,8 +70,9 @@ def test_arguments_reach_the_callable() -> None:
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("torchvision:resnet5", ["torchvision has no model 'resnet5'", "nearest", "resnet50"]),
-        ("resnet50", ["'resnet50'", "torchvision:<model>", "package.module:callable"]),
+        ("torchvision:resnet5", ["torchvision has no classifier 'resnet5'", "nearest", "resnet50"]),
+        ("torchvision:fcn_resnet50", ["torchvision has no classifier 'fcn_resnet50'", "nearest"]),
+        ("resnet50", ["'resnet50'", "torchvision:<model>", "timm:<model>", "package.module:callable"]),
         ("workflows.networks.architectures:", ["package.module:callable"]),
         ("no_such_package.models:net", ["'no_such_package.models' cannot be imported", "PYTHONPATH"]),
         ("workflows.networks.architectures:digit_resnet", ["no callable 'digit_resnet'", "nearest", "digits_resnet"]),
