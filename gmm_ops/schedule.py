@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
+from itertools import accumulate
 
 import numpy as np
 from jaxtyping import Int
@@ -15,15 +16,24 @@ from gmm_ops.errors import RefusedInput
 
 @dataclass(frozen=True)
 class Buffer:
-    """Chunks that are held in memory together; their rows are mixed into ``minibatches`` minibatches."""
+    """Chunks that are held in memory together; their rows are mixed into ``minibatches`` minibatches.
+
+    sizes: rows of each chunk.
+    """
 
     epoch: int
     chunks: tuple[int, ...]
     minibatches: int
+    sizes: tuple[int, ...]
 
     def owned(self, rank: int, world: int) -> tuple[int, ...]:
         """Chunks that actor ``rank`` of ``world`` reads: every world-th, starting at its rank."""
         return self.chunks[rank::world]
+
+    @cached_property
+    def rows_before(self) -> dict[int, int]:
+        """Chunk -> rows of the chunks before it."""
+        return dict(zip(self.chunks, accumulate(self.sizes[:-1], initial=0), strict=True))
 
 
 @dataclass(frozen=True)
@@ -43,9 +53,9 @@ class MinibatchSchedule:
     chunk_sizes: rows in each chunk (the unit of reading). minibatch: rows in a global minibatch.
     buffer_minibatches: minibatches that are mixed in memory at a time. seed: of the fit.
 
-    Per epoch the chunks are permuted and grouped into buffers; minibatch j of a buffer of m takes rows
-    floor(j n_c / m) to floor((j + 1) n_c / m) of every chunk's own permutation. The rows of a global
-    minibatch therefore do not depend on the number of actors.
+    Per epoch the chunks are permuted and grouped into buffers; the rows of a buffer, every chunk's in its own
+    permutation, are dealt to its m minibatches in turn. Minibatches of a buffer therefore differ by one row at most,
+    however few rows a chunk has, and their rows do not depend on the number of actors.
     """
 
     chunk_sizes: tuple[int, ...]
@@ -101,9 +111,10 @@ class MinibatchSchedule:
 
     def rows(self, step: Step, chunk: int) -> Int[NDArray[np.int64], " n"]:
         """Rows of ``chunk`` that belong to the minibatch, in a seeded order."""
-        size, parts = self.chunk_sizes[chunk], step.buffer.minibatches
-        order = _row_order(self.seed, step.epoch, chunk, size)
-        return order[step.minibatch * size // parts : (step.minibatch + 1) * size // parts].astype(np.int64)
+        minibatches = step.buffer.minibatches
+        order = _row_order(self.seed, step.epoch, chunk, self.chunk_sizes[chunk])
+        first = (step.minibatch - step.buffer.rows_before[chunk]) % minibatches
+        return order[first::minibatches].astype(np.int64)
 
     def _first_of(self, epoch: int) -> int:
         while len(self._first_step) <= epoch:
@@ -113,7 +124,7 @@ class MinibatchSchedule:
 
 @lru_cache(maxsize=128)
 def _row_order(seed: int, epoch: int, chunk: int, size: int) -> Int[NDArray[np.int32], " n"]:
-    """Kept between the minibatches of a buffer, each of which takes the next slice."""
+    """Kept between the minibatches of a buffer, each of which takes its rows of it."""
     order = np.random.default_rng([seed, epoch, 1, chunk]).permutation(size).astype(np.int32)
     order.setflags(write=False)
     return order
@@ -137,9 +148,9 @@ def _buffers(
     if len(groups) > 1 and 2 * held < wanted:
         short = groups.pop()
         groups[-1].extend(short)
-    sizes = [sum(chunk_sizes[c] for c in group) for group in groups]
+    sizes = [tuple(chunk_sizes[c] for c in group) for group in groups]
     return tuple(
-        Buffer(epoch, tuple(group), max(1, round(size / minibatch)))
-        for group, size in zip(groups, sizes, strict=True)
-        if size
+        Buffer(epoch, tuple(group), max(1, round(sum(each) / minibatch)), each)
+        for group, each in zip(groups, sizes, strict=True)
+        if sum(each)
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
@@ -221,8 +221,24 @@ def image_minibatches(n_images: int, minibatch: int, seed: int, epoch: int) -> t
     return order.tensor_split(max(1, round(n_images / minibatch)))
 
 
+class LossSums(Protocol):
+    """What a step needs of a gradient to tell whether training diverges."""
+
+    @property
+    def count(self) -> float:
+        """Images."""
+
+    @property
+    def loss(self) -> float:
+        """Sum of their cross entropies."""
+
+    @property
+    def bias(self) -> Float[Tensor, " M"]:
+        """One slope per label."""
+
+
 def refuse_diverging(
-    gradient: Gradient, slopes: Mapping[str, Tensor], step: int, settings: DiscriminativeSettings
+    gradient: LossSums, slopes: Mapping[str, Tensor], step: int, settings: DiscriminativeSettings
 ) -> None:
     """Raise Diverged if the loss or a slope is not finite, or the loss is far above that of guessing."""
     loss, guessing = gradient.loss / gradient.count, math.log(len(gradient.bias))

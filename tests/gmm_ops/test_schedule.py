@@ -30,6 +30,22 @@ def test_an_epoch_takes_every_row_once(sizes, minibatch, buffered, epoch):
     assert len(taken) == sum(sizes)
 
 
+@settings(max_examples=40, deadline=None)
+@given(
+    sizes=st.lists(st.integers(0, 12), min_size=1, max_size=60).filter(sum),
+    minibatch=st.integers(1, 40),
+    buffered=st.integers(1, 30),
+)
+def test_minibatches_of_a_buffer_differ_by_one_row_however_small_its_chunks(sizes, minibatch, buffered):
+    schedule = MinibatchSchedule(tuple(sizes), minibatch, buffered, seed=5)
+    counts: dict[tuple[int, ...], list[int]] = {}
+    for step in schedule.steps(0):
+        counts.setdefault(step.buffer.chunks, []).append(len(rows_of(schedule, step, step.buffer.chunks)))
+    for of_buffer in counts.values():
+        assert min(of_buffer) >= 1
+        assert max(of_buffer) - min(of_buffer) <= 1
+
+
 @pytest.mark.parametrize("world", [1, 2, 3, 7])
 def test_minibatches_do_not_depend_on_the_number_of_readers(world):
     schedule = MinibatchSchedule((100,) * 23, 250, 4, seed=1)

@@ -1,0 +1,180 @@
+"""The linear layer on the histograms of words that stay as they are, minibatch by minibatch on many actors.
+
+The same loss, minibatches and schedule as IG Eq. 8 with the words left alone: what a generative dictionary carries of
+the decision, measured beside the discriminative fit.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Self
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from numpy.typing import NDArray
+from torch import Tensor
+
+from gmm_ops.discriminative.adam import Moments, adam_step, one_cycle
+from gmm_ops.discriminative.classifier import LinearClassifier
+from gmm_ops.discriminative.histogram import Histograms
+from gmm_ops.discriminative.loss import ImageLabels, cross_entropy, refuse_other_labels
+from gmm_ops.discriminative.training import REMEDY, DiscriminativeSettings, refuse_diverging
+from gmm_ops.errors import Diverged, RefusedInput
+
+
+@dataclass(frozen=True)
+class ClassifierGradient:
+    """Mergeable sums over images of the loss and its gradient, float64, as ``loss.Gradient`` without the words.
+
+    count: images. loss: sum of cross entropies, natural logarithm. wrong: images whose best label is another.
+    weight: (M, K). bias: (M,).
+    """
+
+    count: float
+    loss: float
+    wrong: float
+    weight: Float[Tensor, "M K"]
+    bias: Float[Tensor, " M"]
+
+    @classmethod
+    def zero(cls, n_words: int, n_labels: int, device: torch.device | str = "cpu") -> ClassifierGradient:
+        """The gradient of no image: the neutral element of ``merge``."""
+        weight = torch.zeros(n_labels, n_words, dtype=torch.float64, device=device)
+        return cls(0.0, 0.0, 0.0, weight, weight.new_zeros(n_labels))
+
+    @classmethod
+    def of(cls, classifier: LinearClassifier, histograms: Histograms, labels: ImageLabels) -> ClassifierGradient:
+        """Of some images. histograms: (N, K). labels: (N,), 0 to M - 1; raises RefusedInput on others."""
+        refuse_other_labels(labels, histograms.shape[0], classifier.bias.shape[0])
+        histograms = histograms.double()
+        found = cross_entropy(classifier.logits(histograms), labels.long())
+        slope = found.logit_gradient
+        return cls(float(histograms.shape[0]), found.loss, found.wrong, slope.T @ histograms, slope.sum(dim=0))
+
+    def merge(self, other: ClassifierGradient) -> ClassifierGradient:
+        """Sums over both sets of images."""
+        return ClassifierGradient(
+            self.count + other.count,
+            self.loss + other.loss,
+            self.wrong + other.wrong,
+            self.weight + other.weight,
+            self.bias + other.bias,
+        )
+
+    __add__ = merge
+
+    def pack(self) -> Float[Tensor, " packed"]:
+        """One float64 vector, count first, for an all-reduce: packing then adding equals merging."""
+        head = torch.tensor([self.count, self.loss, self.wrong], dtype=torch.float64, device=self.weight.device)
+        return torch.cat([head, self.weight.flatten(), self.bias])
+
+    @classmethod
+    def unpack(cls, packed: Float[Tensor, " packed"], n_words: int, n_labels: int) -> ClassifierGradient:
+        """Inverse of ``pack``."""
+        head, weight, bias = packed.split([3, n_labels * n_words, n_labels])
+        count, loss, wrong = (float(value) for value in head)
+        return cls(count, loss, wrong, weight.reshape(n_labels, n_words).clone(), bias.clone())
+
+
+@dataclass(frozen=True)
+class ClassifierState:
+    """All that the training carries from one minibatch to the next; the same on every actor, bit for bit.
+
+    classifier: of the next step. moments: Adam's. total_steps: length of the one-cycle schedule. best: the layer with
+    the lowest held-out loss so far, ``best_loss`` (mean; inf before the first judgement). stale: judgements since.
+    """
+
+    classifier: LinearClassifier
+    moments: Moments
+    total_steps: int
+    best: LinearClassifier
+    best_loss: float = math.inf
+    stale: int = 0
+
+    @classmethod
+    def start(cls, n_words: int, n_labels: int, total_steps: int, device: torch.device | str = "cpu") -> Self:
+        """A layer of zeros before the first minibatch. Raises RefusedInput (fewer than 2 labels, no step)."""
+        if n_labels < 2 or total_steps < 1:
+            raise RefusedInput(
+                f"n_labels must be at least 2 and total_steps at least 1; got {n_labels} and {total_steps}. "
+                "Check the labels of the scope and its images."
+            )
+        weight = torch.zeros(n_labels, n_words, dtype=torch.float64, device=device)
+        layer = LinearClassifier(weight, weight.new_zeros(n_labels))
+        return cls(layer, Moments.zero(_values(layer)), total_steps, layer)
+
+    @property
+    def step(self) -> int:
+        """Minibatches taken."""
+        return self.moments.step
+
+    def advanced(self, gradient: ClassifierGradient, settings: DiscriminativeSettings) -> ClassifierState:
+        """One step of Adam on the mean loss of the global minibatch. Raises Diverged, RefusedInput (empty batch)."""
+        if gradient.count <= 0:
+            raise RefusedInput("gradient must hold at least one image; the global batch is empty.")
+        slopes = {"weight": gradient.weight / gradient.count, "bias": gradient.bias / gradient.count}
+        refuse_diverging(gradient, slopes, self.step, settings)
+        rate, momentum = one_cycle(self.step, self.total_steps, settings.classifier_rate)
+        values = _values(self.classifier)
+        values, moments = adam_step(values, slopes, self.moments, dict.fromkeys(values, rate), momentum)
+        return replace(self, classifier=LinearClassifier(**values), moments=moments)
+
+    def judged(self, held_out_loss: float) -> ClassifierState:
+        """After an epoch: keep the layer if its mean held-out loss is the lowest. NaN raises Diverged."""
+        if not math.isfinite(held_out_loss):
+            raise Diverged(f"the held-out loss is {held_out_loss}. {REMEDY}", max(0, self.step - 1))
+        if held_out_loss < self.best_loss:
+            return replace(self, best=self.classifier, best_loss=held_out_loss, stale=0)
+        return replace(self, stale=self.stale + 1)
+
+    def should_stop(self, settings: DiscriminativeSettings) -> bool:
+        """Whether the schedule is done, or the held-out loss has not fallen for ``patience`` judgements."""
+        return self.step >= self.total_steps or self.stale >= settings.patience
+
+    def result(self) -> LinearClassifier:
+        """The best layer by held-out loss; the last one if none was judged."""
+        return self.best if math.isfinite(self.best_loss) else self.classifier
+
+    def to(self, device: torch.device | str) -> ClassifierState:
+        """The same state on another device."""
+        return replace(
+            self,
+            classifier=_moved(self.classifier, device),
+            moments=self.moments.to(device),
+            best=_moved(self.best, device),
+        )
+
+    def to_arrays(self) -> dict[str, NDArray[Any]]:
+        """Plain arrays for a checkpoint: training resumed from them goes on bit for bit."""
+        return {
+            "total_steps": np.array(self.total_steps, np.int64),
+            "stale": np.array(self.stale, np.int64),
+            "best_loss": np.array(self.best_loss, np.float64),
+            **self.classifier.to_arrays(),
+            **{f"best_{name}": values for name, values in self.best.to_arrays().items()},
+            **self.moments.to_arrays(),
+        }
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> Self:
+        """Inverse of ``to_arrays``."""
+        best = {name: arrays[f"best_{name}"] for name in ("weight", "bias")}
+        return cls(
+            LinearClassifier.from_arrays(arrays),
+            Moments.from_arrays(arrays),
+            int(arrays["total_steps"]),
+            LinearClassifier.from_arrays(best),
+            float(arrays["best_loss"]),
+            int(arrays["stale"]),
+        )
+
+
+def _values(layer: LinearClassifier) -> dict[str, Tensor]:
+    return {"weight": layer.weight, "bias": layer.bias}
+
+
+def _moved(layer: LinearClassifier, device: torch.device | str) -> LinearClassifier:
+    return LinearClassifier(layer.weight.to(device), layer.bias.to(device))

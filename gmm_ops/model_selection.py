@@ -1,0 +1,30 @@
+"""How many words a dictionary should have: the Bayesian information criterion (Schwarz 1978)."""
+
+from __future__ import annotations
+
+import math
+
+from gmm_ops.errors import RefusedInput
+
+
+def free_parameters(n_words: int, n_units: int) -> int:
+    """Of a diagonal mixture: K - 1 shares, K D means, K D variances. Raises RefusedInput below 1 word or unit."""
+    if n_words < 1 or n_units < 1:
+        raise RefusedInput(f"n_words and n_units must be at least 1; got {n_words} and {n_units}.")
+    return n_words - 1 + 2 * n_words * n_units
+
+
+def bayesian_criterion(log_likelihood: float, n_columns: int, n_words: int, n_units: int) -> float:
+    """p ln n - 2 log L, lower is better.
+
+    log_likelihood: sum of log p(x) over the ``n_columns`` columns that were fitted, natural logarithm.
+    The criterion takes columns for independent. Neighbouring columns of a map are not, so for maps it counts more
+    evidence than there is and asks for more words than it should.
+    Raises RefusedInput (no column, a log-likelihood that is not finite).
+    """
+    if n_columns < 1 or not math.isfinite(log_likelihood):
+        raise RefusedInput(
+            f"log_likelihood must be finite and n_columns at least 1; got {log_likelihood} and {n_columns}. "
+            "Pass the sum over the fitted columns."
+        )
+    return free_parameters(n_words, n_units) * math.log(n_columns) - 2.0 * log_likelihood
