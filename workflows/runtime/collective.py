@@ -1,10 +1,10 @@
-"""Sums and gathers between the actors of a fit group, on torch.distributed."""
+"""Sums, maxima and gathers between the actors of a fit group, on torch.distributed."""
 
 from __future__ import annotations
 
 import os
 from datetime import timedelta
-from typing import Protocol
+from typing import Any, Protocol
 
 import psutil
 import torch
@@ -26,6 +26,9 @@ class Collective(Protocol):
     def all_reduce_sum(self, tensor: Shaped[Tensor, "..."]) -> Shaped[Tensor, "..."]:
         """Sum over ranks, the same bits on every rank; ``tensor`` stays as it is. Of any shape; use float64."""
 
+    def all_reduce_max(self, tensor: Shaped[Tensor, "..."]) -> Shaped[Tensor, "..."]:
+        """Maximum over ranks, as ``all_reduce_sum``."""
+
     def all_gather(self, tensor: Shaped[Tensor, "..."]) -> list[Shaped[Tensor, "..."]]:
         """The tensors of all ranks, in rank order; all must have one shape and dtype."""
 
@@ -37,6 +40,10 @@ class LoneCollective:
     world = 1
 
     def all_reduce_sum(self, tensor: Shaped[Tensor, "..."]) -> Shaped[Tensor, "..."]:
+        """A copy."""
+        return tensor.clone()
+
+    def all_reduce_max(self, tensor: Shaped[Tensor, "..."]) -> Shaped[Tensor, "..."]:
         """A copy."""
         return tensor.clone()
 
@@ -80,12 +87,11 @@ class GroupCollective:
 
     def all_reduce_sum(self, tensor: Shaped[Tensor, "..."]) -> Shaped[Tensor, "..."]:
         """Sum over ranks."""
-        total = tensor.clone(memory_format=torch.contiguous_format)
-        try:
-            dist.all_reduce(total)
-        except RuntimeError as error:
-            raise CollectiveLost(f"rank {self.rank}: {error}") from error
-        return total
+        return self._all_reduce(tensor, dist.ReduceOp.SUM)
+
+    def all_reduce_max(self, tensor: Shaped[Tensor, "..."]) -> Shaped[Tensor, "..."]:
+        """Maximum over ranks."""
+        return self._all_reduce(tensor, dist.ReduceOp.MAX)
 
     def all_gather(self, tensor: Shaped[Tensor, "..."]) -> list[Shaped[Tensor, "..."]]:
         """The tensors of all ranks."""
@@ -95,6 +101,14 @@ class GroupCollective:
         except RuntimeError as error:
             raise CollectiveLost(f"rank {self.rank}: {error}") from error
         return parts
+
+    def _all_reduce(self, tensor: Shaped[Tensor, "..."], operation: Any) -> Shaped[Tensor, "..."]:
+        reduced = tensor.clone(memory_format=torch.contiguous_format)
+        try:
+            dist.all_reduce(reduced, op=operation)
+        except RuntimeError as error:
+            raise CollectiveLost(f"rank {self.rank}: {error}") from error
+        return reduced
 
 
 def interface_of(address: str) -> str | None:

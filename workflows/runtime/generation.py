@@ -195,7 +195,8 @@ def _refuse_unfitting(settings: GroupSettings) -> None:
     if settings.n_actors * settings.num_gpus > offered.gpus and not offered.joined:
         raise BudgetError(
             f"a fit group of {settings.n_actors} actors needs {settings.n_actors * settings.num_gpus:g} GPUs and Ray "
-            f"offers {offered.gpus}: lower runtime.fit_actors or set runtime.device to 'cpu'"
+            f"offers {offered.gpus}: lower runtime.fit_actors (fit.word_slices, if that is above 1) or set "
+            "runtime.device to 'cpu'"
         )
 
 
