@@ -8,7 +8,7 @@ ARTEFACTS: dict[str, tuple[str, ...]] = {
     "index": ("images.parquet", "plan.json"),
     "train": ("weights.pt",),
     "extract": ("activations", "predictions"),
-    "fit": ("mixtures", "history.parquet"),
+    "fit": ("scopes.json", "mixtures", "history.parquet", "errors.parquet"),
     "words": ("words", "path_parts"),
     "paths": ("paths.parquet", "transitions.parquet", "triage.parquet", "junctions.parquet"),
     "count": ("cooccurrence", "words.parquet", "exemplars.parquet", "layers.parquet"),

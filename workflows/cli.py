@@ -1,4 +1,4 @@
-"""The command line: run, status, show, demo."""
+"""The command line: run, layers, status, show, sweep, parts, demo."""
 
 from __future__ import annotations
 
@@ -64,6 +64,40 @@ def run(preset: Preset, set_: Set = None, out: Out = None, until: Until = None, 
 
 
 @app.command()
+def layers(
+    network: Annotated[
+        str,
+        typer.Argument(
+            metavar="NETWORK",
+            help="torchvision:<model>, timm:<model>, package.module:callable, or a preset, whose network it then is.",
+        ),
+    ],
+    size: Annotated[
+        int | None,
+        typer.Option(min=1, help="Pixels of the square input; default: the preset's crop, 224 without a preset."),
+    ] = None,
+    set_: Set = None,
+) -> None:
+    """Names, sizes and aliases of the layers that network.layers can name. Needs no weights and no images.
+
+    Examples:
+
+        inference-graphs layers torchvision:resnet18
+
+        inference-graphs layers timm:resnet10t --size 176
+
+        inference-graphs layers cifar10_resnet20 --size 32
+    """
+    from workflows.layers import print_layers
+    from workflows.settings import load_settings
+
+    if ":" in network and set_:
+        raise RunError("layers: --set changes a preset; give one, or a network without --set")
+    asked = network if ":" in network else load_settings(find_preset(network), set_ or ())
+    print_layers(asked, size, Console())
+
+
+@app.command()
 def status(folder: Folder) -> None:
     """Stages of a run: shards done, failed and left, time, sizes.
 
@@ -82,6 +116,10 @@ def show(
     folder: Folder,
     class_: Annotated[str | None, typer.Option("--class", help="Name or id of a class.")] = None,
     image: Annotated[int | None, typer.Option(help="Id of an image (a row of images.parquet).")] = None,
+    scope: Annotated[
+        str | None,
+        typer.Option(help="Whose words explain it: joint, class-<id> or list-<name>; default: joint, or its own."),
+    ] = None,
 ) -> None:
     """The inference graph of a class or of an image as a table, and where its figure is.
 
@@ -95,6 +133,8 @@ def show(
 
         inference-graphs show runs/cifar10-resnet20 --image 20015
 
+        inference-graphs show runs/cifar10-resnet20 --class horse --scope class-7
+
         inference-graphs show runs/cifar10-mlp --image 20015
 
     Which images have a graph is the preset's mine.images; by default the misclassified validation images.
@@ -103,7 +143,72 @@ def show(
 
     if (class_ is None) == (image is None):
         raise RunError("show: give either --class NAME or --image ID")
-    show_graph(folder, class_, image, Console())
+    show_graph(folder, class_, image, Console(), scope)
+
+
+@app.command()
+def sweep(
+    preset: Preset,
+    words: Annotated[str, typer.Option(help="Numbers of words K, with commas between.")] = "10,25,50,100,200",
+    layers: Annotated[
+        str | None, typer.Option(help="Layers, with commas between, lowest first; default: the preset's.")
+    ] = None,
+    losses: Annotated[str, typer.Option(help="both, or generative: likelihoods alone, which need no labels.")] = "both",
+    set_: Set = None,
+    out: Annotated[Path | None, typer.Option(help="Run folder; default runs/<name of the preset>-sweep.")] = None,
+    address: Address = None,
+) -> None:
+    """How many words: every layer with several K, by likelihood and by the labels (IG Fig. 4 right).
+
+    Dictionaries are those of all classes (scope joint). One extraction; then sweep.parquet, figures/sweep.png and what
+    became of the paper's expectations. The same command goes on where it was, cell by cell.
+
+    Examples:
+
+        inference-graphs sweep digits --words 5,10,20
+
+        inference-graphs sweep cifar10_resnet20 --layers add8,add9 --set discriminative.epochs=10
+    """
+    from workflows.settings import load_settings
+    from workflows.sweep import run_sweep, sweep_request, sweep_settings
+
+    request = sweep_request(words, losses)
+    names = [name.strip() for name in layers.split(",") if name.strip()] if layers else []
+    settings = sweep_settings(load_settings(find_preset(preset), set_ or ()), names, request.losses)
+    console = Console()
+    folder = run_sweep(settings, request, out or default_out(f"{settings.name}-sweep"), console, address)
+    console.print(f"run folder {escape(str(folder.root))}", highlight=False, soft_wrap=True)
+
+
+@app.command()
+def parts(
+    folder: Folder,
+    boxes: Annotated[
+        Path,
+        typer.Argument(
+            metavar="BOXES.csv",
+            help="One object a line, with one of its parts: columns image (the end of the photo's path, such as "
+            "n02391049/00001.jpg), obj_x0, obj_y0, obj_x1, obj_y1, part (a name, or empty) and part_x0, part_y0, "
+            "part_x1, part_y1, in pixels of the photo file; others are not read.",
+        ),
+    ],
+    name: Annotated[
+        list[str] | None,
+        typer.Option(help="What a part is called: [bold]part01=head[/bold]; may be repeated.", metavar="PART=NAME"),
+    ] = None,
+) -> None:
+    """Do the words of the class graphs sit on the object? Shares of their positions in boxes, against the area.
+
+    For every chosen word: its exemplars and all its positions in the class's validation photos, photos with boxes only.
+    Writes parts.parquet and figures/[<scope>/]parts.png.
+
+    Example:
+
+        inference-graphs parts runs/animals-resnet50 ../shared/data/imagenet_animals/parts.csv --name part01=head
+    """
+    from workflows.parts import part_names, run_parts
+
+    run_parts(folder, boxes, part_names(name or ()), Console())
 
 
 @app.command()

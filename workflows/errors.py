@@ -29,3 +29,7 @@ class RunFolderError(RunError):
 
 class ShardError(RunError):
     """Work items kept failing after every allowed attempt."""
+
+
+class DivergedFit(RunError):
+    """A fit by gradient left the finite numbers, or nearly."""

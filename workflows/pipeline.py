@@ -15,7 +15,7 @@ from workflows.progress import StageBar
 from workflows.runtime.cluster import Resources, connect
 from workflows.settings import Settings
 from workflows.stages import count, draw, extract, fit, index, mine, paths, train, words
-from workflows.stages.context import StageContext, fingerprint
+from workflows.stages.context import StageContext, asked_items, fingerprint
 from workflows.storage.run_folder import RunFolder
 
 RUNS: dict[str, Callable[[StageContext], None]] = {
@@ -68,7 +68,7 @@ def run_pipeline(
 def stages_left(folder: RunFolder, settings: Settings, wanted: Sequence[str]) -> list[str]:
     """Stages that are not done with these settings, and every stage behind the first of them."""
     for place, stage in enumerate(wanted):
-        if not folder.ledger(stage).stage_done(fingerprint(stage, settings)):
+        if not folder.ledger(stage).stage_done(fingerprint(stage, settings), asked_items(stage, settings)):
             return list(wanted[place:])
     return []
 

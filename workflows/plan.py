@@ -91,7 +91,7 @@ class Plan:
         images: number of rows of images.parquet; training images come first.
         train_images: number of training images.
         input_height, input_width: pixels of the network's input.
-        weights: absolute file of the network's state dict, or torchvision:<WEIGHTS>.
+        weights: absolute file of the network's state dict, torchvision:<WEIGHTS> or timm:<model>.<tag>.
     """
 
     layers: tuple[LayerPlan, ...]

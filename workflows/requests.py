@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 
@@ -11,7 +11,7 @@ from workflows.errors import DataError
 from workflows.plan import Plan
 from workflows.stages.word_maps import ImageColumns
 
-MISCLASSIFIED = "misclassified"
+MISCLASSIFIED, ALL = "misclassified", "all"
 
 
 def class_id(request: str, names: Sequence[str], asked_by: str = "mine.classes") -> int:
@@ -37,7 +37,7 @@ def requested_classes(requests: Sequence[str], plan: Plan, images: ImageColumns)
     """
     counts = np.bincount(images.predicted[plan.train_images :].clip(min=0), minlength=len(plan.class_names))
     counts[0] -= (images.predicted[plan.train_images :] < 0).sum()
-    if "all" in requests:
+    if ALL in requests:
         silent = [name for name, count in zip(plan.class_names, counts, strict=True) if not count]
         return [int(label) for label in np.flatnonzero(counts)], silent
     chosen = sorted({class_id(request, plan.class_names) for request in requests})
@@ -51,16 +51,24 @@ def requested_classes(requests: Sequence[str], plan: Plan, images: ImageColumns)
 
 
 def requested_images(
-    requests: Sequence[str], plan: Plan, images: ImageColumns, asked_by: str = "mine.images"
+    requests: Sequence[str],
+    plan: Plan,
+    images: ImageColumns,
+    asked_by: str = "mine.images",
+    explained: Collection[int] | None = None,
 ) -> list[int]:
     """Ids of the requested images, ascending.
 
     ``misclassified`` are the validation images predicted wrongly, ``misclassified:N`` the first N of them.
+    ``explained``: classes with a dictionary that explains them; of the misclassified images only those predicted as
+    one of these are taken. None: all are.
 
     Raises:
-        DataError: an id is no image of the run, or its picture was broken.
+        DataError: an id is no image of the run, its picture was broken, or no dictionary explains its prediction.
     """
     wrong = (images.predicted != images.label) & (images.predicted >= 0)
+    if explained is not None:
+        wrong &= np.isin(images.predicted, list(explained))
     misclassified = np.flatnonzero(wrong[plan.train_images :]) + plan.train_images
     chosen: set[int] = set()
     for request in requests:
@@ -70,6 +78,12 @@ def requested_images(
             chosen.update(misclassified[: int(number) if colon else None].tolist())
         elif images.predicted[int(request)] < 0:
             raise DataError(f"{asked_by}: the picture of image {request} is broken; images.parquet says why")
+        elif explained is not None and int(images.predicted[int(request)]) not in explained:
+            raise DataError(
+                f"{asked_by}: image {request} is predicted as {plan.class_names[images.predicted[int(request)]]!r}, "
+                f"which no scope of the run explains (they explain {_names(explained, plan)}): ask for another image, "
+                "or for a scope with that class"
+            )
         else:
             chosen.add(int(request))
     return sorted(chosen)
@@ -89,3 +103,8 @@ def check_image_request(request: str, images: int, asked_by: str = "mine.images"
             f"{asked_by}: {request!r} is no image; give ids from 0 to {images - 1} (the rows of images.parquet), "
             f"{MISCLASSIFIED}, or {MISCLASSIFIED}:N for the first N of them"
         )
+
+
+def _names(classes: Collection[int], plan: Plan) -> str:
+    some = [plan.class_names[label] for label in sorted(classes)[:10]]
+    return ", ".join(some) + (f" and {len(classes) - 10} more" if len(classes) > 10 else "")

@@ -11,19 +11,32 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from workflows.errors import SettingsError
+from workflows.fit_settings import DiscriminativeFitSettings, FitSettings, HMMSettings, ListScope, Section
+
+__all__ = [
+    "DENSE",
+    "DataSettings",
+    "DiscriminativeFitSettings",
+    "FitSettings",
+    "HMMSettings",
+    "ListScope",
+    "NetworkSettings",
+    "PreprocessingSettings",
+    "RuntimeSettings",
+    "Settings",
+    "TrainingSettings",
+    "load_settings",
+    "parse_settings",
+]
 
 DENSE = "dense"
 """In ``network.layers``: the dense layers of the chain that ends in the output, found in the network."""
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class DataSettings(_Section):
+class DataSettings(Section):
     """Which images, and which of them train the dictionaries (S_T) or are counted (S_V)."""
 
     source: Literal["parquet", "folders", "cifar10", "digits"] = Field(
@@ -49,7 +62,7 @@ class DataSettings(_Section):
     max_broken: float = Field(0.01, ge=0, le=1, description="share of unreadable images that stops the run")
 
 
-class PreprocessingSettings(_Section):
+class PreprocessingSettings(Section):
     """From a picture to the network's input."""
 
     resize: int | None = Field(None, gt=0, description="short side in pixels after resizing")
@@ -66,13 +79,17 @@ class PreprocessingSettings(_Section):
         return std
 
 
-class NetworkSettings(_Section):
+class NetworkSettings(Section):
     """The frozen network and its modelled layers."""
 
-    name: str = Field(description="torchvision:<model> or an import path package.module:callable")
+    name: str = Field(
+        description="torchvision:<model>, timm:<model> (extra `timm`), or an import path package.module:callable; the "
+        "current folder is looked into as well"
+    )
     arguments: dict[str, Any] = Field(default_factory=dict, description="keyword arguments of the callable")
     weights: str = Field(
-        description="a state dict file, torchvision:<WEIGHTS> to download, or `train` for the training section"
+        description="a state dict file, torchvision:<WEIGHTS> or timm:<model>.<tag> to download, or `train` for the "
+        "training section"
     )
     layers: tuple[str, ...] = Field(
         min_length=1,
@@ -87,7 +104,7 @@ class NetworkSettings(_Section):
         return self.layers == (DENSE,)
 
 
-class TrainingSettings(_Section):
+class TrainingSettings(Section):
     """Trains the network first (small networks on small images)."""
 
     epochs: int = Field(8, gt=0)
@@ -102,7 +119,7 @@ class TrainingSettings(_Section):
     )
 
 
-class ExtractSettings(_Section):
+class ExtractSettings(Section):
     """Forward pass and storage of activation columns."""
 
     columns_per_image: int | Literal["all", "auto"] = Field(
@@ -128,67 +145,7 @@ class ExtractSettings(_Section):
         return self
 
 
-class FitSettings(_Section):
-    """Dictionaries: one mixture per layer by online EM (Cappé & Moulines 2009)."""
-
-    scope: str = Field("joint", description="joint: one dictionary for all classes")
-    words: tuple[int, ...] = Field(min_length=1, description="K: one for all layers, or one per layer")
-    minibatch: int = Field(
-        50_000, gt=0, description="columns of a global minibatch at most; small layers take a 200th of an epoch"
-    )
-    epochs: int = Field(3, gt=0)
-    exponent: float = Field(0.6, gt=0.5, le=1, description="a of the step size (n + offset)^-a")
-    offset: float = Field(1.0, ge=1)
-    warmup: int = Field(
-        20,
-        ge=0,
-        description="minibatches before the first M-step, at most a 50th of all; [hmm]: at most the first epoch",
-    )
-    var_floor: float = Field(1e-4, ge=0, description="times the layer's mean variance")
-    min_share: float = Field(0.05, ge=0, lt=1, description="times 1/K: a word below it is re-seeded")
-    init: Literal["random", "kmeans++"] = "random"
-    polyak: bool = False
-    tolerance: float = Field(1e-4, ge=0, description="relative held-out gain of an epoch that stops the fit")
-    held_out: float = Field(0.1, gt=0, lt=1, description="share of the training images, by image")
-    checkpoint_steps: int = Field(50, gt=0, description="steps between checkpoints")
-
-    @field_validator("words", mode="before")
-    @classmethod
-    def _one_number(cls, words: Any) -> Any:
-        return (words,) if isinstance(words, int) else words
-
-    @field_validator("words")
-    @classmethod
-    def _enough(cls, words: tuple[int, ...]) -> tuple[int, ...]:
-        if any(count < 1 for count in words):
-            raise ValueError("every layer needs at least 1 word")
-        return words
-
-    @field_validator("scope")
-    @classmethod
-    def _known(cls, scope: str) -> str:
-        if scope != "joint":
-            raise ValueError(f"scope {scope!r} does not exist; the scopes are: joint")
-        return scope
-
-
-class HMMSettings(_Section):
-    """One hidden Markov model over a chain of dense layers, instead of a mixture a layer (IG section 3.1).
-
-    It is fitted by online EM as ``[fit]`` says; a column is an image, so ``fit.minibatch`` counts images.
-    """
-
-    output: Literal["fixed", "gaussian"] = Field(
-        "fixed",
-        description="the last variable is the prediction, observed, so paths end in a class; "
-        "or a layer of words on the logits, plain Gaussians",
-    )
-    restarts: int = Field(3, gt=0, description="fits from different starts; the best held-out likelihood is kept")
-    clamp: float = Field(5.0, gt=0, description="a rectified mean stays above so many standard deviations below 0")
-    transition_prior: float = Field(0.1, ge=0, description="pseudo-images per cell of every transition table")
-
-
-class TriageSettings(_Section):
+class TriageSettings(Section):
     """At which junction the path of a misclassified image leaves the paths of its true class."""
 
     min_images: int = Field(
@@ -196,13 +153,13 @@ class TriageSettings(_Section):
     )
 
 
-class CountSettings(_Section):
+class CountSettings(Section):
     """Co-occurrence over the validation images (IG Eq. 5, 6)."""
 
     scheduler: Literal["auto", "ray", "threads"] = Field("auto", description="auto: ray when joining a cluster")
 
 
-class MineSettings(_Section):
+class MineSettings(Section):
     """Algorithm 1."""
 
     classes: tuple[str, ...] = Field(("all",), description="class names or ids; all")
@@ -216,7 +173,7 @@ class MineSettings(_Section):
     positive_only: bool = False
 
 
-class DrawSettings(_Section):
+class DrawSettings(Section):
     """Figures."""
 
     rectangle_layers: int = Field(2, ge=0, description="so many highest layers show rectangles, lower ones patches")
@@ -234,7 +191,7 @@ class DrawSettings(_Section):
     )
 
 
-class RuntimeSettings(_Section):
+class RuntimeSettings(Section):
     """Where and how wide it runs. It may differ when a run is resumed.
 
     The number of actors changes no bit of a result, but for ``fit_actors``: it changes the order of float64 sums, about
@@ -257,7 +214,7 @@ class RuntimeSettings(_Section):
     memory_gb: float | None = Field(None, gt=0, description="memory the plan may use; default: what is free")
 
 
-class Settings(_Section):
+class Settings(Section):
     """A whole run."""
 
     name: str = Field(description="shown in figures and in `network` columns")
@@ -268,6 +225,7 @@ class Settings(_Section):
     training: TrainingSettings | None = None
     extract: ExtractSettings = ExtractSettings()
     fit: FitSettings
+    discriminative: DiscriminativeFitSettings = DiscriminativeFitSettings()
     hmm: HMMSettings | None = None
     triage: TriageSettings = TriageSettings()
     count: CountSettings = CountSettings()
@@ -289,6 +247,12 @@ class Settings(_Section):
         if self.hmm is not None and self.network.tap != "post":
             raise ValueError(
                 "[hmm] reads dense layers behind their ReLU, where zeros are exact: set network.tap = 'post'"
+            )
+        if self.hmm is not None and (self.fit.scopes != ("joint",) or self.fit.loss != "generative"):
+            raise ValueError("[hmm] has one chain for all classes: set fit.scopes = ['joint'], fit.loss = 'generative'")
+        if self.hmm is not None and self.fit.word_slices > 1:
+            raise ValueError(
+                f"fit.word_slices is {self.fit.word_slices}, and the words of [hmm] are not sliced: set it to 1"
             )
         if self.network.weights == "train" and self.training is None:
             raise ValueError("network.weights = 'train' needs a [training] section")
@@ -365,7 +329,7 @@ def _nearest(location: Sequence[Any]) -> str:
     import difflib
 
     section: Any = Settings
-    for part in location[:-1]:
+    for part in (part for part in location[:-1] if isinstance(part, str)):
         annotation = section.model_fields[part].annotation
         section = next((a for a in getattr(annotation, "__args__", ()) if hasattr(a, "model_fields")), annotation)
     known = list(section.model_fields)

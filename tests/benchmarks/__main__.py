@@ -17,7 +17,7 @@ os.environ.setdefault("RAY_AUTH_MODE", "disabled")
 import torch
 
 RESULTS = Path(__file__).with_name("RESULTS.md")
-SUITES = ("extract", "em_pass", "counting", "hmm", "discriminative", "word_slices")
+SUITES = ("extract", "em_pass", "counting", "hmm", "discriminative", "word_slices", "scopes", "sliced_fit")
 """Modules of this folder, each with ``measure``; imported when run, since some need peers of the `bench` extra."""
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.end_to_end.folder_runs import FolderRun, Refused, write_folder_run
 from tests.end_to_end.small_digits import FIRST_LAYER, command, fit_left_open, run_arguments
 
 
@@ -15,3 +16,25 @@ def fitted_by_two(digits_run: Path, digits_weights: Path, tmp_path_factory: pyte
     root = fit_left_open(digits_run, tmp_path_factory.mktemp("two") / "run", FIRST_LAYER)
     assert command(run_arguments(root, digits_weights, "runtime.fit_actors=2", until="fit")) == 0
     return root
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> FolderRun:
+    return write_folder_run(tmp_path, images_a_class=6)
+
+
+@pytest.fixture
+def refused(capsys: pytest.CaptureFixture[str]) -> Refused:
+    """Gives a command, demands exit status 2, one clear error without a traceback, and all of the words."""
+
+    def check(arguments: list[str], *words: str) -> str:
+        capsys.readouterr()
+        assert command(arguments) == 2
+        told = capsys.readouterr().err
+        assert told.startswith("error ")
+        assert "Traceback" not in told
+        for word in words:
+            assert word in told, told
+        return told
+
+    return check

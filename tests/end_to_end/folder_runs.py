@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +10,9 @@ import torch
 
 from tests.workflows.images.made_files import write_folders
 from workflows.networks.architectures import digits_resnet
+
+Refused = Callable[..., str]
+"""The fixture ``refused`` of ``conftest``: gives a command, and demands an error of these words."""
 
 CLASSES = ("cat", "dog", "fox")
 PRESET = """
@@ -88,3 +91,8 @@ def save_weights(path: Path, n_classes: int = len(CLASSES)) -> dict[str, torch.T
         state = digits_resnet(n_classes).state_dict()
     torch.save(state, path)
     return state
+
+
+def assert_nothing_was_made(run: FolderRun) -> None:
+    left = {path.name for path in run.out.iterdir()} if run.out.exists() else set()
+    assert left <= {".lock"}

@@ -29,6 +29,7 @@ SETTINGS = (
     "extract.images_per_shard=25",
     "extract.images_per_chunk=25",
     "extract.batch=25",
+    "fit.loss=generative",
     "fit.words=[8,10,12]",
     "fit.minibatch=3000",
     "fit.epochs=1",
@@ -79,7 +80,7 @@ def copy_until(source: Path, target: Path, last: str) -> Path:
 def adopt_mixtures(source: Path, target: Path) -> None:
     """Give a run the dictionaries that another run fitted, as if its own fit had come to them."""
     shutil.copytree(source / "mixtures", target / "mixtures")
-    for name in ("history.parquet", "ledgers/fit.jsonl"):
+    for name in ("scopes.json", "history.parquet", "ledgers/fit.jsonl"):
         shutil.copy(source / name, target / name)
 
 

@@ -6,44 +6,13 @@ import pickle
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 import torch
 
-from tests.end_to_end.folder_runs import FolderRun, save_weights, write_folder_run
+from tests.end_to_end.folder_runs import FolderRun, Refused, assert_nothing_was_made, save_weights
 from tests.end_to_end.killing import PROJECT
 from tests.end_to_end.small_digits import command
-
-Refused = Callable[..., str]
-
-
-@pytest.fixture
-def run(tmp_path: Path) -> FolderRun:
-    return write_folder_run(tmp_path, images_a_class=6)
-
-
-@pytest.fixture
-def refused(capsys: pytest.CaptureFixture[str]) -> Refused:
-    """Gives a command, demands exit status 2, one clear error without a traceback, and all of the words."""
-
-    def check(arguments: list[str], *words: str) -> str:
-        capsys.readouterr()
-        assert command(arguments) == 2
-        told = capsys.readouterr().err
-        assert told.startswith("error ")
-        assert "Traceback" not in told
-        for word in words:
-            assert word in told, told
-        return told
-
-    return check
-
-
-def assert_nothing_was_made(run: FolderRun) -> None:
-    left = {path.name for path in run.out.iterdir()} if run.out.exists() else set()
-    assert left <= {".lock"}
 
 
 class Callback:
@@ -161,7 +130,7 @@ def test_few_columns_a_word_are_warned_of(run: FolderRun, capsys: pytest.Capture
 @pytest.mark.parametrize(
     ("field", "words"),
     [
-        ("fit.scope=class-3", ["fit.scope", "scope 'class-3' does not exist", "the scopes are: joint"]),
+        ("fit.scopes=class-3", ["fit.scopes", "should be 'joint', 'class' or 'list'", "came: 'class-3'"]),
         ("fit.wrods=3", ["fit.wrods", "no such field", "did you mean words"]),
         ("fitt.words=3", ["fitt", "no such field", "did you mean fit"]),
         ("fit.words=many", ["fit.words", "came: 'many'"]),

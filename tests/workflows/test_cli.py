@@ -18,8 +18,17 @@ from workflows.cli import app, find_preset, main
 from workflows.errors import RunError
 from workflows.settings import load_settings
 
-COMMANDS = ("run", "status", "show", "demo")
-QUICK = ("--until", "index", "--set", "data.max_train=100", "--set", "data.max_validation=50")
+COMMANDS = ("run", "layers", "status", "show", "sweep", "parts", "demo")
+QUICK = (
+    "--until",
+    "index",
+    "--set",
+    "data.max_train=100",
+    "--set",
+    "data.max_validation=50",
+    "--set",
+    "fit.min_images=2",
+)
 """A run that ends before it needs Ray or a trained network."""
 
 Finished = tuple[int, str, str]
@@ -186,7 +195,7 @@ def test_both_entry_points_say_the_same() -> None:
 
 
 def test_an_interrupt_ends_with_130_and_without_a_traceback(tmp_path: Path) -> None:
-    endless = ["--set", "training.epochs=10000", "--set", "data.max_train=100", "--until", "train"]
+    endless = ["--set", "training.epochs=10000", "--set", "data.max_train=300", "--until", "train"]
     with subprocess.Popen(
         [sys.executable, "-u", "-m", "workflows", "run", "digits", "--out", str(tmp_path / "run"), *endless],
         stdout=subprocess.PIPE,

@@ -39,7 +39,19 @@ def test_overrides_take_toml_values_and_bare_text():
         ("fit.words=many", r"fit\.words: .*came: 'many'"),
         ("fit.words=0", "every layer needs at least 1 word"),
         ("fit.words=[3,4]", "fit.words has 2 numbers for 3 layers"),
-        ("fit.scope=planet", r"scope 'planet' does not exist; the scopes are: joint"),
+        ("fit.scope=joint", r"fit\.scope: no such field; did you mean scopes\?"),
+        ("fit.scopes=planet", r"Input should be 'joint', 'class' or 'list' \(came: 'planet'\)"),
+        ("fit.scopes=[]", r"fit\.scopes: .*at least 1 item"),
+        ("fit.scopes=['class','class']", "every kind of scope is given once"),
+        ("fit.scopes=['list']", r"scopes has 'list', so lists must have one: \[\[fit\.lists\]\] with name, classes"),
+        ("fit.lists=[{name='a',classes=[1]}]", r"lists has a, which only scopes = \['list'\] reads: add 'list'"),
+        ("fit.lists=[{name='a',clases=[1]}]", r"clases: no such field; did you mean classes\?"),
+        ("fit.lists=[{name='a',classes=[]}]", r"fit\.lists\.0\.classes: .*at least 1 item"),
+        ("fit.loss=hinge", r"fit\.loss: Input should be 'generative' or 'discriminative' \(came: 'hinge'\)"),
+        ("fit.max_neighbours=0", r"fit\.max_neighbours: .*greater than 0"),
+        ("discriminative.start=random", r"discriminative\.start: Input should be 'generative' or 'paper'"),
+        ("discriminative.columns=none", r"discriminative\.columns: Input should be 'stored' or 'recomputed'"),
+        ("discriminative.mixture_rate=inf", r"discriminative\.mixture_rate: .*finite number"),
         ("extract.batch=33", r"images_per_shard \(200\) must be a multiple of batch"),
         ("preprocessing.std=[1.0, 0.0, 1.0]", "every standard deviation must be above 0"),
         ("fit.exponent=0.4", r"fit\.exponent: .*greater than 0\.5 \(came: 0\.4\)"),
@@ -51,6 +63,29 @@ def test_overrides_take_toml_values_and_bare_text():
 def test_a_wrong_field_is_refused_by_name(override, words):
     with pytest.raises(SettingsError, match=words):
         load_settings(PRESETS / "digits.toml", [override])
+
+
+def test_lists_take_names_and_ids_and_have_different_names():
+    lists = ["fit.scopes=['joint','list']", "fit.lists=[{name='a',classes=[1,'two'],rest=true},{name='b',classes=[2]}]"]
+    settings = load_settings(PRESETS / "digits.toml", lists)
+    assert [(one.name, one.classes, one.rest) for one in settings.fit.lists] == [
+        ("a", ("1", "two"), True),
+        ("b", ("2",), False),
+    ]
+    assert load_settings(PRESETS / "digits.toml", ["fit.scopes=class"]).fit.scopes == ("class",)
+    with pytest.raises(SettingsError, match="lists must have different names, not a, a"):
+        load_settings(PRESETS / "digits.toml", [lists[0], lists[1].replace("'b'", "'a'")])
+
+
+def test_the_discriminative_loss_needs_a_floor():
+    with pytest.raises(SettingsError, match="loss = 'discriminative' needs a var_floor above 0"):
+        load_settings(PRESETS / "digits.toml", ["fit.loss=discriminative", "fit.var_floor=0"])
+
+
+@pytest.mark.parametrize("override", ["fit.scopes=['joint','class']", "fit.loss=discriminative"])
+def test_a_chain_has_one_scope_and_one_loss(override):
+    with pytest.raises(SettingsError, match=r"\[hmm\] has one chain for all classes: set fit\.scopes = \['joint'\]"):
+        load_settings(PRESETS / "digits_mlp.toml", [override])
 
 
 def test_the_network_has_the_last_word_on_the_number_of_layers():

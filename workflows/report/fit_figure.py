@@ -1,6 +1,7 @@
 """How the dictionaries were learned: held-out log-likelihood after every step, a panel for each layer.
 
-The starts of a hidden Markov model share one panel.
+With the discriminative loss a layer has a row of two panels, the second for that loss. The starts of a hidden Markov
+model share one panel.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from matplotlib.font_manager import FontProperties
 
 from workflows.errors import RunFolderError
 from workflows.report.lettering import FAMILY, font, printable
+from workflows.report.loss_panel import LossCurve, draw_loss_panel, loss_curves
 from workflows.report.numbers import MINUS
 from workflows.report.page import DPI, png_bytes, svg_bytes
 from workflows.storage.atomic import write_bytes
@@ -74,12 +76,12 @@ class Marker:
 
 
 def fit_curves(history: pa.Table, scope: str = "joint") -> list[FitCurve]:
-    """The curves of a scope in the table's order of layers, then by restart, each sorted by step.
+    """The likelihoods of a scope in the table's order of layers, then by restart, each sorted by step.
 
     Raises:
         RunFolderError: the scope has no rows.
     """
-    rows = history.filter(pc.equal(history["scope"], scope))
+    rows = history.filter(pc.and_(pc.equal(history["scope"], scope), pc.equal(history["phase"], "generative")))
     if not rows.num_rows:
         raise RunFolderError(f"scope {scope!r} has no rows in the history table: run the fit stage")
     curves = []
@@ -96,7 +98,7 @@ def draw_fit_figure(
     """Draw the history table as PNG and SVG.
 
     Args:
-        history: held-out and training log-likelihood per step and layer.
+        history: held-out and training log-likelihood, and losses, per step and layer.
         png: written atomically.
         svg: written atomically.
         scope: which dictionaries.
@@ -108,7 +110,7 @@ def draw_fit_figure(
     titles = dict(layer_titles or {})
     ranks = {layer: rank for rank, layer in enumerate(titles)}
     curves = sorted(fit_curves(history, scope), key=lambda curve: ranks.get(curve.layer, len(ranks)))
-    figure = _figure(curves, titles)
+    figure = _figure(curves, loss_curves(history, scope), titles)
     write_bytes(png, png_bytes(figure))
     write_bytes(svg, svg_bytes(figure))
 
@@ -132,20 +134,44 @@ def _curve(rows: pa.Table, layer: str, restart: int) -> FitCurve:
     )
 
 
-def _figure(curves: list[FitCurve], titles: Mapping[str, str]) -> Figure:
+def _figure(curves: list[FitCurve], losses: Mapping[str, LossCurve], titles: Mapping[str, str]) -> Figure:
     starts = [curve for curve in curves if curve.layer == CHAIN]
-    return _chain_figure(starts) if starts else _layers_figure(curves, titles)
+    if starts:
+        return _chain_figure(starts)
+    return _losses_figure(curves, losses, titles) if losses else _layers_figure(curves, titles)
 
 
 def _layers_figure(curves: list[FitCurve], titles: Mapping[str, str]) -> Figure:
     rows = -(-len(curves) // 2)
-    height = rows * _PANEL_HEIGHT + 0.35
-    figure = _page(height, "Log-likelihood while the dictionaries were learned, nats per column")
+    figure = _panel_page(rows, "Log-likelihood while the dictionaries were learned, nats per column")
     for index, curve in enumerate(curves):
-        left, bottom = 0.085 + 0.5 * (index % 2), (0.42 + (rows - 1 - index // 2) * _PANEL_HEIGHT) / height
-        panel = figure.add_axes((left, bottom, 0.4, (_PANEL_HEIGHT - 0.7) / height))
-        _draw_panel(panel, curve, printable(titles.get(curve.layer, curve.layer)))
+        _draw_panel(_panel(figure, rows, index), curve, printable(titles.get(curve.layer, curve.layer)))
     return figure
+
+
+def _losses_figure(curves: list[FitCurve], losses: Mapping[str, LossCurve], titles: Mapping[str, str]) -> Figure:
+    """A row for each layer: the likelihood, then the loss, whose title has no room for the layer's name."""
+    heading = "Learning the dictionaries: log-likelihood, nats per column (left); then loss, nats per image (right)"
+    figure = _panel_page(len(curves), heading)
+    for row, curve in enumerate(curves):
+        title = printable(titles.get(curve.layer, curve.layer))
+        _draw_panel(_panel(figure, len(curves), 2 * row), curve, title)
+        if curve.layer in losses:
+            panel = _panel(figure, len(curves), 2 * row + 1)
+            draw_loss_panel(panel, losses[curve.layer])
+            _finish_panel(panel, losses[curve.layer].summary, "upper right")
+    return figure
+
+
+def _panel_page(rows: int, heading: str) -> Figure:
+    return _page(rows * _PANEL_HEIGHT + 0.35, heading)
+
+
+def _panel(figure: Figure, rows: int, index: int) -> Axes:
+    """The panel of a place, two in a row."""
+    height = rows * _PANEL_HEIGHT + 0.35
+    left, bottom = 0.085 + 0.5 * (index % 2), (0.42 + (rows - 1 - index // 2) * _PANEL_HEIGHT) / height
+    return figure.add_axes((left, bottom, 0.4, (_PANEL_HEIGHT - 0.7) / height))
 
 
 def _draw_panel(panel: Axes, curve: FitCurve, title: str) -> None:
@@ -207,8 +233,8 @@ def _page(height: float, heading: str) -> Figure:
     return figure
 
 
-def _finish_panel(panel: Axes, title: str) -> None:
-    panel.legend(loc="lower right", frameon=False, prop=FontProperties(family=FAMILY, size=6))
+def _finish_panel(panel: Axes, title: str, legend: str = "lower right") -> None:
+    panel.legend(loc=legend, frameon=False, prop=FontProperties(family=FAMILY, size=6))
     panel.set_title(title, fontproperties=font(), fontsize=7.5, loc="left")
     panel.set_xlabel("step (global minibatches)", fontproperties=font(), fontsize=6.5, labelpad=1)
     panel.tick_params(labelsize=6.5, length=2.5)

@@ -14,6 +14,7 @@ from rich.text import Text
 from workflows.report.graph_view import OUTPUT, EdgeView, GraphView, NodeView
 from workflows.report.lettering import short_name
 from workflows.report.numbers import duration, frequency, log_ratio, percent, size
+from workflows.storage.names import JOINT
 
 StageState: TypeAlias = Literal["done", "running", "stopped", "waiting", "failed"]
 _STATE_STYLES: dict[StageState, str] = {
@@ -97,10 +98,15 @@ def _heading(view: GraphView) -> Text:
         heading = Text(f"Inference graph of class {name}", style="bold")
         if view.omega is not None:
             heading.append(f", from the {view.omega} validation images predicted {name}", style="not bold")
-        return heading
+        return heading.append(_scope(view), style="not bold")
     heading = Text(f"Inference graph of image {view.image.image}", style="bold")
     verdict = f": predicted {name} ({percent(view.image.probability)}), true label {short_name(view.image.true_name)}"
-    return heading.append(verdict, style="not bold")
+    return heading.append(verdict + _scope(view), style="not bold")
+
+
+def _scope(view: GraphView) -> str:
+    """Whose words they are, where they are not those of all classes."""
+    return "" if view.scope == JOINT else f", scope {view.scope}"
 
 
 def _name(name: str) -> Text:

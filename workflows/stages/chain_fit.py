@@ -25,7 +25,7 @@ from workflows.stages.devices import STORAGE_DTYPES, choose_device
 from workflows.stages.fit_history import FitHistory, HistoryRow, history_path
 from workflows.stages.minibatches import OwnParts, ends_epoch, mixed_minibatches, steps_of
 from workflows.storage.chains import save_chain
-from workflows.storage.names import CHAIN
+from workflows.storage.names import CHAIN, JOINT
 from workflows.storage.run_folder import RunFolder
 from workflows.storage.states import load_state, save_state
 
@@ -55,7 +55,7 @@ class ChainFit:
     ) -> None:
         self.rank, self.world, self.restart, self.folder = rank, world, restart, folder
         self.settings, self.fit, self.plan = settings, settings.fit, plan
-        self.seed = fit_seed(settings.seed, settings.fit.scope, f"chain restart {restart}")
+        self.seed = fit_seed(settings.seed, JOINT, f"chain restart {restart}")
         self.source = ChainSource(settings, plan, folder, choose_device(settings.runtime.device))
         sizes = self.source.chunk_sizes()
         self.em = chain_settings(settings, plan, sum(sizes))
@@ -65,9 +65,7 @@ class ChainFit:
         # Whole chunks make an epoch a few steps shorter or longer than its images tell.
         self.em = replace(self.em, warmup=min(self.em.warmup, self.schedule.steps_in(0) - 1))
         self.parts = OwnParts(self.schedule, self.source.fitted, rank, world)
-        sample = self.source.held_out_sample(
-            max(250, self.em.minibatch // 4), fit_seed(settings.seed, settings.fit.scope, CHAIN)
-        )
+        sample = self.source.held_out_sample(max(250, self.em.minibatch // 4), fit_seed(settings.seed, JOINT, CHAIN))
         self.held_out = sample.take(np.arange(rank, len(sample), world))
         self.state: HMMState
         self.history: FitHistory
@@ -107,7 +105,7 @@ class ChainFit:
 
     def result(self) -> dict[str, Any]:
         """Write the model of this start and its history; return what the ledger keeps."""
-        scope, name = self.fit.scope, restart_name(self.restart)
+        scope, name = JOINT, restart_name(self.restart)
         path = history_path(self.folder, scope, name)
         self.history.write(path, self.settings.name, scope=scope, layer=CHAIN, restart=self.restart)
         save_chain(self.folder.mixture(scope, name), self.state.result(self.em))

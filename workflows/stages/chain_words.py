@@ -21,6 +21,7 @@ from workflows.stages.word_maps import FIELDS, words_path
 from workflows.storage.arrays import read_rows, write_shard
 from workflows.storage.chains import chain_path, load_chain
 from workflows.storage.images_table import read_image_rows
+from workflows.storage.names import JOINT
 from workflows.storage.run_folder import RunFolder
 from workflows.storage.tables import write_table
 
@@ -55,7 +56,7 @@ class ChainWordsWorker:
     def __init__(self, settings: Settings, plan: Plan, folder: RunFolder) -> None:
         self.settings, self.plan, self.folder = settings, plan, folder
         self.device = choose_device(settings.runtime.device)
-        self.model = load_chain(chain_path(folder, settings.fit.scope)).to(self.device)
+        self.model = load_chain(chain_path(folder, JOINT)).to(self.device)
         self.log_priors = [share.log() for share in self.model.chain.marginals()]
 
     def __call__(self, shard: Shard) -> dict[str, Any]:
@@ -121,7 +122,7 @@ class ChainWordsWorker:
             for field, dtype in FIELDS.items():
                 values = numbers["words" if field == "word" else field][:, level]
                 kept = np.where(readable, values, -1 if field == "word" else 0).astype(dtype)
-                path = words_path(self.folder, self.settings.fit.scope, layer.name, field)
+                path = words_path(self.folder, JOINT, layer.name, field)
                 write_shard(path, shard.first, kept[:, None, None])
 
 
@@ -149,7 +150,7 @@ def path_rows(settings: Settings, plan: Plan, first: int, numbers: Numbers, read
     return pa.table(
         {
             "image": np.repeat(first + images, levels),
-            "scope": pa.array([settings.fit.scope] * cells, pa.string()),
+            "scope": pa.array([JOINT] * cells, pa.string()),
             "level": np.tile(np.arange(1, levels + 1), rows),
             "layer": pa.array(names * rows, pa.string()),
             "word": numbers["words"][images].ravel(),

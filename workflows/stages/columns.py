@@ -18,6 +18,9 @@ from workflows.stages.training_images import TrainingImages
 from workflows.storage.arrays import open_array, read_rows
 from workflows.storage.run_folder import RunFolder
 
+START_CHUNKS = 16
+"""Chunks at least that the start is drawn from: images lie in class order, so one chunk may be one class."""
+
 
 def sampled_positions(seed: int, layer: LayerPlan, image: int) -> np.ndarray:
     """Positions (flat, ascending) whose columns are stored for an image; seeded by run, layer and image alone."""
@@ -53,14 +56,25 @@ class ColumnSource:
 
     Broken images never take part. Held-out images (a seeded share of S_T, the same for every layer) are kept
     from the fit and read apart; S_V is never read here.
+
+    Args:
+        settings, plan, folder, layer: of the run.
+        device: where columns are put.
+        members: mask over the training images, those of the scope's classes; None: all.
     """
 
     def __init__(
-        self, settings: Settings, plan: Plan, folder: RunFolder, layer: LayerPlan, device: torch.device
+        self,
+        settings: Settings,
+        plan: Plan,
+        folder: RunFolder,
+        layer: LayerPlan,
+        device: torch.device,
+        members: Bool[np.ndarray, "N"] | None = None,
     ) -> None:
         self.settings, self.plan, self.layer, self.device = settings, plan, layer, device
         self._array = open_array(folder.activations(layer.name))
-        self._images = TrainingImages(settings, plan, folder)
+        self._images = TrainingImages(settings, plan, folder, members)
         self.chunks = self._images.chunks
 
     def chunk_sizes(self) -> tuple[int, ...]:
@@ -77,9 +91,11 @@ class ColumnSource:
 
     def start_sample(self, columns: int, seed: int) -> Columns:
         """About so many fitted columns, spread over seeded chunks; float32. The same on every rank."""
+        sizes = np.array(self.chunk_sizes())
         order = np.random.default_rng([seed, 2]).permutation(self.chunks)
-        wanted = min(len(order), max(16, -(-4 * columns // max(1, max(self.chunk_sizes())))))
-        return self._sample([self.fitted(int(chunk)) for chunk in order[:wanted]], columns, seed)
+        order = order[sizes[order] > 0]
+        enough = int(np.searchsorted(sizes[order].cumsum(), 4 * columns)) + 1
+        return self._sample([self.fitted(int(chunk)) for chunk in order[: max(START_CHUNKS, enough)]], columns, seed)
 
     def held_out_sample(self, columns: int, seed: int) -> Columns:
         """About so many held-out columns, from seeded chunks; float32. The same on every rank."""
@@ -105,6 +121,7 @@ class ColumnSource:
     def _read(self, chunk: int, mask: Bool[np.ndarray, "N"]) -> ColumnBlock:
         first, stop = self._images.bounds(chunk)
         kept = self._images.kept(mask, chunk)
+        stop = stop if len(kept) else first  # nothing is read from a chunk without an image of the scope
         block = read_rows(self._array, first, stop)[kept]
         image = torch.from_numpy(np.repeat((first + kept).astype(np.int32), self.layer.stored))
         positions = [sampled_positions(self.settings.seed, self.layer, int(first + row)) for row in kept]

@@ -33,6 +33,13 @@ READS: dict[str, tuple[str, ...]] = {
 """Settings that may change in a finished run, by the first stages that read them; those stages then run again."""
 
 
+OF_SCOPES = ("fit", "words", "count")
+"""Stages whose items are those of the scopes: more classes in ``mine.classes`` may mean more class scopes."""
+
+_SCOPES = ("scopes", "lists", "loss", "min_confusions", "max_neighbours", "min_images")
+"""Fields of ``[fit]`` that the extract stage checks once it knows the confusion matrix."""
+
+
 class Progress(Protocol):
     """A progress bar of one stage."""
 
@@ -54,6 +61,15 @@ def fingerprint(stage: str, settings: Settings) -> str:
         section, _, field = path.partition(".")
         read[path] = values[section][field] if field else values[section]
     return f"{LAYOUT}:{hashlib.sha256(json.dumps(read, sort_keys=True).encode()).hexdigest()[:16]}"
+
+
+def asked_items(stage: str, settings: Settings) -> str:
+    """Settings that say which items a stage has; with another answer it runs again, and keeps what it has."""
+    if stage == "extract":
+        return json.dumps(settings.fit.model_dump(mode="json", include=set(_SCOPES)), sort_keys=True)
+    if stage in OF_SCOPES and "class" in settings.fit.scopes:
+        return json.dumps(sorted(set(settings.mine.classes)))
+    return ""
 
 
 @dataclass(frozen=True)
@@ -137,7 +153,7 @@ class StageContext:
 
     def begin(self, total: int) -> dict[Item, dict[str, Any]]:
         """Start, or return to, this stage's ``total`` items; gives the finished ones, with the bar set to them."""
-        self.ledger.begin(fingerprint(self.stage, self.settings), total)
+        self.ledger.begin(fingerprint(self.stage, self.settings), total, asked_items(self.stage, self.settings))
         done = self.ledger.items()
         self.progress.start(total, len(done))
         return done

@@ -3,18 +3,32 @@ and layers.parquet."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import torch
 
 from gmm_ops.cooccurrence import SparseCounts
-from workflows.images.shards import plan_shards
-from workflows.plan import OUTPUT, LayerPair, LayerPlan, Plan
+from workflows.plan import OUTPUT, LayerPair, Plan
+from workflows.scopes import Scope, item_name, joint_scope, read_scopes
+from workflows.settings import Settings
 from workflows.stages.context import StageContext
+from workflows.stages.scope_images import ScopeImages, ranges_of
 from workflows.stages.summaries import LayerBlock, WordSummary, summary_path, write_word_tables
-from workflows.stages.word_maps import ImageColumns, read_words
+from workflows.stages.word_maps import ImageColumns, read_member_words
 from workflows.storage.arrays import write_arrays
 from workflows.storage.run_folder import RunFolder
+
+SMALL_SHARDS = 4
+"""A count of no more images than so many shards hold is one task; many such tasks run side by side. Images, not
+blocks: those of a class and its neighbours lie in many places."""
+
+SIDE_BY_SIDE = 64
+"""Small counts between two entries of the ledger."""
+
+Record = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -22,67 +36,114 @@ class PairBlock:
     """One block of validation images of one pair of layers: what a counting task needs, and how it counts."""
 
     folder: RunFolder
-    scope: str
+    scope: Scope
     pair: LayerPair
     first: int
     stop: int
 
     def count(self) -> SparseCounts:
-        """Co-occurrences by predicted class (IG Eq. 5, 6 count them)."""
-        predicted = torch.from_numpy(ImageColumns.read(self.folder, self.first, self.stop).predicted)
-        pair = self.pair
-        lower = read_words(self.folder, self.scope, pair.lower, self.first, self.stop)
+        """Co-occurrences by predicted class (IG Eq. 5, 6 count them), of the images of the scope."""
+        pair, images = self.pair, ImageColumns.read(self.folder, self.first, self.stop)
+        member = self.scope.contains(images.label)
+        predicted = torch.from_numpy(images.predicted).masked_fill(torch.from_numpy(~member), -1)
+        lower = read_member_words(self.folder, self.scope.name, pair.lower, self.first, member)
         upper = (
             predicted[:, None, None]
             if pair.upper == OUTPUT
-            else read_words(self.folder, self.scope, pair.upper, self.first, self.stop)
+            else read_member_words(self.folder, self.scope.name, pair.upper, self.first, member)
         )
         return SparseCounts.from_batch(upper, lower, pair.window, pair.upper_words, pair.lower_words, predicted)
 
 
+@dataclass(frozen=True)
+class Count:
+    """Something counted over the images of one scope, block by block, and stored.
+
+    Attributes:
+        name: its item in the ledger.
+        blocks: blocks of images, at least one.
+        part: what one block has. merge: what two parts have together.
+        store: writes the whole; gives what the ledger keeps.
+    """
+
+    name: str
+    blocks: tuple[Any, ...]
+    part: Callable[[Any], Any]
+    merge: Callable[[Any, Any], Any]
+    store: Callable[[Any], Record]
+
+    @property
+    def images(self) -> int:
+        """Images of all blocks."""
+        return sum(block.stop - block.first for block in self.blocks)
+
+
 def run(context: StageContext) -> None:
-    """The stage: one Dask reduction a pair of layers, one a layer, then the tables of words, exemplars and layers."""
-    plan = context.plan()
-    done = context.begin(len(plan.pairs()) + len(plan.layers))
+    """The stage: one Dask reduction a pair of layers, one a layer, then the tables of words, exemplars and layers.
+
+    Small reductions, those of single classes, are tasks of one reduction instead.
+    """
+    plan, settings, folder = context.plan(), context.settings, context.folder
+    scopes = (joint_scope(plan),) if settings.hmm is not None else read_scopes(folder)
+    images = ScopeImages(ImageColumns.read(folder, 0, plan.images))
+    done = context.begin(len(scopes) * (len(plan.pairs()) + len(plan.layers)))
+    waiting: list[Count] = []
+    for scope in scopes:
+        for count in counts_of(folder, settings, plan, scope, images):
+            if count.name in done:
+                continue
+            if count.images > SMALL_SHARDS * settings.extract.images_per_shard:
+                context.finished(count.name, count.store(context.reduce(count.blocks, count.part, count.merge)))
+            else:
+                waiting.append(count)
+    for start in range(0, len(waiting), SIDE_BY_SIDE):
+        for name, record in context.reduce(waiting[start : start + SIDE_BY_SIDE], _whole, _joined).items():
+            context.finished(name, record)
+    write_word_tables(folder, settings, plan, scopes)
+
+
+def counts_of(folder: RunFolder, settings: Settings, plan: Plan, scope: Scope, images: ScopeImages) -> Iterator[Count]:
+    """Everything that is counted for a scope."""
+    sizes = settings.extract.images_per_shard, settings.extract.images_per_chunk
+    members = images.members(scope)
+    validation = members[members >= plan.train_images]
+    ranges = [(max(first, plan.train_images), min(stop, plan.images)) for first, stop in ranges_of(validation, *sizes)]
     for pair in plan.pairs():
-        if pair.name not in done:
-            context.finished(pair.name, {"pairs": _count_pair(context, plan, pair)})
+        blocks = tuple(PairBlock(folder, scope, pair, first, stop) for first, stop in ranges)
+        store = partial(_store_pair, folder, scope.name, pair)
+        yield Count(item_name(scope.name, pair.name), blocks, PairBlock.count, SparseCounts.merge, store)
+    ranges = [(first, min(stop, plan.images)) for first, stop in ranges_of(members, *sizes)]
     for layer in plan.layers:
-        if layer.name not in done:
-            context.finished(layer.name, {"columns": _summarise_layer(context, plan, layer)})
-    write_word_tables(context.folder, context.settings, plan)
+        inputs = folder, scope, layer, plan.train_images, settings.draw.exemplars
+        parts = tuple(LayerBlock(*inputs, first, stop) for first, stop in ranges)
+        store = partial(_store_layer, folder, scope.name, layer.name)
+        yield Count(item_name(scope.name, layer.name), parts, LayerBlock.summarise, WordSummary.merge, store)
 
 
-def _count_pair(context: StageContext, plan: Plan, pair: LayerPair) -> int:
-    scope = context.settings.fit.scope
-    blocks = [
-        PairBlock(context.folder, scope, pair, max(shard.first, plan.train_images), shard.stop)
-        for shard in plan_shards(plan.images, context.settings.extract.images_per_shard)
-        if shard.stop > plan.train_images
-    ]
-    counts = context.reduce(blocks, PairBlock.count, SparseCounts.merge)
-    total = counts.total(pair.upper_words, pair.lower_words)
-    arrays = {name: getattr(counts, name).numpy() for name in ("group", "upper", "lower", "count")}
+def _store_pair(folder: RunFolder, scope: str, pair: LayerPair, whole: SparseCounts) -> Record:
+    """N of a pair of layers, over S_V."""
+    total = whole.total(pair.upper_words, pair.lower_words)
+    arrays = {name: getattr(whole, name).numpy() for name in ("group", "upper", "lower", "count")}
     attributes = {"scope": scope, "lower": pair.lower, "upper": pair.upper, "window": pair.window.to_dict()}
-    path = context.folder.cooccurrence(scope, pair.lower, pair.upper)
+    path = folder.cooccurrence(scope, pair.lower, pair.upper)
     write_arrays(path, {"total": total.numpy(), **arrays}, attributes={**attributes, "group": "predicted class"})
-    return int(total.sum())
+    return {"pairs": int(total.sum())}
 
 
-def _summarise_layer(context: StageContext, plan: Plan, layer: LayerPlan) -> int:
-    settings = context.settings
-    blocks = [
-        LayerBlock(
-            context.folder,
-            settings.fit.scope,
-            layer,
-            plan.train_images,
-            settings.draw.exemplars,
-            shard.first,
-            shard.stop,
-        )
-        for shard in plan_shards(plan.images, settings.extract.images_per_shard)
-    ]
-    summary = context.reduce(blocks, LayerBlock.summarise, WordSummary.merge)
-    write_arrays(summary_path(context.folder, settings.fit.scope, layer.name), summary.to_arrays())
-    return int(summary.by_label.count.sum())
+def _store_layer(folder: RunFolder, scope: str, layer: str, whole: WordSummary) -> Record:
+    """Words and exemplars of a layer, over S_T and S_V."""
+    write_arrays(summary_path(folder, scope, layer), whole.to_arrays())
+    return {"columns": int(whole.by_label.count.sum())}
+
+
+def _whole(count: Count) -> dict[str, Record]:
+    """A small count from its images to its file."""
+    first, *others = count.blocks
+    whole = count.part(first)
+    for block in others:
+        whole = count.merge(whole, count.part(block))
+    return {count.name: count.store(whole)}
+
+
+def _joined(left: dict[str, Record], right: dict[str, Record]) -> dict[str, Record]:
+    return left | right

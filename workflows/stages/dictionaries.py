@@ -11,6 +11,7 @@ from workflows.plan import LayerPlan, Plan
 from workflows.settings import Settings
 from workflows.storage.chains import chain_path, load_chain
 from workflows.storage.mixtures import load_mixture, load_reseeded
+from workflows.storage.names import JOINT
 from workflows.storage.run_folder import RunFolder
 
 
@@ -29,13 +30,14 @@ class LayerDictionary:
     reseeded: Int[np.ndarray, " K"]
 
 
-def read_dictionary(folder: RunFolder, settings: Settings, plan: Plan, layer: LayerPlan) -> LayerDictionary:
-    """The dictionary of one layer.
+def read_dictionary(
+    folder: RunFolder, settings: Settings, plan: Plan, layer: LayerPlan, scope: str = JOINT
+) -> LayerDictionary:
+    """The dictionary of one layer of a scope.
 
     Raises:
         RunFolderError: the fit stage has not written it, or it is damaged.
     """
-    scope = settings.fit.scope
     if settings.hmm is None:
         path = folder.mixture(scope, layer.name)
         mixture = load_mixture(path)

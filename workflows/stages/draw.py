@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from workflows.plan import Plan
-from workflows.report.fit_figure import draw_fit_figure
 from workflows.runtime.dispatcher import map_shards
+from workflows.scopes import item_name, read_scopes, split_item
 from workflows.settings import Settings
 from workflows.stages.context import StageContext
 from workflows.stages.draw_graphs import GraphDrawWorker
-from workflows.stages.draw_layers import SIMILARITY, SimilarityDrawWorker
+from workflows.stages.draw_layers import FIT, SIMILARITY, FitDrawWorker, SimilarityDrawWorker
 from workflows.stages.draw_transitions import TransitionDrawWorker, transition_items
-from workflows.storage.graphs import graph_names
+from workflows.storage.graphs import scoped_graphs
+from workflows.storage.names import JOINT, slug
 from workflows.storage.run_folder import RunFolder
-from workflows.storage.tables import read_table
 
 FigureWorker = Callable[[str], dict[str, Any]]
 
@@ -34,8 +35,9 @@ WORKERS: dict[str, Callable[[Settings, Plan, RunFolder], FigureWorker]] = {
     "junction": _path_worker,
     "transitions": TransitionDrawWorker,
     SIMILARITY: SimilarityDrawWorker,
+    FIT: FitDrawWorker,
 }
-"""Who draws an item, by what stands before its colon."""
+"""Who draws an item, by what stands behind its scope and before its colon."""
 
 
 class DrawWorker:
@@ -47,15 +49,19 @@ class DrawWorker:
 
     def __call__(self, item: str) -> dict[str, Any]:
         """Draw and save; what a kind of figure needs is read when the first of them comes."""
-        kind = WORKERS[item.partition(":")[0]]
+        kind = WORKERS[split_item(item)[1].partition(":")[0]]
         if kind not in self._built:
             self._built[kind] = kind(*self._inputs)
         return self._built[kind](item)
 
 
 def figure_items(folder: RunFolder, settings: Settings, plan: Plan) -> list[str]:
-    """Every figure of the run but that of the fits: graphs, and with a hidden Markov model paths and their classes."""
-    items = [*graph_names(folder.root, settings.fit.scope), SIMILARITY]
+    """Every figure of the run, scope by scope: graphs, matrices, curves of the fits; of a chain also its paths."""
+    scopes = [JOINT] if settings.hmm is not None else [scope.name for scope in read_scopes(folder)]
+    graphs: dict[str, list[str]] = {scope: [] for scope in scopes}
+    for scope, graph in scoped_graphs(folder.root):
+        graphs[scope].append(graph)
+    items = [item_name(scope, name) for scope in scopes for name in (*graphs[scope], SIMILARITY, FIT)]
     if settings.hmm is not None:
         from workflows.stages.draw_paths import path_items
 
@@ -64,7 +70,7 @@ def figure_items(folder: RunFolder, settings: Settings, plan: Plan) -> list[str]
 
 
 def run(context: StageContext) -> None:
-    """The stage: what has no figure goes to actors; then the curves of the fits."""
+    """The stage: what has no figure goes to actors."""
     folder, plan = context.folder, context.plan()
     items = figure_items(folder, context.settings, plan)
     done = context.begin(len(items))
@@ -79,15 +85,27 @@ def run(context: StageContext) -> None:
         on_done=context.finished,
         on_failure=context.failed,
     )
-    titles = {layer.name: f"{layer.given} ({layer.name})" for layer in plan.layers}
-    curves = folder.figures / "fit.png", folder.figures / "fit.svg"
-    draw_fit_figure(read_table(folder.table("history")), *curves, scope=context.settings.fit.scope, layer_titles=titles)
 
 
 def _remove_other_figures(folder: RunFolder, items: Sequence[str]) -> None:
     """Figures that an earlier [mine], [draw] or [triage] asked for and this one does not."""
-    kept = {folder.figure(item, "png").stem for item in items}
-    for kind in WORKERS:
-        for path in folder.figures.glob(f"{kind}-*.*"):
-            if path.stem not in kept:
-                path.unlink()
+    kept: dict[Path, set[str]] = {folder.figures: set()}
+    for item in items:
+        path = folder.figure(*_figure_key(item))
+        kept.setdefault(path.parent, set()).add(path.stem)
+    for place in (folder.figures, *(path for path in folder.figures.glob("*") if _is_of_scope(path))):
+        for kind in WORKERS:
+            for path in (*place.glob(f"{kind}-*.*"), *place.glob(f"{kind}.*")):
+                if path.is_file() and path.stem not in kept.get(place, set()):
+                    path.unlink()
+        if place not in kept and not any(place.iterdir()):
+            place.rmdir()
+
+
+def _figure_key(item: str) -> tuple[str, str, str]:
+    scope, name = split_item(item)
+    return name, "png", scope
+
+
+def _is_of_scope(path: Path) -> bool:
+    return path.is_dir() and path.name.startswith((slug("class-"), slug("list-")))

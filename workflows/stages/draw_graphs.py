@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 
 from gmm_ops.windows import AxisWindow
@@ -13,6 +14,7 @@ from workflows.report.graph_figure import GraphStyle, draw_class_graph, draw_ima
 from workflows.report.graph_view import WordMap
 from workflows.report.pictures import PictureFolder
 from workflows.report.view_tables import GraphTables, build_graph_view
+from workflows.scopes import JOINT, joint_scope, read_scopes, scopes_path, split_item
 from workflows.settings import Settings
 from workflows.stages.saved_pictures import SavedPictures
 from workflows.stages.word_maps import read_words
@@ -22,24 +24,28 @@ from workflows.storage.tables import read_table
 
 
 class GraphDrawWorker:
-    """Draws ``class:<id>`` and ``image:<id>``."""
+    """Draws ``class:<id>`` and ``image:<id>`` of a scope."""
 
     def __init__(self, settings: Settings, plan: Plan, folder: RunFolder) -> None:
         self.settings, self.plan, self.folder = settings, plan, folder
-        names = ("nodes", "edges", "exemplars", "heatmaps")
-        self.tables = {name: read_table(folder.table(name)) for name in names}
+        self.scopes = {JOINT: joint_scope(plan)}
+        if scopes_path(folder).exists():
+            self.scopes |= {scope.name: scope for scope in read_scopes(folder)}
+        self.scope, self.tables = "", dict[str, pa.Table]()
         self.saver = SavedPictures(settings, folder)
         self.pictures = PictureFolder(folder.pictures)
         self.style = GraphStyle(settings.draw.rectangle_layers)
 
-    def __call__(self, graph: str) -> dict[str, Any]:
-        """Draw and save both files."""
+    def __call__(self, item: str) -> dict[str, Any]:
+        """Draw and save both files; the item is ``<scope>/<graph>``, in scope `joint` the graph alone."""
+        scope, graph = split_item(item)
+        self._read_tables(scope)
         image = int(graph.removeprefix("image:")) if graph.startswith("image:") else None
         self._save_pictures(graph, image)
         view = build_graph_view(
             GraphTables(**self.tables, images=self._images(graph, image)),
             graph,
-            scope=self.settings.fit.scope,
+            scope=scope,
             network=self.settings.name,
             class_names=self.plan.class_names,
             pictures=self.pictures,
@@ -49,15 +55,24 @@ class GraphDrawWorker:
             code_edges=self.settings.draw.code_edges,
         )
         draw = draw_class_graph if image is None else draw_image_graph
-        paths = self.folder.figure(graph, "png"), self.folder.figure(graph, "svg")
+        paths = self.folder.figure(graph, "png", scope), self.folder.figure(graph, "svg", scope)
         draw(view, *paths, self.style)
         return {"bytes": sum(path.stat().st_size for path in paths)}
 
+    def _read_tables(self, scope: str) -> None:
+        """Hold the rows of one scope: those of a thousand may not fit."""
+        if scope != self.scope:
+            names, wanted = ("nodes", "edges", "exemplars", "heatmaps"), [("scope", "=", scope)]
+            self.tables = {name: read_table(self.folder.table(name), filters=wanted) for name in names}
+            self.scope = scope
+
     def _images(self, graph: str, image: int | None) -> Any:
+        """Rows of the images table: the image of the graph, or the images of the scope predicted as its class."""
         columns = ["image", "split", "label", "predicted", "probability"]
         if image is not None:
             return read_image_rows(self.folder.images_table, image, image + 1, columns)
-        return read_table(self.folder.images_table, columns, [("predicted", "=", int(graph.removeprefix("class:")))])
+        found = read_table(self.folder.images_table, columns, [("predicted", "=", int(graph.removeprefix("class:")))])
+        return found.filter(pa.array(self.scopes[self.scope].contains(found["label"].to_numpy())))
 
     def _save_pictures(self, graph: str, image: int | None) -> None:
         """Save the crops this figure shows and that no other figure has saved yet."""
@@ -69,14 +84,14 @@ class GraphDrawWorker:
         """Hard words of the image, and where each position's receptive field is centred in the input."""
         maps = {}
         for layer in self.plan.layers:
-            words = read_words(self.folder, self.settings.fit.scope, layer.name, image, image + 1)[0].numpy()
-            rows = _centres(layer.pixels.rows, layer.height, self.plan.input_height)
-            columns = _centres(layer.pixels.columns, layer.width, self.plan.input_width)
+            words = read_words(self.folder, self.scope, layer.name, image, image + 1)[0].numpy()
+            rows = position_centres(layer.pixels.rows, layer.height, self.plan.input_height)
+            columns = position_centres(layer.pixels.columns, layer.width, self.plan.input_width)
             maps[layer.name] = WordMap(words, rows, columns)
         return maps
 
 
-def _centres(window: AxisWindow, positions: int, extent: int) -> np.ndarray:
+def position_centres(window: AxisWindow, positions: int, extent: int) -> np.ndarray:
     """Middle of each position's receptive field in pixels, uncropped so that neighbours stay one stride apart."""
     if window.is_whole:
         return np.full(positions, extent / 2)

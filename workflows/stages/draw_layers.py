@@ -1,4 +1,4 @@
-"""The figure of the layers' similarity matrices."""
+"""The figures of all layers of a scope: their similarity matrices, and the curves of their fits."""
 
 from __future__ import annotations
 
@@ -9,36 +9,39 @@ import torch
 
 from gmm_ops.word_distances import centre_distances
 from workflows.plan import LayerPlan, Plan
+from workflows.report.fit_figure import draw_fit_figure
 from workflows.report.similarity_figure import LayerSimilarity, draw_similarity_figure
+from workflows.scope import split_item
 from workflows.settings import Settings
 from workflows.stages.dictionaries import read_dictionary
+from workflows.storage.names import JOINT
 from workflows.storage.run_folder import RunFolder
 from workflows.storage.tables import read_table
 
-SIMILARITY = "similarity"
-"""The item of the draw stage, and the name of its files."""
+SIMILARITY, FIT = "similarity", "fit"
+"""Items of the draw stage, and the names of their files."""
 
 
 class SimilarityDrawWorker:
-    """Draws the one figure of all layers."""
+    """Draws the matrices of all layers of a scope in one figure."""
 
     def __init__(self, settings: Settings, plan: Plan, folder: RunFolder) -> None:
         self.settings, self.plan, self.folder = settings, plan, folder
 
     def __call__(self, item: str) -> dict[str, Any]:
-        """Draw and save both files."""
-        paths = self.folder.figure(item, "png"), self.folder.figure(item, "svg")
-        layers = [self._similarity(layer) for layer in self.plan.layers]
-        scope = self.settings.fit.scope
+        """Draw and save both files; the item is ``<scope>/similarity``, in scope `joint` ``similarity``."""
+        scope, name = split_item(item)
+        paths = self.folder.figure(name, "png", scope), self.folder.figure(name, "svg", scope)
+        layers = [self._similarity(layer, scope) for layer in self.plan.layers]
         draw_similarity_figure(layers, self.plan.class_names, *paths, network=self.settings.name, scope=scope)
         return {"bytes": sum(path.stat().st_size for path in paths)}
 
-    def _similarity(self, layer: LayerPlan) -> LayerSimilarity:
-        key = [("scope", "=", self.settings.fit.scope), ("layer", "=", layer.name)]
+    def _similarity(self, layer: LayerPlan, scope: str = JOINT) -> LayerSimilarity:
+        key = [("scope", "=", scope), ("layer", "=", layer.name)]
         words = read_table(self.folder.table("words"), ["word", "dominant_class", "dominant_share"], key)
         numbers = ["column_dominant_share", "column_ratio"]
         measured = read_table(self.folder.table("layers"), numbers, key).to_pylist()[0]
-        mean = read_dictionary(self.folder, self.settings, self.plan, layer).mean
+        mean = read_dictionary(self.folder, self.settings, self.plan, layer, scope).mean
         return LayerSimilarity(
             title=layer.given,
             distances=centre_distances(torch.from_numpy(mean)).numpy(),
@@ -47,3 +50,19 @@ class SimilarityDrawWorker:
             dominant_share=measured["column_dominant_share"],
             ratio=measured["column_ratio"],
         )
+
+
+class FitDrawWorker:
+    """Draws the curves of the fits of a scope."""
+
+    def __init__(self, settings: Settings, plan: Plan, folder: RunFolder) -> None:
+        self.folder = folder
+        self.titles = {layer.name: f"{layer.given} ({layer.name})" for layer in plan.layers}
+
+    def __call__(self, item: str) -> dict[str, Any]:
+        """Draw and save both files; the item is ``<scope>/fit``, in scope `joint` ``fit``."""
+        scope, name = split_item(item)
+        history = read_table(self.folder.table("history"), filters=[("scope", "=", scope)])
+        paths = self.folder.figure(name, "png", scope), self.folder.figure(name, "svg", scope)
+        draw_fit_figure(history, *paths, scope=scope, layer_titles=self.titles)
+        return {"bytes": sum(path.stat().st_size for path in paths)}

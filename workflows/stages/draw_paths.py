@@ -25,6 +25,7 @@ from workflows.settings import Settings
 from workflows.stages.saved_pictures import SavedPictures
 from workflows.stages.word_maps import ImageColumns, read_words
 from workflows.storage.arrays import open_array, read_rows
+from workflows.storage.names import JOINT
 from workflows.storage.run_folder import RunFolder
 from workflows.storage.tables import read_table
 
@@ -45,7 +46,7 @@ def path_items(folder: RunFolder, settings: Settings, plan: Plan) -> list[str]:
     images = ImageColumns.read(folder, 0, plan.images)
     paths = requested_images(settings.draw.paths, plan, images, "draw.paths")
     columns = ["rank", "level", "lower_word"]
-    rows = read_table(folder.table("junctions"), columns, [("scope", "=", settings.fit.scope)]).sort_by("rank")
+    rows = read_table(folder.table("junctions"), columns, [("scope", "=", JOINT)]).sort_by("rank")
     junctions = [row for row in rows.to_pylist() if row["lower_word"] is not None][: settings.draw.junctions]
     return [
         *(f"{PATH}{image}" for image in paths),
@@ -57,7 +58,7 @@ class PathDrawWorker:
     """Runs in an actor: one item of ``path_items`` in, its figure out."""
 
     def __init__(self, settings: Settings, plan: Plan, folder: RunFolder) -> None:
-        self.settings, self.plan, self.folder, self.scope = settings, plan, folder, settings.fit.scope
+        self.settings, self.plan, self.folder, self.scope = settings, plan, folder, JOINT
         titles = {layer.name: layer.given for layer in plan.layers}
         self.names = read_word_names(folder, titles, plan.class_names, self.scope)
         self.layers = [*(layer.name for layer in plan.layers), OUTPUT]

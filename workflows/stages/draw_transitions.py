@@ -16,6 +16,7 @@ from workflows.requests import class_id
 from workflows.settings import Settings
 from workflows.stages.saved_pictures import SavedPictures
 from workflows.stages.word_maps import ImageColumns, read_all_maps
+from workflows.storage.names import JOINT
 from workflows.storage.run_folder import RunFolder
 from workflows.storage.tables import read_table
 
@@ -44,7 +45,7 @@ class TransitionDrawWorker:
 
     def __call__(self, item: str) -> dict[str, Any]:
         """Draw and save both files."""
-        label, scope = int(item.removeprefix(TRANSITIONS)), self.settings.fit.scope
+        label, scope = int(item.removeprefix(TRANSITIONS)), JOINT
         words, labels = self._validation
         paths = ClassPaths(label, words[labels == label])
         for layer, shown in zip(self.layers, drawn_words(paths), strict=True):
@@ -69,7 +70,7 @@ class TransitionDrawWorker:
         """Words of the readable validation images in every layer, the prediction last, and their true classes."""
         first, stop = self.plan.train_images, self.plan.images
         images = ImageColumns.read(self.folder, first, stop)
-        maps = read_all_maps(self.folder, self.settings.fit.scope, self.plan, first, stop, images.predicted)
+        maps = read_all_maps(self.folder, JOINT, self.plan, first, stop, images.predicted)
         words = np.stack([maps[layer].numpy()[:, 0, 0] for layer in self.layers], axis=1).astype(np.int64)
         kept = images.predicted >= 0
         return words[kept], images.label[kept]

@@ -1,20 +1,32 @@
-"""activations/<layer>.zarr -> mixtures/<scope>/, history.parquet: a dictionary a layer, or one chain, by online EM."""
+"""activations/<layer>.zarr -> mixtures/<scope>/, history.parquet: a dictionary a scope and layer, or one chain.
+
+Dictionaries are fitted by online EM; with the discriminative loss they are trained on by gradient, and errors.parquet
+says how often they decide wrongly.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
-from workflows.plan import Plan
+from workflows.plan import LayerPlan, Plan
 from workflows.runtime.fit_group import FitJob, fit_slots, run_fits
 from workflows.runtime.generation import GroupSettings
+from workflows.scopes import JOINT, Scope, item_name, plan_scopes, write_scopes
+from workflows.settings import FitSettings
 from workflows.stages.chain_fit import ChainFit, restart_name
 from workflows.stages.chain_input import refuse_too_few_images, silent_units, silent_warning
 from workflows.stages.context import StageContext
+from workflows.stages.discriminative_fit import DiscriminativeFit
 from workflows.stages.fit_history import history_path
+from workflows.stages.histogram_errors import errors_path
 from workflows.stages.layer_fit import LayerFit
+from workflows.stages.sliced_fit import SlicedFit
+from workflows.stages.sliced_words import remove_slices
+from workflows.stages.word_maps import ImageColumns
 from workflows.storage.chains import chain_path, load_chain, save_chain
 from workflows.storage.run_folder import RunFolder
 from workflows.storage.tables import read_table, write_table
@@ -29,22 +41,43 @@ def run(context: StageContext) -> None:
 
 
 def _fit_layers(context: StageContext, plan: Plan) -> None:
-    """A mixture for every layer."""
-    folder, scope = context.folder, context.settings.fit.scope
-    done = context.begin(len(plan.layers))
-    names = [layer.name for layer in plan.layers]
-    jobs = [
-        FitJob(layer.name, LayerFit, folder.fit_state(scope, layer.name), _inputs(context, plan, layer=layer))
-        for layer in plan.layers
-        if layer.name not in done
-    ]
+    """A mixture for every scope and layer: one job each, so that they fill the cluster whatever their order."""
+    settings, folder = context.settings, context.folder
+    scopes = plan_scopes(settings, plan, ImageColumns.read(folder, 0, plan.images))
+    write_scopes(folder, scopes)
+    pairs = [(scope, layer) for scope in scopes for layer in plan.layers]
+    done = context.begin(len(pairs))
+    left = [pair for pair in pairs if item_name(pair[0].name, pair[1].name) not in done]
+    worker = _worker(settings.fit)
+    jobs = [_job(context, plan, worker, scope, layer) for scope, layer in sorted(left, key=_cost, reverse=True)]
     _run_jobs(context, jobs, "a column", context.finished)
-    _join_history(folder, scope, names, context.settings.name)
+    names = [(scope.name, layer.name) for scope, layer in pairs]
+    _join_parts(folder, "history", [history_path(folder, *name) for name in names], settings.name)
+    if settings.fit.loss == "discriminative":
+        _join_parts(folder, "errors", [errors_path(folder, *name) for name in names], settings.name)
+
+
+def _worker(fit: FitSettings) -> Callable[..., Any]:
+    if fit.word_slices > 1:
+        return SlicedFit
+    return LayerFit if fit.loss == "generative" else DiscriminativeFit
+
+
+def _job(context: StageContext, plan: Plan, worker: Callable[..., Any], scope: Scope, layer: LayerPlan) -> FitJob:
+    checkpoint = context.folder.fit_state(scope.name, layer.name)
+    inputs = _inputs(context, plan, scope=scope, layer=layer)
+    return FitJob(item_name(scope.name, layer.name), worker, checkpoint, inputs)
+
+
+def _cost(pair: tuple[Scope, LayerPlan]) -> int:
+    """Roughly how long a fit takes: the long ones go first, so that no actor waits for one at the end."""
+    scope, layer = pair
+    return len(scope.labels) * layer.stored * layer.units * layer.words
 
 
 def _fit_chain(context: StageContext, plan: Plan, restarts: int, clamp: float) -> None:
     """One hidden Markov model: all its starts, of which the one with the best held-out likelihood is kept."""
-    folder, scope = context.folder, context.settings.fit.scope
+    folder, scope = context.folder, JOINT
     names = [restart_name(restart) for restart in range(restarts)]
     done = context.begin(restarts)
     jobs = [
@@ -59,7 +92,8 @@ def _fit_chain(context: StageContext, plan: Plan, restarts: int, clamp: float) -
         if warning is not None:
             context.warn(warning)
         _run_jobs(context, jobs, "an image", lambda name, record: context.finished(name, record | {"silent": silent}))
-    _join_history(folder, scope, names, context.settings.name)
+    parts = [history_path(folder, scope, name) for name in names]
+    _join_parts(folder, "history", parts, context.settings.name)
     reached = [context.ledger.items()[f"restart {restart}"]["held_out"] for restart in range(restarts)]
     kept = best_restart(reached)
     save_chain(chain_path(folder, scope), load_chain(folder.mixture(scope, names[kept])))
@@ -85,6 +119,7 @@ def _run_jobs(
     def finish(name: str, record: dict[str, Any]) -> None:
         finished(name, record)
         checkpoints[name].unlink(missing_ok=True)
+        remove_slices(checkpoints[name])
 
     assert context.offered is not None
     run_fits(
@@ -98,24 +133,32 @@ def _run_jobs(
 
 
 def _group_settings(context: StageContext) -> GroupSettings:
-    pool, settings = context.pool(context.settings.runtime.fit_actors), context.settings
+    settings = context.settings
+    sliced = settings.fit.word_slices > 1
+    actors = settings.fit.word_slices if sliced else settings.runtime.fit_actors
+    pool, segment = context.pool(actors), min(10, settings.fit.checkpoint_steps)
     return GroupSettings(
-        n_actors=settings.runtime.fit_actors,
+        n_actors=actors,
         num_cpus=pool.num_cpus,
         num_gpus=pool.num_gpus,
         threads=settings.runtime.threads,
-        segment_steps=min(10, settings.fit.checkpoint_steps),
-        checkpoint_steps=settings.fit.checkpoint_steps,
+        segment_steps=segment,
+        # Sliced words are written at the end of every segment, and are of use only with a checkpoint.
+        checkpoint_steps=segment if sliced else settings.fit.checkpoint_steps,
         max_attempts=settings.runtime.max_attempts,
     )
 
 
 def _line(name: str, progress: dict[str, Any], each: str) -> str:
-    held_out = progress["held_out"]
-    return f"{name} step {progress['step']} of {progress['steps']}, held-out {held_out:.3f} nats {each}"
+    at = f"{name} step {progress['step']} of {progress['steps']}"
+    match progress.get("phase"):
+        case "errors":
+            return f"{name} errors, round {progress['step']} of {progress['steps']}"
+        case "discriminative":
+            return f"{at}, loss {progress['loss']:.3f} nats an image"
+    return f"{at}, held-out {progress['held_out']:.3f} nats {each}"
 
 
-def _join_history(folder: RunFolder, scope: str, names: Sequence[str], network: str) -> None:
-    """history.parquet of all fits, from their own parts."""
-    parts = [read_table(history_path(folder, scope, name)) for name in names]
-    write_table(folder.table("history"), pa.concat_tables(parts), "history", network=network)
+def _join_parts(folder: RunFolder, table: str, parts: Sequence[Path], network: str) -> None:
+    """A table of all fits, from their own parts."""
+    write_table(folder.table(table), pa.concat_tables([read_table(part) for part in parts]), table, network=network)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,7 +17,7 @@ _WHOLE_NUMBERS = ("step", "epoch", "columns", "reseeded", "empty")
 
 
 class HistoryRow(NamedTuple):
-    """One step; the fields are columns of history.parquet. held_out_full: NaN within an epoch."""
+    """One step of online EM; the fields are columns of history.parquet. held_out_full: NaN within an epoch."""
 
     step: float
     epoch: float
@@ -30,9 +30,38 @@ class HistoryRow(NamedTuple):
 
     def record(self) -> dict[str, Any]:
         """As the table takes it."""
-        values: dict[str, Any] = self._asdict()
-        values |= {name: int(values[name]) for name in _WHOLE_NUMBERS}
-        return values | {"held_out_full": None if np.isnan(self.held_out_full) else self.held_out_full}
+        return _record(self, "generative")
+
+
+class LossRow(NamedTuple):
+    """One step of the discriminative loss; the fields are columns of history.parquet.
+
+    step, columns: counted on from the generative fit. loss, error: of the minibatch, before the step; NaN once the
+    words have stopped. generative_loss: the same of the linear layer on the generative words. held_out_...: after the
+    last step of an epoch, NaN within it.
+    """
+
+    step: float
+    epoch: float
+    columns: float
+    loss: float
+    error: float
+    generative_loss: float
+    held_out_loss: float
+    held_out_error_soft: float
+    held_out_error_hard: float
+    generative_held_out_loss: float
+    generative_held_out_error_soft: float
+
+    def record(self) -> dict[str, Any]:
+        """As the table takes it."""
+        return _record(self, "discriminative")
+
+
+def _record(row: HistoryRow | LossRow, phase: str) -> dict[str, Any]:
+    values: dict[str, Any] = {name: None if np.isnan(value) else value for name, value in row._asdict().items()}
+    whole = {name: int(values[name]) for name in _WHOLE_NUMBERS if values.get(name) is not None}
+    return values | whole | {"phase": phase}
 
 
 def history_path(folder: RunFolder, scope: str, name: str) -> Path:
@@ -40,9 +69,14 @@ def history_path(folder: RunFolder, scope: str, name: str) -> Path:
     return folder.mixture(scope, name).with_suffix(".history.parquet")
 
 
+def write_history(path: Path, rows: Sequence[HistoryRow | LossRow], network: str, **keys: Any) -> None:
+    """Write the rows of one fit as a part of history.parquet. keys: scope, layer and restart."""
+    write_table(path, [row.record() | keys for row in rows], "history", network=network)
+
+
 @dataclass
 class FitHistory:
-    """What one fit has seen so far. stopped: an epoch gained too little."""
+    """What one fit by online EM has seen so far. stopped: an epoch gained too little."""
 
     rows: list[HistoryRow] = field(default_factory=list)
     stopped: bool = False
@@ -78,7 +112,7 @@ class FitHistory:
 
     def write(self, path: Path, network: str, **keys: Any) -> None:
         """Write the rows as a part of history.parquet. keys: scope, layer and restart."""
-        write_table(path, [row.record() | keys for row in self.rows], "history", network=network)
+        write_history(path, self.rows, network, **keys)
 
     def summary(self) -> dict[str, Any]:
         """For the ledger: the steps, the last mean over everything held out, and the words without a column."""

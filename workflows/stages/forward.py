@@ -26,10 +26,10 @@ from workflows.storage.run_folder import RunFolder
 
 @dataclass(frozen=True)
 class ForwardBatch:
-    """Consecutive images behind one forward pass.
+    """Images behind one forward pass.
 
     Attributes:
-        first: image id of row 0.
+        first: image id of row 0; of a shard the others follow.
         logits: (N, M) float32 on the CPU.
         columns: layer name -> (N, H*W, D) as the network computed them, on its device; within the storage dtype.
         broken: row -> why its picture could not be read; its columns are those of a black picture.
@@ -69,11 +69,17 @@ class FrozenForward:
         Raises:
             DataError: NaN or infinite activations, or values beyond the storage dtype.
         """
-        paths = read_image_rows(self.folder.images_table, shard.first, shard.stop, ["path"])["path"].to_pylist()
-        first = shard.first
+        return self.of(range(shard.first, shard.stop))
+
+    def of(self, images: Sequence[int]) -> Iterator[ForwardBatch]:
+        """Yield batches of some images, ascending ids near each other. Raises DataError, see ``__call__``."""
+        first = images[0]
+        table = read_image_rows(self.folder.images_table, first, images[-1] + 1, ["path"])
+        paths = table["path"].take([image - first for image in images]).to_pylist()
+        done = 0
         for results in self.reader.stream(paths, self.settings.extract.batch):
-            yield self._forward(first, *self._stack(results))
-            first += len(results)
+            yield self._forward(images[done : done + len(results)], *self._stack(results))
+            done += len(results)
 
     def _stack(self, results: Sequence[Picture | BrokenPicture]) -> tuple[np.ndarray, dict[int, str]]:
         """Crops (N, H, W, 3) uint8, black where the picture is broken, and why by row."""
@@ -84,33 +90,34 @@ class FrozenForward:
         return self.preprocessor.stack(crops, size), broken
 
     @torch.inference_mode()
-    def _forward(self, first: int, pixels: np.ndarray, broken: dict[int, str]) -> ForwardBatch:
+    def _forward(self, images: Sequence[int], pixels: np.ndarray, broken: dict[int, str]) -> ForwardBatch:
         batch = self.preprocessor.normalise(pixels, self.device).to(self.precision)
         logits, maps = self.network(batch)
-        columns = {layer.name: self._checked(maps[layer.name], layer.name, first) for layer in self.plan.layers}
+        columns = {layer.name: self._checked(maps[layer.name], layer.name, images) for layer in self.plan.layers}
         if not torch.isfinite(logits).all():
-            self._refuse(logits, OUTPUT, first, logits.dtype)
-        return ForwardBatch(first, logits.float().cpu(), columns, broken)
+            self._refuse(logits, OUTPUT, images, logits.dtype)
+        return ForwardBatch(images[0], logits.float().cpu(), columns, broken)
 
-    def _checked(self, maps: Tensor, layer: str, first: int) -> Tensor:
+    def _checked(self, maps: Tensor, layer: str, images: Sequence[int]) -> Tensor:
         """(N, D, H, W) -> (N, H*W, D); refuses what the storage dtype cannot hold."""
         dtype = STORAGE_DTYPES[self.settings.extract.dtype]
         columns = maps.permute(0, 2, 3, 1).reshape(len(maps), -1, maps.shape[1])  # a view of channels-last maps
         low, high = torch.aminmax(columns)  # NaN and infinity survive into both
         if not (torch.isfinite(low) and torch.isfinite(high) and max(-low, high) <= torch.finfo(dtype).max):
-            self._refuse(maps, layer, first, dtype)
+            self._refuse(maps, layer, images, dtype)
         return columns
 
-    def _refuse(self, maps: Tensor, layer: str, first: int, dtype: torch.dtype) -> None:
+    def _refuse(self, maps: Tensor, layer: str, images: Sequence[int], dtype: torch.dtype) -> None:
         finite = torch.isfinite(maps).flatten(1).all(1)
         row = int(torch.argmin(finite.int())) if not finite.all() else int(maps.abs().flatten(1).amax(1).argmax())
-        path = read_image_rows(self.folder.images_table, first + row, first + row + 1, ["path"])["path"][0].as_py()
+        image = images[row]
+        path = read_image_rows(self.folder.images_table, image, image + 1, ["path"])["path"][0].as_py()
         if not finite.all():
             raise DataError(
-                f"layer {layer!r} has NaN or infinite activations at image {first + row} ({path}): "
+                f"layer {layer!r} has NaN or infinite activations at image {image} ({path}): "
                 f"check network.weights and the [preprocessing] section"
             )
         raise DataError(
-            f"layer {layer!r} reaches {maps.abs().max():.3g} at image {first + row} ({path}), beyond {dtype}: "
+            f"layer {layer!r} reaches {maps.abs().max():.3g} at image {image} ({path}), beyond {dtype}: "
             f"set extract.dtype = 'float32'"
         )

@@ -3,36 +3,43 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 from torch import nn
 
-from workflows.errors import DataError, SettingsError
+from workflows.errors import DataError
+from workflows.graph_requests import refuse_unexplained_names
 from workflows.images.datasets import index_images
 from workflows.images.decoding import BrokenPicture
 from workflows.images.image_index import ImageIndex
 from workflows.images.preprocessing import Preprocessor
 from workflows.images.reading import PictureReader
 from workflows.networks.dense_chain import chain_layers
-from workflows.networks.loading import build_network, load_network
+from workflows.networks.loading import build_network, is_downloaded, load_network
 from workflows.networks.receptive_fields import trace_window
 from workflows.networks.taps import TappedNetwork, count_outputs, layer_shapes, resolve_layers
 from workflows.plan import LayerPlan, Plan
-from workflows.requests import check_image_request, class_id
+from workflows.requests import ALL, check_image_request, class_id
 from workflows.runtime.budget import check_disk, check_memory
+from workflows.scope_sizes import (
+    refuse_lone_classes,
+    refuse_more_words_than_columns,
+    refuse_small_scopes,
+    scope_sizes,
+    thin_dictionaries,
+)
+from workflows.scopes import Scope, joint_scope, known_scopes
 from workflows.settings import Settings
 from workflows.stages.context import StageContext
-from workflows.stages.needs import disk_needs, memory_needs
+from workflows.stages.needs import disk_needs, least_assigned, memory_needs
 from workflows.storage.run_folder import RunFolder
 from workflows.storage.tables import write_table
 
 WHOLE_MAP_POSITIONS = 16 * 16
 """``columns_per_image = auto`` stores maps up to this size whole, and a sample of so many columns of larger ones."""
-
-MIN_IMAGES_A_WORD = 10
-"""Of a chain of dense layers, whose words have one column an image; fewer are warned about."""
 
 
 def run(context: StageContext) -> None:
@@ -41,11 +48,19 @@ def run(context: StageContext) -> None:
     context.begin(1)
     index = index_images(settings.data, settings.seed)
     plan = make_plan(settings, index, context.folder)
-    check_requests(settings, plan)
-    for warning in thin_dictionaries(settings, plan):
+    known = known_scopes(settings, plan)
+    check_requests(settings, plan, known)
+    refuse_lone_classes(settings, plan, index.label)
+    labels = index.label[: plan.train_images]
+    # Scopes of classes are known after the extract stage; until then, none is larger than all classes together.
+    refuse_more_words_than_columns(settings, plan, scope_sizes(settings, plan, [joint_scope(plan)], labels))
+    sizes = scope_sizes(settings, plan, known, labels)
+    refuse_small_scopes(settings, plan, sizes)
+    for warning in thin_dictionaries(settings, plan, sizes):
         context.warn(warning)
     runtime = settings.runtime
-    check_disk(context.folder.root, disk_needs(settings, plan), margin=runtime.disk_margin)
+    assigned = least_assigned(settings, known, index.label)
+    check_disk(context.folder.root, disk_needs(settings, plan, assigned), margin=runtime.disk_margin)
     actors = runtime.actors or max(1, (os.cpu_count() or 1) // runtime.threads)
     check_memory(memory_needs(settings, plan, actors), limit_gb=runtime.memory_gb)
     images = index.to_table().append_column("status", pa.array(["indexed"] * len(index)))
@@ -88,55 +103,18 @@ def make_plan(settings: Settings, index: ImageIndex, folder: RunFolder) -> Plan:
     return Plan(tuple(plans), tuple(index.class_names), len(index), train_images, height, width, weights)
 
 
-def check_requests(settings: Settings, plan: Plan) -> None:
-    """Refuse graphs of classes or images, and paths of images, that do not exist.
+def check_requests(settings: Settings, plan: Plan, known: Sequence[Scope]) -> None:
+    """Refuse graphs of classes or images, and paths of images, that do not exist; ``known``: see ``known_scopes``.
 
     Raises:
         DataError: names the request and what there is.
     """
-    for request in settings.mine.classes:
-        if request != "all":
-            class_id(request, plan.class_names)
+    classes = [class_id(request, plan.class_names) for request in settings.mine.classes if request != ALL]
+    refuse_unexplained_names(settings, plan, known, classes)
     for request in settings.mine.images:
         check_image_request(request, plan.images)
     for request in settings.draw.paths if settings.hmm else ():
         check_image_request(request, plan.images, asked_by="draw.paths")
-
-
-def thin_dictionaries(settings: Settings, plan: Plan) -> list[str]:
-    """Warnings for layers with few columns or images a word: below 100 and 2, or below 10 images in a chain.
-
-    Raises:
-        SettingsError: a layer has more words than columns, or than images in a chain, to fit them on.
-    """
-    images = int(plan.train_images * (1 - settings.fit.held_out))
-    warnings = []
-    for layer in plan.layers:
-        columns = images * layer.stored
-        if layer.words > columns:
-            raise SettingsError(
-                f"fit.words: layer {layer.given!r} has {layer.words} words but only {_fitted(settings, plan, layer)}: "
-                "lower fit.words or index more images"
-            )
-        if settings.hmm is not None and images < MIN_IMAGES_A_WORD * layer.words:
-            warnings.append(
-                f"layer {layer.given!r}: {layer.words} words on {images:,} images; below {MIN_IMAGES_A_WORD} images "
-                "a word, some words will describe single images"
-            )
-        if settings.hmm is None and (columns < 100 * layer.words or images < 2 * layer.words):
-            warnings.append(
-                f"layer {layer.given!r}: {layer.words} words on {columns:,} columns of {images:,} images; "
-                f"below 100 columns or 2 images a word, some words will describe single images"
-            )
-    return warnings
-
-
-def _fitted(settings: Settings, plan: Plan, layer: LayerPlan) -> str:
-    """What the words of a layer are fitted on, in words."""
-    images = int(plan.train_images * (1 - settings.fit.held_out))
-    if settings.hmm is not None:
-        return f"{images} images to fit them on ({plan.train_images} training images, the others are held out)"
-    return f"{images * layer.stored} training columns ({images} images x {layer.stored})"
 
 
 def _modelled_layers(settings: Settings, network: nn.Module) -> list[tuple[str, str, bool]]:
@@ -152,7 +130,7 @@ def _weights(given: str, folder: RunFolder) -> str:
     """Absolute, because the actors of a cluster run in other folders."""
     if given == "train":
         return str(folder.weights)
-    return given if given.startswith("torchvision:") else str(Path(given).resolve())
+    return given if is_downloaded(given) else str(Path(given).resolve())
 
 
 def _stored_columns(settings: Settings, positions: int) -> int:

@@ -1,28 +1,34 @@
-"""cooccurrence -> nodes.parquet, edges.parquet, heatmaps.parquet: Algorithm 1 for every requested class and image."""
+"""cooccurrence -> nodes.parquet, edges.parquet, heatmaps.parquet: Algorithm 1 for every requested class and image.
+
+A graph is mined with the dictionaries of every scope that explains it.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import torch
+from jaxtyping import Int
 from torch import Tensor
 
 from gmm_ops.cooccurrence import OffsetHistogram, SparseCounts, WordCounts, count_pairs, count_words
 from gmm_ops.inference_graph import LOG_BASE, GraphEdge, LogRatios, edge_drawn, log_ratios, mine
-from workflows.networks.naming import shortened
+from workflows.graph_requests import ScopeGraphs, requested_graphs
 from workflows.plan import OUTPUT, Plan
-from workflows.requests import requested_classes, requested_images
+from workflows.scopes import joint_scope, read_scopes
 from workflows.settings import Settings
 from workflows.stages.context import StageContext
 from workflows.stages.offsets import MinedGraph, count_offsets
+from workflows.stages.scope_images import ScopeImages
 from workflows.stages.summaries import summary_path
 from workflows.stages.word_maps import ImageColumns, read_all_maps
 from workflows.storage.arrays import read_arrays
 from workflows.storage.run_folder import RunFolder
-from workflows.storage.tables import read_table, write_table
+from workflows.storage.tables import read_table, to_table, write_table
 
 
 @dataclass(frozen=True)
@@ -37,9 +43,9 @@ class Dictionaries:
     words: dict[str, WordCounts]
 
     @classmethod
-    def load(cls, folder: RunFolder, settings: Settings, plan: Plan) -> Dictionaries:
-        """Read the co-occurrence arrays and the word counts of S_V (IG Eq. 5, 6)."""
-        scope, counts, ratios, words = settings.fit.scope, {}, [], {}
+    def load(cls, folder: RunFolder, settings: Settings, plan: Plan, scope: str) -> Dictionaries:
+        """Read the co-occurrence arrays and the word counts of the scope's S_V (IG Eq. 5, 6)."""
+        counts, ratios, words = {}, [], {}
         for layer in plan.layers:
             summary = read_arrays(summary_path(folder, scope, layer.name))
             fields = (torch.from_numpy(summary[f"prediction_{field}"]) for field in ("group", "word", "count"))
@@ -71,42 +77,61 @@ class Dictionaries:
 
 
 def run(context: StageContext) -> None:
-    """The stage: mine every graph, then one more pass over the word maps for the offset histograms."""
+    """The stage: for every scope, mine its graphs, then one more pass over its word maps for the offset histograms."""
     plan, settings, folder = context.plan(), context.settings, context.folder
     images = ImageColumns.read(folder, 0, plan.images)
-    classes, silent = requested_classes(settings.mine.classes, plan, images)
-    if silent:
-        context.warn(f"no validation image is predicted as {shortened(silent)}: no class graph")
-    chosen = requested_images(settings.mine.images, plan, images)
-    context.begin(len(classes) + len(chosen))
-    dictionaries = Dictionaries.load(folder, settings, plan)
-    graphs = []
-    for mined in _mined(dictionaries, settings, images, classes, chosen):
-        graphs.append(mined)
-        context.progress.advance()
-    histograms = count_offsets(context, plan, images, graphs)
-    dominant = _dominant(folder, settings.fit.scope)
-    tables = {
-        "nodes": [row for mined in graphs for row in node_rows(mined, dictionaries, dominant)],
-        "edges": [row for mined in graphs for row in edge_rows(mined, dictionaries)],
-        "heatmaps": [row for mined in graphs for row in heatmap_rows(mined, dictionaries, histograms)],
-    }
-    for name, rows in tables.items():
+    scopes = (joint_scope(plan),) if settings.hmm is not None else read_scopes(folder)
+    asked = requested_graphs(settings, plan, images, scopes)
+    for words in asked.silent:
+        context.warn(f"{words}: no class graph")
+    context.begin(len(asked))
+    members = ScopeImages(images)
+    tables: dict[str, list[pa.Table]] = {"nodes": [], "edges": [], "heatmaps": []}
+    for graphs in asked.scopes:
+        for name, rows in _mine_scope(context, plan, images, members, graphs).items():
+            tables[name].append(to_table(rows, name))
+    for name, parts in tables.items():
+        rows = pa.concat_tables(parts).drop_columns("network")
         write_table(folder.table(name), rows, name, network=settings.name, metadata={"log_base": str(LOG_BASE)})
 
 
+def _mine_scope(
+    context: StageContext, plan: Plan, images: ImageColumns, members: ScopeImages, graphs: ScopeGraphs
+) -> dict[str, list[dict[str, Any]]]:
+    """Rows of the tables, of one scope."""
+    if not len(graphs):
+        return {"nodes": [], "edges": [], "heatmaps": []}
+    scope = graphs.scope
+    dictionaries = Dictionaries.load(context.folder, context.settings, plan, scope.name)
+    found = []
+    for mined in _mined(dictionaries, context.settings, images, members.members(scope), graphs):
+        found.append(mined)
+        context.progress.advance()
+    histograms = count_offsets(context, plan, images, scope.name, found)
+    dominant = _dominant(context.folder, scope.name)
+    return {
+        "nodes": [row for mined in found for row in node_rows(mined, dictionaries, dominant)],
+        "edges": [row for mined in found for row in edge_rows(mined, dictionaries)],
+        "heatmaps": [row for mined in found for row in heatmap_rows(mined, dictionaries, histograms)],
+    }
+
+
 def _mined(
-    dictionaries: Dictionaries, settings: Settings, images: ImageColumns, classes: Iterable[int], chosen: Iterable[int]
+    dictionaries: Dictionaries,
+    settings: Settings,
+    images: ImageColumns,
+    members: Int[np.ndarray, " n"],
+    graphs: ScopeGraphs,
 ) -> Iterator[MinedGraph]:
     plan, options = dictionaries.plan, settings.mine
-    validation = np.arange(plan.train_images, plan.images)
-    for label in classes:
+    validation = members[members >= plan.train_images]
+    for label in graphs.classes:
         counts = dictionaries.class_counts(label)
         graph = mine(label, counts, dictionaries.ratios, options.top, options.positive_only)
         words = {layer.name: dictionaries.words[layer.name].dense(label, layer.words) for layer in plan.layers}
-        omega = validation[images.predicted[plan.train_images :] == label]
+        omega = validation[images.predicted[validation] == label]
         yield MinedGraph(f"class:{label}", graph, omega, words)
-    for image in chosen:
+    for image in graphs.images:
         predicted = int(images.predicted[image])
         maps = dictionaries.image_maps(image, predicted)
         counts = dictionaries.map_counts(maps)

@@ -41,11 +41,14 @@ class OwnParts(Generic[Block]):
         schedule: of the fit.
         read: a chunk's rows that take part in the fit.
         rank, world: place in the fit group.
+        parts: of a global minibatch, whatever the number of ranks.
     """
 
-    def __init__(self, schedule: MinibatchSchedule, read: Callable[[int], Block], rank: int, world: int) -> None:
-        self._schedule, self._read = schedule, read
-        self._numbers = range(rank, PARTS, world)
+    def __init__(
+        self, schedule: MinibatchSchedule, read: Callable[[int], Block], rank: int, world: int, parts: int = PARTS
+    ) -> None:
+        self._schedule, self._read, self._parts = schedule, read, parts
+        self._numbers = range(rank, parts, world)
         self._buffer: Buffer | None = None
         self._blocks: dict[int, Block] = {}
 
@@ -53,15 +56,19 @@ class OwnParts(Generic[Block]):
         """The rank's parts of a global minibatch, one after the other; none for a rank without parts."""
         self._hold(step.buffer)
         for number in self._numbers:
-            chunks = step.buffer.chunks[number::PARTS]
+            chunks = step.buffer.chunks[number :: self._parts]
             if chunks:
                 taken = [self._blocks[chunk].take(self._schedule.rows(step, chunk)) for chunk in chunks]
                 yield type(taken[0]).joined(taken)
 
+    def release(self) -> None:
+        """Free the rows that are held; the next step reads them again."""
+        self._blocks, self._buffer = {}, None
+
     def _hold(self, buffer: Buffer) -> None:
         if buffer != self._buffer:
             self._blocks = {}  # free the old rows before the new ones come
-            chunks = [chunk for number in self._numbers for chunk in buffer.chunks[number::PARTS]]
+            chunks = [chunk for number in self._numbers for chunk in buffer.chunks[number :: self._parts]]
             self._blocks = {chunk: self._read(chunk) for chunk in chunks}
             self._buffer = buffer
 

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
-import numpy as np
+from collections.abc import Sequence
 
+import numpy as np
+from jaxtyping import Int
+
+from gmm_ops.word_slices.memory import em_bytes
+from gmm_ops.word_slices.memory import training_bytes as slice_training_bytes
 from workflows.plan import LayerPlan, Plan
+from workflows.requests import ALL
+from workflows.scope import Scope
 from workflows.settings import Settings
 from workflows.stages.chain_fit import (
     START_IMAGES,
@@ -12,6 +19,7 @@ from workflows.stages.chain_fit import (
     chain_buffer_minibatches,
     chain_settings,
 )
+from workflows.stages.discriminative_training import global_batch, training_bytes
 from workflows.stages.minibatches import mixed_minibatches
 from workflows.stages.word_maps import FIELDS
 
@@ -25,13 +33,32 @@ PROCESS_BYTES = 400 * 2**20
 """Of an actor with torch loaded and nothing to do."""
 
 
-def disk_needs(settings: Settings, plan: Plan) -> dict[str, int]:
-    """Bytes of the large artefacts, uncompressed: the plan must fit whatever the codec reaches."""
+def least_assigned(settings: Settings, known: Sequence[Scope], labels: Int[np.ndarray, " N"]) -> int:
+    """Images that get words, summed over scopes, as far as that is known before the confusion matrix.
+
+    Args:
+        settings: of the run.
+        known: scopes that need no predictions.
+        labels: true class of every image.
+    """
+    of_classes = len(labels) if "class" in settings.fit.scopes else 0
+    return sum(int(scope.contains(labels).sum()) for scope in known) + of_classes
+
+
+def words_bytes(plan: Plan, assigned: int) -> int:
+    """Of the word maps of so many images; what the maps hold of others is one value and packs to nothing."""
+    per_column = sum(np.dtype(dtype).itemsize for dtype in FIELDS.values())
+    return assigned * per_column * sum(layer.positions for layer in plan.layers)
+
+
+def disk_needs(settings: Settings, plan: Plan, assigned: int | None = None) -> dict[str, int]:
+    """Bytes of the large artefacts, uncompressed: the plan must fit whatever the codec reaches.
+
+    ``assigned``: images that get words, summed over scopes; None: every image once.
+    """
     width = np.dtype(settings.extract.dtype).itemsize
     activations = sum(plan.stored_images * layer.stored * layer.units * width for layer in plan.layers)
-    per_column = sum(np.dtype(dtype).itemsize for dtype in FIELDS.values())
-    words = sum(plan.images * layer.positions * per_column for layer in plan.layers)
-    needs = {"activations": activations, "words": words}
+    needs = {"activations": activations, "words": words_bytes(plan, plan.images if assigned is None else assigned)}
     if settings.hmm is not None:
         # Every level has a row, the prediction one more; the rows stand in the parts and again in the joined table.
         needs["path_parts"] = 2 * plan.images * (len(plan.layers) + 1) * PATH_ROW_BYTES
@@ -50,20 +77,35 @@ def memory_needs(settings: Settings, plan: Plan, actors: int) -> dict[str, int]:
     shard = extract.images_per_shard * stored * width + 3 * extract.batch * all_columns * 4
     wide = min(actors, -(-plan.images // extract.images_per_shard))
     fits = _fits(settings, plan)
-    at_once = max(1, actors // settings.runtime.fit_actors)
+    group = settings.fit.word_slices if settings.fit.word_slices > 1 else settings.runtime.fit_actors
+    at_once = max(1, actors // group)
     widest = max(
         (wide * shard, f"{wide} shards of activations (extract.images_per_shard, runtime.actors)"),
         (sum(fits[:at_once]), f"{min(at_once, len(fits))} fits (fit.minibatch, fit.words)"),
     )
-    processes = max(wide, min(actors, len(fits) * settings.runtime.fit_actors)) * PROCESS_BYTES
+    processes = max(wide, min(actors, len(fits) * group)) * PROCESS_BYTES
     return {widest[1]: widest[0], "the worker processes themselves": processes}
 
 
 def _fits(settings: Settings, plan: Plan) -> list[int]:
-    """Bytes of every fit, the largest first: one a layer, or one a restart of the chain."""
+    """Bytes of every fit, the largest first: one a scope and layer, or one a restart of the chain."""
     if settings.hmm is not None:
         return [_chain_bytes(settings, plan)] * settings.hmm.restarts
-    return sorted((_fit_bytes(settings, plan, layer) for layer in plan.layers), reverse=True)
+    if settings.fit.word_slices > 1:
+        each = [sliced_bytes(settings, plan, layer) for layer in plan.layers]
+        return sorted(each * _most_scopes(settings, plan), reverse=True)
+    each = [_fit_bytes(settings, plan, layer) for layer in plan.layers]
+    if settings.fit.loss == "discriminative":
+        pairs = zip(each, plan.layers, strict=True)
+        each = [held + training_bytes(settings, plan, layer) for held, layer in pairs]
+    return sorted(each * _most_scopes(settings, plan), reverse=True)
+
+
+def _most_scopes(settings: Settings, plan: Plan) -> int:
+    """At most so many, before the confusion matrix is known."""
+    fit, asked = settings.fit, settings.mine.classes
+    classes = len(plan.class_names) if ALL in asked else len(asked)
+    return ("joint" in fit.scopes) + len(fit.lists) + classes * ("class" in fit.scopes)
 
 
 def _fit_bytes(settings: Settings, plan: Plan, layer: LayerPlan) -> int:
@@ -73,6 +115,24 @@ def _fit_bytes(settings: Settings, plan: Plan, layer: LayerPlan) -> int:
     mixed = mixed_minibatches(columns, each, settings.extract.images_per_chunk * layer.stored) * columns
     held = min(mixed, plan.train_images * layer.stored)
     return held * (each + ID_BYTES) + columns * layer.units * 4 + 8 * 8 * 2 * layer.words * layer.units
+
+
+def sliced_bytes(settings: Settings, plan: Plan, layer: LayerPlan) -> int:
+    """Of all actors of a sliced fit: each buffers the columns of all, and holds its own words."""
+    fit, units, width = settings.fit, layer.units, np.dtype(settings.extract.dtype).itemsize
+    slices, images, per_chunk = fit.word_slices, plan.train_images, settings.extract.images_per_chunk
+    columns = min(fit.minibatch, images * layer.stored)
+    mixed = mixed_minibatches(columns, units * width, per_chunk * layer.stored) * columns
+    held = min(mixed, images * layer.stored) * (units * width + ID_BYTES) + columns * units * 4
+    words = em_bytes(layer.words, slices, units, fit.polyak)
+    if fit.loss == "discriminative":
+        batch = global_batch(settings.discriminative.batch, images)
+        mixed = mixed_minibatches(batch, layer.stored * units * width, per_chunk) * batch
+        held = max(held, min(mixed, images) * layer.stored * units * width + batch * layer.stored * units * 4)
+        # Beside what is trained, the generative words that it is compared with, and the state before the last step.
+        trained = slice_training_bytes(layer.words, slices, units, len(plan.class_names), batch)
+        words = max(words, trained + (2 + 6) * 8 * -(-layer.words // slices) * units)
+    return slices * (held + words)
 
 
 def _chain_bytes(settings: Settings, plan: Plan) -> int:

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from gmm_ops.cooccurrence import OffsetHistogram
 from gmm_ops.inference_graph import GraphEdge, InferenceGraph
-from workflows.images.shards import plan_shards
 from workflows.plan import Plan
 from workflows.stages.context import StageContext
+from workflows.stages.scope_images import ranges_of
 from workflows.stages.word_maps import ImageColumns, read_all_maps
 from workflows.storage.run_folder import RunFolder
 
@@ -44,7 +44,7 @@ class MinedGraph:
 
 @dataclass(frozen=True)
 class OffsetBlock:
-    """One shard of images, read once for all graphs that explain some of them."""
+    """Consecutive images of a shard, read once for all graphs of a scope that explain some of them."""
 
     folder: RunFolder
     scope: str
@@ -70,15 +70,17 @@ class OffsetBlock:
         return found
 
 
-def count_offsets(context: StageContext, plan: Plan, images: ImageColumns, graphs: Sequence[MinedGraph]) -> Histograms:
-    """One Dask reduction over the shards that hold an image of some Omega."""
-    settings, folder = context.settings, context.folder
+def count_offsets(
+    context: StageContext, plan: Plan, images: ImageColumns, scope: str, graphs: Sequence[MinedGraph]
+) -> Histograms:
+    """One Dask reduction over the chunks that hold an image of some Omega."""
+    extract, folder = context.settings.extract, context.folder
+    every = np.unique(np.concatenate([mined.omega for mined in graphs]))
     blocks = []
-    for shard in plan_shards(plan.images, settings.extract.images_per_shard):
-        inside = [mined for mined in graphs if len(_within(mined.omega, shard.first, shard.stop))]
-        if inside:
-            predicted = images.predicted[shard.first : shard.stop]
-            blocks.append(OffsetBlock(folder, settings.fit.scope, plan, shard.first, shard.stop, predicted, inside))
+    for first, end in ranges_of(every, extract.images_per_shard, extract.images_per_chunk):
+        stop = min(end, plan.images)
+        inside = [mined for mined in graphs if len(_within(mined.omega, first, stop))]
+        blocks.append(OffsetBlock(folder, scope, plan, first, stop, images.predicted[first:stop], inside))
     return context.reduce(blocks, OffsetBlock.count, _merge) if blocks else {}
 
 

@@ -13,6 +13,7 @@ from workflows.stages.triage import PathCounts, TriageBlock, Triaged, branches_p
 from workflows.stages.word_maps import ImageColumns
 from workflows.storage.chains import chain_path, load_chain
 from workflows.storage.joined_parts import join_parts
+from workflows.storage.names import JOINT
 from workflows.storage.tables import write_table
 
 
@@ -43,7 +44,7 @@ def _count_branches(context: StageContext, plan: Plan) -> dict[str, int]:
 
 
 def _write_transitions(context: StageContext, plan: Plan) -> dict[str, int]:
-    scope = context.settings.fit.scope
+    scope = JOINT
     counts = PathCounts.load(branches_path(context.folder), plan)
     table = transition_table(plan, scope, load_chain(chain_path(context.folder, scope)).chain, counts)
     write_table(context.folder.table("transitions"), table, "transitions", network=context.settings.name)
@@ -60,8 +61,8 @@ def _triage(context: StageContext, plan: Plan) -> dict[str, int]:
         torch.set_num_threads(threads)
     images = ImageColumns.read(folder, 0, plan.images)
     validation = PathCounts.load(branches_path(folder), plan).validation
-    triage = triage_table(plan, settings.fit.scope, found, images)
-    junctions = junction_rows(plan, settings.fit.scope, found, images, validation)
+    triage = triage_table(plan, JOINT, found, images)
+    junctions = junction_rows(plan, JOINT, found, images, validation)
     write_table(folder.table("triage"), triage, "triage", network=settings.name)
     write_table(folder.table("junctions"), junctions, "junctions", network=settings.name)
     return {"errors": len(triage), "junctions": len(junctions)}

@@ -8,19 +8,22 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from gmm_ops.cooccurrence import WordCounts, count_words
 from gmm_ops.exemplars import Exemplars
 from gmm_ops.word_distances import centre_distances, class_distances
 from workflows.plan import OUTPUT, LayerPlan, Plan
+from workflows.scope import Scope
 from workflows.settings import Settings
 from workflows.stages.dictionaries import read_dictionary
-from workflows.stages.word_maps import ImageColumns, read_words, words_path
+from workflows.stages.scope_images import ScopeImages
+from workflows.stages.word_maps import ImageColumns, read_member_words, words_path
 from workflows.storage.arrays import read_arrays, read_rows
 from workflows.storage.run_folder import RunFolder
-from workflows.storage.tables import write_table
+from workflows.storage.tables import to_table, write_table
 
 EXEMPLAR_FIELDS = ("word", "image", "y", "x", "posterior", "log_joint")
 
@@ -63,7 +66,7 @@ class LayerBlock:
     """One block of images of one layer."""
 
     folder: RunFolder
-    scope: str
+    scope: Scope
     layer: LayerPlan
     train_images: int
     exemplars: int
@@ -71,9 +74,10 @@ class LayerBlock:
     stop: int
 
     def summarise(self) -> WordSummary:
-        """Word counts and exemplars of the block; a block may straddle training and validation images."""
-        word = read_words(self.folder, self.scope, self.layer.name, self.first, self.stop)
+        """Word counts and exemplars of the images of the scope; a block may straddle S_T and S_V."""
         columns = ImageColumns.read(self.folder, self.first, self.stop)
+        member = self.scope.contains(columns.label)
+        word = read_member_words(self.folder, self.scope.name, self.layer.name, self.first, member)
         train = max(0, min(self.stop, self.train_images) - self.first)
         return WordSummary(
             count_words(word[:train], torch.from_numpy(columns.label[:train]), self.layer.words),
@@ -93,7 +97,9 @@ class LayerBlock:
             return Exemplars.zero(self.exemplars)
         stop = self.first + train
         posterior, log_joint = (
-            torch.from_numpy(read_rows(words_path(self.folder, self.scope, self.layer.name, field), self.first, stop))
+            torch.from_numpy(
+                read_rows(words_path(self.folder, self.scope.name, self.layer.name, field), self.first, stop)
+            )
             for field in ("posterior", "log_joint")
         )
         images = torch.arange(self.first, stop)
@@ -105,26 +111,43 @@ def summary_path(folder: RunFolder, scope: str, layer: str) -> Path:
     return folder.words(scope, layer, "summary")
 
 
-def write_word_tables(folder: RunFolder, settings: Settings, plan: Plan) -> None:
-    """words.parquet, exemplars.parquet and layers.parquet: every layer, and for the first two the output."""
-    scope = settings.fit.scope
+def write_word_tables(folder: RunFolder, settings: Settings, plan: Plan, scopes: Sequence[Scope]) -> None:
+    """words.parquet, exemplars.parquet and layers.parquet: every scope and layer, and for the first two the output."""
+    images = ImageColumns.read(folder, 0, plan.train_images)
+    members = ScopeImages(images)
+    parts: dict[str, list[pa.Table]] = {"words": [], "exemplars": [], "layers": []}
+    for scope in scopes:
+        # As Arrow at once: the records of a thousand scopes take gigabytes.
+        for name, rows in _scope_tables(folder, settings, plan, scope, images, members.members(scope)).items():
+            parts[name].append(to_table([{"scope": scope.name, **row} for row in rows], name))
+    for name, tables in parts.items():
+        write_table(folder.table(name), pa.concat_tables(tables), name, network=settings.name)
+
+
+def _scope_tables(
+    folder: RunFolder,
+    settings: Settings,
+    plan: Plan,
+    scope: Scope,
+    images: ImageColumns,
+    members: Int[np.ndarray, " n"],
+) -> dict[str, list[dict[str, Any]]]:
+    """Rows of one scope. members: its training images, ascending ids."""
     words: list[dict[str, Any]] = []
     exemplars: list[dict[str, Any]] = []
     layers: list[dict[str, Any]] = []
-    images = ImageColumns.read(folder, 0, plan.train_images)
     for layer in plan.layers:
-        summary = read_arrays(summary_path(folder, scope, layer.name))
-        dictionary = read_dictionary(folder, settings, plan, layer)
+        summary = read_arrays(summary_path(folder, scope.name, layer.name))
+        dictionary = read_dictionary(folder, settings, plan, layer, scope.name)
         rows = word_rows(summary, plan, layer.words)
         shares = zip(rows, dictionary.pi.tolist(), dictionary.reseeded.tolist(), strict=True)
-        words.extend({"scope": scope, "layer": layer.name, "pi": pi, **row, "reseeded": n} for row, pi, n in shares)
-        layers.append({"scope": scope, **layer_row(rows, layer, dictionary.mean)})
-        exemplars.extend({"scope": scope, **row} for row in exemplar_rows(summary, layer, plan, images))
-    words.extend({"scope": scope, **row} for row in _output_words(images, plan))
-    exemplars.extend({"scope": scope, **row} for row in _output_exemplars(images, plan, settings.draw.exemplars))
-    write_table(folder.table("words"), words, "words", network=settings.name)
-    write_table(folder.table("exemplars"), exemplars, "exemplars", network=settings.name)
-    write_table(folder.table("layers"), layers, "layers", network=settings.name)
+        words.extend({"layer": layer.name, "pi": pi, **row, "reseeded": n} for row, pi, n in shares)
+        layers.append(layer_row(rows, layer, dictionary.mean))
+        exemplars.extend(exemplar_rows(summary, layer, plan, images))
+    kept = members[images.predicted[members] >= 0]
+    words.extend(_output_words(images, kept, plan))
+    exemplars.extend(_output_exemplars(images, kept, plan, settings.draw.exemplars))
+    return {"words": words, "exemplars": exemplars, "layers": layers}
 
 
 def word_rows(summary: dict[str, np.ndarray], plan: Plan, n_words: int) -> list[dict[str, Any]]:
@@ -194,24 +217,25 @@ def _label(images: ImageColumns, plan: Plan, image: int) -> dict[str, Any]:
     return {"label": label, "label_name": plan.class_names[label]}
 
 
-def _output_words(images: ImageColumns, plan: Plan) -> list[dict[str, Any]]:
-    """The output's word m is "the network predicts m": pi is its share of the readable training images."""
-    kept = images.predicted >= 0
+def _output_words(images: ImageColumns, kept: Int[np.ndarray, " n"], plan: Plan) -> list[dict[str, Any]]:
+    """The output's word m is "the network predicts m": pi is its share of the kept training images."""
     by_label = np.zeros((len(plan.class_names), len(plan.class_names)), np.int64)
     np.add.at(by_label, (images.predicted[kept], images.label[kept]), 1)
     rows = []
     for word, counts in enumerate(by_label):
         row = _word_row(word, counts, int(counts.sum()), plan)
-        rows.append({"layer": OUTPUT, "pi": counts.sum() / max(1, kept.sum()), **row, "reseeded": 0})
+        rows.append({"layer": OUTPUT, "pi": counts.sum() / max(1, len(kept)), **row, "reseeded": 0})
     return rows
 
 
-def _output_exemplars(images: ImageColumns, plan: Plan, per_word: int) -> list[dict[str, Any]]:
-    """The training images of each predicted class with the highest probability (ties: lowest image)."""
+def _output_exemplars(
+    images: ImageColumns, kept: Int[np.ndarray, " n"], plan: Plan, per_word: int
+) -> list[dict[str, Any]]:
+    """The kept training images of each predicted class with the highest probability (ties: lowest image)."""
     rows = []
     whole = {"y": 0, "x": 0, "x0": 0, "y0": 0, "x1": plan.input_width, "y1": plan.input_height}
-    order = np.argsort(-images.probability, kind="stable")
-    for word in range(len(plan.class_names)):
+    order = kept[np.argsort(-images.probability[kept], kind="stable")]
+    for word in np.unique(images.predicted[order]).tolist():
         members = order[images.predicted[order] == word][:per_word]
         for rank, image in enumerate(members.tolist()):
             chance = float(images.probability[image])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pyarrow.compute as pc
 from jaxtyping import Bool, Int
 
 from gmm_ops.seeding import fit_seed
@@ -16,23 +17,33 @@ class TrainingImages:
     """S_T in chunks of ``extract.images_per_chunk`` images, the unit of reading.
 
     Broken images never take part. Held-out images (a seeded share of S_T) are kept from the fit and read apart.
+    Only chunks with an image that takes part are counted, so that a scope costs what its own images cost.
+
+    Args:
+        settings, plan, folder: of the run.
+        members: mask over all training images, those of the scope's classes; None: all.
 
     Attributes:
         chunks: their number; the last one may be shorter.
-        fitted, held_out: masks over S_T.
+        fitted, held_out: masks over all training images.
     """
 
-    def __init__(self, settings: Settings, plan: Plan, folder: RunFolder) -> None:
+    def __init__(
+        self, settings: Settings, plan: Plan, folder: RunFolder, members: Bool[np.ndarray, " N"] | None = None
+    ) -> None:
         self._step, self._images = settings.extract.images_per_chunk, plan.train_images
         readable = readable_images(folder, 0, plan.train_images)
-        apart = held_out_images(settings, plan)
+        apart = held_out_images(settings, plan, members)
+        readable &= True if members is None else members
         self.fitted: Bool[np.ndarray, " N"] = readable & ~apart
         self.held_out: Bool[np.ndarray, " N"] = readable & apart
-        self.chunks = -(-plan.train_images // self._step)
+        self._numbers = np.unique(np.flatnonzero(readable) // self._step).tolist()
+        self.chunks = len(self._numbers)
 
     def bounds(self, chunk: int) -> tuple[int, int]:
         """First image of a chunk and the one behind its last."""
-        return chunk * self._step, min((chunk + 1) * self._step, self._images)
+        first = self._numbers[chunk] * self._step
+        return first, min(first + self._step, self._images)
 
     def count(self, mask: Bool[np.ndarray, " N"], chunk: int) -> int:
         """Images of a chunk that are in ``mask``."""
@@ -47,13 +58,20 @@ class TrainingImages:
 
 def readable_images(folder: RunFolder, first: int, stop: int) -> Bool[np.ndarray, " n"]:
     """Which of the images [first, stop) are not broken."""
-    status = read_image_rows(folder.images_table, first, stop, ["status"])["status"].to_pylist()
-    return np.array([value == "ok" for value in status], bool)
+    status = read_image_rows(folder.images_table, first, stop, ["status"])["status"]
+    return np.array(pc.equal(status, "ok").to_numpy(), bool)
 
 
-def held_out_images(settings: Settings, plan: Plan) -> Bool[np.ndarray, " N"]:
-    """The seeded share of the training images that no fit sees, at least one image."""
+def held_out_images(
+    settings: Settings, plan: Plan, members: Bool[np.ndarray, " N"] | None = None
+) -> Bool[np.ndarray, " N"]:
+    """The seeded share of the scope's training images that no fit sees: at least one, and never all.
+
+    members: as in ``TrainingImages``. Two scopes hold out the same images as far as one order of all images allows.
+    """
     chosen = np.zeros(plan.train_images, bool)
     order = np.random.default_rng(fit_seed(settings.seed, "held-out", "images")).permutation(plan.train_images)
-    chosen[order[: max(1, round(settings.fit.held_out * plan.train_images))]] = True
+    order = order if members is None else order[members[order]]
+    count = max(1, round(settings.fit.held_out * len(order)))
+    chosen[order[: min(count, max(0, len(order) - 1))]] = True
     return chosen

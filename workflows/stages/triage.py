@@ -19,6 +19,7 @@ from workflows.settings import Settings
 from workflows.stages.chain_words import read_columns
 from workflows.stages.word_maps import ImageColumns, read_words
 from workflows.storage.chains import chain_path, load_chain
+from workflows.storage.names import JOINT
 from workflows.storage.run_folder import RunFolder
 from workflows.storage.states import load_state, save_state
 
@@ -166,7 +167,7 @@ class TriageBlock:
 
     def paths(self) -> ShardPaths:
         """The shard's paths."""
-        return ShardPaths.read(self.folder, self.settings.fit.scope, self.plan, self.shard.first, self.shard.stop)
+        return ShardPaths.read(self.folder, JOINT, self.plan, self.shard.first, self.shard.stop)
 
     def count(self) -> PathCounts:
         """First pass: the branches."""
@@ -192,7 +193,7 @@ class TriageBlock:
 
     def _errors(self, paths: ShardPaths, counts: BranchCounts) -> dict[str, np.ndarray]:
         """In the batches of the words stage, so that no number depends on the size of the shards."""
-        model = load_chain(chain_path(self.folder, self.settings.fit.scope))
+        model = load_chain(chain_path(self.folder, JOINT))
         step = self.settings.extract.batch
         wrong = paths.wrong.nonzero()[:, 0]
         batches = [wrong[wrong // step == batch] for batch in (wrong // step).unique().tolist()]

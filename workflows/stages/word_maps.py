@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Int
+from jaxtyping import Bool, Int
 from torch import Tensor
 
 from workflows.plan import OUTPUT, Plan
@@ -16,7 +16,8 @@ from workflows.storage.images_table import read_image_rows
 from workflows.storage.run_folder import RunFolder
 
 FIELDS = {"word": "int32", "posterior": "float32", "log_joint": "float32"}
-"""Arrays of a word map: hard word (-1: the picture was broken), P(word | column), log P(word, column)."""
+"""Arrays of a word map: hard word (-1: the picture was broken, or the scope does not assign the image),
+P(word | column), log P(word, column)."""
 
 
 def words_path(folder: RunFolder, scope: str, layer: str, field: str) -> Path:
@@ -27,6 +28,14 @@ def words_path(folder: RunFolder, scope: str, layer: str, field: str) -> Path:
 def read_words(folder: RunFolder, scope: str, layer: str, first: int, stop: int) -> Int[Tensor, "N H W"]:
     """Word maps of images [first, stop)."""
     return torch.from_numpy(read_rows(words_path(folder, scope, layer, "word"), first, stop))
+
+
+def read_member_words(
+    folder: RunFolder, scope: str, layer: str, first: int, member: Bool[np.ndarray, " N"]
+) -> Int[Tensor, "N H W"]:
+    """Word maps of the images from ``first``; -1 where ``member`` is False: a scope may assign images outside it."""
+    words = read_words(folder, scope, layer, first, first + len(member))
+    return words if member.all() else words.masked_fill(torch.from_numpy(~member)[:, None, None], -1)
 
 
 def read_all_maps(

@@ -2,7 +2,8 @@
 
 Rows are images (or stored columns). Two writers in one shard lose rows without a word, so ``write_shard`` takes only
 blocks that are exactly one shard. A shard in which everything is the fill value is written all the same, so a missing
-file can only mean a missing shard. Every stored chunk has a checksum: a flipped bit is an error, never a number.
+file can only mean a missing shard, or one that the array names as empty. Every stored chunk has a checksum: a flipped
+bit is an error, never a number.
 """
 
 from __future__ import annotations
@@ -25,6 +26,9 @@ Rows = Shaped[np.ndarray, "rows ..."]
 _NAMES = "arrays"
 """Attribute that lists a group's arrays; written last, so it stands for a whole group."""
 
+_FILLED = "filled_shards"
+"""Attribute that lists the shards that are written; the others read as the fill value. Absent: all are written."""
+
 _WORTHWHILE = 1.3
 """Compression ratio from which zstd pays for its time: post-ReLU float16 gives 2.7, pre-ReLU 1.09."""
 
@@ -41,6 +45,8 @@ def create_array(
     codec: Codec = "zstd",
     zstd_level: int = 3,
     attributes: Mapping[str, Any] | None = None,
+    fill_value: int = 0,
+    filled_shards: Sequence[int] | None = None,
 ) -> zarr.Array[Any]:
     """Preallocate an array in the driver, before any worker writes. An array that is already there is replaced.
 
@@ -53,6 +59,8 @@ def create_array(
         codec: ``zstd`` with checksum, or ``none``: uncompressed with crc32c.
         zstd_level: 1 (fast) to 22.
         attributes: stored with the array, JSON values.
+        fill_value: of every element that is not written.
+        filled_shards: indices of the shards that will be written, the others stay empty; None: all.
 
     Raises:
         ValueError: ``chunk_rows`` does not divide ``shard_rows``.
@@ -68,8 +76,8 @@ def create_array(
         chunks=(chunk_rows, *rest),
         dtype=dtype,
         compressors=[compressor],
-        fill_value=0,
-        attributes=dict(attributes or {}),
+        fill_value=fill_value,
+        attributes={**(attributes or {}), **({} if filled_shards is None else {_FILLED: list(filled_shards)})},
         config={"write_empty_chunks": True},
         overwrite=True,
     )
@@ -134,7 +142,7 @@ def read_rows(source: Path | zarr.Array[Any], start: int, stop: int) -> Rows:
     """
     array = source if isinstance(source, zarr.Array) else open_array(source)
     size = shard_rows_of(array)
-    for index in range(start // size, -(-min(stop, array.shape[0]) // size)):
+    for index in _filled(array, range(start // size, -(-min(stop, array.shape[0]) // size))):
         if not _shard_file(array, index).exists():
             raise RunFolderError(
                 f"shard {index} of {_place(array)!r} is missing: delete the ledger of its stage, then run again"
@@ -149,10 +157,10 @@ def read_rows(source: Path | zarr.Array[Any], start: int, stop: int) -> Rows:
 
 
 def missing_shards(path: Path) -> list[int]:
-    """Indices of the shards that were never written."""
+    """Indices of the shards that were never written, but should be."""
     array = open_array(path)
     count = -(-array.shape[0] // shard_rows_of(array))
-    return [index for index in range(count) if not _shard_file(array, index).exists()]
+    return [index for index in _filled(array, range(count)) if not _shard_file(array, index).exists()]
 
 
 def choose_codec(sample: Rows, zstd_level: int = 1) -> Codec:
@@ -206,8 +214,7 @@ def read_attributes(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise RunFolderError(f"array {str(path)!r} is missing: run the stage that writes it") from None
     attributes = dict((_open_group(path) if isinstance(found, zarr.Group) else found).attrs)
-    attributes.pop(_NAMES, None)
-    return attributes
+    return {name: value for name, value in attributes.items() if name not in (_NAMES, _FILLED)}
 
 
 def _open_group(path: Path) -> zarr.Group:
@@ -218,6 +225,11 @@ def _open_group(path: Path) -> zarr.Group:
     if group is None or _NAMES not in group.attrs:
         raise RunFolderError(f"arrays {str(path)!r} are missing or unfinished: run the stage that writes them")
     return group
+
+
+def _filled(array: zarr.Array[Any], shards: range) -> list[int]:
+    listed = array.attrs.get(_FILLED)
+    return list(shards) if listed is None else sorted(set(shards) & set(cast(list[int], listed)))
 
 
 def _shard_file(array: zarr.Array[Any], index: int) -> Path:

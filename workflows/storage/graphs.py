@@ -62,6 +62,13 @@ def graph_names(run_dir: Path | str, scope: str = "joint") -> list[str]:
     return list(table.column("graph").unique().to_pylist())
 
 
+def scoped_graphs(run_dir: Path | str) -> list[tuple[str, str]]:
+    """(scope, graph) of all graphs of a run, in the order of the table."""
+    table = read_table(Path(run_dir) / "nodes.parquet", columns=["scope", "graph"])
+    pairs = table.group_by(["scope", "graph"], use_threads=False).aggregate([])
+    return list(zip(pairs["scope"].to_pylist(), pairs["graph"].to_pylist(), strict=True))
+
+
 def _rows(table: pa.Table, graph: str, scope: str) -> list[dict[str, Any]]:
     return [row for row in table.to_pylist() if row["graph"] == graph and row["scope"] == scope]
 
@@ -71,7 +78,11 @@ def _without(row: dict[str, Any], keys: Iterable[str]) -> dict[str, Any]:
 
 
 def _no_graph(run_dir: Path, graph: str, scope: str) -> str:
+    missing = f"the run {str(run_dir)!r} has no graph {graph!r} of scope {scope!r}"
+    elsewhere = [other for other, name in scoped_graphs(run_dir) if name == graph]
+    if elsewhere:
+        return f"{missing}; scopes with it: {', '.join(elsewhere[:10])}"
     names = graph_names(run_dir, scope)
     near = difflib.get_close_matches(graph, names, n=3) or names[:3]
     offer = f"; near ones: {', '.join(near)}" if near else ""
-    return f"the run {str(run_dir)!r} has no graph {graph!r} of scope {scope!r}{offer}"
+    return f"{missing}{offer}"

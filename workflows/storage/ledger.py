@@ -38,6 +38,8 @@ class LedgerContent:
     """Items whose last line is a failure, and the reason."""
     summary: dict[str, Any] = field(default_factory=dict)
     """Fields given to ``end``."""
+    asked: str = ""
+    """Which items were wanted."""
 
 
 @dataclass(frozen=True)
@@ -46,9 +48,12 @@ class Ledger:
 
     path: Path
 
-    def begin(self, fingerprint: str, total: int | None = None) -> None:
-        """Mark the start of work on inputs with this fingerprint; another fingerprint voids every earlier item."""
-        self._append({"mark": "begin", "fingerprint": fingerprint, "total": total})
+    def begin(self, fingerprint: str, total: int | None = None, asked: str = "") -> None:
+        """Mark the start of work on inputs with this fingerprint; another fingerprint voids every earlier item.
+
+        ``asked``: which items are wanted; another one keeps them, but the stage is no longer done.
+        """
+        self._append({"mark": "begin", "fingerprint": fingerprint, "total": total, "asked": asked})
 
     def end(self, **fields: Any) -> None:
         """Mark that every item is finished; ``fields`` come back as ``content().summary``."""
@@ -66,10 +71,10 @@ class Ledger:
         """Finished items of the present inputs, in the order of their first line, with their fields."""
         return self.content().items
 
-    def stage_done(self, fingerprint: str) -> bool:
-        """Whether the stage came to its end on inputs with this fingerprint."""
+    def stage_done(self, fingerprint: str, asked: str = "") -> bool:
+        """Whether the stage came to its end on inputs with this fingerprint, when the same items were wanted."""
         content = self.content()
-        return content.done and content.fingerprint == fingerprint
+        return content.done and content.fingerprint == fingerprint and content.asked == asked
 
     @property
     def seconds(self) -> float:
@@ -127,7 +132,7 @@ def _drop_torn_line(descriptor: int) -> None:
 def _replay(lines: Iterator[dict[str, Any]]) -> LedgerContent:
     fingerprint: str | None = None
     total: int | None = None
-    done, seconds, last = False, 0.0, 0.0
+    asked, done, seconds, last = "", False, 0.0, 0.0
     items: dict[Item, dict[str, Any]] = {}
     failed: dict[Item, str] = {}
     summary: dict[str, Any] = {}
@@ -136,6 +141,7 @@ def _replay(lines: Iterator[dict[str, Any]]) -> LedgerContent:
             if line["fingerprint"] != fingerprint:
                 items, failed, seconds = {}, {}, 0.0
             fingerprint, total, done = line["fingerprint"], line["total"], False
+            asked = line.get("asked", "")
         else:
             # The time between a killed driver's last line and the next begin is not work.
             seconds += max(0.0, line["time"] - last)
@@ -148,7 +154,7 @@ def _replay(lines: Iterator[dict[str, Any]]) -> LedgerContent:
                 failed.pop(line["item"], None)
                 items[line["item"]] = line["fields"]
         last = line["time"]
-    return LedgerContent(fingerprint, total, done, seconds, items, failed, summary)
+    return LedgerContent(fingerprint, total, done, seconds, items, failed, summary, asked)
 
 
 def _plain(value: Any) -> Any:

@@ -8,6 +8,9 @@ import re
 CHAIN = "chain"
 """Stands where a mixture has its layer: in the folder of dictionaries and in the history table."""
 
+JOINT = "joint"
+"""The scope of all classes; its figures lie in no folder of their own, its ledger items carry no prefix."""
+
 _UNSAFE = re.compile(r"[^A-Za-z0-9._-]")
 # A double underscore joins two slugs, so no slug may hold, begin or end with what could be mistaken for one.
 _JOINER_LIKE = re.compile(r"^_|_$|(?<=_)_|_(?=_)")

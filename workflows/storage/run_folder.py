@@ -16,9 +16,9 @@ from workflows.errors import RunFolderError, SettingsError
 from workflows.settings import Settings, parse_settings
 from workflows.storage.atomic import TEMPORARY_SUFFIX, write_bytes
 from workflows.storage.ledger import Ledger
-from workflows.storage.names import joined_slug, slug
+from workflows.storage.names import JOINT, joined_slug, slug
 
-FORMAT = 1
+FORMAT = 2
 """Version of the layout below; a run folder of another version is refused."""
 
 RUN_FILE = "run.json"
@@ -26,6 +26,11 @@ LOCK_FILE = ".lock"
 _ZARR_TEMPORARY_SUFFIX = ".partial"
 _CHANGEABLE = ("runtime", "count.scheduler", "data.max_broken", "mine", "draw", "triage")
 """Fields that may differ when a run is resumed: they change no result, or only the last stages, which run again."""
+_CHANGEABLE_BEFORE_FITS = (
+    "discriminative",
+    *(f"fit.{field}" for field in ("scopes", "lists", "loss", "min_confusions", "max_neighbours", "min_images")),
+)
+"""The same in a run without a dictionary: what the confusion matrix refuses need not cost another extraction."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +46,8 @@ class RunFolder:
         Raises:
             RunFolderError: the folder holds a run with other settings (each differing field is named with both
                 values; ``[runtime]``, ``[mine]``, ``[draw]``, ``[triage]``, ``count.scheduler`` and
-                ``data.max_broken`` may differ), a run of another format, or other files.
+                ``data.max_broken`` may differ, and scopes and loss before the first fit), a run of another format,
+                or other files.
         """
         folder = cls.claimed(root)
         if folder.run_file.exists():
@@ -158,9 +164,10 @@ class RunFolder:
         """Folder of the drawn graphs."""
         return self.root / "figures"
 
-    def figure(self, graph: str, ending: str) -> Path:
-        """``figures/class-3.png``, ``figures/image-20417.svg``."""
-        return self.figures / f"{graph.replace(':', '-')}.{ending}"
+    def figure(self, graph: str, ending: str, scope: str = JOINT) -> Path:
+        """``figures/class-3.png``, ``figures/image-20417.svg``; of other scopes ``figures/list-pets/class-3.png``."""
+        folder = self.figures if scope == JOINT else self.figures / slug(scope)
+        return folder / f"{graph.replace(':', '-')}.{ending}"
 
     @property
     def pictures(self) -> Path:
@@ -217,12 +224,16 @@ def size_of(path: Path) -> int:
     return path.stat().st_size if path.exists() else 0
 
 
-def differing_fields(stored: Settings, given: Settings) -> list[str]:
-    """Fields that change a result and differ, as ``section.field: stored -> given`` lines."""
+def differing_fields(stored: Settings, given: Settings, fitted: bool = True) -> list[str]:
+    """Fields that change a result and differ, as ``section.field: stored -> given`` lines.
+
+    ``fitted``: the run has dictionaries; without, their scopes and their loss may still be chosen.
+    """
+    changeable = _CHANGEABLE if fitted else (*_CHANGEABLE, *_CHANGEABLE_BEFORE_FITS)
     before, after = _flat(stored.model_dump(mode="json")), _flat(given.model_dump(mode="json"))
     lines = []
     for field in sorted(before.keys() | after.keys()):
-        if not any(field == free or field.startswith(f"{free}.") for free in _CHANGEABLE):
+        if not any(field == free or field.startswith(f"{free}.") for free in changeable):
             old, new = before.get(field), after.get(field)
             if old != new:
                 lines.append(f"{field}: the folder has {old!r}, the command {new!r}")
@@ -269,7 +280,7 @@ def _parsed(root: Path, record: dict[str, Any]) -> Settings:
 
 
 def _refuse_other_settings(folder: RunFolder, settings: Settings) -> None:
-    differences = differing_fields(folder.settings(), settings)
+    differences = differing_fields(folder.settings(), settings, fitted=(folder.root / "mixtures").exists())
     if differences:
         raise RunFolderError(
             f"{str(folder.root)!r} holds another run; these settings differ:\n  "

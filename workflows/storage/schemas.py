@@ -39,6 +39,17 @@ _PAIR = (
 
 _NETWORK = _field("network", _TEXT, "key", "`name` of the run's settings", nullable=True)
 
+
+def _paired(prefix: str, other: str) -> list[pa.Field]:
+    """A difference of two errors on the same images, with its paired 95 % interval."""
+    name = f"{prefix}difference"
+    return [
+        _field(name, _REAL, "share", f"error minus {other}", True),
+        _field(f"{name}_low", _REAL, "share", "lower end of its paired 95 % interval", True),
+        _field(f"{name}_high", _REAL, "share", "upper end (McNemar's pairs, Agresti and Min 2005)", True),
+    ]
+
+
 _COLUMNS: dict[str, list[pa.Field]] = {
     "images": [
         _IMAGE,
@@ -230,14 +241,84 @@ _COLUMNS: dict[str, list[pa.Field]] = {
         _SCOPE,
         _LAYER,
         _field("restart", _INT, "", "number of the start; always 0 for mixtures"),
-        _field("step", _LONG, "minibatches", "global minibatches seen"),
-        _field("epoch", _INT, "", "from 0"),
-        _field("columns", _LONG, "columns", "columns seen"),
-        _field("held_out_log_likelihood", _REAL, "nats/column", "mean over the held-out sample of the step"),
-        _field("train_log_likelihood", _REAL, "nats/column", "mean over the global minibatch"),
-        _field("held_out_full", _REAL, "nats/column", "mean over all held-out columns", nullable=True),
-        _field("reseeded", _LONG, "words", "re-seeds so far"),
-        _field("empty", _LONG, "words", "words without a column in the minibatch"),
+        _field("phase", _TEXT, "", "`generative` (likelihood) or `discriminative` (loss of the labels, IG Eq. 8)"),
+        _field("step", _LONG, "minibatches", "global minibatches seen, counted through both phases"),
+        _field("epoch", _INT, "", "of the phase, from 0"),
+        _field("columns", _LONG, "columns", "columns seen, counted through both phases"),
+        _field("held_out_log_likelihood", _REAL, "nats/column", "mean over the held-out sample of the step", True),
+        _field("train_log_likelihood", _REAL, "nats/column", "mean over the global minibatch", True),
+        _field("held_out_full", _REAL, "nats/column", "mean over all held-out columns", True),
+        _field("reseeded", _LONG, "words", "re-seeds so far", True),
+        _field("empty", _LONG, "words", "words without a column in the minibatch", True),
+        _field("loss", _REAL, "nats/image", "mean cross entropy of the minibatch before the step", True),
+        _field("error", _REAL, "share", "of the minibatch's images that get another label than theirs", True),
+        _field("generative_loss", _REAL, "nats/image", "`loss` of a linear layer on the generative words", True),
+        _field("held_out_loss", _REAL, "nats/image", "mean over all held-out images, after an epoch", True),
+        _field("held_out_error_soft", _REAL, "share", "of the held-out images, by mean posteriors", True),
+        _field("held_out_error_hard", _REAL, "share", "of the held-out images, by shares of hard words", True),
+        _field("generative_held_out_loss", _REAL, "nats/image", "`held_out_loss` on the generative words", True),
+        _field("generative_held_out_error_soft", _REAL, "share", "the same for `held_out_error_soft`", True),
+    ],
+    "errors": [
+        _SCOPE,
+        _LAYER,
+        _field("words", _INT, "words", "K"),
+        _field("loss", _TEXT, "", "whose words: `discriminative`, or `generative` with a linear layer of their own"),
+        _field("histogram", _TEXT, "", "`soft`: mean posteriors of an image's columns; `hard`: shares of hard words"),
+        _field("images", _LONG, "images", "readable validation images of the scope"),
+        _field("errors", _LONG, "images", "that the linear layer on the histogram gives another label than theirs"),
+        _field("error", _REAL, "share", "errors / images"),
+        _field("network_errors", _LONG, "images", "that the network itself gives another class than theirs"),
+        _field("network_error", _REAL, "share", "network_errors / images"),
+        _field("difference", _REAL, "share", "error minus that of the generative words; null in their rows", True),
+        _field("difference_low", _REAL, "share", "lower end of its paired 95 % interval", True),
+        _field("difference_high", _REAL, "share", "upper end (McNemar's pairs, Agresti and Min 2005)", True),
+        _field("tie", _FLAG, "", "whether the interval holds 0", True),
+    ],
+    "sweep": [
+        _SCOPE,
+        _LAYER,
+        _field("given", _TEXT, "", "name of the layer in the preset"),
+        _field("words", _INT, "words", "K"),
+        _field("loss", _TEXT, "", "whose words: `generative`, or `discriminative` (IG Eq. 8)"),
+        _field("histogram", _TEXT, "", "as in errors.parquet; null in a sweep of likelihoods alone", True),
+        _field("columns", _LONG, "columns", "training columns that were fitted"),
+        _field("log_likelihood", _REAL, "nats/column", "mean over the fitted columns; generative words only", True),
+        _field("held_out_log_likelihood", _REAL, "nats/column", "mean over all held-out columns"),
+        _field("parameters", _LONG, "numbers", "free parameters of the dictionary; generative words only", True),
+        _field("bic", _REAL, "nats", "p ln n - 2 log L over the fitted columns; generative words only", True),
+        _field("images", _LONG, "images", "readable validation images", True),
+        _field("errors", _LONG, "images", "that the linear layer on the histogram gives another label", True),
+        _field("error", _REAL, "share", "errors / images", True),
+        _field("network_errors", _LONG, "images", "that the network itself gives another class", True),
+        _field("network_error", _REAL, "share", "network_errors / images", True),
+        *_paired("", "that of the generative words on the same images; null in their rows"),
+        _field("tie", _FLAG, "", "whether that interval holds 0", True),
+        *_paired("network_", "network_error"),
+        _field("fewer_words", _INT, "words", "next smaller K of the sweep; null for the smallest", True),
+        *_paired("fewer_", "that of the same layer, loss and histogram with `fewer_words`"),
+    ],
+    "parts": [
+        _GRAPH,
+        _SCOPE,
+        _LAYER,
+        _field("word", _INT, "key", "chosen word of the graph; null: all chosen words of the layer together", True),
+        _field("rank", _INT, "", "place of the word in the graph, from 0, best first; null as `word`", True),
+        _field("part", _TEXT, "", "`object`, or a part as the file of boxes (or its --name) calls it"),
+        _field(
+            "source",
+            _TEXT,
+            "",
+            "`exemplars`: the word's columns in exemplars.parquet; `validation`: all its columns in Omega's images",
+        ),
+        _field("images", _LONG, "images", "with such a column and a box of the part"),
+        _field("images_without", _LONG, "images", "with such a column but no box of the part: not counted here"),
+        _field("positions", _LONG, "columns", "in these photos"),
+        _field("inside", _LONG, "columns", "whose receptive field has its centre in a box"),
+        _field("share", _REAL, "share", "inside / positions; null without positions", True),
+        _field("share_low", _REAL, "share", "lower end of its 95 % interval over photos (Wilson, Kish)", True),
+        _field("share_high", _REAL, "share", "upper end", True),
+        _field("area", _REAL, "share", "of the cropped photos that the boxes cover; photos weigh by positions", True),
     ],
 }
 
@@ -251,11 +332,14 @@ SORT_KEYS: dict[str, tuple[str, ...]] = {
     "exemplars": ("scope", "layer", "word", "rank"),
     "heatmaps": ("graph",),
     "history": ("scope", "layer", "restart", "step"),
+    "errors": ("scope", "layer", "words"),
     "layers": ("scope",),
     "paths": ("image", "scope", "level"),
     "transitions": ("scope", "lower_layer", "upper_layer", "lower_word", "upper_word"),
     "triage": ("image",),
     "junctions": ("scope", "rank"),
+    "sweep": ("scope",),
+    "parts": ("graph",),
 }
 """Sort key of each table: what people filter on. Rows with equal keys keep the order they were written in."""
 

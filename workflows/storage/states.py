@@ -34,3 +34,8 @@ def load_state(path: Path) -> dict[str, np.ndarray]:
         raise RunFolderError(f"{str(path)!r} is missing: run the fit stage") from None
     except (BadZipFile, ValueError, OSError, EOFError) as error:
         raise RunFolderError(f"{str(path)!r} is damaged ({error}): delete it and run again") from error
+
+
+def with_prefix(arrays: Mapping[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
+    """The arrays of one part of a state, whose names begin with ``prefix``, without it."""
+    return {name.removeprefix(prefix): values for name, values in arrays.items() if name.startswith(prefix)}

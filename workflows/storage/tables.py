@@ -17,7 +17,7 @@ from workflows.errors import RunFolderError
 from workflows.storage.atomic import replacing
 from workflows.storage.schemas import SCHEMAS, SORT_KEYS, schema_markdown
 
-__all__ = ["ROW_GROUP", "SCHEMAS", "SORT_KEYS", "Records", "read_table", "schema_markdown", "write_table"]
+__all__ = ["ROW_GROUP", "SCHEMAS", "SORT_KEYS", "Records", "read_table", "schema_markdown", "to_table", "write_table"]
 
 ROW_GROUP = 65_536
 """Rows of a row group: the unit that a filter on the sort key skips."""
@@ -58,6 +58,15 @@ def write_table(
         content = content.replace_schema_metadata({**(schema.metadata or {}), **metadata})
     with replacing(path) as temporary:
         pq.write_table(content, temporary, compression="zstd", row_group_size=ROW_GROUP, write_statistics=True)
+
+
+def to_table(rows: Records, table: str) -> pa.Table:
+    """Rows as Arrow, in the order they come, with the schema of a table.
+
+    Raises:
+        ValueError: as ``write_table``.
+    """
+    return _conform(rows, SCHEMAS[table], table, {})
 
 
 def read_table(

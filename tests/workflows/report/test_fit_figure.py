@@ -6,10 +6,12 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from PIL import Image
 
 from workflows.errors import RunFolderError
-from workflows.report.fit_figure import draw_fit_figure, fit_curves
+from workflows.report.fit_figure import _figure, draw_fit_figure, fit_curves
+from workflows.report.loss_panel import loss_curves
 from workflows.storage.schemas import SCHEMAS
 
 
@@ -19,6 +21,7 @@ def history(layers: tuple[str, ...] = ("a", "b", "c"), steps: int = 30, scope: s
             "scope": scope,
             "layer": layer,
             "restart": 0,
+            "phase": "generative",
             "step": step,
             "epoch": step // 10,
             "columns": step * 100,
@@ -41,6 +44,7 @@ def starts(*reached: float, steps: int = 30) -> pa.Table:
             "scope": "joint",
             "layer": "chain",
             "restart": restart,
+            "phase": "generative",
             "step": step,
             "epoch": step // 10,
             "columns": step * 100,
@@ -54,6 +58,38 @@ def starts(*reached: float, steps: int = 30) -> pa.Table:
         for step in range(1, steps + 1)
     ]
     return pa.Table.from_pylist(rows[::-1], SCHEMAS["history"])
+
+
+def losses(layers: tuple[str, ...], judged: bool = True, scope: str = "joint") -> pa.Table:
+    """Rows of a second phase of 30 steps in 3 epochs, behind ``history``; the second epoch is the best."""
+    rows = [
+        {
+            "scope": scope,
+            "layer": layer,
+            "restart": 0,
+            "phase": "discriminative",
+            "step": 30 + step,
+            "epoch": (step - 1) // 10,
+            "columns": 3000 + step * 100,
+            "loss": 2.0 / step,
+            "error": 0.5,
+            "generative_loss": 2.5 / step,
+        }
+        | ({} if step % 10 or not judged else _judgement(step // 10))
+        for layer in layers
+        for step in reversed(range(1, 31))
+    ]
+    return pa.Table.from_pylist(rows, SCHEMAS["history"])
+
+
+def _judgement(epoch: int) -> dict[str, float]:
+    return {
+        "held_out_loss": {1: 0.6, 2: 0.3, 3: 0.4}[epoch],
+        "held_out_error_soft": {1: 0.2, 2: 0.089, 3: 0.08}[epoch],
+        "held_out_error_hard": {1: 0.3, 2: 0.097, 3: 0.09}[epoch],
+        "generative_held_out_loss": 1.0 - epoch / 10,
+        "generative_held_out_error_soft": 0.3 - epoch / 10 + 0.0125,
+    }
 
 
 def svg_texts(path: Path) -> list[str]:
@@ -140,3 +176,33 @@ def test_a_short_fit_is_shown_from_its_first_step(tmp_path: Path) -> None:
     texts = svg_texts(tmp_path / "f.svg")
     assert not any("cut off" in text for text in texts)
     assert "−3000" in texts
+
+
+def test_losses_stand_beside_the_likelihood(tmp_path: Path) -> None:
+    table = pa.concat_tables([history(("a", "b")), losses(("a", "b"))])
+    draw_fit_figure(table, tmp_path / "f.png", tmp_path / "f.svg", layer_titles={"b": "top"})
+    texts = svg_texts(tmp_path / "f.svg")
+    assert sum("held out, 3 re-seeds" in text for text in texts) == 2, "the likelihood keeps to the first phase"
+    assert texts.count("8.9 % wrong held out, hard 9.7 %, generative 1.2 %") == 2
+    assert [text.partition(":")[0] for text in texts if "re-seeds" in text] == ["top", "a"]
+    assert texts.count("held-out images, generative words") == 2
+    assert texts.count("kept") == 2
+
+
+def test_no_title_reaches_the_next_panel_or_leaves_the_page() -> None:
+    table = pa.concat_tables([history(("a",)), losses(("a",))])
+    figure = _figure(fit_curves(table, "joint"), loss_curves(table, "joint"), {"a": "add16 (layer4.12.add)"})
+    renderer = FigureCanvasAgg(figure).get_renderer()
+    left, right = (panel._left_title.get_window_extent(renderer) for panel in figure.axes)
+    assert left.x1 < right.x0
+    assert right.x1 < figure.bbox.x1
+
+
+def test_a_loss_curve_knows_the_epoch_that_was_kept() -> None:
+    found = loss_curves(pa.concat_tables([history(("a",)), losses(("a",))]), "joint")
+    assert list(found) == ["a"]
+    assert found["a"].steps.tolist() == list(range(31, 61))
+    assert found["a"].steps[found["a"].kept] == 50
+    assert loss_curves(losses(("a",), judged=False), "joint")["a"].summary == "not judged yet"
+    assert loss_curves(history(), "joint") == {}
+    assert loss_curves(losses(("a",)), "class-3") == {}

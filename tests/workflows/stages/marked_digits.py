@@ -33,6 +33,7 @@ from workflows.stages.words import create_word_maps
 from workflows.storage.arrays import create_array
 from workflows.storage.chains import chain_path, save_chain
 from workflows.storage.images_table import merge_predictions
+from workflows.storage.names import JOINT
 from workflows.storage.run_folder import RunFolder
 
 CLASSES, FEATURES, DEPTH = 3, 4, 4
@@ -196,7 +197,7 @@ def make_run(root: Path, settings: Settings) -> tuple[RunFolder, Plan]:
     seen = {"predicted": predicted[predicted >= 0], "n_classes": CLASSES} if observed else {}
     words, rectified = [layer.words for layer in plan.layers], [layer.rectified for layer in plan.layers]
     fitted = fit_online(columns, words, seed=0, rectified=rectified, **seen)
-    save_chain(chain_path(folder, settings.fit.scope), fitted.model)
+    save_chain(chain_path(folder, JOINT), fitted.model)
     return folder, plan
 
 

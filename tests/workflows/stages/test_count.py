@@ -10,7 +10,10 @@ import pytest
 from gmm_ops.cooccurrence import SparseCounts
 from workflows.plan import Plan
 from workflows.runtime.reductions import tree_reduce
-from workflows.stages.count import PairBlock
+from workflows.scopes import Scope, read_scopes
+from workflows.stages.count import SMALL_SHARDS, Count, PairBlock, counts_of
+from workflows.stages.scope_images import ScopeImages
+from workflows.stages.word_maps import ImageColumns
 from workflows.storage.arrays import read_arrays
 from workflows.storage.run_folder import RunFolder
 
@@ -19,11 +22,27 @@ from workflows.storage.run_folder import RunFolder
 def test_blocks_and_workers_change_no_count(digits_run: Path, images_a_block: int, workers: int) -> None:
     folder = RunFolder.open(digits_run)
     plan = Plan.read(folder)
+    (joint,) = read_scopes(folder)
     for pair in plan.pairs():
         starts = range(plan.train_images, plan.images, images_a_block)
-        blocks = [PairBlock(folder, "joint", pair, start, min(start + images_a_block, plan.images)) for start in starts]
+        blocks = [PairBlock(folder, joint, pair, start, min(start + images_a_block, plan.images)) for start in starts]
         counts = tree_reduce(blocks, PairBlock.count, SparseCounts.merge, scheduler="threads", n_workers=workers)
         stored = read_arrays(folder.cooccurrence("joint", pair.lower, pair.upper))
         for name in ("group", "upper", "lower", "count"):
             np.testing.assert_array_equal(getattr(counts, name).numpy(), stored[name])
         np.testing.assert_array_equal(counts.total(pair.upper_words, pair.lower_words).numpy(), stored["total"])
+
+
+def test_a_count_is_as_large_as_its_images_however_scattered_they_are(digits_run: Path) -> None:
+    folder = RunFolder.open(digits_run)
+    settings, plan = folder.settings(), Plan.read(folder)
+    images = ImageColumns.read(folder, 0, plan.images)
+    few = np.full(plan.images, 1)
+    few[::100] = 4
+    scattered = ScopeImages(ImageColumns(few, images.predicted, images.probability))
+    scope = Scope("class-4", (4,), False, (4,))
+    *_, layer = counts_of(folder, settings, plan, scope, scattered)
+    assert isinstance(layer, Count)
+    chunks = np.unique(np.flatnonzero(few == 4) // settings.extract.images_per_chunk)
+    assert len(layer.blocks) == len(chunks) > SMALL_SHARDS
+    assert layer.images == len(chunks) * settings.extract.images_per_chunk

@@ -21,6 +21,7 @@ from workflows.stages.dictionaries import read_dictionary
 from workflows.stages.summaries import layer_row
 from workflows.storage.chains import chain_path, save_chain
 from workflows.storage.mixtures import load_mixture, load_reseeded
+from workflows.storage.names import JOINT
 from workflows.storage.run_folder import RunFolder
 from workflows.storage.tables import read_table
 
@@ -62,7 +63,7 @@ def drawn_model() -> HiddenMarkovModel:
 
 def test_the_dictionary_of_a_chain_is_its_marginals_and_centres(tmp_path: Path) -> None:
     folder, settings, plan, model = RunFolder(tmp_path), chain_settings(), dense_plan(), drawn_model()
-    save_chain(chain_path(folder, settings.fit.scope), model)
+    save_chain(chain_path(folder, JOINT), model)
     tables = [table.tolist() for table in model.chain.transitions]
     initial = model.chain.initial.tolist()
     for level, layer in enumerate(plan.layers):

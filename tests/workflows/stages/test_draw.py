@@ -12,7 +12,7 @@ from workflows.plan import Plan
 from workflows.report.similarity_figure import LayerSimilarity
 from workflows.report.transition_view import ClassPaths
 from workflows.stages.draw import DrawWorker, figure_items
-from workflows.stages.draw_layers import SIMILARITY, SimilarityDrawWorker
+from workflows.stages.draw_layers import FIT, SIMILARITY, SimilarityDrawWorker
 from workflows.stages.draw_transitions import TransitionDrawWorker, transition_items
 from workflows.storage.graphs import graph_names
 from workflows.storage.run_folder import RunFolder
@@ -28,14 +28,14 @@ def test_figures_that_nobody_asks_for_any_more_are_removed(
     root = copy_until(digits_run, tmp_path / "run", "count")
     figures = root / "figures"
     figures.mkdir()
-    for name in (*STALE, "fit-of-mine", "notes"):
+    for name in (*STALE, "notes"):
         for ending in ("png", "svg"):
             (figures / f"{name}.{ending}").write_text("old")
     fields = ("mine.classes=['3']", "mine.images=['9']")
     assert command(run_arguments(root, digits_weights, *fields)) == 0
     names = {path.stem for path in figures.iterdir()}
-    assert names == {"class-3", "image-9", SIMILARITY, "fit", "fit-of-mine", "notes"}
-    assert set(ledger(root, "draw").items) == {"class:3", "image:9", SIMILARITY}
+    assert names == {"class-3", "image-9", SIMILARITY, FIT, "notes"}
+    assert set(ledger(root, "draw").items) == {"class:3", "image:9", SIMILARITY, FIT}
     # The matrices do not depend on the graphs.
     for ending in ("png", "svg"):
         drawn = figures / f"{SIMILARITY}.{ending}"
@@ -45,7 +45,7 @@ def test_figures_that_nobody_asks_for_any_more_are_removed(
 def test_a_run_of_mixtures_has_its_graphs_and_its_matrices(digits_run: Path) -> None:
     folder = RunFolder.open(digits_run)
     items = figure_items(folder, folder.settings(), Plan.read(folder))
-    assert items == [*graph_names(digits_run), SIMILARITY]
+    assert items == [*graph_names(digits_run), SIMILARITY, FIT]
 
 
 def test_the_matrices_hold_the_tables_of_the_run(digits_run: Path) -> None:
@@ -72,7 +72,7 @@ def test_a_chain_has_paths_junctions_and_a_transition_graph_a_class(chain_run: P
     labels = set(read_table(folder.images_table, ["label"], [("split", "=", "validation")])["label"].to_pylist())
     assert [item for item in items if item.startswith("transitions:")] == [f"transitions:{m}" for m in sorted(labels)]
     kinds = {item.partition(":")[0] for item in items}
-    assert kinds == {"class", "image", "path", "junction", "transitions", SIMILARITY}
+    assert kinds == {"class", "image", "path", "junction", "transitions", SIMILARITY, FIT}
     for item in items:
         assert folder.figure(item, "png").stat().st_size > 5000, item
         assert folder.figure(item, "svg").stat().st_size > 5000, item
@@ -109,7 +109,7 @@ def test_one_worker_draws_every_kind_and_the_same_again(chain_run: Path, tmp_pat
     settings, plan = folder.settings(), Plan.read(folder)
     worker = DrawWorker(settings, plan, folder)
     items = figure_items(folder, settings, plan)
-    for kind in ("class", "path", "junction", "transitions", SIMILARITY):
+    for kind in ("class", "path", "junction", "transitions", SIMILARITY, FIT):
         item = next(item for item in items if item.startswith(kind))
         worker(item)
         for ending in ("png", "svg"):

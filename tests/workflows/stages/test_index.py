@@ -12,10 +12,17 @@ from workflows.cli import find_preset
 from workflows.errors import DataError, NetworkError, SettingsError
 from workflows.images.datasets import index_images
 from workflows.plan import Plan
+from workflows.scope_sizes import ScopeSize, refuse_small_scopes, thin_dictionaries
+from workflows.scopes import joint_scope
 from workflows.settings import Settings, load_settings
-from workflows.stages.index import check_requests, make_plan, thin_dictionaries
+from workflows.stages.index import check_requests, make_plan
 from workflows.stages.needs import disk_needs, memory_needs
 from workflows.storage.run_folder import RunFolder
+
+
+def joint_size(plan: Plan) -> ScopeSize:
+    """All training images of a plan, as if of one class; a tenth is held out."""
+    return ScopeSize(joint_scope(plan), (plan.train_images,), int(plan.train_images * 0.9))
 
 
 def settings_of(*overrides: str) -> Settings:
@@ -88,18 +95,20 @@ def test_more_words_than_images_are_refused(plan: Plan) -> None:
         r"fit\.words: layer 'dense1' has 20 words but only 18 images to fit them on \(20 training images, the others"
     )
     with pytest.raises(SettingsError, match=words):
-        thin_dictionaries(settings, few)
-    some = replace(plan, images=130, train_images=120)
-    assert thin_dictionaries(settings, some)[0].startswith("layer 'dense1': 20 words on 108 images; below 10 images a")
-    assert thin_dictionaries(settings, replace(plan, images=1000, train_images=300)) == []
+        refuse_small_scopes(settings, few, [joint_size(few)])
+    some, many = replace(plan, images=130, train_images=120), replace(plan, images=1000, train_images=300)
+    (*_, last) = found = thin_dictionaries(settings, some, [joint_size(some)])
+    assert found[0].startswith("layer 'dense1': 20 words on 108 images; below 10 images a")
+    assert last.startswith("layer 'dense3'")
+    assert thin_dictionaries(settings, many, [joint_size(many)]) == []
 
 
 def test_paths_of_images_that_do_not_exist_are_refused(plan: Plan) -> None:
-    check_requests(settings_of('draw.paths=["misclassified:12", "0", "1796"]'), plan)
+    check_requests(settings_of('draw.paths=["misclassified:12", "0", "1796"]'), plan, [joint_scope(plan)])
     with pytest.raises(DataError, match=r"draw\.paths: '1797' is no image; give ids from 0 to 1796"):
-        check_requests(settings_of('draw.paths=["1797"]'), plan)
+        check_requests(settings_of('draw.paths=["1797"]'), plan, [joint_scope(plan)])
     with pytest.raises(DataError, match=r"mine\.images: 'misclassified:0' is no image"):
-        check_requests(settings_of('mine.images=["misclassified:0"]'), plan)
+        check_requests(settings_of('mine.images=["misclassified:0"]'), plan, [joint_scope(plan)])
 
 
 def test_a_chain_that_cannot_be_leaves_no_run_behind(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -114,6 +114,23 @@ def test_a_missing_shard_is_an_error_not_zeros(tmp_path: Path, values: np.ndarra
         assert np.array_equal(read_rows(path, start, stop), values[start:stop])
 
 
+def test_shards_that_are_named_empty_read_as_the_fill_value(tmp_path: Path) -> None:
+    path, values = tmp_path / "a.zarr", np.arange(ROWS * 6, dtype=np.int32).reshape(ROWS, 2, 3)
+    make(path, values, fill_value=-1, filled_shards=[1], attributes={"layer": "add2"})
+    assert missing_shards(path) == [1]
+    with pytest.raises(RunFolderError, match="shard 1 of"):
+        read_rows(path, 0, ROWS)
+    assert (read_rows(path, 0, SHARD) == -1).all()
+    write_shard(path, SHARD, values[SHARD : 2 * SHARD])
+    assert missing_shards(path) == []
+    found = read_rows(path, 0, ROWS)
+    assert np.array_equal(found[SHARD : 2 * SHARD], values[SHARD : 2 * SHARD])
+    assert (found[:SHARD] == -1).all()
+    assert (found[2 * SHARD :] == -1).all()
+    assert len(list(path.glob("c/*"))) == 1
+    assert read_attributes(path) == {"layer": "add2"}, "which shards are filled is the array's own business"
+
+
 def test_a_missing_array_names_itself(tmp_path: Path) -> None:
     with pytest.raises(RunFolderError, match=r"array .*none.zarr.* is missing: run the stage that writes it"):
         open_array(tmp_path / "none.zarr")

@@ -58,7 +58,7 @@ def test_a_graph_that_is_not_there_offers_near_ones(tmp_path: Path) -> None:
     write(tmp_path)
     with pytest.raises(RunFolderError, match=r"has no graph 'class:30' of scope 'joint'; near ones: class:3"):
         load_graph(tmp_path, "class:30")
-    with pytest.raises(RunFolderError, match=r"of scope 'class-1'$"):
+    with pytest.raises(RunFolderError, match=r"of scope 'class-1'; scopes with it: joint"):
         load_graph(tmp_path, "class:3", scope="class-1")
     with pytest.raises(RunFolderError, match=r"nodes.parquet.* is missing"):
         load_graph(tmp_path / "none", "class:3")

@@ -31,6 +31,22 @@ def test_items_come_back_with_their_fields_in_order(tmp_path: Path) -> None:
     assert (content.total, content.done, content.fingerprint) == (3, False, "a")
 
 
+def test_other_wanted_items_keep_what_is_done_and_open_the_stage_again(tmp_path: Path) -> None:
+    book = ledger(tmp_path)
+    book.begin("a", total=1, asked="3")
+    book.record("class-3/add1", words=5)
+    book.end()
+    assert book.stage_done("a", "3")
+    assert not book.stage_done("a", "3,5")
+    assert not book.stage_done("a")
+    book.begin("a", total=2, asked="3,5")
+    assert book.items() == {"class-3/add1": {"words": 5}}
+    book.end()
+    assert book.stage_done("a", "3,5")
+    book.begin("b", total=2, asked="3,5")
+    assert book.items() == {}
+
+
 def test_numpy_fields_become_plain_ones(tmp_path: Path) -> None:
     book = ledger(tmp_path)
     book.record(0, broken=np.array([4, 7]), mean=np.float32(0.5), path=tmp_path)

@@ -35,7 +35,7 @@ def test_a_run_is_created_and_opened_again_with_the_same_settings(tmp_path: Path
     first = RunFolder.create_or_open(root, settings())
     assert first == RunFolder.create_or_open(root, settings())
     assert RunFolder.open(root).settings() == settings()
-    assert json.loads(first.run_file.read_text())["format"] == 1
+    assert json.loads(first.run_file.read_text())["format"] == 2
     assert first.size() == first.run_file.stat().st_size > 0
 
 
@@ -63,6 +63,28 @@ def test_runtime_settings_may_differ_on_resume(tmp_path: Path) -> None:
     assert RunFolder.open(tmp_path / "run").settings().runtime.actors == 7, "the folder tells the latest"
 
 
+SCOPES = {"scopes": ["class"], "loss": "discriminative", "min_images": 5}
+
+
+def test_scopes_and_loss_may_be_chosen_until_the_first_fit(tmp_path: Path) -> None:
+    RunFolder.create_or_open(tmp_path / "run", settings())
+    folder = RunFolder.create_or_open(tmp_path / "run", settings(fit=SCOPES, discriminative={"epochs": 9}))
+    assert folder.settings().fit.scopes == ("class",)
+    folder.mixture("class-3", "add2").parent.mkdir(parents=True)
+    with pytest.raises(RunFolderError) as caught:
+        RunFolder.create_or_open(tmp_path / "run", settings())
+    words = str(caught.value)
+    for line in ("fit.scopes: the folder has ['class'], the command ['joint']", "fit.loss", "discriminative.epochs"):
+        assert line in words
+
+
+def test_figures_of_other_scopes_have_their_own_folder(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    assert folder.figure("class:3", "png") == tmp_path / "figures" / "class-3.png"
+    assert folder.figure("class:3", "png", "class-3") == tmp_path / "figures" / "class-3" / "class-3.png"
+    assert folder.figure("image:20417", "svg", "list-big/cats").parent.name == "list-big%2Fcats"
+
+
 def test_a_folder_with_other_files_is_refused(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").touch()
     with pytest.raises(
@@ -85,8 +107,8 @@ def test_a_driver_killed_before_run_json_leaves_a_folder_that_can_be_used(tmp_pa
         (None, "holds no run .run.json is missing."),
         ("{", "is damaged"),
         ("[]", "is damaged"),
-        ('{"format": 0, "settings": {}}', "holds a run of format 0, this version reads 1"),
-        ('{"format": 1, "settings": {"name": "x", "sead": 3}}', "settings this version does not know"),
+        ('{"format": 0, "settings": {}}', "holds a run of format 0, this version reads 2"),
+        ('{"format": 2, "settings": {"name": "x", "sead": 3}}', "settings this version does not know"),
     ],
 )
 def test_no_run_or_a_damaged_one(tmp_path: Path, content: str | None, words: str) -> None:

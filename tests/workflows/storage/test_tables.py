@@ -28,6 +28,12 @@ HOUSE = {
     "train_errors correct_leaving images mean_log_odds label_name predicted_name confusions",
     "history": "scope layer restart step epoch columns held_out_log_likelihood train_log_likelihood "
     "held_out_full reseeded empty",
+    "errors": "scope layer words loss histogram images errors error network_errors network_error difference "
+    "difference_low difference_high tie",
+    "sweep": "scope layer given words loss histogram columns log_likelihood held_out_log_likelihood parameters bic "
+    "images errors error network_errors network_error tie fewer_words",
+    "parts": "graph scope layer word rank part source images images_without positions inside share share_low "
+    "share_high area",
 }
 KEYS = {"image": pa.int64(), "word": pa.int32(), "layer": pa.string(), "scope": pa.string(), "graph": pa.string()}
 

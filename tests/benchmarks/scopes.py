@@ -1,0 +1,108 @@
+"""Ten class models and the joint model of CIFAR-10 in one run, over eleven runs of one each: wall time, and results."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+
+from workflows.pipeline import run_pipeline
+from workflows.plan import Plan
+from workflows.scopes import JOINT, Scope, read_scopes
+from workflows.settings import load_settings
+from workflows.stages.word_maps import FIELDS, words_path
+from workflows.storage.arrays import read_arrays, read_rows
+from workflows.storage.run_folder import RunFolder
+from workflows.storage.states import load_state
+from workflows.storage.tables import read_table
+
+PRESET = Path(__file__).parents[2] / "infra" / "presets" / "cifar10_resnet20.toml"
+SIZE = (
+    "network.layers=['add5','add7','add9']",
+    "fit.words=[50]",
+    "fit.loss=discriminative",
+    "data.max_train=2000",
+    "data.max_validation=1000",
+    "extract.images_per_shard=250",
+    "mine.images=['misclassified']",
+)
+TABLES = ("words", "exemplars", "layers", "nodes", "edges", "heatmaps", "history", "errors")
+STAGES = ("extract", "fit", "words", "count", "mine")
+
+
+@dataclass(frozen=True)
+class Timed:
+    """A finished run. seconds: of the whole command, Ray's start included. stages: of some stages, by their ledgers."""
+
+    folder: RunFolder
+    seconds: float
+    stages: dict[str, float]
+
+
+def measure() -> list[dict[str, object]]:
+    """One row a way. The run of all scopes stands in the middle of the others, so that both meet the same machine."""
+    with tempfile.TemporaryDirectory() as place:
+        wanted = [(JOINT, "all"), *(("class", str(label)) for label in range(10))]
+        alone = [_timed(Path(place) / f"{kind}-{label}", [kind], label) for kind, label in wanted[:6]]
+        together = _timed(Path(place) / "together", [JOINT, "class"], "all")
+        alone += [_timed(Path(place) / f"{kind}-{label}", [kind], label) for kind, label in wanted[6:]]
+        different = [name for one in alone for name in _differences(one.folder, together.folder)]
+    both = {"one run of 11 scopes": [together], "11 runs of one scope": alone}
+    rows = [_row(way, runs) for way, runs in both.items()]
+    total = sum(one.seconds for one in alone)
+    rows.append({**dict.fromkeys(rows[0], ""), "way": "ratio", "seconds": total / together.seconds})
+    found = ", ".join(different) or "none"
+    return [{**row, "arrays and tables that differ": found} for row in rows]
+
+
+def _timed(root: Path, scopes: list[str], classes: str) -> Timed:
+    settings = load_settings(PRESET, [*SIZE, f"fit.scopes={scopes}", f"mine.classes=['{classes}']"])
+    started = time.perf_counter()
+    folder = run_pipeline(settings, root, Console(quiet=True), until="mine")
+    seconds = time.perf_counter() - started
+    return Timed(folder, seconds, {stage: _seconds(folder, stage) for stage in STAGES})
+
+
+def _seconds(folder: RunFolder, stage: str) -> float:
+    times = [json.loads(line)["time"] for line in folder.ledger(stage).path.read_text().splitlines()]
+    return float(times[-1] - times[0])
+
+
+def _row(way: str, runs: list[Timed]) -> dict[str, object]:
+    stages = {f"{stage} s": sum(one.stages[stage] for one in runs) for stage in STAGES}
+    return {"way": way, "seconds": sum(one.seconds for one in runs), **stages}
+
+
+def _differences(alone: RunFolder, together: RunFolder) -> list[str]:
+    """Names of what a scope's own run has otherwise than the run of all."""
+    (scope,) = read_scopes(alone)
+    if scope not in read_scopes(together):
+        return [f"{scope.name} itself"]
+    ours, theirs = (_results(folder, scope) for folder in (alone, together))
+    names = [f"{scope.name} {name}" for name in ours if not np.array_equal(ours[name], theirs[name], equal_nan=True)]
+    for table in TABLES:
+        left, right = (
+            read_table(folder.table(table), filters=[("scope", "=", scope.name)]) for folder in (alone, together)
+        )
+        names += [] if len(left) and left.equals(right) else [f"{scope.name} {table}.parquet"]
+    return names if ours.keys() == theirs.keys() else [*names, f"{scope.name} files"]
+
+
+def _results(folder: RunFolder, scope: Scope) -> dict[str, np.ndarray]:
+    plan, found = Plan.read(folder), dict[str, Any]()
+    for path in folder.mixture(scope.name, plan.layers[0].name).parent.glob("*.npz"):
+        found |= {f"{path.name} {name}": values for name, values in load_state(path).items()}
+    for layer in plan.layers:
+        for field in FIELDS:
+            path = words_path(folder, scope.name, layer.name, field)
+            found[f"{layer.name} {field}"] = read_rows(path, 0, plan.images)
+    for pair in plan.pairs():
+        arrays = read_arrays(folder.cooccurrence(scope.name, pair.lower, pair.upper))
+        found |= {f"{pair.name} {name}": values for name, values in arrays.items()}
+    return found

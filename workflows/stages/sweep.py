@@ -1,0 +1,194 @@
+"""activations/<layer>.zarr -> sweep/words-<K>/, sweep.parquet: every modelled layer with several numbers of words."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from workflows.errors import DataError, RunFolderError, SettingsError
+from workflows.plan import LayerPlan, Plan
+from workflows.runtime.budget import check_memory
+from workflows.runtime.dispatcher import map_shards
+from workflows.runtime.fit_group import FitJob, fit_slots, run_fits
+from workflows.runtime.generation import GroupSettings
+from workflows.scope_sizes import refuse_small_scopes, scope_sizes
+from workflows.scopes import Scope, joint_scope
+from workflows.settings import Settings
+from workflows.stages.context import LAYOUT, StageContext
+from workflows.stages.discriminative_fit import DiscriminativeFit
+from workflows.stages.layer_fit import LayerFit
+from workflows.stages.needs import memory_needs
+from workflows.stages.sweep_likelihood import SweepLikelihoodWorker
+from workflows.stages.sweep_table import Cell, cell_folder, sweep_records
+from workflows.stages.word_maps import ImageColumns
+from workflows.storage.run_folder import RunFolder
+from workflows.storage.tables import write_table
+
+SWEEP = "sweep"
+"""Name of the ledger, the folder and the table."""
+
+Losses = Literal["both", "generative"]
+
+SEGMENT_STEPS = 50
+"""Steps between two messages of a fit: those of small layers take milliseconds."""
+
+
+@dataclass(frozen=True)
+class SweepRequest:
+    """What to compare.
+
+    Attributes:
+        words: numbers of words, ascending; every modelled layer is fitted with each.
+        losses: ``both`` fits words by likelihood and by the labels, and measures errors; ``generative`` needs no
+            labels, and measures likelihood alone.
+    """
+
+    words: tuple[int, ...]
+    losses: Losses = "both"
+
+
+def run(context: StageContext, request: SweepRequest) -> None:
+    """Fit every cell that is not done, as many at once as the cluster holds; then likelihoods, then the table.
+
+    A cell is a layer and a number of words. What an earlier call finished with the same [fit] and [discriminative]
+    settings is kept, also of cells that are not asked for now.
+
+    Raises:
+        DataError, SettingsError: a class has too few images for the discriminative loss; more words than columns.
+    """
+    plan = context.plan()
+    scope = joint_scope(plan)
+    refuse_impossible(context.folder, context.settings, request)
+    cells = [Cell(layer.name, words) for layer in plan.layers for words in request.words]
+    _begin(context, request, 2 * len(cells))
+    wanted = [item for cell in cells for item in (cell.name, cell.likelihood_name)]
+    done = context.ledger.items()
+    context.progress.start(len(wanted), sum(item in done for item in wanted))
+    longest_first = sorted(cells, key=lambda cell: _cost(cell, plan.layer(cell.layer)), reverse=True)
+    _fit(context, request, plan, scope, [cell for cell in longest_first if cell.name not in done])
+    _score(context, plan, [cell for cell in longest_first if cell.likelihood_name not in done])
+    records = sweep_records(context.folder, plan, cells, context.ledger.items(), scope.name)
+    write_table(context.folder.table(SWEEP), records, SWEEP, network=context.settings.name)
+    context.ledger.end()
+
+
+def sweep_fingerprint(settings: Settings, request: SweepRequest) -> str:
+    """Of all settings that a cell depends on, beyond those that the run folder guards itself."""
+    fit = settings.fit.model_dump(mode="json", exclude={"words", "scopes", "lists", "loss", "checkpoint_steps"})
+    read = {"fit": fit, "discriminative": settings.discriminative.model_dump(mode="json"), "losses": request.losses}
+    return f"{LAYOUT}:{hashlib.sha256(json.dumps(read, sort_keys=True).encode()).hexdigest()[:16]}"
+
+
+def _begin(context: StageContext, request: SweepRequest, total: int) -> None:
+    """Start, or return to, the sweep. Raises RunFolderError: it was made with other settings."""
+    present = sweep_fingerprint(context.settings, request)
+    earlier = context.ledger.content().fingerprint
+    if earlier not in (None, present):
+        raise RunFolderError(
+            f"{str(context.folder.root)!r} holds a sweep with other [fit] or [discriminative] settings, or other "
+            "--losses: give another --out, or the settings it was made with"
+        )
+    if earlier is None:
+        shutil.rmtree(context.folder.root / SWEEP, ignore_errors=True)
+    context.ledger.begin(present, total)
+
+
+def refuse_impossible(folder: RunFolder, settings: Settings, request: SweepRequest) -> None:
+    """What a run cannot give, by its index alone: before anything is extracted, and again when broken images are known.
+
+    Raises:
+        DataError, SettingsError: a class has too few images for the discriminative loss; more words than columns.
+        BudgetError: so many words do not fit into memory.
+    """
+    plan, most = Plan.read(folder), max(request.words)
+    loss = "discriminative" if request.losses == "both" else "generative"
+    asked = settings.model_copy(update={"fit": settings.fit.model_copy(update={"loss": loss})})
+    largest = replace(plan, layers=tuple(replace(layer, words=most) for layer in plan.layers))
+    images = ImageColumns.read(folder, 0, plan.train_images)
+    readable = images.label[images.predicted >= 0]
+    labels = readable if len(readable) else images.label
+    try:
+        refuse_small_scopes(asked, largest, scope_sizes(asked, largest, [joint_scope(plan)], labels))
+    except (DataError, SettingsError) as error:
+        told = f"sweep --words {','.join(map(str, request.words))} --losses {request.losses}: {error}"
+        raise type(error)(told) from error
+    needed = memory_needs(asked, largest, settings.runtime.actors or 1)
+    check_memory(needed, limit_gb=settings.runtime.memory_gb, change="take fewer --words")
+
+
+def _cost(cell: Cell, layer: LayerPlan) -> int:
+    """Roughly how long a fit takes: the long ones go first, so that no actor waits for one at the end."""
+    return layer.stored * layer.units * cell.words
+
+
+def _fit(context: StageContext, request: SweepRequest, plan: Plan, scope: Scope, left: Sequence[Cell]) -> None:
+    jobs = [_job(context, request, plan, scope, cell) for cell in left]
+    checkpoints = {job.name: job.checkpoint for job in jobs}
+
+    def show(name: str, progress: dict[str, Any]) -> None:
+        context.progress.note(f"{name} {progress['phase']} step {progress['step']} of {progress['steps']}")
+
+    def finish(name: str, record: dict[str, Any]) -> None:
+        context.finished(name, record)
+        checkpoints[name].unlink(missing_ok=True)
+
+    assert context.offered is not None
+    group = _group_settings(context)
+    run_fits(
+        jobs,
+        group,
+        fit_slots(group, context.offered),
+        on_progress=show,
+        on_result=finish,
+        on_restart=lambda name, reason: context.warn(f"fit {name} goes on from its checkpoint: {reason}"),
+    )
+
+
+def _job(context: StageContext, request: SweepRequest, plan: Plan, scope: Scope, cell: Cell) -> FitJob:
+    out = cell_folder(context.folder, cell.words)
+    inputs = {
+        "settings": context.worker_settings(),
+        "plan": plan,
+        "folder": context.folder,
+        "layer": replace(plan.layer(cell.layer), words=cell.words),
+        "scope": scope,
+        "out": out,
+    }
+    worker = DiscriminativeFit if request.losses == "both" else LayerFit
+    return FitJob(cell.name, worker, _checkpoint(out, scope, cell), inputs)
+
+
+def _checkpoint(out: RunFolder, scope: Scope, cell: Cell) -> Path:
+    return out.fit_state(scope.name, cell.layer)
+
+
+def _group_settings(context: StageContext) -> GroupSettings:
+    runtime, every = context.settings.runtime, context.settings.fit.checkpoint_steps
+    pool = context.pool(runtime.fit_actors)
+    return GroupSettings(
+        n_actors=runtime.fit_actors,
+        num_cpus=pool.num_cpus,
+        num_gpus=pool.num_gpus,
+        threads=runtime.threads,
+        segment_steps=min(SEGMENT_STEPS, every),
+        checkpoint_steps=every,
+        max_attempts=runtime.max_attempts,
+    )
+
+
+def _score(context: StageContext, plan: Plan, left: Sequence[Cell]) -> None:
+    """Likelihood of every cell's dictionaries on all fitted and all held-out columns."""
+    inputs = {"settings": context.worker_settings(), "plan": plan, "folder": context.folder}
+    map_shards(
+        SweepLikelihoodWorker,
+        inputs,
+        left,
+        context.pool(len(left), "cell"),
+        on_done=lambda cell, record: context.finished(cell.likelihood_name, record),
+        on_failure=lambda cell, reason, last: context.failed(cell.likelihood_name, reason, last),
+    )

@@ -1,0 +1,137 @@
+"""From the finished cells of a sweep to the rows of sweep.parquet: every error with the errors it is paired with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Bool
+from torch import Tensor
+
+from gmm_ops.discriminative.classifier import paired_difference
+from gmm_ops.model_selection import bayesian_criterion, free_parameters
+from workflows.plan import LayerPlan, Plan
+from workflows.stages.discriminative_fit import classifier_path, generative_path
+from workflows.storage.run_folder import RunFolder
+from workflows.storage.states import load_state
+
+LOSSES = ("generative", "discriminative")
+HISTOGRAMS = ("soft", "hard")
+
+Items = Mapping[int | str, dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One fit of a sweep: a layer (canonical name) with so many words."""
+
+    layer: str
+    words: int
+
+    @property
+    def name(self) -> str:
+        """Key of the fit in the ledger."""
+        return f"{self.layer}/{self.words}"
+
+    @property
+    def likelihood_name(self) -> str:
+        """Key of its likelihoods."""
+        return f"{self.name} likelihood"
+
+    def __str__(self) -> str:
+        return self.name
+
+
+def cell_folder(folder: RunFolder, words: int) -> RunFolder:
+    """Where the dictionaries with so many words lie, laid out as those of a run: ``sweep/words-50``."""
+    return RunFolder(folder.root / "sweep" / f"words-{words}")
+
+
+def dictionary_paths(folder: RunFolder, cell: Cell, scope: str) -> dict[str, Path]:
+    """The dictionaries of a cell by loss; after a generative sweep there is only that one."""
+    out = cell_folder(folder, cell.words)
+    generative, last = generative_path(out, scope, cell.layer), out.mixture(scope, cell.layer)
+    return {"generative": generative, "discriminative": last} if generative.exists() else {"generative": last}
+
+
+def sweep_records(
+    folder: RunFolder, plan: Plan, cells: Sequence[Cell], items: Items, scope: str
+) -> list[dict[str, Any]]:
+    """Rows of sweep.parquet.
+
+    Args:
+        folder, plan: of the run.
+        cells: finished ones, of every layer with ascending numbers of words.
+        items: the sweep's ledger.
+        scope: of the dictionaries.
+    """
+    records: list[dict[str, Any]] = []
+    fewer: dict[str, tuple[int, _Wrong]] = {}
+    for cell in cells:
+        layer = plan.layer(cell.layer)
+        common = {"scope": scope, "layer": cell.layer, "given": layer.given, "words": cell.words}
+        likelihoods = _likelihoods(items[cell.likelihood_name], layer, cell.words)
+        path = classifier_path(cell_folder(folder, cell.words), scope, cell.layer)
+        if not path.exists():
+            records.append(common | {"loss": "generative"} | likelihoods["generative"])
+            continue
+        wrong = _wrong(path)
+        for way in [(loss, histogram) for loss in LOSSES for histogram in HISTOGRAMS]:
+            compared = _compared(wrong, way, fewer.get(cell.layer))
+            records.append(common | {"loss": way[0], "histogram": way[1]} | likelihoods[way[0]] | compared)
+        fewer[cell.layer] = cell.words, wrong
+    return records
+
+
+_Wrong = Mapping[tuple[str, str], Bool[Tensor, " N"]]
+_NETWORK = ("network", "")
+
+
+def _likelihoods(record: Mapping[str, Any], layer: LayerPlan, words: int) -> dict[str, dict[str, Any]]:
+    """Columns of the table by loss; the criterion is one of maximum likelihood, so of the generative words alone."""
+    fitted, held_out = record["fitted"], record["held_out"]
+    columns = int(fitted["columns"])
+    criterion = bayesian_criterion(fitted["generative"], columns, words, layer.units)
+    found = {
+        loss: {"held_out_log_likelihood": held_out[loss] / held_out["columns"], "columns": columns}
+        for loss in held_out
+        if loss != "columns"
+    }
+    found["generative"] |= {
+        "log_likelihood": fitted["generative"] / columns,
+        "parameters": free_parameters(words, layer.units),
+        "bic": criterion,
+    }
+    return found
+
+
+def _wrong(path: Path) -> _Wrong:
+    """Which validation images each way, and the network, gets wrong."""
+    arrays = load_state(path)
+    ways = {(loss, histogram): arrays[f"{loss}_{histogram}"] for loss in LOSSES for histogram in HISTOGRAMS}
+    ways[_NETWORK] = arrays["network"]
+    return {way: torch.from_numpy(np.asarray(labels != arrays["label"])) for way, labels in ways.items()}
+
+
+def _compared(wrong: _Wrong, way: tuple[str, str], fewer: tuple[int, _Wrong] | None) -> dict[str, Any]:
+    own, network = wrong[way], wrong[_NETWORK]
+    images, errors = len(own), int(own.sum())
+    row: dict[str, Any] = {"images": images, "errors": errors, "error": errors / images}
+    row |= {"network_errors": int(network.sum()), "network_error": int(network.sum()) / images}
+    row |= _pair(own, network, "network_")
+    if way[0] == "discriminative":
+        row |= _pair(own, wrong["generative", way[1]], "")
+        row["tie"] = row["difference_low"] <= 0.0 <= row["difference_high"]
+    if fewer is not None:
+        row |= {"fewer_words": fewer[0]} | _pair(own, fewer[1][way], "fewer_")
+    return row
+
+
+def _pair(first: Bool[Tensor, " N"], second: Bool[Tensor, " N"], prefix: str) -> dict[str, float]:
+    found = paired_difference(first, second)
+    names = (f"{prefix}difference", f"{prefix}difference_low", f"{prefix}difference_high")
+    return dict(zip(names, (found.difference, found.low, found.high), strict=True))
