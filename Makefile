@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: demo test test-slow lint bench clean
+.PHONY: demo paper test test-slow lint bench clean
 
 $(READY): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -15,13 +15,18 @@ $(READY): pyproject.toml
 demo: $(READY)            ## the whole main job on handwritten digits, no download
 	$(BIN)/inference-graphs demo
 
+# All 20,000 training images, all columns of every layer: 2.2 GB on disk.
+paper: $(READY)           ## errors of words over K, layer and loss (IG Fig. 4 right): under an hour on 2 quiet cores
+	$(BIN)/inference-graphs sweep cifar10_resnet20 --words 10,25,50,100,200 \
+	  --layers add1,add3,add5,add7,add8,add9 --set extract.columns_per_image=all --out runs/paper
+
 lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-test: lint                ## the fast suite: about 11 minutes on 2 cores
+test: lint                ## the fast suite: about 13 minutes on 2 cores
 	$(BIN)/python -m pytest -m "not slow and not gpu"
 
 test-slow: $(READY)       ## the large real-data checks (tens of minutes)
