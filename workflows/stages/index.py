@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -34,7 +33,7 @@ from workflows.scope_sizes import (
 from workflows.scopes import Scope, joint_scope, known_scopes
 from workflows.settings import Settings
 from workflows.stages.context import StageContext
-from workflows.stages.needs import disk_needs, least_assigned, memory_needs
+from workflows.stages.needs import disk_needs, least_assigned, memory_needs, planned_actors
 from workflows.storage.run_folder import RunFolder
 from workflows.storage.tables import write_table
 
@@ -61,8 +60,7 @@ def run(context: StageContext) -> None:
     runtime = settings.runtime
     assigned = least_assigned(settings, known, index.label)
     check_disk(context.folder.root, disk_needs(settings, plan, assigned), margin=runtime.disk_margin)
-    actors = runtime.actors or max(1, (os.cpu_count() or 1) // runtime.threads)
-    check_memory(memory_needs(settings, plan, actors), limit_gb=runtime.memory_gb)
+    check_memory(memory_needs(settings, plan, planned_actors(runtime)), limit_gb=runtime.memory_gb)
     images = index.to_table().append_column("status", pa.array(["indexed"] * len(index)))
     write_table(context.folder.images_table, images, "images", network=settings.name)
     plan.write(context.folder)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 
 import numpy as np
@@ -12,7 +13,7 @@ from gmm_ops.word_slices.memory import training_bytes as slice_training_bytes
 from workflows.plan import LayerPlan, Plan
 from workflows.requests import ALL
 from workflows.scope import Scope
-from workflows.settings import Settings
+from workflows.settings import RuntimeSettings, Settings
 from workflows.stages.chain_fit import (
     START_IMAGES,
     START_IMAGES_A_WORD,
@@ -31,6 +32,11 @@ PATH_ROW_BYTES = 100
 
 PROCESS_BYTES = 400 * 2**20
 """Of an actor with torch loaded and nothing to do."""
+
+
+def planned_actors(runtime: RuntimeSettings) -> int:
+    """Actors of this machine, before Ray is asked: as set, or as many as the cores hold."""
+    return runtime.actors or max(1, (os.cpu_count() or 1) // runtime.threads)
 
 
 def least_assigned(settings: Settings, known: Sequence[Scope], labels: Int[np.ndarray, " N"]) -> int:

@@ -22,7 +22,7 @@ from workflows.settings import Settings
 from workflows.stages.context import LAYOUT, StageContext
 from workflows.stages.discriminative_fit import DiscriminativeFit
 from workflows.stages.layer_fit import LayerFit
-from workflows.stages.needs import memory_needs
+from workflows.stages.needs import memory_needs, planned_actors
 from workflows.stages.sweep_likelihood import SweepLikelihoodWorker
 from workflows.stages.sweep_table import Cell, cell_folder, sweep_records
 from workflows.stages.word_maps import ImageColumns
@@ -117,7 +117,7 @@ def refuse_impossible(folder: RunFolder, settings: Settings, request: SweepReque
     except (DataError, SettingsError) as error:
         told = f"sweep --words {','.join(map(str, request.words))} --losses {request.losses}: {error}"
         raise type(error)(told) from error
-    needed = memory_needs(asked, largest, settings.runtime.actors or 1)
+    needed = memory_needs(asked, largest, planned_actors(settings.runtime))
     check_memory(needed, limit_gb=settings.runtime.memory_gb, change="take fewer --words")
 
 
