@@ -181,6 +181,7 @@ def test_actors_and_shards_change_no_table(chain_run: Path, chain_weights: Path,
             assert row == pytest.approx(twin, abs=1e-6), table
 
 
+@pytest.mark.slow
 def test_a_driver_killed_in_the_stages_of_the_chain_goes_on(
     chain_run: Path, chain_weights: Path, tmp_path: Path, local_ray: object
 ) -> None:

@@ -57,6 +57,7 @@ def console_script(folder: Path, *fields: str, out: str, until: str) -> subproce
     )
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("local_ray")
 def test_a_module_in_the_current_folder_runs_through_every_stage(tmp_path: Path) -> None:
     """The Ray was started elsewhere, so its workers know the folder from the driver alone."""

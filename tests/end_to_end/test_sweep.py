@@ -142,6 +142,7 @@ def test_other_numbers_of_words_keep_what_is_there_and_other_losses_are_refused(
     assert kept.stat().st_mtime_ns == before, "hours of fits are not lost"
 
 
+@pytest.mark.slow
 def test_likelihoods_alone_need_no_labels(digits_run: Path, digits_weights: Path, tmp_path: Path) -> None:
     root = copy_until(digits_run, tmp_path / "run", "extract")
     few = ("fit.loss=discriminative", "fit.min_images=400")

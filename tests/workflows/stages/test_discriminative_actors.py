@@ -78,6 +78,7 @@ def test_two_actors_come_to_the_parameters_of_one_in_float64(tmp_path: Path, loc
         np.testing.assert_array_equal(one[f"layers.{way}"], two[f"layers.{way}"])
 
 
+@pytest.mark.slow
 def test_two_actors_come_close_to_one_in_float32(tmp_path: Path, local_ray: object) -> None:
     one, two = made_pair(tmp_path, "float32")
     for name, values in words_and_layers(one).items():

@@ -59,6 +59,7 @@ def test_every_scope_and_layer_has_a_dictionary_and_four_rows_of_errors(together
     }
 
 
+@pytest.mark.slow
 def test_a_scope_by_itself_comes_to_the_same(
     together: RunFolder, digits_weights: Path, local_ray: object, tmp_path: Path
 ) -> None:
