@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 from tests.end_to_end.killing import PROJECT, actor_processes, ledger
-from tests.end_to_end.small_digits import activations, changed_share, command, word_maps
+from tests.end_to_end.small_digits import activations, adopt_mixtures, changed_share, command, word_maps
 from workflows.plan import OUTPUT, Plan
 from workflows.storage.graphs import graph_names, load_graph
 from workflows.storage.run_folder import RunFolder
@@ -151,7 +151,10 @@ def test_another_shard_and_batch_change_hardly_a_word(
 ) -> None:
     # One image a batch takes other convolution kernels; between larger batches not a bit may change.
     sizes = ("data.max_train=4000", "extract.images_per_shard=250", "extract.batch=1")
-    other = watched(tmp_path_factory.mktemp("other") / "run", *sizes, until="words")
+    other = watched(tmp_path_factory.mktemp("other") / "run", *sizes, until="extract")
+    # Training by gradient grows last bits: dictionaries fitted anew give another word at 4 % of the positions.
+    adopt_mixtures(quarter.root, other.root)
+    assert command(arguments(other.root, *sizes, until="words")) == 0
     columns = changed_share(activations(other.root), activations(quarter.root))
     words = changed_share(word_maps(other.root), word_maps(quarter.root))
     print(f"shards of 250 instead of 500, batches of 1: numbers changed {columns:.2g}, words changed {words:.2g}")
