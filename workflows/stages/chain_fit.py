@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from workflows.settings import Settings
 from workflows.stages.chain_columns import ChainSource, ImageBlock
 from workflows.stages.devices import STORAGE_DTYPES, choose_device
 from workflows.stages.fit_history import FitHistory, HistoryRow, history_path
-from workflows.stages.minibatches import OwnParts, ends_epoch, mixed_minibatches, steps_of
+from workflows.stages.minibatches import OwnParts, ends_epoch, in_groups, mixed_minibatches, steps_of
 from workflows.storage.chains import save_chain
 from workflows.storage.names import CHAIN, JOINT
 from workflows.storage.run_folder import RunFolder
@@ -146,7 +146,8 @@ class ChainFit:
 
     def _full_held_out(self, collective: Collective) -> float:
         blocks = (self.source.held_out(chunk) for chunk in range(self.rank, self.source.images.chunks, self.world))
-        return self._mean_log_likelihood(_gathered(block for block in blocks if block is not None), collective)
+        groups = in_groups((block for block in blocks if block is not None), SCORED_IMAGES)
+        return self._mean_log_likelihood((ImageBlock.joined(group) for group in groups), collective)
 
     def _mean_log_likelihood(self, blocks: Iterable[ImageBlock], collective: Collective) -> float:
         model = self._on_device(self.state.result(self.em))
@@ -186,18 +187,6 @@ def chain_buffer_minibatches(minibatch: int, plan: Plan, settings: Settings) -> 
     """Minibatches that are mixed at a time."""
     image = sum(layer.units for layer in plan.layers) * STORAGE_DTYPES[settings.extract.dtype].itemsize
     return mixed_minibatches(minibatch, image, settings.extract.images_per_chunk)
-
-
-def _gathered(blocks: Iterable[ImageBlock]) -> Iterator[ImageBlock]:
-    """The same images in fewer blocks."""
-    held: list[ImageBlock] = []
-    for block in blocks:
-        held.append(block)
-        if sum(len(one) for one in held) >= SCORED_IMAGES:
-            yield ImageBlock.joined(held)
-            held = []
-    if held:
-        yield ImageBlock.joined(held)
 
 
 def _digest(model: HiddenMarkovModel) -> str:

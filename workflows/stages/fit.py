@@ -113,7 +113,7 @@ def _run_jobs(
     context: StageContext, jobs: Sequence[FitJob], each: str, finished: Callable[[str, dict[str, Any]], None]
 ) -> None:
     """Run fits; a checkpoint goes once its fit is in the ledger. each: what a log-likelihood is the mean over."""
-    group = _group_settings(context)
+    group = _fit_group(context)
     checkpoints = {job.name: job.checkpoint for job in jobs}
 
     def finish(name: str, record: dict[str, Any]) -> None:
@@ -132,20 +132,26 @@ def _run_jobs(
     )
 
 
-def _group_settings(context: StageContext) -> GroupSettings:
-    settings = context.settings
-    sliced = settings.fit.word_slices > 1
-    actors = settings.fit.word_slices if sliced else settings.runtime.fit_actors
-    pool, segment = context.pool(actors), min(10, settings.fit.checkpoint_steps)
+def _fit_group(context: StageContext) -> GroupSettings:
+    fit, slices = context.settings.fit, context.settings.fit.word_slices
+    segment = min(10, fit.checkpoint_steps)
+    if slices > 1:
+        # Sliced words are written at the end of every segment, and are of use only with a checkpoint.
+        return group_settings(context, slices, segment, segment)
+    return group_settings(context, context.settings.runtime.fit_actors, segment, fit.checkpoint_steps)
+
+
+def group_settings(context: StageContext, actors: int, segment_steps: int, checkpoint_steps: int) -> GroupSettings:
+    """Of fit groups of so many actors, with the cores, threads and attempts of the run's settings."""
+    pool, runtime = context.pool(actors), context.settings.runtime
     return GroupSettings(
         n_actors=actors,
         num_cpus=pool.num_cpus,
         num_gpus=pool.num_gpus,
-        threads=settings.runtime.threads,
-        segment_steps=segment,
-        # Sliced words are written at the end of every segment, and are of use only with a checkpoint.
-        checkpoint_steps=segment if sliced else settings.fit.checkpoint_steps,
-        max_attempts=settings.runtime.max_attempts,
+        threads=runtime.threads,
+        segment_steps=segment_steps,
+        checkpoint_steps=checkpoint_steps,
+        max_attempts=runtime.max_attempts,
     )
 
 

@@ -155,7 +155,7 @@ class LayerFit:
         """The next global minibatch."""
         step = self.schedule.step(self.state.step)
         batch, worst = self._minibatch(step, collective)
-        self.state = advance(self.state, batch, worst, self.em)
+        reseeded, empty = self._update(batch, worst)
         last_of_epoch = ends_epoch(self.schedule, step)
         self.history.rows.append(
             HistoryRow(
@@ -165,12 +165,17 @@ class LayerFit:
                 held_out_log_likelihood=self._mean_log_likelihood([self.held_out], collective),
                 train_log_likelihood=batch.log_likelihood / batch.count,
                 held_out_full=self._full_held_out(collective) if last_of_epoch else float("nan"),
-                reseeded=float(self.state.reseeded.sum()),
-                empty=float((batch.s0 < 1).sum()),
+                reseeded=reseeded,
+                empty=empty,
             )
         )
         if last_of_epoch:
             self.history.stop_if_converged(self.fit.tolerance)
+
+    def _update(self, batch: MixtureStatistics, worst: WorstColumns) -> tuple[float, float]:
+        """Take in a global minibatch; gives the re-seeds so far, and the words without a column in it."""
+        self.state = advance(self.state, batch, worst, self.em)
+        return float(self.state.reseeded.sum()), float((batch.s0 < 1).sum())
 
     def _minibatch(self, step: Step, collective: Collective) -> tuple[MixtureStatistics, WorstColumns]:
         """Statistics of the whole global minibatch at the present mixture, the same on every rank.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from typing import Any, Generic, Protocol, Self, TypeVar
 
 import numpy as np
@@ -32,6 +32,7 @@ class RowBlock(Protocol):
 
 
 Block = TypeVar("Block", bound=RowBlock)
+Rows = TypeVar("Rows", bound=Sized)
 
 
 class OwnParts(Generic[Block]):
@@ -87,3 +88,15 @@ def steps_of(schedule: MinibatchSchedule, epochs: int) -> int:
 def ends_epoch(schedule: MinibatchSchedule, step: Step) -> bool:
     """Whether the step is the last of its epoch."""
     return step.index + 1 == steps_of(schedule, step.epoch + 1)
+
+
+def in_groups(blocks: Iterable[Rows], rows: int) -> Iterator[list[Rows]]:
+    """The same blocks in lists that have at least so many rows, but for the last."""
+    held: list[Rows] = []
+    for block in blocks:
+        held.append(block)
+        if sum(len(one) for one in held) >= rows:
+            yield held
+            held = []
+    if held:
+        yield held

@@ -19,9 +19,8 @@ from gmm_ops.word_slices.online_step import SliceState, sliced_advance, sliced_s
 from gmm_ops.word_slices.slices import initial_slice
 from gmm_ops.word_slices.sweep import sliced_log_likelihood, sliced_sweep
 from workflows.runtime.collective import Collective
-from workflows.stages.fit_history import HistoryRow
 from workflows.stages.layer_fit import START_COLUMNS_A_WORD, LayerFit
-from workflows.stages.minibatches import OwnParts, ends_epoch
+from workflows.stages.minibatches import OwnParts, in_groups
 from workflows.stages.sliced_words import SWEEP_COLUMNS, Place, parts_of
 
 START_BYTES = 64 * 2**20
@@ -93,29 +92,17 @@ class SlicedEM(LayerFit):
 
     def take_step(self, collective: Collective) -> None:
         """The next global minibatch."""
-        step, reduce = self.schedule.step(self.state.step), self.place.reduce
         if self.state.step == 0:
             # Not where the first words are drawn: the ranks have not met there.
-            self.state = sliced_start(self.place.slice(self.state.mixture), self.em, reduce).own
-        batch, worst = self._minibatch(step, collective)
+            self.state = sliced_start(self.place.slice(self.state.mixture), self.em, self.place.reduce).own
+        super().take_step(collective)
+
+    def _update(self, batch: MixtureStatistics, worst: WorstColumns) -> tuple[float, float]:
+        reduce = self.place.reduce
         self.state = sliced_advance(self._slice_state(), batch, worst, self.em, reduce).own
         numbers = torch.stack([self.state.reseeded.sum().double(), (batch.s0 < 1).sum().cpu().double()])
         reseeded, empty = reduce.all_reduce_sum(numbers.to(self.source.device)).tolist()
-        last_of_epoch = ends_epoch(self.schedule, step)
-        self.history.rows.append(
-            HistoryRow(
-                step=self.state.step,
-                epoch=step.epoch,
-                columns=self.history.columns + batch.count,
-                held_out_log_likelihood=self._mean_log_likelihood([self.held_out], collective),
-                train_log_likelihood=batch.log_likelihood / batch.count,
-                held_out_full=self._full_held_out(collective) if last_of_epoch else float("nan"),
-                reseeded=reseeded,
-                empty=empty,
-            )
-        )
-        if last_of_epoch:
-            self.history.stop_if_converged(self.fit.tolerance)
+        return reseeded, empty
 
     def _slice_state(self) -> SliceState:
         place = self.place.slice(self.state.mixture)
@@ -136,7 +123,8 @@ class SlicedEM(LayerFit):
         return total, worst
 
     def _full_held_out(self, collective: Collective) -> float:
-        return self._mean_log_likelihood(_large(self._held_out_columns()), collective)
+        groups = in_groups(self._held_out_columns(), SWEEP_COLUMNS)
+        return self._mean_log_likelihood((torch.cat(group) for group in groups), collective)
 
     def _held_out_columns(self) -> Iterator[Columns]:
         blocks = (self.source.held_out(chunk) for chunk in range(self.source.chunks))
@@ -149,15 +137,3 @@ class SlicedEM(LayerFit):
                 total += float(sliced_log_likelihood(words, columns, self.place.reduce).sum())
                 count += len(columns)
         return total / count if count else float("nan")
-
-
-def _large(parts: Iterable[Columns]) -> Iterator[Columns]:
-    """The same columns in blocks of at least ``SWEEP_COLUMNS`` but for the last."""
-    held: list[Columns] = []
-    for part in parts:
-        held.append(part)
-        if sum(len(one) for one in held) >= SWEEP_COLUMNS:
-            yield torch.cat(held)
-            held = []
-    if held:
-        yield torch.cat(held)

@@ -15,12 +15,12 @@ from workflows.plan import LayerPlan, Plan
 from workflows.runtime.budget import check_memory
 from workflows.runtime.dispatcher import map_shards
 from workflows.runtime.fit_group import FitJob, fit_slots, run_fits
-from workflows.runtime.generation import GroupSettings
 from workflows.scope_sizes import refuse_small_scopes, scope_sizes
 from workflows.scopes import Scope, joint_scope
 from workflows.settings import Settings
 from workflows.stages.context import LAYOUT, StageContext
 from workflows.stages.discriminative_fit import DiscriminativeFit
+from workflows.stages.fit import group_settings
 from workflows.stages.layer_fit import LayerFit
 from workflows.stages.needs import memory_needs, planned_actors
 from workflows.stages.sweep_likelihood import SweepLikelihoodWorker
@@ -138,7 +138,8 @@ def _fit(context: StageContext, request: SweepRequest, plan: Plan, scope: Scope,
         checkpoints[name].unlink(missing_ok=True)
 
     assert context.offered is not None
-    group = _group_settings(context)
+    runtime, every = context.settings.runtime, context.settings.fit.checkpoint_steps
+    group = group_settings(context, runtime.fit_actors, min(SEGMENT_STEPS, every), every)
     run_fits(
         jobs,
         group,
@@ -165,20 +166,6 @@ def _job(context: StageContext, request: SweepRequest, plan: Plan, scope: Scope,
 
 def _checkpoint(out: RunFolder, scope: Scope, cell: Cell) -> Path:
     return out.fit_state(scope.name, cell.layer)
-
-
-def _group_settings(context: StageContext) -> GroupSettings:
-    runtime, every = context.settings.runtime, context.settings.fit.checkpoint_steps
-    pool = context.pool(runtime.fit_actors)
-    return GroupSettings(
-        n_actors=runtime.fit_actors,
-        num_cpus=pool.num_cpus,
-        num_gpus=pool.num_gpus,
-        threads=runtime.threads,
-        segment_steps=min(SEGMENT_STEPS, every),
-        checkpoint_steps=every,
-        max_attempts=runtime.max_attempts,
-    )
 
 
 def _score(context: StageContext, plan: Plan, left: Sequence[Cell]) -> None:

@@ -16,11 +16,12 @@ from gmm_ops.discriminative.classifier import paired_difference
 from gmm_ops.model_selection import bayesian_criterion, free_parameters
 from workflows.plan import LayerPlan, Plan
 from workflows.stages.discriminative_fit import classifier_path, generative_path
+from workflows.stages.histogram_errors import WAYS
 from workflows.storage.run_folder import RunFolder
 from workflows.storage.states import load_state
 
-LOSSES = ("generative", "discriminative")
-HISTOGRAMS = ("soft", "hard")
+ROWS = tuple(sorted(WAYS, key=lambda way: way[0] != "generative"))
+"""The generative words first, that the others are compared with."""
 
 Items = Mapping[int | str, dict[str, Any]]
 
@@ -80,7 +81,7 @@ def sweep_records(
             records.append(common | {"loss": "generative"} | likelihoods["generative"])
             continue
         wrong = _wrong(path)
-        for way in [(loss, histogram) for loss in LOSSES for histogram in HISTOGRAMS]:
+        for way in ROWS:
             compared = _compared(wrong, way, fewer.get(cell.layer))
             records.append(common | {"loss": way[0], "histogram": way[1]} | likelihoods[way[0]] | compared)
         fewer[cell.layer] = cell.words, wrong
@@ -112,7 +113,7 @@ def _likelihoods(record: Mapping[str, Any], layer: LayerPlan, words: int) -> dic
 def _wrong(path: Path) -> _Wrong:
     """Which validation images each way, and the network, gets wrong."""
     arrays = load_state(path)
-    ways = {(loss, histogram): arrays[f"{loss}_{histogram}"] for loss in LOSSES for histogram in HISTOGRAMS}
+    ways = {way: arrays["_".join(way)] for way in WAYS}
     ways[_NETWORK] = arrays["network"]
     return {way: torch.from_numpy(np.asarray(labels != arrays["label"])) for way, labels in ways.items()}
 
@@ -125,7 +126,7 @@ def _compared(wrong: _Wrong, way: tuple[str, str], fewer: tuple[int, _Wrong] | N
     row |= _pair(own, network, "network_")
     if way[0] == "discriminative":
         row |= _pair(own, wrong["generative", way[1]], "")
-        row["tie"] = row["difference_low"] <= 0.0 <= row["difference_high"]
+        row["tie"] = paired_difference(own, wrong["generative", way[1]]).is_tie
     if fewer is not None:
         row |= {"fewer_words": fewer[0]} | _pair(own, fewer[1][way], "fewer_")
     return row

@@ -1,0 +1,49 @@
+"""What columns of tables are made of: a field with its unit and meaning, and those that many tables have."""
+
+from __future__ import annotations
+
+import pyarrow as pa
+
+
+def field(name: str, kind: pa.DataType, unit: str, meaning: str, nullable: bool = False) -> pa.Field:
+    """A column. unit: as in `nats/column`, or `key`, `share`, or nothing. meaning: what the documentation says."""
+    return pa.field(name, kind, nullable=nullable, metadata={"unit": unit, "description": meaning})
+
+
+TEXT, INT, LONG, REAL, SINGLE, FLAG = (
+    pa.string(),
+    pa.int32(),
+    pa.int64(),
+    pa.float64(),
+    pa.float32(),
+    pa.bool_(),
+)
+
+GRAPH = field("graph", TEXT, "key", "`class:<id>` or `image:<id>`")
+SCOPE = field("scope", TEXT, "key", "classes that one dictionary explains: `joint`, `class-<id>`, `list-<name>`")
+LAYER = field("layer", TEXT, "key", "canonical layer name; `output` is the output layer, whose word is the class")
+WORD = field("word", INT, "key", "word of the layer's dictionary, from 0")
+IMAGE = field("image", LONG, "key", "row of the images table")
+DOMINANT = field(
+    "dominant_class", INT, "class", "most frequent true class among the word's training columns", nullable=True
+)
+DOMINANT_NAME = field("dominant_name", TEXT, "", "name of the dominant class", nullable=True)
+DOMINANT_SHARE = field("dominant_share", REAL, "share", "of the dominant class among the word's columns", nullable=True)
+PAIR = (
+    field("upper_layer", TEXT, "key", "layer of the upper word"),
+    field("upper_word", INT, "key", "upper word s"),
+    field("lower_layer", TEXT, "key", "layer of the lower word"),
+    field("lower_word", INT, "key", "lower word t"),
+)
+
+NETWORK = field("network", TEXT, "key", "`name` of the run's settings", nullable=True)
+
+
+def paired(prefix: str, other: str) -> list[pa.Field]:
+    """A difference of two errors on the same images, with its paired 95 % interval."""
+    name = f"{prefix}difference"
+    return [
+        field(name, REAL, "share", f"error minus {other}", True),
+        field(f"{name}_low", REAL, "share", "lower end of its paired 95 % interval", True),
+        field(f"{name}_high", REAL, "share", "upper end (McNemar's pairs, Agresti and Min 2005)", True),
+    ]
