@@ -75,6 +75,15 @@ def initial_mixture(
     source = generator(seed)
     draw = random_columns if method == "random" else kmeans_plus_plus
     mean = draw(sample, n_words, source).double()
+    variance = first_variance(sample, source, var_floor)
+    # Rounded to float32 so that float16, float32 and float64 columns are centred to the same values.
+    center = sample.mean(dim=0, dtype=torch.float64).float().double()
+    shares = torch.full((n_words,), 1.0 / n_words, dtype=torch.float64, device=sample.device)
+    return Mixture(shares.log(), mean, variance.expand_as(mean).clone(), center)
+
+
+def first_variance(sample: Columns, source: torch.Generator, var_floor: float) -> Float[Tensor, " D"]:
+    """The variance that all words start with: of some columns, unit by unit. Raises RefusedInput (all are the same)."""
     measured = random_columns(sample, min(VARIANCE_SAMPLE, sample.shape[0]), source).double()
     spread = measured.var(dim=0, unbiased=False)
     if not bool((spread > 0).any()):
@@ -82,11 +91,7 @@ def initial_mixture(
             f"columns must differ from each other; {measured.shape[0]} sampled columns are all the same. "
             "Is the layer dead, or the network's input constant?"
         )
-    variance = spread.clamp(min=float(var_floor * spread.mean()))
-    # Rounded to float32 so that float16, float32 and float64 columns are centred to the same values.
-    center = sample.mean(dim=0, dtype=torch.float64).float().double()
-    shares = torch.full((n_words,), 1.0 / n_words, dtype=torch.float64, device=sample.device)
-    return Mixture(shares.log(), mean, variance.expand_as(mean).clone(), center)
+    return spread.clamp(min=float(var_floor * spread.mean()))
 
 
 def refuse_too_many_words(n_words: int, n_columns: int) -> None:

@@ -14,7 +14,7 @@ from workflows.errors import RunError, SettingsError
 from workflows.progress import StageBar
 from workflows.runtime.cluster import Resources, connect
 from workflows.settings import Settings
-from workflows.stages import count, draw, extract, fit, index, mine, paths, train, words
+from workflows.stages import count, draw, errors, extract, fit, index, mine, paths, train, words
 from workflows.stages.context import StageContext, asked_items, fingerprint
 from workflows.storage.run_folder import RunFolder
 
@@ -23,6 +23,7 @@ RUNS: dict[str, Callable[[StageContext], None]] = {
     "train": train.run,
     "extract": extract.run,
     "fit": fit.run,
+    "errors": errors.run,
     "words": words.run,
     "paths": paths.run,
     "count": count.run,

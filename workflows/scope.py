@@ -18,6 +18,9 @@ from workflows.storage.names import JOINT
 REST = "rest"
 """Label of a list for the classes that it does not name."""
 
+REST_CLASS, OUTSIDE_CLASS = -1, -2
+"""What tables write for a label that is no class."""
+
 
 @dataclass(frozen=True)
 class Scope:
@@ -57,6 +60,11 @@ class Scope:
         place = np.searchsorted(labels, classes).clip(max=len(labels) - 1)
         other = np.where((np.asarray(classes) >= 0) & self.rest, len(labels), -1)
         return np.where(labels[place] == classes, place, other).astype(np.int64)
+
+    def label_classes(self, labels: Int[np.ndarray, " N"]) -> Int[np.ndarray, " N"]:
+        """Class id of every label, for tables: -1 of `rest`, -2 of what ``scope_label`` calls outside."""
+        classes = np.array([*self.labels, REST_CLASS], np.int64)
+        return np.where(labels < 0, OUTSIDE_CLASS, classes[labels])
 
     def contains(self, classes: Int[np.ndarray, " N"]) -> Bool[np.ndarray, " N"]:
         """Which class ids have a label."""

@@ -1,4 +1,4 @@
-"""The linear layer on word histograms whose words stay as they are: how well a dictionary carries the decision."""
+"""A linear layer on word histograms: how well a dictionary carries the decision; and two of them compared."""
 
 from __future__ import annotations
 
@@ -13,11 +13,9 @@ from jaxtyping import Bool, Float
 from numpy.typing import NDArray
 from torch import Tensor
 
-from gmm_ops.discriminative.adam import Moments, adam_step, one_cycle
 from gmm_ops.discriminative.histogram import Histograms
-from gmm_ops.discriminative.loss import ImageLabels, cross_entropy, first_best, refuse_other_labels
+from gmm_ops.discriminative.loss import ImageLabels, first_best, refuse_other_labels
 from gmm_ops.discriminative.parameters import Parameters
-from gmm_ops.discriminative.training import DiscriminativeSettings, image_minibatches
 from gmm_ops.errors import RefusedInput
 
 
@@ -51,55 +49,18 @@ class LinearClassifier:
         refuse_other_labels(labels, histograms.shape[0], self.bias.shape[0])
         return self.labels(histograms) != labels
 
-    def to_arrays(self) -> dict[str, NDArray[np.float64]]:
+    def to(self, device: torch.device | str) -> LinearClassifier:
+        """The same layer on another device."""
+        return LinearClassifier(self.weight.to(device), self.bias.to(device))
+
+    def to_arrays(self, prefix: str = "") -> dict[str, NDArray[np.float64]]:
         """Plain arrays for a file, bit for bit."""
-        return {"weight": self.weight.cpu().numpy(), "bias": self.bias.cpu().numpy()}
+        return {prefix + "weight": self.weight.cpu().numpy(), prefix + "bias": self.bias.cpu().numpy()}
 
     @classmethod
-    def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> LinearClassifier:
+    def from_arrays(cls, arrays: Mapping[str, NDArray[Any]], prefix: str = "") -> LinearClassifier:
         """Inverse of ``to_arrays``."""
-        return cls(*(torch.from_numpy(np.array(arrays[name])) for name in ("weight", "bias")))
-
-
-@torch.no_grad()
-def fit_classifier(
-    histograms: Histograms,
-    labels: ImageLabels,
-    n_labels: int,
-    seed: int,
-    settings: DiscriminativeSettings | None = None,
-) -> LinearClassifier:
-    """Train the linear layer on fixed histograms with the loss, batches and schedule of Eq. 8.
-
-    histograms: (N, K), computed once. The same as discriminative training with mixture_rate 0, without the words'
-    passes. Raises RefusedInput (labels outside 0 to n_labels - 1, no image).
-    """
-    settings = settings or DiscriminativeSettings()
-    n_images, n_words = histograms.shape
-    refuse_other_labels(labels, n_images, n_labels)
-    if n_images < 1 or n_labels < 2:
-        raise RefusedInput(
-            f"histograms and n_labels must give at least 1 image and 2 labels; got {n_images} and {n_labels}. "
-            "Check the split and the labels of the scope."
-        )
-    total_steps = settings.epochs * len(image_minibatches(n_images, settings.minibatch, seed, 0))
-    histograms, labels = histograms.double(), labels.long()
-    weight = torch.zeros(n_labels, n_words, dtype=torch.float64, device=histograms.device)
-    values = {"weight": weight, "bias": weight.new_zeros(n_labels)}
-    moments = Moments.zero(values)
-    for epoch in range(settings.epochs):
-        for rows in image_minibatches(n_images, settings.minibatch, seed, epoch):
-            at = rows.to(histograms.device)
-            rate, momentum = one_cycle(moments.step, total_steps, settings.classifier_rate)
-            slopes = _slopes(values, histograms[at], labels[at])
-            values, moments = adam_step(values, slopes, moments, dict.fromkeys(values, rate), momentum)
-    return LinearClassifier(**values)
-
-
-def _slopes(values: Mapping[str, Tensor], histograms: Histograms, labels: ImageLabels) -> dict[str, Tensor]:
-    found = cross_entropy(histograms @ values["weight"].T + values["bias"], labels)
-    gradient = found.logit_gradient / len(labels)
-    return {"weight": gradient.T @ histograms, "bias": gradient.sum(dim=0)}
+        return cls(*(torch.from_numpy(np.array(arrays[prefix + name])) for name in ("weight", "bias")))
 
 
 NORMAL_95 = 1.959963984540054
@@ -122,6 +83,19 @@ class PairedDifference:
     low: float
     high: float
 
+    @classmethod
+    def of_counts(cls, count: int, only_first: int, only_second: int) -> PairedDifference:
+        """From the counts, which add over blocks of images. Raises RefusedInput (no image, or fewer than pairs)."""
+        if count < 1 or min(only_first, only_second) < 0 or only_first + only_second > count:
+            raise RefusedInput(
+                f"only_first and only_second must count some of at least 1 image; got {only_first} and {only_second} "
+                f"of {count}. Count both classifiers on the same images."
+            )
+        total, gap = count + 2.0, float(only_first - only_second)
+        center = gap / total
+        half = NORMAL_95 * math.sqrt(only_first + only_second + 1.0 - gap * center) / total
+        return cls(count, only_first, only_second, gap / count, center - half, center + half)
+
     @property
     def is_tie(self) -> bool:
         """Whether the interval holds 0."""
@@ -135,9 +109,4 @@ def paired_difference(first: Bool[Tensor, " N"], second: Bool[Tensor, " N"]) -> 
             f"first and second must say which of the same images are wrong, shape (N,), N at least 1; got "
             f"{tuple(first.shape)} and {tuple(second.shape)}. Evaluate both on the same images in the same order."
         )
-    count = len(first)
-    only_first, only_second = int((first & ~second).sum()), int((second & ~first).sum())
-    total, gap = count + 2.0, float(only_first - only_second)
-    center = gap / total
-    half = NORMAL_95 * math.sqrt(only_first + only_second + 1.0 - gap * center) / total
-    return PairedDifference(count, only_first, only_second, gap / count, center - half, center + half)
+    return PairedDifference.of_counts(len(first), int((first & ~second).sum()), int((second & ~first).sum()))

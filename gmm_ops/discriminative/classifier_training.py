@@ -6,12 +6,10 @@ the decision, measured beside the discriminative fit.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
-import numpy as np
 import torch
 from jaxtyping import Float
 from numpy.typing import NDArray
@@ -19,10 +17,12 @@ from torch import Tensor
 
 from gmm_ops.discriminative.adam import Moments, adam_step, one_cycle
 from gmm_ops.discriminative.classifier import LinearClassifier
+from gmm_ops.discriminative.early_stopping import JudgedState, progress
 from gmm_ops.discriminative.histogram import Histograms
 from gmm_ops.discriminative.loss import ImageLabels, cross_entropy, refuse_other_labels
-from gmm_ops.discriminative.training import REMEDY, DiscriminativeSettings, refuse_diverging
-from gmm_ops.errors import Diverged, RefusedInput
+from gmm_ops.discriminative.settings import DiscriminativeSettings
+from gmm_ops.discriminative.training import refuse_diverging
+from gmm_ops.errors import RefusedInput
 
 
 @dataclass(frozen=True)
@@ -49,10 +49,14 @@ class ClassifierGradient:
     def of(cls, classifier: LinearClassifier, histograms: Histograms, labels: ImageLabels) -> ClassifierGradient:
         """Of some images. histograms: (N, K). labels: (N,), 0 to M - 1; raises RefusedInput on others."""
         refuse_other_labels(labels, histograms.shape[0], classifier.bias.shape[0])
-        histograms = histograms.double()
-        found = cross_entropy(classifier.logits(histograms), labels.long())
+        return cls.of_logits(classifier.logits(histograms), histograms, labels)
+
+    @classmethod
+    def of_logits(cls, logits: Float[Tensor, "N M"], histograms: Histograms, labels: ImageLabels) -> ClassifierGradient:
+        """As ``of``, where the logits are known; histograms may then be those of a slice of the words."""
+        found = cross_entropy(logits, labels.long())
         slope = found.logit_gradient
-        return cls(float(histograms.shape[0]), found.loss, found.wrong, slope.T @ histograms, slope.sum(dim=0))
+        return cls(float(len(labels)), found.loss, found.wrong, slope.T @ histograms.double(), slope.sum(dim=0))
 
     def merge(self, other: ClassifierGradient) -> ClassifierGradient:
         """Sums over both sets of images."""
@@ -80,19 +84,15 @@ class ClassifierGradient:
 
 
 @dataclass(frozen=True)
-class ClassifierState:
-    """All that the training carries from one minibatch to the next; the same on every actor, bit for bit.
-
-    classifier: of the next step. moments: Adam's. total_steps: length of the one-cycle schedule. best: the layer with
-    the lowest held-out loss so far, ``best_loss`` (mean; inf before the first judgement). stale: judgements since.
-    """
+class ClassifierState(JudgedState[LinearClassifier]):
+    """The state of the layer's training; the same on every actor, bit for bit. classifier: of the next step."""
 
     classifier: LinearClassifier
-    moments: Moments
-    total_steps: int
-    best: LinearClassifier
-    best_loss: float = math.inf
-    stale: int = 0
+
+    @property
+    def current(self) -> LinearClassifier:
+        """``classifier``."""
+        return self.classifier
 
     @classmethod
     def start(cls, n_words: int, n_labels: int, total_steps: int, device: torch.device | str = "cpu") -> Self:
@@ -104,12 +104,7 @@ class ClassifierState:
             )
         weight = torch.zeros(n_labels, n_words, dtype=torch.float64, device=device)
         layer = LinearClassifier(weight, weight.new_zeros(n_labels))
-        return cls(layer, Moments.zero(_values(layer)), total_steps, layer)
-
-    @property
-    def step(self) -> int:
-        """Minibatches taken."""
-        return self.moments.step
+        return cls(layer, moments=Moments.zero(_values(layer)), total_steps=total_steps, best=layer)
 
     def advanced(self, gradient: ClassifierGradient, settings: DiscriminativeSettings) -> ClassifierState:
         """One step of Adam on the mean loss of the global minibatch. Raises Diverged, RefusedInput (empty batch)."""
@@ -122,59 +117,17 @@ class ClassifierState:
         values, moments = adam_step(values, slopes, self.moments, dict.fromkeys(values, rate), momentum)
         return replace(self, classifier=LinearClassifier(**values), moments=moments)
 
-    def judged(self, held_out_loss: float) -> ClassifierState:
-        """After an epoch: keep the layer if its mean held-out loss is the lowest. NaN raises Diverged."""
-        if not math.isfinite(held_out_loss):
-            raise Diverged(f"the held-out loss is {held_out_loss}. {REMEDY}", max(0, self.step - 1))
-        if held_out_loss < self.best_loss:
-            return replace(self, best=self.classifier, best_loss=held_out_loss, stale=0)
-        return replace(self, stale=self.stale + 1)
-
-    def should_stop(self, settings: DiscriminativeSettings) -> bool:
-        """Whether the schedule is done, or the held-out loss has not fallen for ``patience`` judgements."""
-        return self.step >= self.total_steps or self.stale >= settings.patience
-
-    def result(self) -> LinearClassifier:
-        """The best layer by held-out loss; the last one if none was judged."""
-        return self.best if math.isfinite(self.best_loss) else self.classifier
-
     def to(self, device: torch.device | str) -> ClassifierState:
         """The same state on another device."""
-        return replace(
-            self,
-            classifier=_moved(self.classifier, device),
-            moments=self.moments.to(device),
-            best=_moved(self.best, device),
-        )
-
-    def to_arrays(self) -> dict[str, NDArray[Any]]:
-        """Plain arrays for a checkpoint: training resumed from them goes on bit for bit."""
-        return {
-            "total_steps": np.array(self.total_steps, np.int64),
-            "stale": np.array(self.stale, np.int64),
-            "best_loss": np.array(self.best_loss, np.float64),
-            **self.classifier.to_arrays(),
-            **{f"best_{name}": values for name, values in self.best.to_arrays().items()},
-            **self.moments.to_arrays(),
-        }
+        moved = {name: getattr(self, name).to(device) for name in ("classifier", "moments", "best")}
+        return replace(self, **moved)
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> Self:
         """Inverse of ``to_arrays``."""
-        best = {name: arrays[f"best_{name}"] for name in ("weight", "bias")}
-        return cls(
-            LinearClassifier.from_arrays(arrays),
-            Moments.from_arrays(arrays),
-            int(arrays["total_steps"]),
-            LinearClassifier.from_arrays(best),
-            float(arrays["best_loss"]),
-            int(arrays["stale"]),
-        )
+        layer, best = (LinearClassifier.from_arrays(arrays, prefix) for prefix in ("", "best_"))
+        return cls(layer, best=best, **progress(arrays))
 
 
 def _values(layer: LinearClassifier) -> dict[str, Tensor]:
     return {"weight": layer.weight, "bias": layer.bias}
-
-
-def _moved(layer: LinearClassifier, device: torch.device | str) -> LinearClassifier:
-    return LinearClassifier(layer.weight.to(device), layer.bias.to(device))

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from gmm_ops.discriminative.classifier import LinearClassifier
 from gmm_ops.discriminative.histogram import ImageColumns, hard_histograms, soft_histograms
-from gmm_ops.discriminative.loss import ImageLabels, cross_entropy, refuse_other_labels
+from gmm_ops.discriminative.loss import ImageLabels, cross_entropy, first_best, refuse_other_labels
 from gmm_ops.errors import RefusedInput
 from gmm_ops.mixture import Mixture
 
@@ -33,6 +33,15 @@ class Evaluation:
     def zero(cls) -> Evaluation:
         """No image: the neutral element of ``merge``."""
         return cls(0.0, 0.0, 0.0, 0.0)
+
+    @classmethod
+    def of_logits(
+        cls, soft: Float[Tensor, "N M"], labels: ImageLabels, hard: Float[Tensor, "N M"] | None = None
+    ) -> Evaluation:
+        """Of some images. soft, hard: logits from their soft and hard histograms. labels: (N,), 0 to M - 1."""
+        found = cross_entropy(soft, labels.long())
+        hard_wrong = 0.0 if hard is None else float((first_best(hard) != labels).sum())
+        return cls(float(len(labels)), found.loss, found.wrong, hard_wrong)
 
     def merge(self, other: Evaluation) -> Evaluation:
         """Sums over both sets of images."""
@@ -85,7 +94,6 @@ def evaluate(
     columns: (N, positions, D). Raises NonFiniteActivations, RefusedInput.
     """
     refuse_other_labels(labels, columns.shape[0], classifier.bias.shape[0])
-    soft = soft_histograms(mixture, columns, dtype)
-    found = cross_entropy(classifier.logits(soft), labels.long())
-    hard_wrong = float(classifier.wrong(hard_histograms(mixture, columns), labels).sum()) if hard else 0.0
-    return Evaluation(float(columns.shape[0]), found.loss, found.wrong, hard_wrong)
+    soft_logits = classifier.logits(soft_histograms(mixture, columns, dtype))
+    hard_logits = classifier.logits(hard_histograms(mixture, columns)) if hard else None
+    return Evaluation.of_logits(soft_logits, labels, hard_logits)

@@ -1,4 +1,4 @@
-"""A whole discriminative fit of columns in memory, with early stopping on held-out images."""
+"""Whole fits of images in memory: words with a linear layer, early stopping included, and a linear layer alone."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from gmm_ops.discriminative.classifier import LinearClassifier
+from gmm_ops.discriminative.classifier_training import ClassifierGradient, ClassifierState
 from gmm_ops.discriminative.evaluation import Evaluation, evaluate
-from gmm_ops.discriminative.histogram import ImageColumns, refuse_other_image_columns
+from gmm_ops.discriminative.histogram import Histograms, ImageColumns, refuse_other_image_columns
 from gmm_ops.discriminative.loss import ImageLabels, batch_gradient, refuse_other_labels
 from gmm_ops.discriminative.parameters import Parameters
+from gmm_ops.discriminative.settings import DiscriminativeSettings
 from gmm_ops.discriminative.training import (
-    DiscriminativeSettings,
     TrainingState,
     advance,
     image_minibatches,
@@ -94,6 +95,37 @@ def layer_variance(columns: ImageColumns) -> Float[Tensor, " D"]:
     flat = columns.reshape(-1, columns.shape[2])
     every = max(1, flat.shape[0] // VARIANCE_COLUMNS)
     return flat[::every].double().var(dim=0, unbiased=False)
+
+
+@torch.no_grad()
+def fit_classifier(
+    histograms: Histograms,
+    labels: ImageLabels,
+    n_labels: int,
+    seed: int,
+    settings: DiscriminativeSettings | None = None,
+) -> LinearClassifier:
+    """Train the linear layer on fixed histograms with the loss, batches and schedule of Eq. 8; the last layer of it.
+
+    histograms: (N, K), computed once. The same as discriminative training with mixture_rate 0, without the words'
+    passes. Raises RefusedInput (labels outside 0 to n_labels - 1, no image), Diverged.
+    """
+    settings = settings or DiscriminativeSettings()
+    n_images, n_words = histograms.shape
+    refuse_other_labels(labels, n_images, n_labels)
+    if n_images < 1 or n_labels < 2:
+        raise RefusedInput(
+            f"histograms and n_labels must give at least 1 image and 2 labels; got {n_images} and {n_labels}. "
+            "Check the split and the labels of the scope."
+        )
+    total_steps = settings.epochs * len(image_minibatches(n_images, settings.minibatch, seed, 0))
+    state = ClassifierState.start(n_words, n_labels, total_steps, histograms.device)
+    for epoch in range(settings.epochs):
+        for rows in image_minibatches(n_images, settings.minibatch, seed, epoch):
+            at = rows.to(histograms.device)
+            gradient = ClassifierGradient.of(state.classifier, histograms[at], labels[at])
+            state = state.advanced(gradient, settings)
+    return state.classifier
 
 
 class _Fit:

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from gmm_ops.axes import ActivationMaps
-from gmm_ops.discriminative.tile_scorer import TilePosteriors, TileScorer
+from gmm_ops.discriminative.tile_scorer import TileScorer
 from gmm_ops.errors import RefusedInput
 from gmm_ops.estep import Engine
 from gmm_ops.gaussian import refuse_non_finite
@@ -63,11 +63,6 @@ def groups(n_images: int, n_positions: int, rows: int) -> Iterator[Group]:
     cut = tuple(slice(p, min(p + rows, n_positions)) for p in range(0, n_positions, rows))
     for image in range(n_images):
         yield Group(slice(image, image + 1), cut)
-
-
-def position_sums(tile: TilePosteriors, n_images: int) -> Histograms:
-    """Sum of the posteriors over each image's positions in the tile, float64."""
-    return tile.position_sums(n_images)
 
 
 @torch.no_grad()

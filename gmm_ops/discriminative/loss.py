@@ -26,7 +26,7 @@ from gmm_ops.discriminative.histogram import (
     refuse_other_image_columns,
 )
 from gmm_ops.discriminative.parameters import Parameters
-from gmm_ops.discriminative.tile_scorer import TilePosteriors, TileScorer
+from gmm_ops.discriminative.tile_scorer import TileScorer
 from gmm_ops.errors import RefusedInput
 from gmm_ops.estep import Engine
 from gmm_ops.products import full_precision
@@ -176,18 +176,6 @@ class _Sums:
         self.weight += found.logit_gradient.T @ histogram
         self.bias += found.logit_gradient.sum(dim=0)
         return found.logit_gradient @ weight
-
-
-def score_gradient(
-    tile: TilePosteriors, back: Histograms, expected: Float[Tensor, "n 1"] | None = None
-) -> Float[Tensor, "K two_D_plus_1"]:
-    """Sum over the tile's columns of r_k (g_k - <g, r>) * [x*x, x, 1]; spends the tile. See TilePosteriors."""
-    return tile.score_gradient(back, expected)
-
-
-def weighted_means(tile: TilePosteriors, back: Float[Tensor, "N K"]) -> Float[Tensor, "rows 1"]:
-    """<g, r> of every column over the tile's words."""
-    return tile.weighted_means(back)
 
 
 def parameter_gradient(parameters: Parameters, gradient: Gradient) -> dict[str, Tensor]:

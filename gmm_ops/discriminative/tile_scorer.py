@@ -38,13 +38,13 @@ class TilePosteriors:
         scale = self.total[: self.rows].reciprocal().view(n_images, 1, -1)
         return torch.bmm(scale, self._by_image(n_images)).squeeze(1).double()
 
-    def weighted_means(self, back: Float[Tensor, "N K"]) -> Float[Tensor, "rows 1"]:
-        """<g, r> of every column over the tile's words; back: g of every image, in the tile's dtype."""
-        dots = torch.bmm(self._by_image(back.shape[0]), back[:, :, None])
-        return dots.view(-1, 1) / self.total[: self.rows]
+    def weighted_means(self, back: Float[Tensor, "N K"]) -> Float[Tensor, " rows"]:
+        """<g, r> of every column over the tile's words, float64. back: g of every image."""
+        dots = torch.bmm(self._by_image(back.shape[0]), back.to(self.powers.dtype)[:, :, None])
+        return (dots.view(-1) / self.total[: self.rows, 0]).double()
 
     def score_gradient(
-        self, back: Float[Tensor, "N K"], expected: Float[Tensor, "rows 1"] | None = None
+        self, back: Float[Tensor, "N K"], expected: Float[Tensor, " rows"] | None = None
     ) -> Float[Tensor, "K two_D_plus_1"]:
         """Sum over columns of r_k (g_k - <g, r>) * [x*x, x, 1], float64; spends the tile.
 
@@ -52,13 +52,19 @@ class TilePosteriors:
         not all words; computed otherwise.
         """
         g = back.to(self.powers.dtype)
-        expected = self.weighted_means(g) if expected is None else expected
+        expected = (self.weighted_means(g) if expected is None else expected).to(g.dtype)
         n_images = back.shape[0]
         self._by_image(n_images).mul_(g[:, None, :] - expected.view(n_images, -1, 1))
         # Dividing the (n, 2D + 1) features by the row sums is cheaper than dividing the (n, K) posteriors.
         self.features.div_(self.total)
         self.features[self.rows :] = 0.0
         return weighted_sums(self.powers, self.features).double()
+
+    def add_score_gradient(
+        self, back: Float[Tensor, "N K"], expected: Float[Tensor, " rows"], sums: Float[Tensor, "K two_D_plus_1"]
+    ) -> None:
+        """Add ``score_gradient`` to ``sums``."""
+        sums += self.score_gradient(back, expected)
 
     def _by_image(self, n_images: int) -> Float[Tensor, "N positions K"]:
         return self.powers[: self.rows].view(n_images, -1, self.powers.shape[1])
@@ -84,11 +90,21 @@ class KeptPosteriors:
 
     def score_gradient(self, back: Float[Tensor, "N K"]) -> Float[Tensor, "K two_D_plus_1"]:
         """As in TilePosteriors, but the tile may be used again."""
-        expected = torch.empty(len(self.best), dtype=torch.float64)
-        expect(*self._loop(), back.numpy(), expected.numpy())
         sums = torch.zeros(back.shape[1], self.features.shape[1], dtype=torch.float64)
-        add_gradient(*self._loop(), back.numpy(), expected.numpy(), self.features.numpy(), sums.numpy())
+        self.add_score_gradient(back, self.weighted_means(back), sums)
         return sums
+
+    def weighted_means(self, back: Float[Tensor, "N K"]) -> Float[Tensor, " n"]:
+        """As in TilePosteriors."""
+        found = torch.empty(len(self.best), dtype=torch.float64)
+        expect(*self._loop(), back.numpy(), found.numpy())
+        return found
+
+    def add_score_gradient(
+        self, back: Float[Tensor, "N K"], expected: Float[Tensor, " n"], sums: Float[Tensor, "K two_D_plus_1"]
+    ) -> None:
+        """As in TilePosteriors; without another array as large as ``sums``."""
+        add_gradient(*self._loop(), back.numpy(), expected.numpy(), self.features.numpy(), sums.numpy())
 
     def _loop(self) -> tuple[Any, ...]:
         return self.kept.score, self.kept.maxima, self.kept.cut, self.best.numpy(), self.total.numpy()

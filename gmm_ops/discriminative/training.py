@@ -1,11 +1,11 @@
-"""Discriminative training: its settings, its state, and the pure step that every actor repeats (IG Eq. 8)."""
+"""Discriminative training: its state, and the pure step that every actor repeats (IG Eq. 8)."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -14,94 +14,30 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from gmm_ops.discriminative.adam import Moments, adam_step, one_cycle
+from gmm_ops.discriminative.early_stopping import JudgedState, progress
 from gmm_ops.discriminative.loss import Gradient, parameter_gradient
 from gmm_ops.discriminative.parameters import Parameters
+from gmm_ops.discriminative.settings import REMEDY, DiscriminativeSettings
 from gmm_ops.errors import Diverged, RefusedInput
 from gmm_ops.mixture import Mixture
 
-Precision = Literal["float32", "float64"]
-
 
 @dataclass(frozen=True)
-class DiscriminativeSettings:
-    """How a dictionary is trained to carry the decision.
+class TrainingState(JudgedState[Parameters]):
+    """The state of a fit of words and classifier; the same on every actor, bit for bit.
 
-    mixture_rate: highest learning rate of the words; for means in units of the layer's standard deviation, so that
-    a layer times 10 trains alike. classifier_rate: of the linear layer. minibatch: images of a global minibatch.
-    epochs: passes over the images, at most. patience: stop after this many epochs without a lower held-out loss.
-    var_floor: lowest variance, as a share of the layer's mean variance. precision: of the products; sums and
-    parameters are float64. max_loss: a minibatch loss above this many times log M, the loss of guessing, is refused.
-    """
-
-    mixture_rate: float = 1e-2
-    classifier_rate: float = 1e-1
-    minibatch: int = 100
-    epochs: int = 5
-    patience: int = 2
-    var_floor: float = 1e-4
-    precision: Precision = "float32"
-    max_loss: float = 20.0
-
-    def __post_init__(self) -> None:
-        rules = {
-            "mixture_rate": (0.0 <= self.mixture_rate < math.inf, "0 or more, and finite"),
-            "classifier_rate": (0.0 < self.classifier_rate < math.inf, "above 0, and finite"),
-            "minibatch": (self.minibatch >= 1, "at least 1"),
-            "epochs": (self.epochs >= 1, "at least 1"),
-            "patience": (self.patience >= 1, "at least 1"),
-            "var_floor": (self.var_floor > 0.0, "above 0"),
-            "precision": (self.precision in ("float32", "float64"), "'float32' or 'float64'"),
-            "max_loss": (self.max_loss > 1.0, "above 1"),
-        }
-        for name, (kept, rule) in rules.items():
-            if not kept:
-                raise RefusedInput(f"{name} must be {rule}; got {getattr(self, name)!r}.")
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """Of the products."""
-        return torch.float64 if self.precision == "float64" else torch.float32
-
-
-@dataclass(frozen=True)
-class TrainingState:
-    """All that a fit carries from one minibatch to the next; the same on every actor, bit for bit.
-
-    parameters: of the next step. moments: Adam's. total_steps: length of the one-cycle schedule.
-    log_sd_floor: lowest log standard deviation. scale: the layer's standard deviation, one number.
-    best: parameters with the lowest held-out loss so far, ``best_loss`` (mean, natural logarithm; inf before the
-    first judgement). stale: judgements since then.
+    parameters: of the next step. log_sd_floor: lowest log standard deviation. scale: the layer's standard deviation,
+    one number.
     """
 
     parameters: Parameters
-    moments: Moments
-    total_steps: int
     log_sd_floor: float
     scale: float
-    best: Parameters
-    best_loss: float = math.inf
-    stale: int = 0
 
     @property
-    def step(self) -> int:
-        """Minibatches taken."""
-        return self.moments.step
-
-    def result(self) -> Parameters:
-        """The best parameters by held-out loss; the last ones if none was judged."""
-        return self.best if math.isfinite(self.best_loss) else self.parameters
-
-    def judged(self, held_out_loss: float) -> TrainingState:
-        """After an epoch: keep the parameters if their mean held-out loss is the lowest. NaN raises Diverged."""
-        if not math.isfinite(held_out_loss):
-            raise Diverged(f"the held-out loss is {held_out_loss}. {REMEDY}", max(0, self.step - 1))
-        if held_out_loss < self.best_loss:
-            return replace(self, best=self.parameters, best_loss=held_out_loss, stale=0)
-        return replace(self, stale=self.stale + 1)
-
-    def should_stop(self, settings: DiscriminativeSettings) -> bool:
-        """Whether the schedule is done, or the held-out loss has not fallen for ``patience`` judgements."""
-        return self.step >= self.total_steps or self.stale >= settings.patience
+    def current(self) -> Parameters:
+        """``parameters``."""
+        return self.parameters
 
     def to(self, device: torch.device | str) -> TrainingState:
         """The same state on another device."""
@@ -110,32 +46,20 @@ class TrainingState:
 
     def to_arrays(self) -> dict[str, NDArray[Any]]:
         """Plain arrays for a checkpoint: a fit resumed from them goes on bit for bit."""
-        return {
-            "total_steps": np.array(self.total_steps, np.int64),
-            "stale": np.array(self.stale, np.int64),
-            **{name: np.array(getattr(self, name), np.float64) for name in _NUMBERS},
-            **self.parameters.to_arrays(),
-            **self.moments.to_arrays(),
-            **self.best.to_arrays("best_"),
-        }
+        return super().to_arrays() | {name: np.array(getattr(self, name), np.float64) for name in _NUMBERS}
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> TrainingState:
         """Inverse of ``to_arrays``."""
         return cls(
             Parameters.from_arrays(arrays),
-            Moments.from_arrays(arrays),
-            int(arrays["total_steps"]),
+            *(float(arrays[name]) for name in _NUMBERS),
             best=Parameters.from_arrays(arrays, "best_"),
-            stale=int(arrays["stale"]),
-            **{name: float(arrays[name]) for name in _NUMBERS},
+            **progress(arrays),
         )
 
 
-_NUMBERS = ("log_sd_floor", "scale", "best_loss")
-
-REMEDY = "Lower mixture_rate or classifier_rate, or raise var_floor."
-
+_NUMBERS = ("log_sd_floor", "scale")
 
 RUNAWAY = 1_000.0
 """A word farther from the centre, or wider, than this many standard deviations of the layer models no column."""
@@ -165,7 +89,8 @@ def start(
     parameters = Parameters.from_mixture(mixture, n_labels)
     parameters = parameters.moved({"log_sd": parameters.log_sd.clamp(min=floor)})
     moments = Moments.zero(parameters.trained())
-    return TrainingState(parameters, moments, total_steps, floor, math.sqrt(mean_variance), parameters)
+    scale = math.sqrt(mean_variance)
+    return TrainingState(parameters, floor, scale, moments=moments, total_steps=total_steps, best=parameters)
 
 
 def advance(state: TrainingState, gradient: Gradient, settings: DiscriminativeSettings) -> TrainingState:

@@ -6,7 +6,7 @@ import torch
 
 from gmm_ops.discriminative.evaluation import Evaluation
 from gmm_ops.discriminative.histogram import ImageColumns
-from gmm_ops.discriminative.loss import ImageLabels, cross_entropy, first_best, refuse_other_labels
+from gmm_ops.discriminative.loss import ImageLabels, refuse_other_labels
 from gmm_ops.word_slices.gradient import ParameterSlice
 from gmm_ops.word_slices.histograms import sliced_hard_histograms, sliced_soft_histograms
 from gmm_ops.word_slices.reduce import Reduce
@@ -29,10 +29,6 @@ def sliced_evaluate(
     """
     refuse_other_labels(labels, columns.shape[0], parameters.own.n_labels)
     words = parameters.words(reduce)
-    soft = sliced_soft_histograms(words, columns, reduce, dtype)
-    found = cross_entropy(parameters.logits(soft, reduce), labels.long())
-    hard_wrong = 0.0
-    if hard:
-        shares = sliced_hard_histograms(words, columns, reduce)
-        hard_wrong = float((first_best(parameters.logits(shares, reduce)) != labels).sum())
-    return Evaluation(float(columns.shape[0]), found.loss, found.wrong, hard_wrong)
+    soft_logits = parameters.logits(sliced_soft_histograms(words, columns, reduce, dtype), reduce)
+    hard_logits = parameters.logits(sliced_hard_histograms(words, columns, reduce), reduce) if hard else None
+    return Evaluation.of_logits(soft_logits, labels, hard_logits)

@@ -104,4 +104,5 @@ def _add_backward(
     for number, positions in enumerate(group.positions):
         # An image larger than a tile is scored twice rather than held.
         tile = reader.read(columns[:, positions], found.normalisers[number]) if number else found.first
-        tile.add_gradient(back, reader.reduce.all_reduce_sum(tile.expected(back)), sums)
+        expected = reader.reduce.all_reduce_sum(tile.posteriors.weighted_means(back))
+        tile.posteriors.add_score_gradient(back, expected, sums)

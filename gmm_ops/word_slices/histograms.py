@@ -89,14 +89,15 @@ class HistogramReader:
         first, *others = group.positions
         tile = self.read(columns[:, first])
         # One tile is kept for the way back; an image in many tiles must not hold them all.
-        total, normalisers = tile.histograms(), [tile.normaliser]
+        images = columns.shape[0]
+        total, normalisers = tile.posteriors.position_sums(images), [tile.normaliser]
         for positions in others:
             other = self.read(columns[:, positions])
-            total += other.histograms()
+            total += other.posteriors.position_sums(images)
             normalisers.append(other.normaliser)
         return Forward(total.div_(columns.shape[1]), tile, normalisers)
 
     def read(self, columns: ImageColumns, known: Normaliser | None = None) -> ImageTile:
         """One tile. known: its normaliser, if it was read before."""
         tile = scored_tile(columns.flatten(0, 1), self.center, self.weights)
-        return self.reader.read(tile, columns.shape[0], known)
+        return self.reader.read(tile, known)

@@ -11,7 +11,7 @@ from gmm_ops.axes import Columns
 from gmm_ops.errors import RefusedInput
 from gmm_ops.gaussian import refuse_non_finite
 from gmm_ops.mixture import Mixture
-from gmm_ops.seeding import VARIANCE_SAMPLE, generator, random_columns, refuse_too_many_words
+from gmm_ops.seeding import first_variance, generator, refuse_too_many_words
 from gmm_ops.word_slices.reduce import Reduce, gathered
 
 
@@ -98,14 +98,7 @@ def initial_slice(
     source = generator(seed)
     chosen = torch.randperm(sample.shape[0], generator=source)[first:last]
     mean = sample[chosen.to(sample.device)].double()
-    measured = random_columns(sample, min(VARIANCE_SAMPLE, sample.shape[0]), source).double()
-    spread = measured.var(dim=0, unbiased=False)
-    if not bool((spread > 0).any()):
-        raise RefusedInput(
-            f"columns must differ from each other; {measured.shape[0]} sampled columns are all the same. "
-            "Is the layer dead, or the network's input constant?"
-        )
-    variance = spread.clamp(min=float(var_floor * spread.mean()))
+    variance = first_variance(sample, source, var_floor)
     center = sample.mean(dim=0, dtype=torch.float64).float().double()
     log_pi = torch.full((last - first,), 1.0 / n_words, dtype=torch.float64, device=sample.device).log()
     return WordSlice(Mixture(log_pi, mean, variance.expand_as(mean).clone(), center), first, n_words)

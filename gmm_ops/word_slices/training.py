@@ -15,13 +15,8 @@ from torch import Tensor
 
 from gmm_ops.discriminative.loss import Gradient
 from gmm_ops.discriminative.parameters import REVIVED_SHARE
-from gmm_ops.discriminative.training import (
-    REMEDY,
-    DiscriminativeSettings,
-    TrainingState,
-    advance,
-    start,
-)
+from gmm_ops.discriminative.settings import REMEDY, DiscriminativeSettings
+from gmm_ops.discriminative.training import TrainingState, advance, start
 from gmm_ops.errors import Diverged
 from gmm_ops.word_slices.gradient import ParameterSlice
 from gmm_ops.word_slices.reduce import Reduce

@@ -32,8 +32,8 @@ SIZE = (
     "extract.images_per_shard=250",
     "mine.images=['misclassified']",
 )
-TABLES = ("words", "exemplars", "layers", "nodes", "edges", "heatmaps", "history", "errors")
-STAGES = ("extract", "fit", "words", "count", "mine")
+TABLES = ("words", "exemplars", "layers", "nodes", "edges", "heatmaps", "history", "decisions", "errors")
+STAGES = ("extract", "fit", "errors", "words", "count", "mine")
 
 
 @dataclass(frozen=True)

@@ -62,7 +62,7 @@ def measure(out: Path | None = None) -> list[SlicedFitRow]:
         arguments += [part for one in SETTINGS for part in ("--set", one)]
         assert command([*arguments, "--until", "extract"]) == 0
         with Watch(RunFolder(root).fit_state(SCOPE, LAYER)) as watch:
-            assert command([*arguments, "--until", "fit"]) == 0
+            assert command([*arguments, "--until", "errors"]) == 0
         return _rows(root, watch)
 
 

@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 
 from tests.end_to_end.small_digits import command
+from tests.workflows.stages.decided import decided, errors_of
 from workflows.plan import Plan
 from workflows.runtime.fit_group import FitJob, run_fit
 from workflows.runtime.generation import GroupSettings
 from workflows.scopes import JOINT, joint_scope
+from workflows.stages.decisions import FittedLayer
 from workflows.stages.discriminative_fit import DiscriminativeFit, classifier_path
-from workflows.stages.histogram_errors import WAYS
 from workflows.storage.run_folder import RunFolder
 from workflows.storage.states import load_state
 
@@ -62,11 +63,9 @@ def fitted_by(world: int, folder: RunFolder, place: Path, **discriminative: obje
     stored = load_state(classifier_path(out, JOINT, layer.name))
     words = load_state(out.mixture(JOINT, layer.name))
     parameters = {name: stored[f"discriminative_{name}"] for name in ("weight", "bias")} | words
-    errors = {way: int((stored["_".join(way)] != stored["label"]).sum()) for way in WAYS}
-    return Fitted(
-        {name: values for name, values in parameters.items() if values.dtype == np.float64},
-        {"_".join(way): count for way, count in errors.items()},
-    )
+    rows = decided(settings, plan, folder, [FittedLayer("add9", joint_scope(plan), layer, out)], out.decisions)
+    floats = {name: values for name, values in parameters.items() if values.dtype == np.float64}
+    return Fitted(floats, errors_of(rows))
 
 
 def distance(left: np.ndarray, right: np.ndarray) -> float:

@@ -9,11 +9,10 @@ import pytest
 
 from tests.end_to_end.small_digits import SCOPE, TABLES, command, copy_until, run_arguments
 from workflows.plan import Plan
-from workflows.stages.discriminative_fit import classifier_path, generative_path
-from workflows.stages.histogram_errors import WAYS
+from workflows.stages.decisions import WAYS, way_column
+from workflows.stages.discriminative_fit import generative_path
 from workflows.storage.mixtures import load_mixture, load_reseeded
 from workflows.storage.run_folder import RunFolder
-from workflows.storage.states import load_state
 from workflows.storage.tables import read_table
 
 DISCRIMINATIVE = ("fit.loss=discriminative", "discriminative.epochs=2", "runtime.memory_gb=20")
@@ -24,7 +23,7 @@ def test_sliced_words_go_through_the_whole_run(
     tmp_path: Path, digits_run: Path, digits_weights: Path, local_ray: object
 ) -> None:
     whole = copy_until(digits_run, tmp_path / "whole", "extract")
-    assert command(run_arguments(whole, digits_weights, *DISCRIMINATIVE, until="fit")) == 0
+    assert command(run_arguments(whole, digits_weights, *DISCRIMINATIVE, until="errors")) == 0
     root = tmp_path / "run"
     assert command(run_arguments(root, digits_weights, *DISCRIMINATIVE, "fit.word_slices=2", until="mine")) == 0
     folder, unsliced = RunFolder.open(root), RunFolder.open(whole)
@@ -32,10 +31,12 @@ def test_sliced_words_go_through_the_whole_run(
         for path in (generative_path, RunFolder.mixture):
             ours, theirs = (load_mixture(path(one, SCOPE, layer.name)) for one in (folder, unsliced))
             np.testing.assert_allclose(ours.log_pi.exp(), theirs.log_pi.exp(), rtol=1e-2, atol=1e-3)
-        labels, expected = (load_state(classifier_path(one, SCOPE, layer.name)) for one in (folder, unsliced))
+        own = [("layer", "=", layer.name)]
+        labels, expected = (read_table(one.table("decisions"), filters=own) for one in (folder, unsliced))
+        assert labels["image"].equals(expected["image"])
         for way in WAYS:
-            name = "_".join(way)
-            assert (labels[name] != expected[name]).sum() <= 2, (layer.name, name)
+            name = way_column(*way)
+            assert (labels[name].to_numpy() != expected[name].to_numpy()).sum() <= 2, (layer.name, name)
         assert load_reseeded(folder.mixture(SCOPE, layer.name)).shape == (layer.words,)
     assert not list((root / "mixtures").rglob("*slice-*")), "slices of finished fits are removed"
     for table in TABLES:

@@ -33,7 +33,7 @@ READS: dict[str, tuple[str, ...]] = {
 """Settings that may change in a finished run, by the first stages that read them; those stages then run again."""
 
 
-OF_SCOPES = ("fit", "words", "count")
+OF_SCOPES = ("fit", "errors", "words", "count")
 """Stages whose items are those of the scopes: more classes in ``mine.classes`` may mean more class scopes."""
 
 _SCOPES = ("scopes", "lists", "loss", "min_confusions", "max_neighbours", "min_images")

@@ -1,10 +1,9 @@
-"""One rank's share of one layer's fit with the discriminative loss: likelihood, then cross entropy, then errors."""
+"""One rank's share of one layer's fit with the discriminative loss: likelihood, then cross entropy."""
 
 from __future__ import annotations
 
 import hashlib
 import math
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -17,17 +16,15 @@ from workflows.scope import Scope
 from workflows.settings import Settings
 from workflows.stages.discriminative_training import DiscriminativeTraining
 from workflows.stages.fit_history import HistoryRow, LossRow, history_path, write_history
-from workflows.stages.histogram_errors import ValidationErrors, errors_path
 from workflows.stages.labelled_images import ImageReader, ImageSource, RecomputedImages, SampledImages, StoredImages
 from workflows.stages.layer_fit import LayerFit
 from workflows.storage.mixtures import save_mixture
 from workflows.storage.run_folder import RunFolder
-from workflows.storage.states import load_state, save_state, with_prefix
-from workflows.storage.tables import write_table
+from workflows.storage.states import load_state, save_state
 
 
 def classifier_path(folder: RunFolder, scope: str, layer: str) -> Path:
-    """Linear layers of both losses, and the labels they give to the validation images."""
+    """Linear layers of both losses."""
     return folder.mixture(scope, layer).with_suffix(".classifier.npz")
 
 
@@ -39,13 +36,12 @@ def generative_path(folder: RunFolder, scope: str, layer: str) -> Path:
 class DiscriminativeFit:
     """Runs in an actor; see ``workflows.runtime.fit_group.FitWorker``.
 
-    Three phases, all in steps that the ranks share: the generative fit of ``LayerFit``; the training of IG Eq. 8, from
-    the fitted words or, with ``discriminative.start = "paper"``, from the generative fit's own start; the errors on
-    the scope's S_V. The generative words are fitted in either case: they are what the errors are compared with.
-    A checkpoint holds what all phases have come to.
+    Two phases, both in steps that the ranks share: the generative fit of ``LayerFit``, then the training of IG Eq. 8,
+    from the fitted words or, with ``discriminative.start = "paper"``, from the generative fit's own start. The
+    generative words are fitted in either case: errors are compared with theirs. A checkpoint holds what both phases
+    have come to.
 
-    Training histograms are means over the stored columns of an image (a sample of large maps), those of the errors
-    over all positions.
+    Training histograms are means over the stored columns of an image, a sample of large maps.
 
     Args:
         rank, world: place in the fit group.
@@ -73,22 +69,18 @@ class DiscriminativeFit:
             rank=rank, world=world, settings=settings, plan=plan, folder=folder, layer=layer, scope=scope, out=out
         )
         self._training: DiscriminativeTraining | None = None
-        self._errors: ValidationErrors | None = None
 
     def restore(self, checkpoint: Path | None) -> None:
         """Take the state of a checkpoint, or draw the first words."""
         arrays = None if checkpoint is None else load_state(checkpoint)
         self.generative.restore_arrays(arrays)
-        self._training = self._errors = None
+        self._training = None
         if arrays is not None and "loss_history" in arrays:
             self._training = self._new_training()
             self._training.restore(arrays)
-        if arrays is not None and "errors.round" in arrays:
-            self._errors = self._new_errors()
-            self._errors.restore(with_prefix(arrays, "errors."))
 
     def advance(self, n_steps: int, collective: Collective) -> dict[str, Any]:
-        """Up to ``n_steps`` global minibatches, or rounds of validation images.
+        """Up to ``n_steps`` global minibatches.
 
         Raises:
             DivergedFit: the loss or a parameter left the finite numbers, or nearly.
@@ -103,20 +95,18 @@ class DiscriminativeFit:
 
     @property
     def done(self) -> bool:
-        """Whether all phases are over."""
-        return self._errors is not None and self._errors.done
+        """Whether both phases are over."""
+        return self._training is not None and self._training.done
 
     def save(self, path: Path) -> None:
         """Write the checkpoint."""
         arrays = self.generative.to_arrays()
         arrays |= self._training.to_arrays() if self._training is not None else {}
-        found = self._errors.to_arrays() if self._errors is not None else {}
-        save_state(path, arrays | {f"errors.{name}": values for name, values in found.items()})
+        save_state(path, arrays)
 
     def result(self) -> dict[str, Any]:
-        """Write both dictionaries, their linear layers, the history and the errors; return what the ledger keeps."""
+        """Write both dictionaries, their linear layers and the history; return what the ledger keeps."""
         assert self._training is not None
-        assert self._errors is not None
         scope, layer, network = self.scope.name, self.layer.name, self.settings.name
         keys = {"scope": scope, "layer": layer}
         write_history(history_path(self.out, scope, layer), self._rows(), network, restart=0, **keys)
@@ -125,13 +115,10 @@ class DiscriminativeFit:
         layers = {
             f"{loss}_{name}": values for loss, (_, one) in models.items() for name, values in one.to_arrays().items()
         }
-        save_state(classifier_path(self.out, scope, layer), layers | self._errors.to_arrays())
-        records = self._errors.records(self.layer.words, **keys)
-        write_table(errors_path(self.out, scope, layer), records, "errors", network=network)
+        save_state(classifier_path(self.out, scope, layer), layers)
         # Last, because a dictionary that is there stands for the whole fit.
         save_mixture(self.out.mixture(scope, layer), models["discriminative"][0], reseeded)
-        errors = {f"{row['loss']}_{row['histogram']}": row["error"] for row in records}
-        return self.generative.summary() | {"loss_steps": len(self._training.rows), "errors": errors}
+        return self.generative.summary() | {"loss_steps": len(self._training.rows)}
 
     def _step(self, collective: Collective) -> None:
         if not self.generative.done:
@@ -141,11 +128,6 @@ class DiscriminativeFit:
             self._training = self._begun_training()
         if not self._training.done:
             self._training.take_step(collective)
-            return
-        if self._errors is None:
-            self._errors = self._new_errors()
-        if not self._errors.done:
-            self._errors.take_round(self._training.models(), collective)
 
     def _begun_training(self) -> DiscriminativeTraining:
         self.generative.parts.release()
@@ -172,26 +154,9 @@ class DiscriminativeFit:
 
     def _reader(self) -> ImageReader:
         if self.settings.discriminative.columns == "recomputed":
-            return SampledImages(self._network, self.settings.seed, self.layer)
+            network = RecomputedImages(self.settings, self.plan, self.folder, self.layer)
+            return SampledImages(network, self.settings.seed, self.layer)
         return StoredImages(self.folder, self.layer, self.generative.source.device)
-
-    def _new_errors(self) -> ValidationErrors:
-        assert self._training is not None
-        stored = self.plan.stores_everything and self.settings.discriminative.columns == "stored"
-        return ValidationErrors(
-            rank=self.rank,
-            world=self.world,
-            settings=self.settings,
-            plan=self.plan,
-            folder=self.folder,
-            scope=self.scope,
-            read=StoredImages(self.folder, self.layer, self.generative.source.device) if stored else self._network,
-            dtype=self._training.limits.dtype,
-        )
-
-    @cached_property
-    def _network(self) -> RecomputedImages:
-        return RecomputedImages(self.settings, self.plan, self.folder, self.layer)
 
     def _rows(self) -> list[HistoryRow | LossRow]:
         assert self._training is not None
@@ -208,8 +173,6 @@ class DiscriminativeFit:
             # The words may have stopped, and the linear layer on generative words go on.
             last = next((row.loss for row in reversed(rows) if not math.isnan(row.loss)), math.nan)
             progress |= {"loss": last, "digest": self._digest(progress["digest"])}
-        if self._errors is not None:
-            progress |= {"phase": "errors", "step": self._errors.round, "steps": self._errors.rounds}
         return progress | {"done": self.done}
 
     def _digest(self, before: str) -> str:

@@ -13,8 +13,9 @@ from gmm_ops.discriminative.classifier import LinearClassifier
 from gmm_ops.discriminative.classifier_training import ClassifierGradient, ClassifierState
 from gmm_ops.discriminative.evaluation import Evaluation, evaluate
 from gmm_ops.discriminative.histogram import Histograms, soft_histograms
-from gmm_ops.discriminative.loss import Gradient, batch_gradient, cross_entropy
-from gmm_ops.discriminative.training import DiscriminativeSettings, TrainingState, advance, start
+from gmm_ops.discriminative.loss import Gradient, batch_gradient
+from gmm_ops.discriminative.settings import DiscriminativeSettings
+from gmm_ops.discriminative.training import TrainingState, advance, start
 from gmm_ops.mixture import Mixture
 from gmm_ops.schedule import MinibatchSchedule, Step
 from workflows.plan import LayerPlan, Plan
@@ -215,8 +216,7 @@ class DiscriminativeTraining:
     def _judge_frozen(self, images: LabelledImages, learning: bool) -> Float[Tensor, "4"]:
         if not learning:
             return Evaluation.zero().pack()
-        found = cross_entropy(self.frozen.classifier.logits(images.histograms), images.labels)
-        return Evaluation(float(len(images)), found.loss, found.wrong, 0.0).pack()
+        return Evaluation.of_logits(self.frozen.classifier.logits(images.histograms), images.labels).pack()
 
     def _held_out(self) -> Iterator[LabelledImages]:
         """This rank's held-out images, some chunks at a time; the tiles do not depend on the number of ranks."""
@@ -245,15 +245,14 @@ def buffer_minibatches(batch: int, layer: LayerPlan, settings: Settings) -> int:
 
 
 def training_bytes(settings: Settings, plan: Plan, layer: LayerPlan) -> int:
-    """Of one rank: buffered images, whole maps, histograms, a float32 minibatch, float64 copies of the parameters."""
+    """Of one rank: buffered images, histograms, a float32 minibatch, float64 copies of the parameters."""
     batch = global_batch(settings.discriminative.batch, plan.train_images)
     mixed = min(buffer_minibatches(batch, layer, settings) * batch, plan.train_images)
     column = layer.units * STORAGE_DTYPES[settings.extract.dtype].itemsize
     # Those of buffered images are held also where the others are computed anew.
     histograms = min(plan.train_images, HISTOGRAM_BYTES // (layer.words * 8) + mixed) * layer.words * 8
-    whole = settings.extract.images_per_chunk * layer.positions * column
     parameters = layer.words * (2 * layer.units + len(plan.class_names)) * 8
-    return mixed * layer.stored * column + histograms + batch * layer.stored * layer.units * 4 + 10 * parameters + whole
+    return mixed * layer.stored * column + histograms + batch * layer.stored * layer.units * 4 + 10 * parameters
 
 
 def discriminative_settings(settings: Settings) -> DiscriminativeSettings:

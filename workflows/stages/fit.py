@@ -1,7 +1,6 @@
 """activations/<layer>.zarr -> mixtures/<scope>/, history.parquet: a dictionary a scope and layer, or one chain.
 
-Dictionaries are fitted by online EM; with the discriminative loss they are trained on by gradient, and errors.parquet
-says how often they decide wrongly.
+Dictionaries are fitted by online EM; with the discriminative loss they are trained on by gradient.
 """
 
 from __future__ import annotations
@@ -22,7 +21,6 @@ from workflows.stages.chain_input import refuse_too_few_images, silent_units, si
 from workflows.stages.context import StageContext
 from workflows.stages.discriminative_fit import DiscriminativeFit
 from workflows.stages.fit_history import history_path
-from workflows.stages.histogram_errors import errors_path
 from workflows.stages.layer_fit import LayerFit
 from workflows.stages.sliced_fit import SlicedFit
 from workflows.stages.sliced_words import remove_slices
@@ -53,8 +51,6 @@ def _fit_layers(context: StageContext, plan: Plan) -> None:
     _run_jobs(context, jobs, "a column", context.finished)
     names = [(scope.name, layer.name) for scope, layer in pairs]
     _join_parts(folder, "history", [history_path(folder, *name) for name in names], settings.name)
-    if settings.fit.loss == "discriminative":
-        _join_parts(folder, "errors", [errors_path(folder, *name) for name in names], settings.name)
 
 
 def _worker(fit: FitSettings) -> Callable[..., Any]:
@@ -157,11 +153,8 @@ def group_settings(context: StageContext, actors: int, segment_steps: int, check
 
 def _line(name: str, progress: dict[str, Any], each: str) -> str:
     at = f"{name} step {progress['step']} of {progress['steps']}"
-    match progress.get("phase"):
-        case "errors":
-            return f"{name} errors, round {progress['step']} of {progress['steps']}"
-        case "discriminative":
-            return f"{at}, loss {progress['loss']:.3f} nats an image"
+    if progress.get("phase") == "discriminative":
+        return f"{at}, loss {progress['loss']:.3f} nats an image"
     return f"{at}, held-out {progress['held_out']:.3f} nats {each}"
 
 

@@ -34,6 +34,16 @@ PROCESS_BYTES = 400 * 2**20
 """Of an actor with torch loaded and nothing to do."""
 
 
+HELD_WORDS_BYTES = 512 * 2**20
+"""Of dictionaries that an actor keeps while it reads maps for many scopes; at least one is kept."""
+
+
+def words_held(layers: Sequence[LayerPlan], each: int = 1) -> int:
+    """Dictionaries of these layers that an actor keeps at once. each: pairs of mean and variance in one of them."""
+    largest = max(layer.words * layer.units for layer in layers)
+    return max(1, HELD_WORDS_BYTES // (16 * each * largest))
+
+
 def planned_actors(runtime: RuntimeSettings) -> int:
     """Actors of this machine, before Ray is asked: as set, or as many as the cores hold."""
     return runtime.actors or max(1, (os.cpu_count() or 1) // runtime.threads)
@@ -88,6 +98,7 @@ def memory_needs(settings: Settings, plan: Plan, actors: int) -> dict[str, int]:
     widest = max(
         (wide * shard, f"{wide} shards of activations (extract.images_per_shard, runtime.actors)"),
         (sum(fits[:at_once]), f"{min(at_once, len(fits))} fits (fit.minibatch, fit.words)"),
+        (wide * _reader_bytes(settings, plan), f"{wide} readers of whole maps (fit.words, extract.batch)"),
     )
     processes = max(wide, min(actors, len(fits) * group)) * PROCESS_BYTES
     return {widest[1]: widest[0], "the worker processes themselves": processes}
@@ -105,6 +116,15 @@ def _fits(settings: Settings, plan: Plan) -> list[int]:
         pairs = zip(each, plan.layers, strict=True)
         each = [held + training_bytes(settings, plan, layer) for held, layer in pairs]
     return sorted(each * _most_scopes(settings, plan), reverse=True)
+
+
+def _reader_bytes(settings: Settings, plan: Plan) -> int:
+    """Of the words and errors stages: the dictionaries that are kept, and a batch of maps, some of it as float32."""
+    each = 2 if settings.fit.loss == "discriminative" else 1
+    kept = min(words_held(plan.layers, each), len(plan.layers) * _most_scopes(settings, plan))
+    largest = max(layer.words * layer.units for layer in plan.layers)
+    columns = sum(layer.positions * layer.units for layer in plan.layers)
+    return kept * 16 * each * largest + 3 * settings.extract.batch * columns * 4
 
 
 def _most_scopes(settings: Settings, plan: Plan) -> int:

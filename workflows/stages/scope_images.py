@@ -53,10 +53,10 @@ def ranges_of(images: Ids, images_per_shard: int, images_per_chunk: int) -> Iter
         yield int(run[0]) * images_per_chunk, (int(run[-1]) + 1) * images_per_chunk
 
 
-def scopes_by_shard(scopes: Iterable[tuple[str, Sequence[int]]]) -> dict[int, list[str]]:
-    """Names of the scopes that have images in each shard, from the shards of every scope."""
+def names_by_shard(shards_of_names: Iterable[tuple[str, Sequence[int]]]) -> dict[int, list[str]]:
+    """Names that each shard serves, from the shards that every name (of a scope, of a fit) has images in."""
     found: dict[int, list[str]] = {}
-    for name, shards in scopes:
+    for name, shards in shards_of_names:
         for shard in shards:
             found.setdefault(shard, []).append(name)
     return dict(sorted(found.items()))

@@ -17,14 +17,12 @@ from workflows.settings import Settings
 from workflows.stages.discriminative_fit import DiscriminativeFit, classifier_path, generative_path
 from workflows.stages.discriminative_training import DiscriminativeTraining
 from workflows.stages.fit_history import history_path, write_history
-from workflows.stages.histogram_errors import ValidationErrors, errors_path
-from workflows.stages.labelled_images import ImageSource, StoredImages
+from workflows.stages.labelled_images import ImageSource
 from workflows.stages.sliced_em import SlicedEM
-from workflows.stages.sliced_training import SlicedErrors, SlicedTraining
+from workflows.stages.sliced_training import SlicedTraining
 from workflows.stages.sliced_words import Place, SliceFiles
 from workflows.storage.run_folder import RunFolder
-from workflows.storage.states import load_state, save_state, with_prefix
-from workflows.storage.tables import write_table
+from workflows.storage.states import load_state, save_state
 
 IN_COMMON = ("history", "stopped", "loss_history")
 """Arrays that all ranks have in common: they are in the checkpoint, the others in the slices beside it."""
@@ -84,11 +82,11 @@ class SlicedFit(DiscriminativeFit):
     def at(self) -> int:
         """Steps of all phases."""
         trained = len(self._training.rows) if self._training is not None else 0
-        return self.generative.state.step + trained + (self._errors.round if self._errors is not None else 0)
+        return self.generative.state.step + trained
 
     def restore(self, checkpoint: Path | None) -> None:
         """Take the state of a checkpoint and the own words of its step, or draw the first words."""
-        self._training = self._errors = None
+        self._training = None
         if checkpoint is None:
             self.generative.restore_arrays(None)
             return
@@ -101,12 +99,9 @@ class SlicedFit(DiscriminativeFit):
         self.generative.finish()
         self._training = self._new_training()
         self._training.restore(common | own)
-        if "errors.round" in common:
-            self._errors = self._new_errors()
-            self._errors.restore(with_prefix(common, "errors."))
 
     def advance(self, n_steps: int, collective: Collective) -> dict[str, Any]:
-        """Up to ``n_steps`` global minibatches, or rounds of validation images; then writes the own words.
+        """Up to ``n_steps`` global minibatches; then writes the own words.
 
         Raises:
             DivergedFit: the loss or a parameter left the finite numbers, or nearly.
@@ -126,9 +121,7 @@ class SlicedFit(DiscriminativeFit):
         """Write the checkpoint: what the ranks have in common, and the step whose slices belong to it."""
         arrays = _only(self.generative.history.to_arrays(), common=True)
         arrays |= _only(self._training.to_arrays(), common=True) if self._training is not None else {}
-        found = self._errors.to_arrays() if self._errors is not None else {}
-        errors = {f"errors.{name}": values for name, values in found.items()}
-        save_state(path, arrays | errors | {"at": np.array(self.at)})
+        save_state(path, arrays | {"at": np.array(self.at)})
 
     def result(self) -> dict[str, Any]:
         """Join the slices of all ranks to the files that ``DiscriminativeFit`` or ``LayerFit`` write."""
@@ -139,17 +132,13 @@ class SlicedFit(DiscriminativeFit):
             self.generative.history.write(history_path(self.out, scope, layer), network, restart=0, **keys)
             self.files.join_mixture(GENERATIVE, words, self.out.mixture(scope, layer))
             return self.generative.summary()
-        assert self._errors is not None
         write_history(history_path(self.out, scope, layer), self._rows(), network, restart=0, **keys)
         self.files.join_mixture(GENERATIVE, words, generative_path(self.out, scope, layer))
         layers = self.files.layer_arrays(("discriminative", GENERATIVE))
-        save_state(classifier_path(self.out, scope, layer), layers | self._errors.to_arrays())
-        records = self._errors.records(words, **keys)
-        write_table(errors_path(self.out, scope, layer), records, "errors", network=network)
+        save_state(classifier_path(self.out, scope, layer), layers)
         # Last, because a dictionary that is there stands for the whole fit.
         self.files.join_mixture("discriminative", words, self.out.mixture(scope, layer))
-        errors = {f"{row['loss']}_{row['histogram']}": row["error"] for row in records}
-        return self.generative.summary() | {"loss_steps": len(self._training.rows), "errors": errors}
+        return self.generative.summary() | {"loss_steps": len(self._training.rows)}
 
     def _begun_training(self) -> DiscriminativeTraining:
         self.files.write(GENERATIVE, self.generative.finish())
@@ -165,19 +154,6 @@ class SlicedFit(DiscriminativeFit):
             generative=self.generative.words(),
             n_labels=self.scope.n_labels,
             seed=fit_seed(self.settings.seed, self.scope.name, f"{self.layer.name} by discriminative loss"),
-        )
-
-    def _new_errors(self) -> ValidationErrors:
-        assert self._training is not None
-        stored = self.plan.stores_everything and self.settings.discriminative.columns == "stored"
-        return SlicedErrors(
-            self.place,
-            settings=self.settings,
-            plan=self.plan,
-            folder=self.folder,
-            scope=self.scope,
-            read=StoredImages(self.folder, self.layer, self.generative.source.device) if stored else self._network,
-            dtype=self._training.limits.dtype,
         )
 
     def _digest(self, before: str) -> str:

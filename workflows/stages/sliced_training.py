@@ -1,10 +1,9 @@
-"""One rank's words of the training by gradient (IG Eq. 8), and their part of the labels of validation images."""
+"""One rank's words of the training by gradient (IG Eq. 8)."""
 
 from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -13,16 +12,15 @@ from gmm_ops.discriminative.classifier import LinearClassifier
 from gmm_ops.discriminative.classifier_training import ClassifierGradient, ClassifierState
 from gmm_ops.discriminative.evaluation import Evaluation
 from gmm_ops.discriminative.histogram import Histograms
-from gmm_ops.discriminative.loss import Gradient, cross_entropy, first_best
+from gmm_ops.discriminative.loss import Gradient
 from gmm_ops.mixture import Mixture
 from gmm_ops.schedule import Step
 from gmm_ops.word_slices.evaluation import sliced_evaluate
 from gmm_ops.word_slices.gradient import sliced_batch_gradient
-from gmm_ops.word_slices.histograms import sliced_hard_histograms, sliced_soft_histograms
+from gmm_ops.word_slices.histograms import sliced_soft_histograms
 from gmm_ops.word_slices.training import sliced_training_start
 from workflows.runtime.collective import Collective, LoneCollective
 from workflows.stages.discriminative_training import DiscriminativeTraining
-from workflows.stages.histogram_errors import WAYS, Models, ValidationErrors
 from workflows.stages.labelled_images import LabelledImages
 from workflows.stages.minibatches import OwnParts
 from workflows.stages.sliced_words import Place, parts_of
@@ -80,9 +78,7 @@ class SlicedTraining(DiscriminativeTraining):
     def _frozen_gradient(self, images: LabelledImages) -> ClassifierGradient:
         histograms = self._own_histograms(images)
         logits = self.place.logits(self.frozen.classifier, histograms)
-        found = cross_entropy(logits, images.labels.long())
-        slope = found.logit_gradient
-        return ClassifierGradient(float(len(images)), found.loss, found.wrong, slope.T @ histograms, slope.sum(dim=0))
+        return ClassifierGradient.of_logits(logits, histograms, images.labels)
 
     def _own_histograms(self, images: LabelledImages) -> Histograms:
         words = self.place.slice(self.generative)
@@ -110,37 +106,4 @@ class SlicedTraining(DiscriminativeTraining):
         if not learning:
             return Evaluation.zero().pack()
         logits = self.place.logits(self.frozen.classifier, self._own_histograms(images))
-        found = cross_entropy(logits, images.labels.long())
-        return Evaluation(float(len(images)), found.loss, found.wrong, 0.0).pack()
-
-
-class SlicedErrors(ValidationErrors):
-    """``ValidationErrors`` with K / W of the words on each of W ranks, all of which see every image.
-
-    Args:
-        place: of the rank.
-        inputs: those of ValidationErrors but for rank and world.
-    """
-
-    def __init__(self, place: Place, **inputs: Any) -> None:
-        super().__init__(rank=0, world=1, **inputs)
-        self.place = place
-
-    def take_round(self, models: Models, collective: Collective) -> None:
-        """The next chunks. models: the own words and their part of the linear layers."""
-        # Every rank comes to the same labels of all images.
-        super().take_round(models, LoneCollective())
-
-    def _labels(self, models: Models, columns: Float[Tensor, "N positions D"]) -> Int[np.ndarray, "ways N"]:
-        rows = []
-        for loss, histogram in WAYS:
-            own, layer = models[loss]
-            words, reduce = self.place.slice(own), self.place.reduce
-            soft = histogram == "soft"
-            shares = (
-                sliced_soft_histograms(words, columns, reduce, self._dtype)
-                if soft
-                else sliced_hard_histograms(words, columns, reduce)
-            )
-            rows.append(first_best(self.place.logits(layer, shares)).cpu().numpy())
-        return np.stack(rows)
+        return Evaluation.of_logits(logits, images.labels).pack()

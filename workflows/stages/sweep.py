@@ -19,12 +19,14 @@ from workflows.scope_sizes import refuse_small_scopes, scope_sizes
 from workflows.scopes import Scope, joint_scope
 from workflows.settings import Settings
 from workflows.stages.context import LAYOUT, StageContext
+from workflows.stages.decisions import decide, decisions_part, shards_to_decide
 from workflows.stages.discriminative_fit import DiscriminativeFit
 from workflows.stages.fit import group_settings
 from workflows.stages.layer_fit import LayerFit
 from workflows.stages.needs import memory_needs, planned_actors
+from workflows.stages.shard_names import names_left
 from workflows.stages.sweep_likelihood import SweepLikelihoodWorker
-from workflows.stages.sweep_table import Cell, cell_folder, sweep_records
+from workflows.stages.sweep_table import Cell, cell_folder, item_of_decisions, sweep_folder, sweep_records
 from workflows.stages.word_maps import ImageColumns
 from workflows.storage.run_folder import RunFolder
 from workflows.storage.tables import write_table
@@ -53,7 +55,7 @@ class SweepRequest:
 
 
 def run(context: StageContext, request: SweepRequest) -> None:
-    """Fit every cell that is not done, as many at once as the cluster holds; then likelihoods, then the table.
+    """Fit every cell that is not done, as many at once as the cluster holds; then likelihoods, errors, the table.
 
     A cell is a layer and a number of words. What an earlier call finished with the same [fit] and [discriminative]
     settings is kept, also of cells that are not asked for now.
@@ -65,14 +67,21 @@ def run(context: StageContext, request: SweepRequest) -> None:
     scope = joint_scope(plan)
     refuse_impossible(context.folder, context.settings, request)
     cells = [Cell(layer.name, words) for layer in plan.layers for words in request.words]
-    _begin(context, request, 2 * len(cells))
+    fits = [cell.fitted(context.folder, plan, scope) for cell in cells] if request.losses == "both" else []
+    undecided = shards_to_decide(context.settings, plan, context.folder, fits)
     wanted = [item for cell in cells for item in (cell.name, cell.likelihood_name)]
+    total = len(wanted) + len(undecided)
+    _begin(context, request, total)
     done = context.ledger.items()
-    context.progress.start(len(wanted), sum(item in done for item in wanted))
+    left = sum(item not in done for item in wanted) + len(names_left(undecided, done, item_of_decisions))
+    context.progress.start(total, total - left)
     longest_first = sorted(cells, key=lambda cell: _cost(cell, plan.layer(cell.layer)), reverse=True)
     _fit(context, request, plan, scope, [cell for cell in longest_first if cell.name not in done])
     _score(context, plan, [cell for cell in longest_first if cell.likelihood_name not in done])
-    records = sweep_records(context.folder, plan, cells, context.ledger.items(), scope.name)
+    decisions = sweep_folder(context.folder).decisions
+    decide(context, plan, fits, undecided, decisions, item_of_decisions)
+    parts = [decisions_part(decisions, index) for index in sorted(undecided)]
+    records = sweep_records(context.folder, plan, cells, context.ledger.items(), scope.name, parts)
     write_table(context.folder.table(SWEEP), records, SWEEP, network=context.settings.name)
     context.ledger.end()
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+import pyarrow as pa
 import torch
 from jaxtyping import Bool
 from torch import Tensor
@@ -15,10 +15,11 @@ from torch import Tensor
 from gmm_ops.discriminative.classifier import paired_difference
 from gmm_ops.model_selection import bayesian_criterion, free_parameters
 from workflows.plan import LayerPlan, Plan
-from workflows.stages.discriminative_fit import classifier_path, generative_path
-from workflows.stages.histogram_errors import WAYS
+from workflows.scope import Scope
+from workflows.stages.decisions import WAYS, FittedLayer, way_column
+from workflows.stages.discriminative_fit import generative_path
 from workflows.storage.run_folder import RunFolder
-from workflows.storage.states import load_state
+from workflows.storage.tables import read_table
 
 ROWS = tuple(sorted(WAYS, key=lambda way: way[0] != "generative"))
 """The generative words first, that the others are compared with."""
@@ -38,6 +39,11 @@ class Cell:
         """Key of the fit in the ledger."""
         return f"{self.layer}/{self.words}"
 
+    def fitted(self, folder: RunFolder, plan: Plan, scope: Scope) -> FittedLayer:
+        """Its fit with the discriminative loss."""
+        layer = replace(plan.layer(self.layer), words=self.words)
+        return FittedLayer(self.name, scope, layer, cell_folder(folder, self.words))
+
     @property
     def likelihood_name(self) -> str:
         """Key of its likelihoods."""
@@ -49,7 +55,17 @@ class Cell:
 
 def cell_folder(folder: RunFolder, words: int) -> RunFolder:
     """Where the dictionaries with so many words lie, laid out as those of a run: ``sweep/words-50``."""
-    return RunFolder(folder.root / "sweep" / f"words-{words}")
+    return RunFolder(sweep_folder(folder).root / f"words-{words}")
+
+
+def sweep_folder(folder: RunFolder) -> RunFolder:
+    """Where all that a sweep makes lies."""
+    return RunFolder(folder.root / "sweep")
+
+
+def item_of_decisions(index: int) -> str:
+    """Key of a shard of decisions in a sweep's ledger."""
+    return f"decisions {index}"
 
 
 def dictionary_paths(folder: RunFolder, cell: Cell, scope: str) -> dict[str, Path]:
@@ -60,7 +76,7 @@ def dictionary_paths(folder: RunFolder, cell: Cell, scope: str) -> dict[str, Pat
 
 
 def sweep_records(
-    folder: RunFolder, plan: Plan, cells: Sequence[Cell], items: Items, scope: str
+    folder: RunFolder, plan: Plan, cells: Sequence[Cell], items: Items, scope: str, parts: Sequence[Path]
 ) -> list[dict[str, Any]]:
     """Rows of sweep.parquet.
 
@@ -69,6 +85,7 @@ def sweep_records(
         cells: finished ones, of every layer with ascending numbers of words.
         items: the sweep's ledger.
         scope: of the dictionaries.
+        parts: rows of decisions.parquet; none after a sweep of likelihoods alone.
     """
     records: list[dict[str, Any]] = []
     fewer: dict[str, tuple[int, _Wrong]] = {}
@@ -76,11 +93,10 @@ def sweep_records(
         layer = plan.layer(cell.layer)
         common = {"scope": scope, "layer": cell.layer, "given": layer.given, "words": cell.words}
         likelihoods = _likelihoods(items[cell.likelihood_name], layer, cell.words)
-        path = classifier_path(cell_folder(folder, cell.words), scope, cell.layer)
-        if not path.exists():
+        if not parts:
             records.append(common | {"loss": "generative"} | likelihoods["generative"])
             continue
-        wrong = _wrong(path)
+        wrong = _wrong(parts, cell)
         for way in ROWS:
             compared = _compared(wrong, way, fewer.get(cell.layer))
             records.append(common | {"loss": way[0], "histogram": way[1]} | likelihoods[way[0]] | compared)
@@ -89,7 +105,7 @@ def sweep_records(
 
 
 _Wrong = Mapping[tuple[str, str], Bool[Tensor, " N"]]
-_NETWORK = ("network", "")
+_NETWORK = ("network", "label")
 
 
 def _likelihoods(record: Mapping[str, Any], layer: LayerPlan, words: int) -> dict[str, dict[str, Any]]:
@@ -110,12 +126,12 @@ def _likelihoods(record: Mapping[str, Any], layer: LayerPlan, words: int) -> dic
     return found
 
 
-def _wrong(path: Path) -> _Wrong:
+def _wrong(parts: Sequence[Path], cell: Cell) -> _Wrong:
     """Which validation images each way, and the network, gets wrong."""
-    arrays = load_state(path)
-    ways = {way: arrays["_".join(way)] for way in WAYS}
-    ways[_NETWORK] = arrays["network"]
-    return {way: torch.from_numpy(np.asarray(labels != arrays["label"])) for way, labels in ways.items()}
+    own = [("layer", "=", cell.layer), ("words", "=", cell.words)]
+    rows = pa.concat_tables([read_table(part, filters=own) for part in parts])
+    label = rows["label"].to_numpy()
+    return {way: torch.from_numpy(rows[way_column(*way)].to_numpy() != label) for way in (*WAYS, _NETWORK)}
 
 
 def _compared(wrong: _Wrong, way: tuple[str, str], fewer: tuple[int, _Wrong] | None) -> dict[str, Any]:

@@ -5,127 +5,87 @@ With a hidden Markov model the word is that of the image's most probable path, s
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any
 
 import numpy as np
-import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from gmm_ops.mixture import Mixture, assign
-from workflows.images.shards import Shard, plan_shards
 from workflows.plan import LayerPlan, Plan
-from workflows.runtime.dispatcher import map_shards
 from workflows.scopes import JOINT, Scope, read_scopes
 from workflows.settings import Settings
 from workflows.stages.chain_words import ChainWordsWorker
 from workflows.stages.context import StageContext
-from workflows.stages.devices import STORAGE_DTYPES, choose_device
-from workflows.stages.scope_images import ScopeImages, scopes_by_shard, shards_of
+from workflows.stages.devices import choose_device
+from workflows.stages.needs import words_held
+from workflows.stages.scope_images import ScopeImages, names_by_shard, shards_of
+from workflows.stages.shard_names import ShardNames, map_names_left, names_left
+from workflows.stages.training_images import readable_images
+from workflows.stages.whole_maps import WholeMaps, columns_of_rows
 from workflows.stages.word_maps import FIELDS, ImageColumns, words_path
-from workflows.storage.arrays import array_exists, create_array, read_rows, write_shard
-from workflows.storage.images_table import read_image_rows
+from workflows.storage.arrays import array_exists, create_array, write_shard
 from workflows.storage.mixtures import load_mixture
 from workflows.storage.run_folder import RunFolder
-
-if TYPE_CHECKING:
-    from workflows.stages.forward import FrozenForward
 
 Maps = dict[tuple[str, str, str], np.ndarray]
 """(scope, layer, field) -> (n, H, W), the images that the scope assigns."""
 
 
-@dataclass(frozen=True)
-class ShardScopes:
-    """One work item: a shard of images, and the scopes that have yet to assign some of them."""
-
-    shard: Shard
-    scopes: tuple[str, ...]
-
-    def __str__(self) -> str:
-        return str(self.shard)
-
-
 class WordsWorker:
     """Runs in an actor: one shard of images in, one whole Zarr shard of word maps out for every scope and layer.
 
-    Columns are read once for all scopes: back from the disk when all of them were stored, else from the network,
-    which runs again; both give the columns in the storage dtype, so the words are the same.
+    Columns are read once for all scopes. Dictionaries are read when they are used, and as many are kept as memory
+    is set aside for: a shard may have images of hundreds of scopes.
     """
 
     def __init__(self, settings: Settings, plan: Plan, folder: RunFolder, scopes: Sequence[Scope]) -> None:
-        self.settings, self.plan, self.folder = settings, plan, folder
+        self.plan, self.folder = plan, folder
         self.scopes = {scope.name: scope for scope in scopes}
         self.device = choose_device(settings.runtime.device)
-        self.forward = None if plan.stores_everything else _forward(settings, plan, folder)
-        self.mixtures: dict[tuple[str, str], Mixture] = {}
+        self._maps = WholeMaps(settings, plan, folder, self.device)
+        self._mixture = lru_cache(maxsize=words_held(plan.layers))(self._load)
 
-    def __call__(self, item: ShardScopes) -> dict[str, Any]:
+    def __call__(self, item: ShardNames) -> dict[str, Any]:
         """Assign and write; the tiles of a shard never depend on who works on it, nor on the other scopes."""
         shard = item.shard
         images = ImageColumns.read(self.folder, shard.first, shard.stop)
-        assigned = {name: np.flatnonzero(self.scopes[name].assigns(images)) for name in item.scopes}
-        self._load(item.scopes)
-        broken = self._broken(shard)
-        for layers, batches in self._columns(shard):
+        assigned = {name: np.flatnonzero(self.scopes[name].assigns(images)) for name in item.names}
+        broken = ~readable_images(self.folder, shard.first, shard.stop)
+        for layers, batches in self._maps(shard):
             maps = _empty_maps(layers, {name: len(rows) for name, rows in assigned.items()})
             for first, layer, columns in batches:
                 for name, rows in assigned.items():
-                    self._assign(name, layer, columns, rows, first - shard.first, maps)
+                    self._assign(name, layer, columns, rows, first, maps)
             for (name, layer_name, field), values in maps.items():
                 block = _whole_shard(len(shard), assigned[name], values, field)
                 if field == "word":
                     block[broken] = -1
                 write_shard(words_path(self.folder, name, layer_name, field), shard.first, block)
-        return {"images": len(shard), "scopes": list(item.scopes)}
+        return {"images": len(shard)}
 
-    def _load(self, scopes: Sequence[str]) -> None:
-        """Hold the dictionaries of these scopes and no others: a thousand of them may not fit."""
-        wanted = [(name, layer.name) for name in scopes for layer in self.plan.layers]
-        self.mixtures = {
-            key: self.mixtures.get(key) or load_mixture(self.folder.mixture(*key)).to(self.device) for key in wanted
-        }
-
-    def _broken(self, shard: Shard) -> Bool[np.ndarray, " N"]:
-        status = read_image_rows(self.folder.images_table, shard.first, shard.stop, ["status"])["status"]
-        return np.array([value != "ok" for value in status.to_pylist()])
-
-    def _columns(self, shard: Shard) -> Iterator[tuple[Sequence[LayerPlan], Iterator[tuple[int, LayerPlan, Tensor]]]]:
-        """Groups of layers whose maps are held at once, each with its batches (first image, layer, columns)."""
-        if self.forward is not None:
-            yield self.plan.layers, self._recomputed(self.forward, shard)
-            return
-        for layer in self.plan.layers:
-            yield [layer], self._stored(shard, layer)
-
-    def _recomputed(self, forward: FrozenForward, shard: Shard) -> Iterator[tuple[int, LayerPlan, Tensor]]:
-        for batch in forward(shard):
-            for layer in self.plan.layers:
-                yield batch.first, layer, batch.columns[layer.name]
-
-    def _stored(self, shard: Shard, layer: LayerPlan) -> Iterator[tuple[int, LayerPlan, Tensor]]:
-        step = self.settings.extract.batch
-        block = read_rows(self.folder.activations(layer.name), shard.first, shard.stop)
-        for start in range(0, len(block), step):
-            yield shard.first + start, layer, torch.from_numpy(block[start : start + step]).to(self.device)
+    def _load(self, scope: str, layer: str) -> Mixture:
+        return load_mixture(self.folder.mixture(scope, layer)).to(self.device)
 
     def _assign(
-        self, scope: str, layer: LayerPlan, columns: Tensor, rows: Int[np.ndarray, " n"], row: int, maps: Maps
+        self,
+        scope: str,
+        layer: LayerPlan,
+        columns: Float[Tensor, "N positions D"],
+        rows: Int[np.ndarray, " n"],
+        first: int,
+        maps: Maps,
     ) -> None:
-        """Words of the images of a batch that the scope assigns; the batch begins at ``row`` of the shard."""
-        start, stop = np.searchsorted(rows, [row, row + len(columns)])
-        if stop == start:
+        """Words of the images of a batch that the scope assigns; the batch begins at row ``first`` of the shard."""
+        here, columns = columns_of_rows(rows, first, columns)
+        if not len(columns):
             return
-        if stop - start < len(columns):
-            columns = columns[torch.from_numpy(rows[start:stop] - row).to(columns.device)]
-        # Through the storage dtype, so that recomputed columns give the words that stored ones do.
-        stored = columns.to(STORAGE_DTYPES[self.settings.extract.dtype])
-        found = assign(self.mixtures[scope, layer.name], stored.reshape(-1, layer.units).float())
+        found = assign(self._mixture(scope, layer.name), columns.reshape(-1, layer.units).float())
         for field in FIELDS:
             values = getattr(found, field).cpu().numpy().reshape(len(columns), layer.height, layer.width)
-            maps[scope, layer.name, field][start:stop] = values
+            maps[scope, layer.name, field][here] = values
 
 
 def _empty_maps(layers: Sequence[LayerPlan], images: dict[str, int]) -> Maps:
@@ -148,13 +108,6 @@ def _whole_shard(images: int, rows: Int[np.ndarray, " n"], values: np.ndarray, f
 def fill_value(field: str) -> int:
     """Of images that a scope does not assign."""
     return -1 if field == "word" else 0
-
-
-def _forward(settings: Settings, plan: Plan, folder: RunFolder) -> FrozenForward:
-    # Late, because torchvision costs an actor a second and stored columns need no network.
-    from workflows.stages.forward import FrozenForward
-
-    return FrozenForward(settings, plan, folder)
 
 
 def create_word_maps(
@@ -203,26 +156,8 @@ def _assign_scopes(context: StageContext, plan: Plan, scopes: Sequence[Scope]) -
     shards = {scope.name: shards_of(members.assigned(scope), size) for scope in scopes}
     for scope in scopes:
         create_word_maps(settings, plan, folder, scope.name, None if scope.holds_all else shards[scope.name])
-    wanted = scopes_by_shard(shards.items())
+    wanted = names_by_shard(shards.items())
     done = context.begin(len(wanted))
-    left = []
-    for shard in plan_shards(plan.images, size):
-        earlier = done.get(shard.index, {}).get("scopes", [])
-        missing = tuple(name for name in wanted.get(shard.index, []) if name not in earlier)
-        if missing:
-            left.append(ShardScopes(shard, missing))
-    context.progress.start(len(wanted), len(wanted) - len(left))
+    context.progress.start(len(wanted), len(wanted) - len(names_left(wanted, done)))
     inputs = {"settings": context.worker_settings(), "plan": plan, "folder": folder, "scopes": scopes}
-
-    def finish(item: ShardScopes, record: dict[str, Any]) -> None:
-        before = done.get(item.shard.index, {}).get("scopes", [])
-        context.finished(item.shard.index, record | {"scopes": [*before, *record["scopes"]]})
-
-    map_shards(
-        WordsWorker,
-        inputs,
-        left,
-        context.pool(len(left)),
-        on_done=finish,
-        on_failure=lambda item, reason, last: context.failed(item.shard.index, reason, last),
-    )
+    map_names_left(context, plan, WordsWorker, inputs, wanted)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pyarrow as pa
 
-from workflows.storage.fields import FLAG, GRAPH, INT, LAYER, LONG, REAL, SCOPE, TEXT, field, paired
+from workflows.storage.fields import FLAG, GRAPH, IMAGE, INT, LAYER, LONG, REAL, SCOPE, TEXT, field, paired
 
 FIT_COLUMNS: dict[str, list[pa.Field]] = {
     "history": [
@@ -44,6 +44,18 @@ FIT_COLUMNS: dict[str, list[pa.Field]] = {
         field("difference_low", REAL, "share", "lower end of its paired 95 % interval", True),
         field("difference_high", REAL, "share", "upper end (McNemar's pairs, Agresti and Min 2005)", True),
         field("tie", FLAG, "", "whether the interval holds 0", True),
+    ],
+    "decisions": [
+        SCOPE,
+        LAYER,
+        field("words", INT, "words", "K"),
+        IMAGE,
+        field("label", INT, "class", "true class of a validation image of the scope; -1: its label `rest`"),
+        field("network_label", INT, "class", "predicted by the network; -1: `rest`, -2: a class outside the scope"),
+        field("discriminative_soft", INT, "class", "by the linear layer on mean posteriors of the words (IG Eq. 8)"),
+        field("discriminative_hard", INT, "class", "by the same layer on shares of hard words"),
+        field("generative_soft", INT, "class", "by a layer of their own on mean posteriors of the generative words"),
+        field("generative_hard", INT, "class", "by that layer on shares of their hard words"),
     ],
     "sweep": [
         SCOPE,

@@ -155,6 +155,11 @@ class RunFolder:
         return self.root / "predictions"
 
     @property
+    def decisions(self) -> Path:
+        """Folder of what histograms decide, one file a shard, before they are joined into decisions.parquet."""
+        return self.root / "decisions"
+
+    @property
     def path_parts(self) -> Path:
         """Folder of the paths of a hidden Markov model, one file a shard, before they are joined into paths.parquet."""
         return self.root / "path_parts"

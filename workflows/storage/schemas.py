@@ -22,6 +22,7 @@ SORT_KEYS: dict[str, tuple[str, ...]] = {
     "heatmaps": ("graph",),
     "history": ("scope", "layer", "restart", "step"),
     "errors": ("scope", "layer", "words"),
+    "decisions": ("image", "scope", "layer", "words"),
     "layers": ("scope",),
     "paths": ("image", "scope", "level"),
     "transitions": ("scope", "lower_layer", "upper_layer", "lower_word", "upper_word"),

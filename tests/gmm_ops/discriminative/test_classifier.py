@@ -1,17 +1,15 @@
-"""The linear layer on fixed histograms, and the paired comparison of two classifiers."""
+"""The linear layer on histograms, its errors, and the paired comparison of two classifiers."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 
-from gmm_ops.discriminative.classifier import LinearClassifier, fit_classifier, paired_difference
+from gmm_ops.discriminative.classifier import LinearClassifier, paired_difference
 from gmm_ops.discriminative.evaluation import Evaluation, evaluate
 from gmm_ops.discriminative.histogram import hard_histograms, soft_histograms
 from gmm_ops.discriminative.loss import batch_gradient
-from gmm_ops.discriminative.training import DiscriminativeSettings, advance, image_minibatches, start
 from gmm_ops.errors import RefusedInput
-from gmm_ops.seeding import initial_mixture
 from tests.gmm_ops.discriminative.drawn_images import drawn_images, drawn_parameters
 from tests.references import discriminative as reference
 
@@ -21,40 +19,26 @@ def images():
     return drawn_images(300, 20, 5, 3)
 
 
-@pytest.fixture(scope="module")
-def mixture(images):
-    return initial_mixture(images[0].reshape(-1, 5), 12, 0)
+def test_logits_are_those_of_the_loop_and_ties_go_to_the_lowest_label(images):
+    parameters = drawn_parameters(images[0][:30], 6, 3)
+    histograms = soft_histograms(parameters.to_mixture(), images[0][:30])
+    classifier = LinearClassifier.of(parameters)
+    model = reference.Model([], [], [], parameters.weight.tolist(), parameters.bias.tolist())
+    expected = torch.tensor([reference.label_shares(model, row) for row in histograms.tolist()], dtype=torch.float64)
+    torch.testing.assert_close(classifier.logits(histograms).softmax(dim=1), expected, rtol=1e-12, atol=1e-15)
+    assert torch.equal(classifier.labels(histograms), expected.argmax(dim=1))
+    level = LinearClassifier(torch.zeros(3, 6).double(), torch.tensor([0.0, 1.0, 1.0]).double())
+    assert level.labels(histograms).tolist() == [1] * 30
 
 
-def test_it_equals_training_with_the_words_held_still(images, mixture):
-    columns, labels = images
-    settings = DiscriminativeSettings(mixture_rate=0.0, precision="float64", epochs=2, minibatch=50)
-    variance = columns.reshape(-1, 5).double().var(dim=0)
-    state = start(mixture, 3, 12, variance, settings)
-    for epoch in range(2):
-        for rows in image_minibatches(300, 50, 9, epoch):
-            gradient = batch_gradient(state.parameters, columns[rows], labels[rows], torch.float64)
-            state = advance(state, gradient, settings)
-    frozen = fit_classifier(soft_histograms(mixture, columns, torch.float64), labels, 3, 9, settings)
-    torch.testing.assert_close(frozen.weight, state.parameters.weight, rtol=1e-8, atol=1e-10)
-    torch.testing.assert_close(frozen.bias, state.parameters.bias, rtol=1e-8, atol=1e-10)
-    torch.testing.assert_close(state.parameters.mean, mixture.mean, rtol=0, atol=0)
-
-
-def test_histograms_that_tell_labels_apart_are_learned():
-    histograms = torch.eye(4, dtype=torch.float64).repeat(50, 1)
-    labels = torch.tensor([2, 0, 1, 0]).repeat(50)
-    classifier = fit_classifier(histograms, labels, 3, 0)
-    assert not bool(classifier.wrong(histograms, labels).any())
-    again = LinearClassifier.from_arrays(classifier.to_arrays())
-    assert torch.equal(again.logits(histograms), classifier.logits(histograms))
-
-
-def test_the_seed_alone_decides(images, mixture):
-    histograms = soft_histograms(mixture, images[0])
-    first, second, other = (fit_classifier(histograms, images[1], 3, seed).weight for seed in (4, 4, 5))
-    assert torch.equal(first, second)
-    assert not torch.equal(first, other)
+def test_a_layer_keeps_its_bits_in_a_file(images):
+    classifier = LinearClassifier.of(drawn_parameters(images[0][:30], 6, 3))
+    for prefix in ("", "best_"):
+        arrays = classifier.to_arrays(prefix)
+        assert set(arrays) == {f"{prefix}weight", f"{prefix}bias"}
+        again = LinearClassifier.from_arrays(arrays, prefix)
+        assert torch.equal(again.weight, classifier.weight)
+        assert torch.equal(again.bias, classifier.bias)
 
 
 def test_evaluation_counts_what_the_classifier_gets_wrong(images):
@@ -110,15 +94,10 @@ def test_the_interval_holds_the_truth_in_95_of_100_draws():
     assert 0.92 <= held / 400 <= 0.98
 
 
-def test_bad_input_is_refused_by_name(images, mixture):
-    histograms = soft_histograms(mixture, images[0])
-    classifier = fit_classifier(histograms, images[1], 3, 0)
+def test_bad_input_is_refused_by_name(images):
+    classifier = LinearClassifier.of(drawn_parameters(images[0][:30], 12, 3))
     with pytest.raises(RefusedInput, match=r"histograms must have shape \(N, 12\).*got \(300, 5\)"):
-        classifier.logits(histograms[:, :5])
-    with pytest.raises(RefusedInput, match="labels must lie between 0 and 1; got 0 to 2"):
-        fit_classifier(histograms, images[1], 2, 0)
-    with pytest.raises(RefusedInput, match="at least 1 image and 2 labels; got 0 and 3"):
-        fit_classifier(histograms[:0], images[1][:0], 3, 0)
+        classifier.logits(torch.zeros(300, 5))
     with pytest.raises(RefusedInput, match=r"first and second must say which of the same images.*\(5,\) and \(4,\)"):
         paired_difference(torch.ones(5, dtype=torch.bool), torch.ones(4, dtype=torch.bool))
     with pytest.raises(RefusedInput, match="an evaluation must hold at least one image"):

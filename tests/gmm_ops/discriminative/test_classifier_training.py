@@ -1,13 +1,17 @@
-"""The linear layer on histograms, a minibatch at a time: all of ``fit_classifier``, as mergeable steps."""
+"""The linear layer on histograms, a minibatch at a time: what ``fit_classifier`` repeats, as mergeable steps."""
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 import pytest
 import torch
 
-from gmm_ops.discriminative.classifier import LinearClassifier, fit_classifier
+from gmm_ops.discriminative.classifier import LinearClassifier
 from gmm_ops.discriminative.classifier_training import ClassifierGradient, ClassifierState
-from gmm_ops.discriminative.training import DiscriminativeSettings, image_minibatches
+from gmm_ops.discriminative.fitting import fit_classifier
+from gmm_ops.discriminative.settings import DiscriminativeSettings
+from gmm_ops.discriminative.training import image_minibatches
 from gmm_ops.errors import Diverged, RefusedInput
 
 N, K, M = 240, 7, 4
@@ -33,19 +37,15 @@ def trained(parts: int = 1) -> ClassifierState:
     return state
 
 
-def test_the_steps_are_those_of_the_whole_training() -> None:
+@pytest.mark.parametrize("parts", [1, 2, 3, 7])
+def test_the_steps_are_those_of_the_whole_training_whatever_the_parts_of_a_minibatch(parts: int) -> None:
     histograms, labels = drawn()
     whole = fit_classifier(histograms, labels, M, seed=5, settings=SETTINGS)
-    state = trained()
+    state = trained(parts)
     assert state.step == state.total_steps == 24
-    torch.testing.assert_close(state.classifier.weight, whole.weight, rtol=1e-12, atol=1e-14)
-    torch.testing.assert_close(state.classifier.bias, whole.bias, rtol=1e-12, atol=1e-14)
+    torch.testing.assert_close(state.classifier.weight, whole.weight, rtol=1e-11, atol=1e-13)
+    torch.testing.assert_close(state.classifier.bias, whole.bias, rtol=1e-11, atol=1e-13)
     assert whole.wrong(histograms, labels).double().mean() < 0.5
-
-
-@pytest.mark.parametrize("parts", [2, 3, 7])
-def test_the_parts_of_a_minibatch_change_nothing(parts: int) -> None:
-    torch.testing.assert_close(trained(parts).classifier.weight, trained().classifier.weight, rtol=1e-11, atol=1e-13)
 
 
 def test_the_gradient_is_that_of_autograd() -> None:
@@ -90,6 +90,14 @@ def test_a_state_goes_on_from_its_arrays_bit_for_bit() -> None:
         assert values.tobytes() == right.to_arrays()[name].tobytes(), name
 
 
+def test_a_state_moves_to_another_device_whole() -> None:
+    moved = trained().judged(0.5).to("meta")
+    layers = [values for layer in (moved.classifier, moved.best) for values in (layer.weight, layer.bias)]
+    moments = [*moved.moments.first.values(), *moved.moments.second.values()]
+    assert {values.device.type for values in (*layers, *moments)} == {"meta"}
+    assert (moved.step, moved.best_loss) == (24, 0.5)
+
+
 def test_the_best_judged_layer_is_kept_and_patience_ends_the_training() -> None:
     state = trained()
     earlier = ClassifierState.start(K, M, 100).judged(0.9)
@@ -112,6 +120,6 @@ def test_refusals_name_the_rule() -> None:
     with pytest.raises(Diverged, match="the held-out loss is nan"):
         state.judged(float("nan"))
     steep = LinearClassifier(1e6 * torch.eye(M, K).flip(0).double(), state.classifier.bias)
-    wild = ClassifierState(steep, state.moments, 10, state.best)
+    wild = replace(state, classifier=steep)
     with pytest.raises(Diverged, match=r"the loss of the minibatch is .*Lower mixture_rate or classifier_rate"):
         wild.advanced(ClassifierGradient.of(wild.classifier, histograms, labels), SETTINGS)

@@ -1,18 +1,23 @@
-"""A whole fit learns what the generative words do not carry, stops early, and depends on its seed alone."""
+"""A whole fit learns what the generative words do not carry and stops early; a linear layer alone; the seed decides."""
 
 from __future__ import annotations
+
+import itertools
 
 import pytest
 import torch
 
-from gmm_ops.discriminative.classifier import LinearClassifier, fit_classifier, paired_difference
-from gmm_ops.discriminative.fitting import fit_discriminative, layer_variance
+from gmm_ops.discriminative.classifier import LinearClassifier, paired_difference
+from gmm_ops.discriminative.fitting import fit_classifier, fit_discriminative, layer_variance
 from gmm_ops.discriminative.histogram import soft_histograms
-from gmm_ops.discriminative.training import DiscriminativeSettings
+from gmm_ops.discriminative.loss import batch_gradient
+from gmm_ops.discriminative.settings import DiscriminativeSettings
+from gmm_ops.discriminative.training import advance, image_minibatches, start
 from gmm_ops.em import fit_batch_em
-from gmm_ops.errors import RefusedInput
+from gmm_ops.errors import Diverged, RefusedInput
 from gmm_ops.seeding import initial_mixture
-from tests.gmm_ops.discriminative.drawn_images import distracting_images
+from tests.gmm_ops.discriminative.drawn_images import distracting_images, drawn_images
+from tests.references import discriminative as reference
 
 
 @pytest.fixture(scope="module")
@@ -78,3 +83,83 @@ def test_the_layers_variance_is_that_of_its_columns(crowded):
 def test_one_image_is_refused(crowded, generative):
     with pytest.raises(RefusedInput, match="at least 2 images, one to hold out; got 1"):
         fit_discriminative(crowded[0][:1], crowded[1][:1], generative, 3, 0)
+
+
+@pytest.fixture(scope="module")
+def images():
+    return drawn_images(300, 20, 5, 3)
+
+
+@pytest.fixture(scope="module")
+def mixture(images):
+    return initial_mixture(images[0].reshape(-1, 5), 12, 0)
+
+
+def plain_layer(histograms, labels, n_labels, seed, settings):
+    """(weight, bias) of the loops: slopes of the mean cross entropy, each number moved by Adam on its own."""
+    shares, truth, n_words = histograms.tolist(), labels.tolist(), histograms.shape[1]
+    batches = [
+        rows for e in range(settings.epochs) for rows in image_minibatches(len(truth), settings.minibatch, seed, e)
+    ]
+    slopes = [[[] for _ in range(n_words + 1)] for _ in range(n_labels)]
+    layer = [[0.0] * (n_words + 1) for _ in range(n_labels)]
+    for rows in batches:
+        model = reference.Model([], [], [], [row[:-1] for row in layer], [row[-1] for row in layer])
+        found = [(reference.label_shares(model, shares[i]), truth[i], [*shares[i], 1.0]) for i in rows.tolist()]
+        for m, k in itertools.product(range(n_labels), range(n_words + 1)):
+            slopes[m][k].append(sum((p[m] - (m == label)) * x[k] for p, label, x in found) / len(found))
+            layer[m][k] = reference.adam(0.0, slopes[m][k], settings.classifier_rate, len(batches))
+    weight, bias = torch.tensor(layer, dtype=torch.float64).split([n_words, 1], dim=1)
+    return weight, bias[:, 0]
+
+
+def test_the_linear_layer_alone_equals_the_loops():
+    columns, labels = drawn_images(200, 20, 5, 3)
+    histograms = soft_histograms(initial_mixture(columns.reshape(-1, 5), 6, 0), columns)
+    settings = DiscriminativeSettings(minibatch=23, epochs=3)
+    weight, bias = plain_layer(histograms, labels, 3, 8, settings)
+    found = fit_classifier(histograms, labels, 3, 8, settings)
+    torch.testing.assert_close(found.weight, weight, rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(found.bias, bias, rtol=1e-10, atol=1e-12)
+    assert found.wrong(histograms, labels).double().mean() < 0.5, "a layer near 0 would prove little"
+
+
+def test_the_linear_layer_alone_equals_training_with_the_words_held_still(images, mixture):
+    columns, labels = images
+    settings = DiscriminativeSettings(mixture_rate=0.0, precision="float64", epochs=2, minibatch=50)
+    variance = columns.reshape(-1, 5).double().var(dim=0)
+    state = start(mixture, 3, 12, variance, settings)
+    for epoch in range(2):
+        for rows in image_minibatches(300, 50, 9, epoch):
+            gradient = batch_gradient(state.parameters, columns[rows], labels[rows], torch.float64)
+            state = advance(state, gradient, settings)
+    frozen = fit_classifier(soft_histograms(mixture, columns, torch.float64), labels, 3, 9, settings)
+    torch.testing.assert_close(frozen.weight, state.parameters.weight, rtol=1e-8, atol=1e-10)
+    torch.testing.assert_close(frozen.bias, state.parameters.bias, rtol=1e-8, atol=1e-10)
+    torch.testing.assert_close(state.parameters.mean, mixture.mean, rtol=0, atol=0)
+
+
+def test_histograms_that_tell_labels_apart_are_learned():
+    histograms = torch.eye(4, dtype=torch.float64).repeat(50, 1)
+    labels = torch.tensor([2, 0, 1, 0]).repeat(50)
+    classifier = fit_classifier(histograms, labels, 3, 0)
+    assert not bool(classifier.wrong(histograms, labels).any())
+
+
+def test_the_seed_alone_decides_the_linear_layer(images, mixture):
+    histograms = soft_histograms(mixture, images[0])
+    first, second, other = (fit_classifier(histograms, images[1], 3, seed).weight for seed in (4, 4, 5))
+    assert torch.equal(first, second)
+    assert not torch.equal(first, other)
+
+
+def test_a_linear_layer_without_images_labels_or_a_sane_rate_is_refused(images, mixture):
+    histograms, labels = soft_histograms(mixture, images[0]), images[1]
+    with pytest.raises(RefusedInput, match="labels must lie between 0 and 1; got 0 to 2"):
+        fit_classifier(histograms, labels, 2, 0)
+    with pytest.raises(RefusedInput, match="at least 1 image and 2 labels; got 0 and 3"):
+        fit_classifier(histograms[:0], labels[:0], 3, 0)
+    with pytest.raises(RefusedInput, match="at least 1 image and 2 labels; got 300 and 1"):
+        fit_classifier(histograms, torch.zeros_like(labels), 1, 0)
+    with pytest.raises(Diverged, match=r"the loss of the minibatch is .*Lower mixture_rate or classifier_rate"):
+        fit_classifier(histograms, labels, 3, 0, DiscriminativeSettings(classifier_rate=1e6))

@@ -13,8 +13,8 @@ from gmm_ops.discriminative.classifier import LinearClassifier
 from gmm_ops.discriminative.evaluation import evaluate
 from gmm_ops.discriminative.loss import Gradient, batch_gradient, parameter_gradient
 from gmm_ops.discriminative.parameters import TRAINED
+from gmm_ops.discriminative.settings import DiscriminativeSettings
 from gmm_ops.discriminative.training import (
-    DiscriminativeSettings,
     TrainingState,
     advance,
     image_minibatches,

@@ -7,7 +7,8 @@ from dataclasses import replace
 import torch
 from sklearn.datasets import load_digits
 
-from gmm_ops.discriminative.training import DiscriminativeSettings, TrainingState, start
+from gmm_ops.discriminative.settings import DiscriminativeSettings
+from gmm_ops.discriminative.training import TrainingState, start
 from gmm_ops.word_slices.slices import slice_bounds
 from gmm_ops.word_slices.training import SliceTraining
 from tests.gmm_ops.drawn_columns import digit_patches, warm_mixture

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from gmm_ops.discriminative.loss import batch_gradient
-from gmm_ops.discriminative.training import DiscriminativeSettings
+from gmm_ops.discriminative.settings import DiscriminativeSettings
 from gmm_ops.discriminative.training import advance as training_advance
 from gmm_ops.discriminative.training import start as training_start
 from gmm_ops.estep import Engine

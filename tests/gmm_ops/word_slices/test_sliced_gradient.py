@@ -135,7 +135,7 @@ def test_real_columns_take_the_loop_and_agree(shared_data):
     def engine_of(reduce: ThreadReduce) -> str:
         words = cut(state, reduce.rank, 2).parameters.words(reduce)
         reader = TileReader(words.n_words, reduce, torch.float32, flat.device, "auto")
-        reader.read(scored_tile(flat[:512], words.own.center, slice_weights(words)), 8)
+        reader.read(scored_tile(flat[:512], words.own.center, slice_weights(words)))
         return reader.engine
 
     assert on_slices(2, engine_of) == ["sparse", "sparse"]

@@ -63,7 +63,8 @@ def assert_close(a: Mixture, b: Mixture, relative: float) -> None:
     assert torch.equal(torch.isinf(a.log_pi), torch.isinf(b.log_pi))
     for name in ("log_pi", "mean", "variance"):
         one, two = (getattr(mixture, name).clamp(min=-1e3) for mixture in (a, b))  # an empty word's log share too
-        assert float((one - two).abs().max()) <= relative * float(two.abs().max()), name
+        # The norm: products of fewer words round single float32 scores differently, each processor in its own way.
+        assert float((one - two).norm()) <= relative * float(two.norm()), name
 
 
 @pytest.mark.parametrize("world", [1, 2, 3])

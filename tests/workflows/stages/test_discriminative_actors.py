@@ -7,14 +7,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from tests.end_to_end.killing import ActorKiller
-from tests.workflows.stages.made_labelled import JOINT, Made, make, settings_of
+from tests.workflows.stages.decided import decided, errors_of
+from tests.workflows.stages.made_labelled import IMAGES, JOINT, TRAIN, Made, make, readable, settings_of
 from workflows.errors import DivergedFit, RunFolderError
 from workflows.runtime.fit_group import FitJob, run_fit
 from workflows.runtime.generation import GroupSettings
 from workflows.settings import Settings
+from workflows.stages.decisions import FittedLayer
 from workflows.stages.discriminative_fit import DiscriminativeFit, classifier_path, generative_path
 from workflows.stages.fit_history import history_path
 from workflows.storage.states import load_state
@@ -58,35 +61,38 @@ def long_settings(precision: str) -> Settings:
     return settings_of({"epochs": 1}, precision=precision, start="paper", epochs=6, patience=6)
 
 
-def made_pair(tmp_path: Path, precision: str) -> list[dict[str, np.ndarray]]:
-    found = []
+def made_pair(tmp_path: Path, precision: str) -> tuple[list[dict[str, np.ndarray]], list[pa.Table]]:
+    """Results of one actor and of two, and what they decide about the validation images."""
+    found, rows = [], []
     for world in (1, 2):
         made = make(tmp_path / str(world), long_settings(precision))
         record = run_with(made, world)
         assert record["loss_steps"] >= STEPS
         found.append(results(made))
-    return found
+        fit = FittedLayer("made", JOINT, made[1].layers[0], made[2])
+        rows.append(decided(*made, [fit], made[2].decisions))
+    return found, rows
 
 
 def test_two_actors_come_to_the_parameters_of_one_in_float64(tmp_path: Path, local_ray: object) -> None:
-    one, two = made_pair(tmp_path, "float64")
+    (one, two), rows = made_pair(tmp_path, "float64")
     for name, values in words_and_layers(one).items():
         bound = 1e-9 if name.startswith(("discriminative.", "layers.discriminative")) else 1e-6
         assert relative(values, two[name]) < bound, name
     assert not np.array_equal(one["discriminative.mean"], one["generative.mean"])
-    for way in ("discriminative_soft", "discriminative_hard"):
-        np.testing.assert_array_equal(one[f"layers.{way}"], two[f"layers.{way}"])
+    ways = ["image", "discriminative_soft", "discriminative_hard"]
+    assert rows[0].select(ways).equals(rows[1].select(ways))
+    assert len(rows[0]) == len(readable(range(TRAIN, IMAGES)))
 
 
 @pytest.mark.slow
 def test_two_actors_come_close_to_one_in_float32(tmp_path: Path, local_ray: object) -> None:
-    one, two = made_pair(tmp_path, "float32")
+    (one, two), rows = made_pair(tmp_path, "float32")
     for name, values in words_and_layers(one).items():
         assert relative(values, two[name]) < 1e-4, name
-    label = one["layers.label"]
-    for way in ("discriminative_soft", "discriminative_hard", "generative_soft", "generative_hard"):
-        errors = [int((found[f"layers.{way}"] != label).sum()) for found in (one, two)]
-        assert abs(errors[0] - errors[1]) <= 1, way
+    first, second = map(errors_of, rows)
+    for way, errors in first.items():
+        assert abs(errors - second[way]) <= 1, way
 
 
 def test_a_killed_actor_is_replaced_with_the_same_result(tmp_path: Path, local_ray: object) -> None:

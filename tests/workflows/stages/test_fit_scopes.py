@@ -36,7 +36,7 @@ ALONE = ('fit.scopes=["list"]', 'fit.lists=[{name="pair",classes=["1","7"]}]')
 @pytest.fixture(scope="module")
 def together(tmp_path_factory: pytest.TempPathFactory, digits_weights: Path, local_ray: object) -> RunFolder:
     root = tmp_path_factory.mktemp("together") / "run"
-    assert command(run_arguments(root, digits_weights, *FIELDS, *TOGETHER, until="fit")) == 0
+    assert command(run_arguments(root, digits_weights, *FIELDS, *TOGETHER, until="errors")) == 0
     return RunFolder.open(root)
 
 
@@ -64,7 +64,7 @@ def test_a_scope_by_itself_comes_to_the_same(
     together: RunFolder, digits_weights: Path, local_ray: object, tmp_path: Path
 ) -> None:
     root = tmp_path / "alone"
-    assert command(run_arguments(root, digits_weights, *FIELDS, *ALONE, until="fit")) == 0
+    assert command(run_arguments(root, digits_weights, *FIELDS, *ALONE, until="errors")) == 0
     alone = RunFolder.open(root)
     for layer in Plan.read(alone).layers:
         names = [path.name for path in sorted(alone.mixture("list-pair", layer.name).parent.glob(f"{layer.name}*.npz"))]
@@ -72,7 +72,7 @@ def test_a_scope_by_itself_comes_to_the_same(
         for name in names:
             one, other = (folder.mixture("list-pair", layer.name).with_name(name) for folder in (alone, together))
             assert_same_arrays(load_state(one), load_state(other))
-    for table in ("errors", "history"):
+    for table in ("decisions", "errors", "history"):
         key = [("scope", "=", "list-pair")]
         assert read_table(alone.table(table)).equals(read_table(together.table(table), filters=key))
 

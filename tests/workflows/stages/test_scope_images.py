@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from workflows.images.shards import plan_shards
 from workflows.scope import Scope
-from workflows.stages.scope_images import ScopeImages, ranges_of, scopes_by_shard, shards_of
+from workflows.stages.scope_images import ScopeImages, names_by_shard, ranges_of, shards_of
 from workflows.stages.word_maps import ImageColumns
 
 
@@ -59,7 +59,7 @@ def test_all_images_are_read_shard_by_shard() -> None:
 
 
 def test_shards_name_the_scopes_that_they_hold() -> None:
-    assert scopes_by_shard([("joint", [0, 1, 2]), ("class-3", [2]), ("list-a", [0])]) == {
+    assert names_by_shard([("joint", [0, 1, 2]), ("class-3", [2]), ("list-a", [0])]) == {
         0: ["joint", "list-a"],
         1: ["joint"],
         2: ["joint", "class-3"],

@@ -20,7 +20,6 @@ from workflows.runtime.generation import GroupSettings
 from workflows.settings import Settings, load_settings
 from workflows.stages.discriminative_fit import DiscriminativeFit, classifier_path, generative_path
 from workflows.stages.fit_history import history_path
-from workflows.stages.histogram_errors import errors_path
 from workflows.stages.layer_fit import LayerFit
 from workflows.stages.needs import sliced_bytes
 from workflows.stages.sliced_fit import SlicedFit
@@ -66,8 +65,7 @@ def results(made: Made) -> dict[str, np.ndarray]:
 
 
 def tables(made: Made) -> list[Any]:
-    paths = history_path(made[2], "joint", "made"), errors_path(made[2], "joint", "made")
-    return [read_table(path) for path in paths if path.exists()]
+    return [read_table(history_path(made[2], "joint", "made"))]
 
 
 def assert_the_same(whole: Made, halves: Made) -> None:

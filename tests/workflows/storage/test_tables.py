@@ -30,6 +30,8 @@ HOUSE = {
     "held_out_full reseeded empty",
     "errors": "scope layer words loss histogram images errors error network_errors network_error difference "
     "difference_low difference_high tie",
+    "decisions": "scope layer words image label network_label discriminative_soft discriminative_hard "
+    "generative_soft generative_hard",
     "sweep": "scope layer given words loss histogram columns log_likelihood held_out_log_likelihood parameters bic "
     "images errors error network_errors network_error tie fewer_words",
     "parts": "graph scope layer word rank part source images images_without positions inside share share_low "
