@@ -1,7 +1,8 @@
-"""Fits shared by a group of W actors, in generations: when a rank is lost, a new group goes on from the checkpoint.
+"""Fits shared by a group of W actors, in generations: when a rank is lost, a new one goes on from the checkpoint.
 
 A fit advances in segments. A segment counts only when every rank has acknowledged it; then rank 0 may write the
-checkpoint, and all ranks hold the same state. After a loss nothing of the old group is kept.
+checkpoint, and all ranks hold the same state. After a loss nothing of the old generation is kept; while there is none,
+the same actors do one fit after the other.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import Any, Protocol
 from workflows.errors import ShardError
 from workflows.runtime.cluster import Resources
 from workflows.runtime.collective import Collective
-from workflows.runtime.generation import Generation, GenerationLost, GroupSettings, Rendezvous, Stopped
+from workflows.runtime.generation import FitGroup, GenerationLost, GroupSettings, Stopped
 
 Progress = dict[str, Any]
 
@@ -25,7 +26,7 @@ class FitWorker(Protocol):
     """One rank's share of a fit; built as ``factory(rank=, world=, **kwargs)`` in its actor.
 
     All ranks hold the same state between segments. The state must depend on the checkpoint and the data alone, never
-    on what an earlier generation did.
+    on what an earlier generation did, or the fit that the process did before.
     """
 
     def restore(self, checkpoint: Path | None) -> None:
@@ -77,31 +78,39 @@ def run_fit(
         RunError, RefusedInput: raised by a rank; nothing is retried.
         ShardError: groups were lost ``max_attempts`` times without a new checkpoint, or the ranks disagree.
     """
+    with FitGroup(settings, stop) as group:
+        return _fitted(job, group, settings, on_progress, on_restart)
+
+
+def _fitted(
+    job: FitJob,
+    group: FitGroup,
+    settings: GroupSettings,
+    on_progress: Callable[[str, Progress], None] | None,
+    on_restart: Callable[[str, str], None] | None,
+) -> Any:
     lost = 0
-    number = 0
-    with Rendezvous(settings) as rendezvous:
-        while True:
-            number += 1
-            try:
-                with Generation(number, rendezvous, settings, stop) as group:
-                    group.start(job.factory, job.kwargs, job.checkpoint if job.checkpoint.exists() else None)
-                    for progress, saved in _segments(group, job, settings):
-                        lost = 0 if saved else lost
-                        if on_progress is not None:
-                            on_progress(job.name, progress)
-                    return group.result()
-            except GenerationLost as error:
-                lost += 1
-                if lost >= settings.max_attempts:
-                    raise ShardError(
-                        f"fit {job.name} lost its actors {lost} times in a row without getting further: {error}; "
-                        "run the same command again to continue from its checkpoint"
-                    ) from error
-                if on_restart is not None:
-                    on_restart(job.name, str(error))
+    while True:
+        try:
+            group.start(job.factory, job.kwargs, job.checkpoint if job.checkpoint.exists() else None)
+            for progress, saved in _segments(group, job, settings):
+                lost = 0 if saved else lost
+                if on_progress is not None:
+                    on_progress(job.name, progress)
+            return group.result()
+        except GenerationLost as error:
+            group.end()
+            lost += 1
+            if lost >= settings.max_attempts:
+                raise ShardError(
+                    f"fit {job.name} lost its actors {lost} times in a row without getting further: {error}; "
+                    "run the same command again to continue from its checkpoint"
+                ) from error
+            if on_restart is not None:
+                on_restart(job.name, str(error))
 
 
-def _segments(group: Generation, job: FitJob, settings: GroupSettings) -> Any:
+def _segments(group: FitGroup, job: FitJob, settings: GroupSettings) -> Any:
     unsaved = 0
     done = False
     while not done:
@@ -126,11 +135,13 @@ def run_fits(
 ) -> dict[str, Any]:
     """Run several fits, ``slots`` groups at once, started in the order given; results by name.
 
-    Callbacks come from several threads, one call at a time. The first error stops the other fits (their checkpoints
-    stay) and is raised; see ``run_fit``.
+    A group that is free takes the next fit, in the same actors unless they were lost. Callbacks come from several
+    threads, one call at a time. The first error stops the other fits (their checkpoints stay) and is raised; see
+    ``run_fit``.
     """
     stop, lock = threading.Event(), threading.Lock()
     results: dict[str, Any] = {}
+    waiting = iter(jobs)
 
     def locked(callback: Callable[[str, Any], None] | None) -> Callable[[str, Any], None]:
         def call(name: str, value: Any) -> None:
@@ -140,14 +151,19 @@ def run_fits(
 
         return call
 
-    def one(job: FitJob) -> None:
-        if not stop.is_set():
-            result = run_fit(job, settings, on_progress=locked(on_progress), on_restart=locked(on_restart), stop=stop)
-            results[job.name] = result
-            locked(on_result)(job.name, result)
+    def next_job() -> FitJob | None:
+        with lock:
+            return None if stop.is_set() else next(waiting, None)
 
-    with ThreadPoolExecutor(max_workers=max(1, slots), thread_name_prefix="fit") as threads:
-        futures = [threads.submit(one, job) for job in jobs]
+    def slot() -> None:
+        with FitGroup(settings, stop) as group:
+            for job in iter(next_job, None):
+                results[job.name] = _fitted(job, group, settings, locked(on_progress), locked(on_restart))
+                locked(on_result)(job.name, results[job.name])
+
+    width = max(1, min(slots, len(jobs)))
+    with ThreadPoolExecutor(width, thread_name_prefix="fit") as threads:
+        futures = [threads.submit(slot) for _ in range(width)]
         try:
             wait(futures, return_when=FIRST_EXCEPTION)
         finally:

@@ -1,7 +1,8 @@
-"""One generation of a fit group: its actors, their rendezvous, and calls that every rank must acknowledge."""
+"""The actors of a fit group from generation to generation: their rendezvous, and calls that every rank acknowledges."""
 
 from __future__ import annotations
 
+import gc
 import threading
 import time
 from collections.abc import Callable
@@ -74,7 +75,12 @@ class Rendezvous:
 
 
 class _FitActor:
-    """Carries one rank's worker. The factory arrives pickled so that threads are set before anything imports torch."""
+    """Carries one rank's worker, and after it the next fit's.
+
+    The factory arrives pickled so that threads are set before anything imports torch.
+    """
+
+    _worker: Any = None
 
     def start(self, pickled: bytes, rank: int, world: int, threads: int) -> Outcome:
         set_threads(threads)
@@ -82,6 +88,11 @@ class _FitActor:
 
     def _build(self, pickled: bytes, rank: int, world: int) -> None:
         factory, kwargs = cloudpickle.loads(pickled)
+        if self._worker is None:
+            gc.freeze()  # what was imported stays: looking through it would cost a tenth of a second a fit
+        # Before the next one is built, so that a process never holds two fits; a worker may refer to itself.
+        self._worker = None
+        gc.collect()
         self._worker = factory(rank=rank, world=world, **kwargs)
 
     def join(self, host: str, port: int, generation: int, rank: int, world: int, timeout_s: float) -> Outcome:
@@ -108,38 +119,56 @@ class _FitActor:
         return attempt(self._worker.result)
 
 
-class Generation:
-    """A group of actors from its start to its end; leaving the block kills them all."""
+class FitGroup:
+    """A group of actors that does one fit after the other; leaving the block kills them all.
 
-    def __init__(
-        self, number: int, rendezvous: Rendezvous, settings: GroupSettings, stop: threading.Event | None
-    ) -> None:
-        self._number, self._rendezvous, self._settings, self._stop = number, rendezvous, settings, stop
+    The actors start with the first fit and stay joined for the next ones, which saves a start each. They live and die
+    together, as a generation: after ``end`` the next fit has new ones.
+    """
+
+    def __init__(self, settings: GroupSettings, stop: threading.Event | None) -> None:
+        self._settings, self._stop = settings, stop
+        self._rendezvous = Rendezvous(settings)
+        self._generation = 0
         self._actors: list[Any] = []
 
-    def __enter__(self) -> Generation:
+    def __enter__(self) -> FitGroup:
+        self._rendezvous.__enter__()
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.end()
+        self._rendezvous.__exit__()
+
+    def end(self) -> None:
+        """Kill this generation."""
         for actor in self._actors:
             ray.kill(actor)
         self._actors = []
 
     def start(self, factory: Callable[..., Any], kwargs: dict[str, Any], checkpoint: Path | None) -> None:
-        """Build the workers, let them meet, and give all of them the same state."""
-        settings, meeting = self._settings, self._rendezvous
+        """Build the workers, those of the fit before dropped, and give all of them the same state."""
+        settings, fresh = self._settings, not self._actors
+        if fresh:
+            self._begin_generation()
+        pickled = ray.put(cloudpickle.dumps((factory, kwargs)))
+        world = settings.n_actors
+        self._all("start", settings.start_timeout_s, lambda rank: (pickled, rank, world, settings.threads))
+        if fresh:
+            self._join()
+        self._all("restore", settings.segment_timeout_s, lambda rank: (checkpoint,))
+
+    def _begin_generation(self) -> None:
+        settings = self._settings
         _refuse_unfitting(settings)
         options = {"num_cpus": _cpus_each(settings), "num_gpus": settings.num_gpus, "max_restarts": 0}
+        self._generation += 1
         self._actors = [ray.remote(**options)(_FitActor).remote() for _ in range(settings.n_actors)]
-        pickled = ray.put(cloudpickle.dumps((factory, kwargs)))
-        world, patience = settings.n_actors, settings.start_timeout_s
-        self._all("start", patience, lambda rank: (pickled, rank, world, settings.threads))
-        self._all(
-            "join",
-            patience,
-            lambda rank: (meeting.host, meeting.port, self._number, rank, world, settings.segment_timeout_s),
-        )
-        self._all("restore", settings.segment_timeout_s, lambda rank: (checkpoint,))
+
+    def _join(self) -> None:
+        settings, meeting = self._settings, (self._rendezvous.host, self._rendezvous.port, self._generation)
+        world, patience = settings.n_actors, settings.segment_timeout_s
+        self._all("join", settings.start_timeout_s, lambda rank: (*meeting, rank, world, patience))
 
     def advance(self, n_steps: int) -> dict[str, Any]:
         """One segment on all ranks; the progress of rank 0."""

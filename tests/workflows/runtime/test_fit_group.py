@@ -3,13 +3,16 @@ from __future__ import annotations
 import os
 import signal
 import threading
+import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 
-from tests.workflows.runtime.fit_workers import SummingFit
+from tests.workflows.runtime.fit_workers import CountedFit, SummingFit
 from workflows.errors import BudgetError, DataError, ShardError
 from workflows.runtime.cluster import Resources
 from workflows.runtime.fit_group import FitJob, GroupSettings, fit_slots, run_fit, run_fits
@@ -50,22 +53,6 @@ def test_the_result_does_not_depend_on_the_number_of_actors(tmp_path: Path) -> N
         )
         assert result == by_hand.tobytes(), f"{world} actors"
         assert steps == [5, 10, 15, 20]
-
-
-def test_a_rank_killed_inside_a_segment_is_replaced_and_the_result_is_the_same_bit_for_bit(
-    tmp_path: Path, undisturbed: bytes
-) -> None:
-    restarts: list[str] = []
-    result = run_fit(
-        job(tmp_path, whole=False, fault="die", at=12),
-        group(2),
-        on_restart=lambda name, reason: restarts.append(reason),
-    )
-    assert result == undisturbed
-    assert len(restarts) == 1
-    assert restarts[0].startswith("rank 1: its worker process died"), restarts
-    restored = sorted(path.name for path in tmp_path.glob("restored-*"))
-    assert restored == ["restored-0-at-10", "restored-1-at-10"], "both ranks took the last acknowledged checkpoint"
 
 
 def test_a_rank_killed_when_progress_is_seen_is_replaced(tmp_path: Path, undisturbed: bytes) -> None:
@@ -140,6 +127,98 @@ def test_the_first_error_stops_the_other_fits(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="image 17 holds NaN"):
         run_fits([endless, refused], group(1), 2)
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("fit")]
+
+
+def test_fits_of_a_slot_share_their_processes_and_go_on_in_new_ones_when_a_rank_is_killed(
+    tmp_path: Path, undisturbed: bytes
+) -> None:
+    names = ["first", "second", "dies", "last"]
+    faults = {"dies": {"fault": "die", "at": 12}}
+    jobs = [job(tmp_path / name, name=name, whole=False, **faults.get(name, {})) for name in names]
+    seen: list[tuple[str, tuple[int, ...]]] = []
+    restarts: list[tuple[str, str]] = []
+    results = run_fits(
+        jobs,
+        group(2),
+        1,
+        on_progress=lambda name, progress: seen.append((name, tuple(progress["pids"]))),
+        on_restart=lambda name, reason: restarts.append((name, reason)),
+    )
+    assert results == dict.fromkeys(names, undisturbed), "bit for bit what actors of their own give"
+    before, after = seen[0][1], seen[-1][1]
+    assert len({*before, *after}) == 4, "nothing of the lost group is kept"
+    assert seen == [
+        *[("first", before)] * 4,
+        *[("second", before)] * 4,
+        *[("dies", before)] * 2,
+        *[("dies", after)] * 2,
+        *[("last", after)] * 4,
+    ]
+    assert [name for name, _ in restarts] == ["dies"]
+    assert restarts[0][1].startswith("rank 1: its worker process died"), restarts
+    assert sorted(path.name for path in tmp_path.glob("*/restored-*")) == ["restored-0-at-10", "restored-1-at-10"], (
+        "both ranks took the last acknowledged checkpoint"
+    )
+
+
+def test_a_worker_is_gone_before_the_next_is_built(tmp_path: Path) -> None:
+    jobs = [replace(job(tmp_path, name=f"layer{i}"), factory=CountedFit) for i in range(3)]
+    pids: set[int] = set()
+    results = run_fits(jobs, group(1), 1, on_progress=lambda name, progress: pids.update(progress["pids"]))
+    assert len(pids) == 1
+    assert results == {f"layer{i}": (0, 1) for i in range(3)}
+
+
+def test_actors_lost_between_two_fits_are_replaced(tmp_path: Path) -> None:
+    pids: list[int] = []
+    restarts: list[tuple[str, str]] = []
+
+    def kill(name: str, value: bytes) -> None:
+        if name == "first":
+            os.kill(pids[-1], signal.SIGKILL)
+            _wait_for_end(pids[-1])
+
+    results = run_fits(
+        [job(tmp_path, name="first"), job(tmp_path, name="second")],
+        group(1),
+        1,
+        on_progress=lambda name, progress: pids.extend(progress["pids"]),
+        on_result=kill,
+        on_restart=lambda name, reason: restarts.append((name, reason)),
+    )
+    assert results["first"] == results["second"]
+    assert len(set(pids)) == 2
+    assert [name for name, _ in restarts] == ["second"]
+    assert restarts[0][1].startswith("rank 0: its worker process died")
+
+
+def test_a_refusal_ends_the_actors_and_the_fits_that_wait(tmp_path: Path) -> None:
+    pids: set[int] = set()
+    finished: list[str] = []
+    jobs = [
+        job(tmp_path, name="first"),
+        job(tmp_path, name="refused", fault="refuse", at=3),
+        job(tmp_path, name="waiting"),
+    ]
+    with pytest.raises(DataError, match=r"^layer add2: image 17 holds NaN$"):
+        run_fits(
+            jobs,
+            group(1),
+            1,
+            on_progress=lambda name, progress: pids.update(progress["pids"]),
+            on_result=lambda name, value: finished.append(name),
+        )
+    assert finished == ["first"]
+    assert not jobs[2].checkpoint.exists()
+    for pid in pids:
+        _wait_for_end(pid)
+
+
+def _wait_for_end(pid: int) -> None:
+    deadline = time.monotonic() + 20
+    while psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
+        assert time.monotonic() < deadline, f"process {pid} still runs"
+        time.sleep(0.02)
 
 
 def test_a_group_without_its_gpus_is_refused(tmp_path: Path) -> None:
