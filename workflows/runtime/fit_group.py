@@ -8,7 +8,8 @@ the same actors do one fit after the other.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -63,54 +64,59 @@ def run_fit(
     *,
     on_progress: Callable[[str, Progress], None] | None = None,
     on_restart: Callable[[str, str], None] | None = None,
-    stop: threading.Event | None = None,
 ) -> Any:
-    """Run one fit to its end and return rank 0's ``result()``.
-
-    Args:
-        job: what to fit.
-        settings: of the group.
-        on_progress: called in the driver with the job's name and rank 0's progress after every acknowledged segment.
-        on_restart: called with the job's name and the reason when a group was lost and a new one starts.
-        stop: ends the fit between polls.
-
-    Raises:
-        RunError, RefusedInput: raised by a rank; nothing is retried.
-        ShardError: groups were lost ``max_attempts`` times without a new checkpoint, or the ranks disagree.
-    """
-    with FitGroup(settings, stop) as group:
-        return _fitted(job, group, settings, on_progress, on_restart)
+    """Run one fit to its end and return rank 0's ``result()``; see ``run_fits``."""
+    return run_fits([job], settings, 1, on_progress=on_progress, on_restart=on_restart)[job.name]
 
 
-def _fitted(
-    job: FitJob,
-    group: FitGroup,
-    settings: GroupSettings,
-    on_progress: Callable[[str, Progress], None] | None,
-    on_restart: Callable[[str, str], None] | None,
-) -> Any:
-    lost = 0
-    while True:
-        try:
-            group.start(job.factory, job.kwargs, job.checkpoint if job.checkpoint.exists() else None)
-            for progress, saved in _segments(group, job, settings):
-                lost = 0 if saved else lost
-                if on_progress is not None:
-                    on_progress(job.name, progress)
-            return group.result()
-        except GenerationLost as error:
-            group.end()
-            lost += 1
-            if lost >= settings.max_attempts:
-                raise ShardError(
-                    f"fit {job.name} lost its actors {lost} times in a row without getting further: {error}; "
-                    "run the same command again to continue from its checkpoint"
-                ) from error
-            if on_restart is not None:
-                on_restart(job.name, str(error))
+class _Waiting:
+    """The fits that wait, in the order given; one that lost its actors comes back first, for whoever is free."""
+
+    def __init__(self, jobs: Sequence[FitJob], max_attempts: int, stop: threading.Event) -> None:
+        self._jobs, self._max_attempts, self._stop = deque(jobs), max_attempts, stop
+        self._lost, self._at_work, self._lock = Counter[str](), 0, threading.Lock()
+
+    def some(self) -> bool:
+        """Whether a group is wanted."""
+        return bool(self._jobs) and not self._stop.is_set()
+
+    def others_at_work(self) -> bool:
+        """Whether some group has actors and a fit: asked by one that has neither yet."""
+        return self._at_work > 0
+
+    def take(self) -> FitJob | None:
+        """The next fit."""
+        with self._lock:
+            if not self.some():
+                return None
+            self._at_work += 1
+            return self._jobs.popleft()
+
+    def saved(self, job: FitJob) -> None:
+        """The fit got further: earlier losses do not count."""
+        self._lost[job.name] = 0
+
+    def done(self) -> None:
+        """A fit that was taken has come to its end."""
+        with self._lock:
+            self._at_work -= 1
+
+    def lose(self, job: FitJob, error: GenerationLost) -> None:
+        """Take a fit back. Raises ShardError after so many losses in a row."""
+        self._lost[job.name] += 1
+        if self._lost[job.name] >= self._max_attempts:
+            raise ShardError(
+                f"fit {job.name} lost its actors {self._lost[job.name]} times in a row without getting further: "
+                f"{error}; run the same command again to continue from its checkpoint"
+            ) from error
+        with self._lock:
+            self._at_work -= 1
+            self._jobs.appendleft(job)
 
 
-def _segments(group: FitGroup, job: FitJob, settings: GroupSettings) -> Any:
+def _segments(group: FitGroup, job: FitJob, settings: GroupSettings) -> Iterator[tuple[Progress, bool]]:
+    """A fit from its checkpoint, or its beginning: progress after every segment, and whether it was saved."""
+    group.start(job.factory, job.kwargs, job.checkpoint if job.checkpoint.exists() else None)
     unsaved = 0
     done = False
     while not done:
@@ -135,35 +141,73 @@ def run_fits(
 ) -> dict[str, Any]:
     """Run several fits, ``slots`` groups at once, started in the order given; results by name.
 
-    A group that is free takes the next fit, in the same actors unless they were lost. Callbacks come from several
-    threads, one call at a time. The first error stops the other fits (their checkpoints stay) and is raised; see
-    ``run_fit``.
+    A group that is free takes the next fit, in the same actors unless they were lost; one that finds no room on the
+    cluster waits as long as others work. The first error stops the other fits, whose checkpoints stay.
+
+    Args:
+        jobs: what to fit.
+        settings: of every group.
+        slots: groups at once.
+        on_progress: called with the job's name and rank 0's progress after every acknowledged segment.
+        on_result: called with the job's name and its result.
+        on_restart: called with the job's name and the reason when its group was lost and a new one will go on.
+
+    Callbacks are called in the driver from several threads, one at a time.
+
+    Raises:
+        RunError, RefusedInput: raised by a rank; nothing is retried.
+        ShardError: groups were lost ``max_attempts`` times without a new checkpoint, could not be started as often,
+            or the ranks disagree.
     """
-    stop, lock = threading.Event(), threading.Lock()
-    results: dict[str, Any] = {}
-    waiting = iter(jobs)
+    stop, results, lock = threading.Event(), dict[str, Any](), threading.Lock()
+    waiting = _Waiting(jobs, settings.max_attempts, stop)
 
-    def locked(callback: Callable[[str, Any], None] | None) -> Callable[[str, Any], None]:
-        def call(name: str, value: Any) -> None:
-            with lock:
-                if callback is not None:
-                    callback(name, value)
-
-        return call
-
-    def next_job() -> FitJob | None:
+    def tell(callback: Callable[[str, Any], None] | None, name: str, value: Any) -> None:
         with lock:
-            return None if stop.is_set() else next(waiting, None)
+            if callback is not None:
+                callback(name, value)
 
     def slot() -> None:
         with FitGroup(settings, stop) as group:
-            for job in iter(next_job, None):
-                results[job.name] = _fitted(job, group, settings, locked(on_progress), locked(on_restart))
-                locked(on_result)(job.name, results[job.name])
+            while _placed(group, waiting, settings) and (job := waiting.take()) is not None:
+                try:
+                    for progress, saved in _segments(group, job, settings):
+                        if saved:
+                            waiting.saved(job)
+                        tell(on_progress, job.name, progress)
+                    results[job.name] = group.result()
+                except GenerationLost as error:
+                    group.end()
+                    waiting.lose(job, error)
+                    tell(on_restart, job.name, str(error))
+                else:
+                    waiting.done()
+                    tell(on_result, job.name, results[job.name])
 
-    width = max(1, min(slots, len(jobs)))
+    _run_threads(slot, max(1, min(slots, len(jobs))), stop)
+    return {job.name: results[job.name] for job in jobs}
+
+
+def _placed(group: FitGroup, waiting: _Waiting, settings: GroupSettings) -> bool:
+    """Whether the group has actors; False once no fit waits for them."""
+    failures = 0
+    while True:
+        try:
+            return group.place(waiting.some, waiting.others_at_work)
+        except GenerationLost as error:
+            group.end()
+            failures += 1
+            if failures >= settings.max_attempts:
+                raise ShardError(
+                    f"the {settings.n_actors} actors of a fit could not be started {failures} times in a row: {error}; "
+                    "lower runtime.fit_actors, free the cluster, or run the same command again later"
+                ) from error
+
+
+def _run_threads(work: Callable[[], None], width: int, stop: threading.Event) -> None:
+    """Work in several threads to their end; the first error stops the others and is raised."""
     with ThreadPoolExecutor(width, thread_name_prefix="fit") as threads:
-        futures = [threads.submit(slot) for _ in range(width)]
+        futures = [threads.submit(work) for _ in range(width)]
         try:
             wait(futures, return_when=FIRST_EXCEPTION)
         finally:
@@ -174,7 +218,6 @@ def run_fits(
     for error in sorted(errors, key=lambda error: isinstance(error, Stopped)):
         assert error is not None
         raise error
-    return {job.name: results[job.name] for job in jobs}
 
 
 def fit_slots(settings: GroupSettings, offered: Resources) -> int:

@@ -82,6 +82,9 @@ class _FitActor:
 
     _worker: Any = None
 
+    def ready(self) -> Outcome:
+        return Outcome(None)
+
     def start(self, pickled: bytes, rank: int, world: int, threads: int) -> Outcome:
         set_threads(threads)
         return attempt(self._build, pickled, rank, world)
@@ -122,8 +125,8 @@ class _FitActor:
 class FitGroup:
     """A group of actors that does one fit after the other; leaving the block kills them all.
 
-    The actors start with the first fit and stay joined for the next ones, which saves a start each. They live and die
-    together, as a generation: after ``end`` the next fit has new ones.
+    The actors are placed before the first fit and stay joined for the next ones, which saves a start each. They live
+    and die together, as a generation: after ``end`` new ones must be placed.
     """
 
     def __init__(self, settings: GroupSettings, stop: threading.Event | None) -> None:
@@ -131,6 +134,7 @@ class FitGroup:
         self._rendezvous = Rendezvous(settings)
         self._generation = 0
         self._actors: list[Any] = []
+        self._joined = False
 
     def __enter__(self) -> FitGroup:
         self._rendezvous.__enter__()
@@ -144,17 +148,41 @@ class FitGroup:
         """Kill this generation."""
         for actor in self._actors:
             ray.kill(actor)
-        self._actors = []
+        self._actors, self._joined = [], False
+
+    def place(self, wanted: Callable[[], bool], others_at_work: Callable[[], bool]) -> bool:
+        """Start actors unless there are some; False if ``wanted`` ends before the cluster has room for them.
+
+        While others are at work there is nothing wrong with waiting: they hold what these actors need.
+
+        Raises:
+            GenerationLost: no room within ``start_timeout_s`` though nobody else is at work, or an actor died.
+        """
+        if self._actors:
+            return True
+        self._begin_generation()
+        calls = [actor.ready.remote() for actor in self._actors]
+        deadline = time.monotonic() + self._settings.start_timeout_s
+        while len(ray.wait(calls, num_returns=len(calls), timeout=_POLL_S)[0]) < len(calls):
+            if self._stop is not None and self._stop.is_set():
+                raise Stopped
+            if not wanted():
+                self.end()
+                return False
+            if others_at_work():
+                deadline = time.monotonic() + self._settings.start_timeout_s
+            elif time.monotonic() > deadline:
+                raise GenerationLost(f"the cluster had no room for them within {self._settings.start_timeout_s:g} s")
+        self._wait(dict(enumerate(calls)), self._settings.start_timeout_s, "ready")
+        return True
 
     def start(self, factory: Callable[..., Any], kwargs: dict[str, Any], checkpoint: Path | None) -> None:
         """Build the workers, those of the fit before dropped, and give all of them the same state."""
-        settings, fresh = self._settings, not self._actors
-        if fresh:
-            self._begin_generation()
+        settings = self._settings
         pickled = ray.put(cloudpickle.dumps((factory, kwargs)))
         world = settings.n_actors
         self._all("start", settings.start_timeout_s, lambda rank: (pickled, rank, world, settings.threads))
-        if fresh:
+        if not self._joined:
             self._join()
         self._all("restore", settings.segment_timeout_s, lambda rank: (checkpoint,))
 
@@ -169,6 +197,7 @@ class FitGroup:
         settings, meeting = self._settings, (self._rendezvous.host, self._rendezvous.port, self._generation)
         world, patience = settings.n_actors, settings.segment_timeout_s
         self._all("join", settings.start_timeout_s, lambda rank: (*meeting, rank, world, patience))
+        self._joined = True
 
     def advance(self, n_steps: int) -> dict[str, Any]:
         """One segment on all ranks; the progress of rank 0."""

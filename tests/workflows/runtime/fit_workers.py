@@ -27,8 +27,17 @@ class SummingFit:
     """
 
     def __init__(
-        self, rank: int, world: int, n_steps: int, folder: Path, whole: bool = True, fault: str = "", at: int = -1
+        self,
+        rank: int,
+        world: int,
+        n_steps: int,
+        folder: Path,
+        whole: bool = True,
+        fault: str = "",
+        at: int = -1,
+        pause_s: float = 0.0,
     ) -> None:
+        self.pause_s = pause_s
         self.rank, self.world, self.n_steps, self.folder = rank, world, n_steps, folder
         self.whole, self.fault, self.at = whole, fault, at
         self.step, self.state = 0, torch.zeros(5, dtype=torch.float64)
@@ -40,6 +49,7 @@ class SummingFit:
             (self.folder / f"restored-{self.rank}-at-{self.step}").touch()
 
     def advance(self, n_steps: int, collective: Collective) -> dict[str, Any]:
+        time.sleep(self.pause_s)
         for _ in range(min(n_steps, self.n_steps - self.step)):
             self._misbehave()
             total = collective.all_reduce_sum(self._part())
@@ -95,3 +105,10 @@ class CountedFit(SummingFit):
 
     def result(self) -> Any:
         return self.held_before, len(self.held)
+
+
+class Holder:
+    """An actor that only takes its cores from the cluster."""
+
+    def here(self) -> bool:
+        return True

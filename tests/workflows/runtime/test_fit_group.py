@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 import psutil
 import pytest
+import ray
 
-from tests.workflows.runtime.fit_workers import CountedFit, SummingFit
+from tests.workflows.runtime.fit_workers import CountedFit, Holder, SummingFit
 from workflows.errors import BudgetError, DataError, ShardError
 from workflows.runtime.cluster import Resources
 from workflows.runtime.fit_group import FitJob, GroupSettings, fit_slots, run_fit, run_fits
@@ -212,6 +213,38 @@ def test_a_refusal_ends_the_actors_and_the_fits_that_wait(tmp_path: Path) -> Non
     assert not jobs[2].checkpoint.exists()
     for pid in pids:
         _wait_for_end(pid)
+
+
+def test_a_group_without_room_waits_for_the_others(tmp_path: Path) -> None:
+    """As after the loss of a node: slots were counted for more cores than there are, and nothing is lost by waiting."""
+    every_core = int(ray.cluster_resources()["CPU"])
+    pids, restarts = set[int](), list[str]()
+    jobs = [job(tmp_path / str(i), name=f"layer{i}", pause_s=0.4) for i in range(3)]
+    results = run_fits(
+        jobs,
+        group(1, num_cpus=every_core, start_timeout_s=1.0, max_attempts=1),
+        3,
+        on_progress=lambda name, progress: pids.update(progress["pids"]),
+        on_restart=lambda name, reason: restarts.append(reason),
+    )
+    assert list(results) == ["layer0", "layer1", "layer2"]
+    assert len(pids) == 1, "the one group that had room did all"
+    assert restarts == []
+
+
+def test_actors_that_never_find_room_are_given_up_in_words(tmp_path: Path) -> None:
+    every_core = int(ray.cluster_resources()["CPU"])
+    holder = ray.remote(num_cpus=every_core)(Holder).remote()
+    try:
+        ray.get(holder.here.remote())
+        with pytest.raises(ShardError) as caught:
+            run_fit(job(tmp_path), group(1, num_cpus=every_core, start_timeout_s=0.5, max_attempts=2))
+    finally:
+        ray.kill(holder)
+    assert str(caught.value) == (
+        "the 1 actors of a fit could not be started 2 times in a row: the cluster had no room for them within 0.5 s; "
+        "lower runtime.fit_actors, free the cluster, or run the same command again later"
+    )
 
 
 def _wait_for_end(pid: int) -> None:
