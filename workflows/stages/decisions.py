@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +24,7 @@ from workflows.stages.context import StageContext
 from workflows.stages.devices import choose_device
 from workflows.stages.discriminative_fit import classifier_path, generative_path
 from workflows.stages.discriminative_training import discriminative_settings
-from workflows.stages.needs import words_held
+from workflows.stages.held_words import HELD_BYTES, HeldWords
 from workflows.stages.scope_images import ScopeImages, names_by_shard, shards_of
 from workflows.stages.shard_names import ShardNames, item_of_shard, map_names_left
 from workflows.stages.whole_maps import WholeMaps, columns_of_rows
@@ -91,7 +90,8 @@ class _Decisions:
 class DecisionsWorker:
     """Runs in an actor: one shard with validation images in, its rows of decisions.parquet out, for all fits.
 
-    Columns are read once for all fits, and fits when they are used, see ``WordsWorker``. Broken images are left out.
+    Columns are read once for all fits, which are kept as far as they fit, see ``HeldWords``. Broken images are left
+    out.
 
     Args:
         settings, plan, folder: of the run.
@@ -107,13 +107,14 @@ class DecisionsWorker:
         self._device = choose_device(settings.runtime.device)
         self._dtype = discriminative_settings(settings).dtype
         self._maps = WholeMaps(settings, plan, folder, self._device)
-        self._models = lru_cache(maxsize=words_held([fit.layer for fit in fits], each=2))(self._load)
+        self._models = HeldWords(self._load, _tensors, HELD_BYTES)
 
     def __call__(self, item: ShardNames) -> dict[str, Any]:
         """Decide and write; no label depends on who works on a shard, nor on the other fits."""
         shard = item.shard
         images = ImageColumns.read(self._folder, shard.first, shard.stop)
         decisions = [self._empty(self._fits[name], shard, images) for name in item.names]
+        self._models.keep(item.names)
         layers = {one.fit.layer.name for one in decisions}
         for _, batches in self._maps(shard, layers):
             for first, layer, columns in batches:
@@ -151,6 +152,11 @@ class DecisionsWorker:
         if path.exists():
             tables.append(_without(read_table(path), [one.fit for one in decisions]))
         write_table(path, pa.concat_tables(tables), "decisions")
+
+
+def _tensors(models: Models) -> Iterator[Tensor]:
+    for mixture, layer in models.values():
+        yield from (*vars(mixture).values(), layer.weight, layer.bias)
 
 
 def decisions_part(parts: Path, shard: int) -> Path:

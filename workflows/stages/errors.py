@@ -5,7 +5,7 @@ One pass over the validation images serves all scopes and layers, however many t
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -49,16 +49,16 @@ def run(context: StageContext) -> None:
     context.progress.start(len(wanted), len(wanted) - len(names_left(wanted, done)))
     decide(context, plan, fits, wanted, folder.decisions)
     parts = [decisions_part(folder.decisions, index) for index in sorted(wanted)]
-    join_parts(folder.table("decisions"), parts, "decisions")
-    write_table(folder.table("errors"), list(error_rows(parts)), "errors", network=settings.name)
+    # Parts may hold rows of scopes that an earlier command asked for.
+    present = [("scope", "in", sorted({fit.scope.name for fit in fits}))]
+    join_parts(folder.table("decisions"), parts, "decisions", present)
+    write_table(folder.table("errors"), list(error_rows(folder.table("decisions"))), "errors", network=settings.name)
 
 
-def error_rows(parts: Sequence[Path]) -> Iterator[dict[str, Any]]:
-    """Rows of errors.parquet from rows of decisions.parquet: four for every scope, layer and number of words."""
-    if not parts:
-        return
+def error_rows(decisions: Path) -> Iterator[dict[str, Any]]:
+    """Rows of errors.parquet from decisions.parquet: four for every scope, layer and number of words."""
     with duckdb.connect() as connection:
-        rows = connection.from_arrow(dataset.dataset([str(path) for path in parts]))
+        rows = connection.from_arrow(dataset.dataset(str(decisions)))
         counted = rows.aggregate(f"{KEY}, {_counts()}", KEY).to_arrow_table().to_pylist()
     for counts in counted:
         for loss, histogram in WAYS:

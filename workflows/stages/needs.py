@@ -21,6 +21,7 @@ from workflows.stages.chain_fit import (
     chain_settings,
 )
 from workflows.stages.discriminative_training import global_batch, training_bytes
+from workflows.stages.held_words import HELD_BYTES
 from workflows.stages.minibatches import mixed_minibatches
 from workflows.stages.word_maps import FIELDS
 
@@ -32,16 +33,6 @@ PATH_ROW_BYTES = 100
 
 PROCESS_BYTES = 400 * 2**20
 """Of an actor with torch loaded and nothing to do."""
-
-
-HELD_WORDS_BYTES = 512 * 2**20
-"""Of dictionaries that an actor keeps while it reads maps for many scopes; at least one is kept."""
-
-
-def words_held(layers: Sequence[LayerPlan], each: int = 1) -> int:
-    """Dictionaries of these layers that an actor keeps at once. each: pairs of mean and variance in one of them."""
-    largest = max(layer.words * layer.units for layer in layers)
-    return max(1, HELD_WORDS_BYTES // (16 * each * largest))
 
 
 def planned_actors(runtime: RuntimeSettings) -> int:
@@ -81,8 +72,10 @@ def disk_needs(settings: Settings, plan: Plan, assigned: int | None = None) -> d
     return needs
 
 
-def memory_needs(settings: Settings, plan: Plan, actors: int) -> dict[str, int]:
+def memory_needs(settings: Settings, plan: Plan, actors: int, dictionaries: int | None = None) -> dict[str, int]:
     """Bytes that the actors of the widest stage hold at once on one machine of ``actors`` cores (or GPUs).
+
+    dictionaries: of a layer, that are read at once; None: one for every scope there may be.
 
     Nothing here grows with the number of images, but the predictions and labels that the driver reads.
     """
@@ -98,7 +91,10 @@ def memory_needs(settings: Settings, plan: Plan, actors: int) -> dict[str, int]:
     widest = max(
         (wide * shard, f"{wide} shards of activations (extract.images_per_shard, runtime.actors)"),
         (sum(fits[:at_once]), f"{min(at_once, len(fits))} fits (fit.minibatch, fit.words)"),
-        (wide * _reader_bytes(settings, plan), f"{wide} readers of whole maps (fit.words, extract.batch)"),
+        (
+            wide * _reader_bytes(settings, plan, dictionaries),
+            f"{wide} readers of whole maps (fit.words, extract.batch)",
+        ),
     )
     processes = max(wide, min(actors, len(fits) * group)) * PROCESS_BYTES
     return {widest[1]: widest[0], "the worker processes themselves": processes}
@@ -118,13 +114,24 @@ def _fits(settings: Settings, plan: Plan) -> list[int]:
     return sorted(each * _most_scopes(settings, plan), reverse=True)
 
 
-def _reader_bytes(settings: Settings, plan: Plan) -> int:
-    """Of the words and errors stages: the dictionaries that are kept, and a batch of maps, some of it as float32."""
-    each = 2 if settings.fit.loss == "discriminative" else 1
-    kept = min(words_held(plan.layers, each), len(plan.layers) * _most_scopes(settings, plan))
-    largest = max(layer.words * layer.units for layer in plan.layers)
-    columns = sum(layer.positions * layer.units for layer in plan.layers)
-    return kept * 16 * each * largest + 3 * settings.extract.batch * columns * 4
+def _reader_bytes(settings: Settings, plan: Plan, dictionaries: int | None) -> int:
+    """Of the words and errors stages: dictionaries that are kept, the one in use, a shard or a batch of maps."""
+    each = [_dictionary_bytes(settings, plan, layer) for layer in plan.layers]
+    kept = min(HELD_BYTES, sum(each) * (dictionaries or max(1, _most_scopes(settings, plan)))) + max(each)
+    extract, width = settings.extract, np.dtype(settings.extract.dtype).itemsize
+    batch = 3 * extract.batch * max(layer.positions * layer.units for layer in plan.layers) * 4
+    if plan.stores_everything:
+        return (
+            kept + batch + extract.images_per_shard * max(layer.stored * layer.units for layer in plan.layers) * width
+        )
+    return kept + batch + extract.batch * sum(layer.positions * layer.units for layer in plan.layers) * (4 + width)
+
+
+def _dictionary_bytes(settings: Settings, plan: Plan, layer: LayerPlan) -> int:
+    """Means and variances; with the discriminative loss of both losses, each with its linear layer."""
+    means = 2 * 8 * layer.words * layer.units
+    discriminative = settings.fit.loss == "discriminative"
+    return 2 * (means + 8 * layer.words * len(plan.class_names)) if discriminative else means
 
 
 def _most_scopes(settings: Settings, plan: Plan) -> int:

@@ -68,19 +68,23 @@ def run(context: StageContext, request: SweepRequest) -> None:
     refuse_impossible(context.folder, context.settings, request)
     cells = [Cell(layer.name, words) for layer in plan.layers for words in request.words]
     fits = [cell.fitted(context.folder, plan, scope) for cell in cells] if request.losses == "both" else []
-    undecided = shards_to_decide(context.settings, plan, context.folder, fits)
+    of_shards = shards_to_decide(context.settings, plan, context.folder, fits)
+    if fits and not of_shards:
+        raise DataError(
+            "no validation image can be read, so a sweep has no errors: repair some, or --losses generative"
+        )
     wanted = [item for cell in cells for item in (cell.name, cell.likelihood_name)]
-    total = len(wanted) + len(undecided)
+    total = len(wanted) + len(of_shards)
     _begin(context, request, total)
     done = context.ledger.items()
-    left = sum(item not in done for item in wanted) + len(names_left(undecided, done, item_of_decisions))
+    left = sum(item not in done for item in wanted) + len(names_left(of_shards, done, item_of_decisions))
     context.progress.start(total, total - left)
     longest_first = sorted(cells, key=lambda cell: _cost(cell, plan.layer(cell.layer)), reverse=True)
     _fit(context, request, plan, scope, [cell for cell in longest_first if cell.name not in done])
     _score(context, plan, [cell for cell in longest_first if cell.likelihood_name not in done])
     decisions = sweep_folder(context.folder).decisions
-    decide(context, plan, fits, undecided, decisions, item_of_decisions)
-    parts = [decisions_part(decisions, index) for index in sorted(undecided)]
+    decide(context, plan, fits, of_shards, decisions, item_of_decisions)
+    parts = [decisions_part(decisions, index) for index in sorted(of_shards)]
     records = sweep_records(context.folder, plan, cells, context.ledger.items(), scope.name, parts)
     write_table(context.folder.table(SWEEP), records, SWEEP, network=context.settings.name)
     context.ledger.end()
@@ -126,7 +130,7 @@ def refuse_impossible(folder: RunFolder, settings: Settings, request: SweepReque
     except (DataError, SettingsError) as error:
         told = f"sweep --words {','.join(map(str, request.words))} --losses {request.losses}: {error}"
         raise type(error)(told) from error
-    needed = memory_needs(asked, largest, planned_actors(settings.runtime))
+    needed = memory_needs(asked, largest, planned_actors(settings.runtime), len(request.words))
     check_memory(needed, limit_gb=settings.runtime.memory_gb, change="take fewer --words")
 
 

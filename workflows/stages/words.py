@@ -6,7 +6,6 @@ With a hidden Markov model the word is that of the image's most probable path, s
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -20,7 +19,7 @@ from workflows.settings import Settings
 from workflows.stages.chain_words import ChainWordsWorker
 from workflows.stages.context import StageContext
 from workflows.stages.devices import choose_device
-from workflows.stages.needs import words_held
+from workflows.stages.held_words import HELD_BYTES, HeldWords
 from workflows.stages.scope_images import ScopeImages, names_by_shard, shards_of
 from workflows.stages.shard_names import ShardNames, map_names_left, names_left
 from workflows.stages.training_images import readable_images
@@ -37,8 +36,8 @@ Maps = dict[tuple[str, str, str], np.ndarray]
 class WordsWorker:
     """Runs in an actor: one shard of images in, one whole Zarr shard of word maps out for every scope and layer.
 
-    Columns are read once for all scopes. Dictionaries are read when they are used, and as many are kept as memory
-    is set aside for: a shard may have images of hundreds of scopes.
+    Columns are read once for all scopes. A shard may have images of hundreds of scopes, whose dictionaries are kept as
+    far as they fit, see ``HeldWords``.
     """
 
     def __init__(self, settings: Settings, plan: Plan, folder: RunFolder, scopes: Sequence[Scope]) -> None:
@@ -46,13 +45,14 @@ class WordsWorker:
         self.scopes = {scope.name: scope for scope in scopes}
         self.device = choose_device(settings.runtime.device)
         self._maps = WholeMaps(settings, plan, folder, self.device)
-        self._mixture = lru_cache(maxsize=words_held(plan.layers))(self._load)
+        self._mixtures = HeldWords(self._load, lambda mixture: vars(mixture).values(), HELD_BYTES)
 
     def __call__(self, item: ShardNames) -> dict[str, Any]:
         """Assign and write; the tiles of a shard never depend on who works on it, nor on the other scopes."""
         shard = item.shard
         images = ImageColumns.read(self.folder, shard.first, shard.stop)
         assigned = {name: np.flatnonzero(self.scopes[name].assigns(images)) for name in item.names}
+        self._mixtures.keep([(name, layer.name) for name in item.names for layer in self.plan.layers])
         broken = ~readable_images(self.folder, shard.first, shard.stop)
         for layers, batches in self._maps(shard):
             maps = _empty_maps(layers, {name: len(rows) for name, rows in assigned.items()})
@@ -66,8 +66,8 @@ class WordsWorker:
                 write_shard(words_path(self.folder, name, layer_name, field), shard.first, block)
         return {"images": len(shard)}
 
-    def _load(self, scope: str, layer: str) -> Mixture:
-        return load_mixture(self.folder.mixture(scope, layer)).to(self.device)
+    def _load(self, scope_and_layer: tuple[str, str]) -> Mixture:
+        return load_mixture(self.folder.mixture(*scope_and_layer)).to(self.device)
 
     def _assign(
         self,
@@ -82,7 +82,7 @@ class WordsWorker:
         here, columns = columns_of_rows(rows, first, columns)
         if not len(columns):
             return
-        found = assign(self._mixture(scope, layer.name), columns.reshape(-1, layer.units).float())
+        found = assign(self._mixtures((scope, layer.name)), columns.reshape(-1, layer.units).float())
         for field in FIELDS:
             values = getattr(found, field).cpu().numpy().reshape(len(columns), layer.height, layer.width)
             maps[scope, layer.name, field][here] = values

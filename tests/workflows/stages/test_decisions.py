@@ -28,12 +28,13 @@ from tests.workflows.stages.made_labelled import (
 from workflows.images.shards import Shard
 from workflows.runtime.collective import LoneCollective
 from workflows.scope import Scope
+from workflows.stages import decisions
 from workflows.stages.decisions import WAYS, DecisionsWorker, FittedLayer, decisions_part, shards_to_decide, way_column
 from workflows.stages.discriminative_fit import DiscriminativeFit
 from workflows.stages.errors import error_rows
 from workflows.stages.shard_names import ShardNames, names_left
 from workflows.storage.run_folder import RunFolder
-from workflows.storage.tables import read_table
+from workflows.storage.tables import read_table, write_table
 
 PAIR = Scope("class-2", (2, 5), False, (2,))
 LIST = Scope("list-some", (2, 5), True, (2, 5))
@@ -121,6 +122,15 @@ def test_a_fit_decides_the_same_alone_and_among_others(
         np.testing.assert_array_equal(values, together[name], err_msg=name)
 
 
+@pytest.mark.parametrize("limit", [0, 10_000])
+def test_fits_that_are_not_kept_decide_the_same(
+    made: Made, rows: pa.Table, fits: list[FittedLayer], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: int
+) -> None:
+    """Each has 24 x 6 or 6 x 6 means and 24 or 6 columns of a linear layer, for both losses."""
+    monkeypatch.setattr(decisions, "HELD_BYTES", limit)
+    assert decided(*made, fits, tmp_path).equals(rows)
+
+
 def test_rows_of_a_shard_are_added_to_and_never_doubled(
     made: Made, rows: pa.Table, fits: list[FittedLayer], tmp_path: Path
 ) -> None:
@@ -152,11 +162,10 @@ def test_a_shard_serves_the_names_that_it_has_not_served() -> None:
 
 
 def test_errors_are_counted_with_their_pairs(rows: pa.Table, fits: list[FittedLayer], tmp_path: Path) -> None:
-    """From any parts, against a count image by image."""
-    parts = [tmp_path / "it's [a] part.parquet", tmp_path / "b.parquet"]
-    for part, table in zip(parts, (rows.slice(0, 77), rows.slice(77)), strict=True):
-        pa.parquet.write_table(table, part)
-    found = {(row["scope"], row["words"], row["loss"], row["histogram"]): row for row in error_rows(parts)}
+    """Against a count image by image."""
+    path = tmp_path / "it's [a] table.parquet"
+    write_table(path, rows, "decisions")
+    found = {(row["scope"], row["words"], row["loss"], row["histogram"]): row for row in error_rows(path)}
     assert len(found) == 4 * len(fits)
     for fit in fits:
         own = of(rows, fit)
@@ -176,6 +185,7 @@ def test_errors_are_counted_with_their_pairs(rows: pa.Table, fits: list[FittedLa
                 pair.high,
                 pair.is_tie,
             )
-    assert list(error_rows([])) == []
+    write_table(path, [], "decisions")
+    assert list(error_rows(path)) == []
     joint = found["joint", 24, "discriminative", "soft"]
     assert joint["error"] < found["joint", 24, "generative", "soft"]["error"]

@@ -44,12 +44,14 @@ def maps_of(maps: WholeMaps, shard: Shard, plan: Plan) -> dict[str, torch.Tensor
 def test_the_network_gives_the_columns_that_were_stored(digits_run: Path) -> None:
     settings, plan, folder = digits_parts(digits_run)
     assert plan.stores_everything
-    shard = plan_shards(plan.images, settings.extract.images_per_shard)[-1]
-    stored, again = (maps_of(WholeMaps(settings, one, folder, CPU), shard, one) for one in (plan, sampled(plan)))
-    for layer in plan.layers:
-        assert stored[layer.name].shape == (len(shard), layer.positions, layer.units)
-        assert stored[layer.name].dtype == again[layer.name].dtype == torch.float16
-        torch.testing.assert_close(stored[layer.name], again[layer.name], rtol=2e-3, atol=2e-3)
+    readers = [WholeMaps(settings, one, folder, CPU) for one in (plan, sampled(plan))]
+    shards = plan_shards(plan.images, settings.extract.images_per_shard)
+    for shard in (shards[0], shards[-1]):
+        stored, again = (maps_of(reader, shard, plan) for reader in readers)
+        for layer in plan.layers:
+            assert stored[layer.name].shape == (len(shard), layer.positions, layer.units)
+            assert stored[layer.name].dtype == again[layer.name].dtype == torch.float16
+            torch.testing.assert_close(stored[layer.name], again[layer.name], rtol=2e-3, atol=2e-3)
 
 
 def test_layers_that_nobody_asks_for_are_not_read(digits_run: Path) -> None:
@@ -80,6 +82,8 @@ def test_the_network_sees_a_validation_image_once_for_all_fits(digits_run: Path,
     ]
     for fit in fits:
         fit_layer(settings, plan, folder, fit)
+    # As if the last shard of the training images held both splits.
+    plan = replace(plan, train_images=plan.train_images - 10)
     wanted = shards_to_decide(settings, plan, folder, fits)
     shards = plan_shards(plan.images, settings.extract.images_per_shard)
     rows = {}
@@ -91,6 +95,7 @@ def test_the_network_sees_a_validation_image_once_for_all_fits(digits_run: Path,
         rows[way] = [read_table(decisions_part(tmp_path / way, index)) for index in wanted]
     assert seen == {index: 1 for index in wanted}
     assert max(len(names) for names in wanted.values()) == len(fits)
+    assert min(rows["stored"][0]["image"].to_pylist()) == plan.train_images
     for stored, network in zip(rows["stored"], rows["network"], strict=True):
         assert stored.select(["scope", "layer", "image", "label"]).equals(
             network.select(["scope", "layer", "image", "label"])
