@@ -10,10 +10,7 @@ from typing import Any
 import numpy as np
 
 from gmm_ops.seeding import fit_seed
-from workflows.plan import LayerPlan, Plan
 from workflows.runtime.collective import Collective
-from workflows.scope import Scope
-from workflows.settings import Settings
 from workflows.stages.discriminative_fit import DiscriminativeFit, classifier_path, generative_path
 from workflows.stages.discriminative_training import DiscriminativeTraining
 from workflows.stages.fit_history import history_path, write_history
@@ -21,7 +18,6 @@ from workflows.stages.labelled_images import ImageSource
 from workflows.stages.sliced_em import SlicedEM
 from workflows.stages.sliced_training import SlicedTraining
 from workflows.stages.sliced_words import Place, SliceFiles
-from workflows.storage.run_folder import RunFolder
 from workflows.storage.states import load_state, save_state
 
 IN_COMMON = ("history", "stopped", "loss_history")
@@ -45,33 +41,14 @@ class SlicedFit(DiscriminativeFit):
 
     Args:
         rank, world: place in the fit group; world is ``fit.word_slices``.
-        settings, plan, folder, layer, scope, out: as in DiscriminativeFit.
+        inputs: those of DiscriminativeFit but for rank and world.
     """
 
-    def __init__(
-        self,
-        *,
-        rank: int,
-        world: int,
-        settings: Settings,
-        plan: Plan,
-        folder: RunFolder,
-        layer: LayerPlan,
-        scope: Scope,
-        out: RunFolder | None = None,
-    ) -> None:
-        inputs: dict[str, Any] = {
-            "settings": settings,
-            "plan": plan,
-            "folder": folder,
-            "layer": layer,
-            "scope": scope,
-            "out": out,
-        }
+    def __init__(self, *, rank: int, world: int, **inputs: Any) -> None:
         super().__init__(rank=0, world=1, **inputs)
-        self.place = Place(rank, world, layer.words)
+        self.place = Place(rank, world, self.layer.words)
         self.generative: SlicedEM = SlicedEM(self.place, **inputs)
-        self.files = SliceFiles(self.out.fit_state(scope.name, layer.name), rank, world)
+        self.files = SliceFiles(self.out.fit_state(self.scope.name, self.layer.name), rank, world)
 
     @property
     def done(self) -> bool:

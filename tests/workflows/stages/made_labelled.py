@@ -13,8 +13,10 @@ from gmm_ops.windows import Window
 from workflows.plan import LayerPlan, Plan
 from workflows.scope import Scope
 from workflows.settings import Settings, parse_settings
+from workflows.stages.discriminative_fit import classifier_path, generative_path
 from workflows.storage.arrays import create_array, write_shard
 from workflows.storage.run_folder import RunFolder
+from workflows.storage.states import load_state
 from workflows.storage.tables import write_table
 
 CLASSES, SIDE, UNITS = 10, 4, 6
@@ -81,6 +83,18 @@ def predictions() -> np.ndarray:
 def readable(images: Sequence[int] | np.ndarray) -> np.ndarray:
     """Those of some images that are not broken."""
     return np.setdiff1d(images, BROKEN)
+
+
+def results(made: Made) -> dict[str, np.ndarray]:
+    """Every array that a fit has written: `words`, and after the discriminative loss `generative` and `layers`."""
+    folder = made[2]
+    paths = {
+        "words": folder.mixture("joint", "made"),
+        "generative": generative_path(folder, "joint", "made"),
+        "layers": classifier_path(folder, "joint", "made"),
+    }
+    present = {kind: path for kind, path in paths.items() if path.exists()}
+    return {f"{kind}.{name}": array for kind, path in present.items() for name, array in load_state(path).items()}
 
 
 def _image(image: int) -> dict[str, Any]:

@@ -12,13 +12,13 @@ import pytest
 
 from tests.end_to_end.killing import ActorKiller
 from tests.workflows.stages.decided import decided, errors_of
-from tests.workflows.stages.made_labelled import IMAGES, JOINT, TRAIN, Made, make, readable, settings_of
+from tests.workflows.stages.made_labelled import IMAGES, JOINT, TRAIN, Made, make, readable, results, settings_of
 from workflows.errors import DivergedFit, RunFolderError
 from workflows.runtime.fit_group import FitJob, run_fit
 from workflows.runtime.generation import GroupSettings
 from workflows.settings import Settings
 from workflows.stages.decisions import FittedLayer
-from workflows.stages.discriminative_fit import DiscriminativeFit, classifier_path, generative_path
+from workflows.stages.discriminative_fit import DiscriminativeFit
 from workflows.stages.fit_history import history_path
 from workflows.storage.states import load_state
 from workflows.storage.tables import read_table
@@ -36,16 +36,6 @@ def job_of(made: Made) -> FitJob:
 def run_with(made: Made, world: int, **callbacks: Any) -> dict[str, Any]:
     group = GroupSettings(n_actors=world, num_cpus=0.5, segment_steps=5, checkpoint_steps=5)
     return run_fit(job_of(made), group, **callbacks)
-
-
-def results(made: Made) -> dict[str, np.ndarray]:
-    folder = made[2]
-    paths = {
-        "discriminative": folder.mixture("joint", "made"),
-        "generative": generative_path(folder, "joint", "made"),
-        "layers": classifier_path(folder, "joint", "made"),
-    }
-    return {f"{kind}.{name}": array for kind, path in paths.items() for name, array in load_state(path).items()}
 
 
 def relative(left: np.ndarray, right: np.ndarray) -> float:
@@ -77,9 +67,9 @@ def made_pair(tmp_path: Path, precision: str) -> tuple[list[dict[str, np.ndarray
 def test_two_actors_come_to_the_parameters_of_one_in_float64(tmp_path: Path, local_ray: object) -> None:
     (one, two), rows = made_pair(tmp_path, "float64")
     for name, values in words_and_layers(one).items():
-        bound = 1e-9 if name.startswith(("discriminative.", "layers.discriminative")) else 1e-6
+        bound = 1e-9 if name.startswith(("words.", "layers.discriminative")) else 1e-6
         assert relative(values, two[name]) < bound, name
-    assert not np.array_equal(one["discriminative.mean"], one["generative.mean"])
+    assert not np.array_equal(one["words.mean"], one["generative.mean"])
     ways = ["image", "discriminative_soft", "discriminative_hard"]
     assert rows[0].select(ways).equals(rows[1].select(ways))
     assert len(rows[0]) == len(readable(range(TRAIN, IMAGES)))

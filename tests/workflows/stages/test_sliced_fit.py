@@ -11,14 +11,14 @@ import pytest
 
 from gmm_ops.windows import Window
 from tests.end_to_end.killing import ActorKiller
-from tests.workflows.stages.made_labelled import JOINT, Made, make, settings_of
+from tests.workflows.stages.made_labelled import JOINT, Made, make, results, settings_of
 from workflows.errors import RunFolderError, SettingsError
 from workflows.plan import LayerPlan, Plan
 from workflows.runtime.collective import LoneCollective
 from workflows.runtime.fit_group import FitJob, run_fit
 from workflows.runtime.generation import GroupSettings
 from workflows.settings import Settings, load_settings
-from workflows.stages.discriminative_fit import DiscriminativeFit, classifier_path, generative_path
+from workflows.stages.discriminative_fit import DiscriminativeFit
 from workflows.stages.fit_history import history_path
 from workflows.stages.layer_fit import LayerFit
 from workflows.stages.needs import sliced_bytes
@@ -51,17 +51,6 @@ def fitted_whole(made: Made) -> dict[str, Any]:
     fit.restore(None)
     assert fit.advance(10**6, LoneCollective())["done"]
     return fit.result()
-
-
-def results(made: Made) -> dict[str, np.ndarray]:
-    folder = made[2]
-    paths = {
-        "words": folder.mixture("joint", "made"),
-        "generative": generative_path(folder, "joint", "made"),
-        "layers": classifier_path(folder, "joint", "made"),
-    }
-    present = {kind: path for kind, path in paths.items() if path.exists()}
-    return {f"{kind}.{name}": array for kind, path in present.items() for name, array in load_state(path).items()}
 
 
 def tables(made: Made) -> list[Any]:
