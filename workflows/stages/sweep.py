@@ -69,10 +69,6 @@ def run(context: StageContext, request: SweepRequest) -> None:
     cells = [Cell(layer.name, words) for layer in plan.layers for words in request.words]
     fits = [cell.fitted(context.folder, plan, scope) for cell in cells] if request.losses == "both" else []
     of_shards = shards_to_decide(context.settings, plan, context.folder, fits)
-    if fits and not of_shards:
-        raise DataError(
-            "no validation image can be read, so a sweep has no errors: repair some, or --losses generative"
-        )
     wanted = [item for cell in cells for item in (cell.name, cell.likelihood_name)]
     total = len(wanted) + len(of_shards)
     _begin(context, request, total)
@@ -115,7 +111,8 @@ def refuse_impossible(folder: RunFolder, settings: Settings, request: SweepReque
     """What a run cannot give, by its index alone: before anything is extracted, and again when broken images are known.
 
     Raises:
-        DataError, SettingsError: a class has too few images for the discriminative loss; more words than columns.
+        DataError, SettingsError: a class has too few images for the discriminative loss; more words than columns; no
+            readable validation image.
         BudgetError: so many words do not fit into memory.
     """
     plan, most = Plan.read(folder), max(request.words)
@@ -125,6 +122,11 @@ def refuse_impossible(folder: RunFolder, settings: Settings, request: SweepReque
     images = ImageColumns.read(folder, 0, plan.train_images)
     readable = images.label[images.predicted >= 0]
     labels = readable if len(readable) else images.label
+    if loss == "discriminative" and len(readable) and not _decidable(folder, plan):
+        raise DataError(
+            "sweep --losses both needs validation images for its errors, and none can be read: repair some, or take "
+            "--losses generative"
+        )
     try:
         refuse_small_scopes(asked, largest, scope_sizes(asked, largest, [joint_scope(plan)], labels))
     except (DataError, SettingsError) as error:
@@ -132,6 +134,10 @@ def refuse_impossible(folder: RunFolder, settings: Settings, request: SweepReque
         raise type(error)(told) from error
     needed = memory_needs(asked, largest, planned_actors(settings.runtime), len(request.words))
     check_memory(needed, limit_gb=settings.runtime.memory_gb, change="take fewer --words")
+
+
+def _decidable(folder: RunFolder, plan: Plan) -> bool:
+    return bool((ImageColumns.read(folder, plan.train_images, plan.images).predicted >= 0).any())
 
 
 def _cost(cell: Cell, layer: LayerPlan) -> int:

@@ -25,6 +25,7 @@ from tests.workflows.stages.made_labelled import (
     readable,
     settings_of,
 )
+from workflows.errors import DataError
 from workflows.images.shards import Shard
 from workflows.runtime.collective import LoneCollective
 from workflows.scope import Scope
@@ -33,6 +34,7 @@ from workflows.stages.decisions import WAYS, DecisionsWorker, FittedLayer, decis
 from workflows.stages.discriminative_fit import DiscriminativeFit
 from workflows.stages.errors import error_rows
 from workflows.stages.shard_names import ShardNames, names_left
+from workflows.stages.sweep import Losses, SweepRequest, refuse_impossible
 from workflows.storage.run_folder import RunFolder
 from workflows.storage.tables import read_table, write_table
 
@@ -189,3 +191,21 @@ def test_errors_are_counted_with_their_pairs(rows: pa.Table, fits: list[FittedLa
     assert list(error_rows(path)) == []
     joint = found["joint", 24, "discriminative", "soft"]
     assert joint["error"] < found["joint", 24, "generative", "soft"]["error"]
+
+
+@pytest.mark.parametrize("losses", ["both", "generative"])
+def test_a_sweep_without_readable_validation_images_is_refused(tmp_path: Path, losses: Losses) -> None:
+    settings, _, folder = make(tmp_path / "run", settings_of())
+    request = SweepRequest((4,), losses)
+    refuse_impossible(folder, settings, request)
+    table = read_table(folder.images_table)
+    broken = pa.compute.greater_equal(table["image"], TRAIN)
+    predicted = pa.compute.if_else(broken, pa.scalar(None, pa.int32()), table["predicted"])
+    write_table(
+        folder.images_table, table.set_column(table.column_names.index("predicted"), "predicted", predicted), "images"
+    )
+    if losses == "generative":
+        refuse_impossible(folder, settings, request)
+        return
+    with pytest.raises(DataError, match="needs validation images for its errors, and none can be read: repair some"):
+        refuse_impossible(folder, settings, request)
