@@ -32,7 +32,9 @@ def ray_get(graph: Any, keys: Any, *, num_workers: int = 1, on_task: OnTask | No
     """Compute ``keys`` of a Dask graph: ``collection.compute(scheduler=ray_get, num_workers=4)``.
 
     At most ``num_workers`` tasks are at work and as many wait. Results stay in Ray's object store and are freed when
-    the last task that needs them is done. Ray runs a task again, 3 times at most, whose process or node died.
+    the last task that needs them is done. Ray runs a task again, 3 times at most, whose process or node died. After a
+    failure the few submitted tasks run to their end unobserved: ``ray.cancel`` of a task whose arguments are just
+    being resolved can abort the driver's process (Ray 2.60, "submitted_task_ref_count > 0").
 
     Args:
         graph: a mapping from keys to tasks, or Dask's expression of one.
@@ -46,10 +48,7 @@ def ray_get(graph: Any, keys: Any, *, num_workers: int = 1, on_task: OnTask | No
     """
     tasks = graph if isinstance(graph, Mapping) else graph.__dask_graph__()
     run = _GraphRun(convert_legacy_graph(dict(tasks)), set(flatten([keys])), num_workers, on_task)
-    try:
-        return nested_get(keys, run.values())
-    finally:
-        run.cancel()
+    return nested_get(keys, run.values())
 
 
 class _GraphRun:
@@ -78,10 +77,6 @@ class _GraphRun:
             for status in finished:
                 self._finish(self._running.pop(status), status)
         return {key: ray.get(self._results[key]) for key in self._wanted}
-
-    def cancel(self) -> None:
-        for status in self._running:
-            ray.cancel(status, force=True)
 
     def _submit(self, key: Hashable) -> None:
         task = self._tasks[key]
