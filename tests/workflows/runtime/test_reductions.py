@@ -98,7 +98,7 @@ def test_refusals_in_a_row_leave_the_driver_alive(local_ray: object) -> None:
 
     for _ in range(100):
         for map_fn, merge_fn in ((refuse, int.__add__), (int, refuse_merge)):
-            with pytest.raises(RefusedInput, match="out of range|different words"):
+            with pytest.raises(RefusedInput, match=r"out of range|different words"):
                 tree_reduce(list(range(9)), map_fn, merge_fn, scheduler="ray", n_workers=2)
 
 
