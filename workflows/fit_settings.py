@@ -35,7 +35,7 @@ class FitSettings(Section):
         ("joint",),
         min_length=1,
         description="joint: one dictionary for all classes; class: one for every class of mine.classes and its "
-        "neighbours; list: those of fit.lists",
+        "neighbours (`all` leaves out, and tells, classes that cannot have one); list: those of fit.lists",
     )
     lists: tuple[ListScope, ...] = Field((), description="scope list: named classes, each list one dictionary")
     loss: Literal["generative", "discriminative"] = Field(

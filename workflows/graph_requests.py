@@ -11,7 +11,7 @@ from workflows.errors import DataError
 from workflows.networks.naming import shortened
 from workflows.plan import Plan
 from workflows.requests import ALL, requested_classes, requested_images
-from workflows.scopes import Confusions, Scope
+from workflows.scopes import Confusions, Scope, class_scopes
 from workflows.settings import Settings
 from workflows.stages.word_maps import ImageColumns
 
@@ -40,7 +40,8 @@ class GraphRequests:
 
     Attributes:
         scopes: in the order of the run.
-        silent: what ``all`` leaves out, as words: classes that no image of a scope is predicted as.
+        silent: what ``all`` leaves out, as words: classes that no image of a scope is predicted as, and classes whose
+            own scope cannot be fitted.
     """
 
     scopes: tuple[ScopeGraphs, ...]
@@ -62,7 +63,9 @@ def requested_graphs(settings: Settings, plan: Plan, images: ImageColumns, scope
     explained = sorted({label for scope in scopes for label in scope.explains})
     chosen = np.array(requested_images(settings.mine.images, plan, images, explained=frozenset(explained)), np.int64)
     confusions, found = Confusions.of(plan, images), []
-    words = [f"no validation image is predicted as {shortened(silent)}"] if silent else []
+    words = [f"no validation image is predicted as {shortened(silent)}: no class graph"] if silent else []
+    for lack, names in class_scopes(settings, plan, images)[1].items():
+        words.append(f"scope class leaves out {shortened(names)}: {lack}")
     for scope in scopes:
         asked = sorted(set(classes) & set(scope.explains))
         kept = [label for label in asked if confusions.omega(scope, label)]
@@ -70,7 +73,7 @@ def requested_graphs(settings: Settings, plan: Plan, images: ImageColumns, scope
         found.append(ScopeGraphs(scope, tuple(kept), tuple(members.tolist())))
         if len(kept) < len(asked):
             empty = shortened([plan.class_names[label] for label in asked if label not in kept])
-            words.append(f"no validation image of scope {scope.name} is predicted as {empty}")
+            words.append(f"no validation image of scope {scope.name} is predicted as {empty}: no class graph")
     if ALL not in settings.mine.classes:
         _refuse_unexplained(classes, found, plan)
     return GraphRequests(tuple(found), tuple(words))

@@ -46,6 +46,19 @@ class ScopeSize:
         return sum(self.images)
 
     @property
+    def is_alone(self) -> bool:
+        """Whether there is nothing to decide between."""
+        return self.scope.n_labels < 2
+
+    def has_few(self, min_images: int) -> bool:
+        """Whether some label has fewer images."""
+        return min(self.images) < min_images
+
+    def lacks_columns(self, layer: LayerPlan) -> bool:
+        """Whether no sample of columns can start the words of a layer."""
+        return layer.words > self.fitted * layer.stored
+
+    @property
     def where(self) -> str:
         """`` in scope class-3``; nothing for `joint`."""
         return "" if self.scope.name == JOINT else f" in scope {self.scope.name}"
@@ -91,6 +104,18 @@ def refuse_lone_classes(settings: Settings, plan: Plan, labels: Int[np.ndarray, 
             )
         if settings.fit.loss == "discriminative" and train[label] < settings.fit.min_images:
             raise DataError(_too_few(settings, f"class-{label}", int(train[label]), name, ""))
+
+
+def lack_of(settings: Settings, plan: Plan, size: ScopeSize) -> str | None:
+    """What a scope of a class lacks for its fit, in a few words; None: nothing. ``refuse_small_scopes`` says more."""
+    fit = settings.fit
+    if fit.loss == "discriminative" and size.is_alone:
+        return f"no other class has {fit.min_confusions} validation images of it (fit.min_confusions)"
+    if fit.loss == "discriminative" and size.has_few(fit.min_images):
+        return f"it or a neighbour has fewer than {fit.min_images} training images (fit.min_images)"
+    if any(size.lacks_columns(layer) for layer in plan.layers):
+        return "it and its neighbours have fewer columns than words (fit.words)"
+    return None
 
 
 def refuse_small_scopes(settings: Settings, plan: Plan, sizes: Sequence[ScopeSize]) -> None:
@@ -153,7 +178,7 @@ def _refuse_missing(size: ScopeSize, plan: Plan) -> None:
 def _refuse_undecidable(settings: Settings, plan: Plan, sizes: Sequence[ScopeSize]) -> None:
     """IG Eq. 8 is a decision between labels."""
     fit = settings.fit
-    alone = [size for size in sizes if size.scope.n_labels < 2]
+    alone = [size for size in sizes if size.is_alone]
     if alone:
         scope = alone[0].scope
         (name,) = scope.label_names(plan.class_names)
@@ -166,7 +191,7 @@ def _refuse_undecidable(settings: Settings, plan: Plan, sizes: Sequence[ScopeSiz
             f"fit.loss = 'discriminative' needs at least 2 labels, scope {scope.name} has only {name!r}{why}"
             f"{_others(alone)}; {_OFFER}, or {_GENERATIVE}"
         )
-    few = [size for size in sizes if min(size.images) < fit.min_images]
+    few = [size for size in sizes if size.has_few(fit.min_images)]
     if few:
         size = few[0]
         names = size.scope.label_names(plan.class_names)

@@ -12,10 +12,11 @@ from jaxtyping import Int
 
 from workflows.errors import DataError, RunFolderError
 from workflows.fit_settings import FitSettings
+from workflows.networks.naming import shortened
 from workflows.plan import Plan
 from workflows.requests import ALL, requested_classes
 from workflows.scope import REST, Scope, item_name, joint_scope, list_scope, split_item
-from workflows.scope_sizes import refuse_small_scopes, scope_sizes
+from workflows.scope_sizes import lack_of, refuse_small_scopes, scope_sizes
 from workflows.settings import Settings
 from workflows.stages.word_maps import ImageColumns
 from workflows.storage.atomic import write_bytes
@@ -28,6 +29,7 @@ __all__ = [
     "Confusions",
     "Scope",
     "class_scope",
+    "class_scopes",
     "item_name",
     "joint_scope",
     "known_scopes",
@@ -100,36 +102,76 @@ def plan_scopes(settings: Settings, plan: Plan, images: ImageColumns) -> tuple[S
         images: labels and predictions of all images.
 
     Raises:
-        DataError: a class that was asked for does not exist, is never predicted, or has too few training images.
+        DataError: a class that was asked for by name does not exist, is never predicted, or has too few training
+            images; or none of the classes that ``all`` stands for has a scope, and no other scope is asked for.
         SettingsError: a list leaves nothing for its `rest`, or a scope has fewer columns than words.
     """
     known = known_scopes(settings, plan)
-    classes = _class_scopes(settings, plan, images) if "class" in settings.fit.scopes else []
+    classes, left_out = class_scopes(settings, plan, images)
     joint = [scope for scope in known if scope.name == JOINT]
     scopes = (*joint, *classes, *known[len(joint) :])
-    train = slice(0, plan.train_images)
-    labels = images.label[train][images.predicted[train] >= 0]
-    refuse_small_scopes(settings, plan, scope_sizes(settings, plan, scopes, labels))
+    if not scopes:
+        _refuse_without_scopes(left_out)
+    refuse_small_scopes(settings, plan, scope_sizes(settings, plan, scopes, _training_labels(plan, images)))
     for scope in known[len(joint) :]:
         if not scope.contains(images.label[plan.train_images :]).any():
             raise DataError(f"scope {scope.name}: no validation image has one of its labels: index some of its classes")
     return scopes
 
 
-def _class_scopes(settings: Settings, plan: Plan, images: ImageColumns) -> list[Scope]:
-    """Of every class of ``mine.classes`` that some image of its scope is predicted as."""
-    confusions, scopes = Confusions.of(plan, images), []
-    for label in requested_classes(settings.mine.classes, plan, images)[0]:
-        scope = class_scope(label, confusions, settings.fit)
-        if confusions.omega(scope, label):
-            scopes.append(scope)
-        elif ALL not in settings.mine.classes:
-            raise DataError(
-                f"mine.classes: no validation image of {plan.class_names[label]!r} or of its neighbours is predicted "
-                f"as it, so scope {scope.name} has nothing to explain: add 'joint' to fit.scopes and take 'class' out, "
-                "or add validation images"
-            )
-    return scopes
+def class_scopes(settings: Settings, plan: Plan, images: ImageColumns) -> tuple[list[Scope], dict[str, list[str]]]:
+    """Scopes of the classes of ``mine.classes`` that some image of their scope is predicted as.
+
+    Of the classes that ``all`` stands for, those whose scope cannot be fitted are left out.
+
+    Returns:
+        Scopes by class id; and the names of the classes that are left out, by what they lack.
+
+    Raises:
+        DataError: a class that was asked for by name does not exist or is never predicted.
+    """
+    kept: list[Scope] = []
+    left_out: dict[str, list[str]] = {}
+    if "class" not in settings.fit.scopes:
+        return kept, left_out
+    confusions, every = Confusions.of(plan, images), ALL in settings.mine.classes
+    labels = requested_classes(settings.mine.classes, plan, images)[0]
+    scopes = [class_scope(label, confusions, settings.fit) for label in labels]
+    for size in scope_sizes(settings, plan, scopes, _training_labels(plan, images)):
+        scope, (label,) = size.scope, size.scope.explains
+        silent = not confusions.omega(scope, label)
+        if silent and not every:
+            _refuse_silent(scope, plan.class_names[label])
+        lack = _SILENT if silent else lack_of(settings, plan, size)
+        if lack is None or not every:
+            kept.append(scope)  # what was asked for by name is refused by ``refuse_small_scopes``, with the remedies
+        else:
+            left_out.setdefault(lack, []).append(plan.class_names[label])
+    return kept, left_out
+
+
+_SILENT = "no validation image of it or of its neighbours is predicted as it"
+
+
+def _refuse_silent(scope: Scope, name: str) -> None:
+    raise DataError(
+        f"mine.classes: no validation image of {name!r} or of its neighbours is predicted as it, so scope {scope.name} "
+        "has nothing to explain: add 'joint' to fit.scopes and take 'class' out, or add validation images"
+    )
+
+
+def _training_labels(plan: Plan, images: ImageColumns) -> Int[np.ndarray, " N"]:
+    """Class ids of the training images that could be read."""
+    train = slice(0, plan.train_images)
+    return images.label[train][images.predicted[train] >= 0]
+
+
+def _refuse_without_scopes(left_out: dict[str, list[str]]) -> None:
+    reasons = "; ".join(f"{shortened(names)}: {lack}" for lack, names in left_out.items())
+    raise DataError(
+        f"mine.classes = 'all': no class can have a scope of its own ({reasons}); add 'joint' to fit.scopes, or set "
+        "fit.scopes = ['list'] and name classes in [[fit.lists]] with rest = true"
+    )
 
 
 def scopes_path(folder: RunFolder) -> Path:

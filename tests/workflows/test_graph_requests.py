@@ -48,7 +48,16 @@ def test_misclassified_are_those_whose_prediction_is_explained() -> None:
 def test_what_all_leaves_out_is_told() -> None:
     found = asked(settings_of(scopes=["joint", "list"], lists=[{"name": "a", "classes": ["gnu", "hen"]}]), [])
     assert [graphs.classes for graphs in found.scopes] == [(0, 1, 2, 3, 4), (4,)]
-    assert found.silent == ("no validation image of scope list-a is predicted as gnu",)
+    assert found.silent == ("no validation image of scope list-a is predicted as gnu: no class graph",)
+
+
+def test_classes_that_all_leaves_out_of_scope_class_are_told_with_what_they_lack() -> None:
+    found = asked(settings_of(scopes=["joint", "class"], loss="discriminative"), [])
+    assert [graphs.scope.name for graphs in found.scopes] == ["joint", "class-0", "class-1", "class-3", "class-4"]
+    assert found.scopes[0].classes == (0, 1, 2, 3, 4), "the fox has a graph with the dictionary of all classes"
+    assert found.silent == (
+        "scope class leaves out fox: no other class has 1 validation images of it (fit.min_confusions)",
+    )
 
 
 def test_a_class_or_image_that_no_scope_explains_is_refused() -> None:

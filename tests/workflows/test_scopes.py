@@ -16,6 +16,7 @@ from workflows.scopes import (
     Confusions,
     Scope,
     class_scope,
+    class_scopes,
     item_name,
     joint_scope,
     known_scopes,
@@ -241,6 +242,43 @@ def test_a_scope_with_more_labels_than_the_images_have_is_refused() -> None:
     with pytest.raises(DataError, match=words):
         plan_scopes(settings_of(loss="discriminative"), plan, fewer)
     assert plan_scopes(settings_of(), plan, fewer)
+
+
+def test_all_leaves_out_classes_whose_scope_cannot_be_fitted() -> None:
+    """One class that nothing is confused with must not stop a run of a thousand classes."""
+    decide: dict[str, Any] = {"scopes": ["class"], "loss": "discriminative"}
+    assert [scope.name for scope in planned(**decide)] == ["class-0", "class-1", "class-3", "class-4"]
+    images = images_of()
+    images.predicted[4 * TRAIN : 5 * TRAIN - 19] = -1  # broken pictures: 19 hens are left
+    settings, plan = settings_of(**decide), plan_of(images)
+    scopes, left_out = class_scopes(settings, plan, images)
+    assert plan_scopes(settings, plan, images) == tuple(scopes)
+    assert [scope.name for scope in scopes] == ["class-0", "class-1", "class-3"]
+    assert left_out == {
+        "no other class has 1 validation images of it (fit.min_confusions)": ["fox"],
+        "it or a neighbour has fewer than 20 training images (fit.min_images)": ["hen"],
+    }
+    wordy = plan_of(IMAGES, words=200)
+    assert [scope.name for scope in plan_scopes(settings_of(scopes=["class"]), wordy, IMAGES)] == [
+        "class-0", "class-1", "class-3", "class-4",
+    ]  # fmt: skip
+    assert class_scopes(settings_of(scopes=["class"]), wordy, IMAGES)[1] == {
+        "it and its neighbours have fewer columns than words (fit.words)": ["fox"]
+    }
+    assert class_scopes(settings_of(), PLAN, IMAGES) == ([], {})
+
+
+def test_all_without_a_single_scope_is_refused_with_every_reason() -> None:
+    words = (
+        r"mine\.classes = 'all': no class can have a scope of its own \(cat, dog, gnu, hen: it or a neighbour has "
+        r"fewer than 31 training images \(fit\.min_images\); fox: no other class has 1 validation images of it "
+        r"\(fit\.min_confusions\)\); add 'joint' to fit\.scopes, or set fit\.scopes = \['list'\] and name classes"
+    )
+    with pytest.raises(DataError, match=words):
+        planned(scopes=["class"], loss="discriminative", min_images=TRAIN + 1)
+    assert [scope.name for scope in planned(scopes=["joint", "class"], words=[5], min_images=TRAIN + 1)] == [
+        "joint", *(f"class-{label}" for label in range(5)),
+    ]  # fmt: skip
 
 
 def lone(classes: list[str], labels: np.ndarray | None = None, **fit: Any) -> None:

@@ -122,8 +122,10 @@ def run(context: StageContext) -> None:
     # What mine would refuse is known now: before the fits, the longest stage.
     images = ImageColumns.read(folder, 0, plan.images)
     scopes = plan_scopes(settings, plan, images)
-    requested_graphs(settings, plan, images, scopes)
+    asked = requested_graphs(settings, plan, images, scopes)
     if "class" in settings.fit.scopes:
+        for words in asked.silent:
+            context.warn(words)
         _look_at_class_scopes(context, plan, scopes, images)
     if settings.hmm is not None:
         requested_images(settings.draw.paths, plan, images, asked_by="draw.paths")

@@ -83,7 +83,7 @@ def run(context: StageContext) -> None:
     scopes = (joint_scope(plan),) if settings.hmm is not None else read_scopes(folder)
     asked = requested_graphs(settings, plan, images, scopes)
     for words in asked.silent:
-        context.warn(f"{words}: no class graph")
+        context.warn(words)
     context.begin(len(asked))
     members = ScopeImages(images)
     tables: dict[str, list[pa.Table]] = {"nodes": [], "edges": [], "heatmaps": []}
