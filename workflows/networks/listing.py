@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from workflows.errors import NetworkError
-from workflows.networks.receptive_fields import downstream_of, operation_shapes
+from workflows.networks.receptive_fields import downstream_of, maps_with_units_last, operation_shapes
 from workflows.networks.tracing import NetworkGraph, UntraceableNetwork, trace_network
 
 
@@ -35,7 +35,8 @@ class ListedLayer:
 def list_layers(network: nn.Module, input_shape: tuple[int, int, int]) -> list[ListedLayer]:
     """Every operation of a network that gives columns, in execution order.
 
-    Of a network whose operations cannot be traced these are calls of modules.
+    Where operations cannot be traced these are calls of modules: of the whole network, or those inside its opaque
+    modules, which come last.
 
     Args:
         network: the network, in evaluation mode.
@@ -48,15 +49,18 @@ def list_layers(network: nn.Module, input_shape: tuple[int, int, int]) -> list[L
         graph = trace_network(network)
     except UntraceableNetwork:
         return _called_modules(network, input_shape)
-    shapes, fed = operation_shapes(graph, input_shape), downstream_of(graph.input)
+    shapes = operation_shapes(graph, input_shape)
+    fed = downstream_of(graph.input) - maps_with_units_last(graph, shapes)
     aliases: dict[str, str] = {}
     for alias, name in graph.aliases.items():
         aliases[name] = f"{aliases[name]}, {alias}" if name in aliases else alias
-    return [
+    traced = [
         ListedLayer(name, aliases.get(name, ""), _kind(graph, name), *size)
         for name, node in graph.nodes.items()
         if node in fed and (size := _map_size(shapes.get(node, torch.Size())))
     ]
+    inside = tuple(f"{node.target}." for node in graph.opaque)
+    return traced + [one for one in _called_modules(network, input_shape) if one.name.startswith(inside)]
 
 
 def _kind(graph: NetworkGraph, name: str) -> str:

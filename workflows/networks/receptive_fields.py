@@ -6,6 +6,7 @@ Source: IG section 3.2, the region R(p) of Eq. 6; the arithmetic is in ``gmm_ops
 from __future__ import annotations
 
 import logging
+from functools import partial
 
 import torch
 from torch import Tensor, fx, nn
@@ -14,7 +15,8 @@ from gmm_ops.windows import Window
 from workflows.errors import NetworkError
 from workflows.networks.perturbation import measure_window
 from workflows.networks.tracing import OUTPUT, NetworkGraph, UntraceableNetwork, trace_network
-from workflows.networks.window_rules import UnknownWindow, input_windows, join
+from workflows.networks.unit_axis import units_last
+from workflows.networks.window_rules import UnknownWindow, input_windows, is_elementwise, join
 
 _log = logging.getLogger(__name__)
 
@@ -49,17 +51,29 @@ def _walk(graph: NetworkGraph, start: fx.Node, stop: fx.Node, shapes: dict[fx.No
             f"network.layers: {_name(graph, start)} is not upstream of {_name(graph, stop)}; "
             "list the layers lowest first"
         )
+    last = maps_with_units_last(graph, shapes)
+    for node in (start, stop):
+        if node in last:
+            raise NetworkError(
+                f"network.layers: {_name(graph, node)} gives (N, H, W, D), its units lie on the last axis; name the "
+                "permutation that moves them back, or a layer before or behind the block"
+            )
     between = downstream_of(start)
     windows = {stop: Window.identity()}
     for node in reversed(graph.module.graph.nodes):
         if node is start or node not in windows:
             continue
-        for source, window in input_windows(graph, node, shapes, windows[node]).items():
+        for source, window in input_windows(graph, node, shapes, last, windows[node]).items():
             if source is start or source in between:
                 windows[source] = join(windows[source], window) if source in windows else window
     if start not in windows:
         raise UnknownWindow(f"{_name(graph, start)} reaches {_name(graph, stop)} through sizes only")
     return windows[start]
+
+
+def maps_with_units_last(graph: NetworkGraph, shapes: dict[fx.Node, torch.Size]) -> frozenset[fx.Node]:
+    """Operations that give (N, H, W, D), which is no map of columns."""
+    return units_last(graph, shapes, partial(is_elementwise, graph, units_axis=3))
 
 
 def downstream_of(start: fx.Node) -> set[fx.Node]:

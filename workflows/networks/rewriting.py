@@ -36,10 +36,12 @@ _FRESH_FUNCTIONS = {operator.add, torch.add, torch.cat}
 def disable_inplace(graph: NetworkGraph) -> None:
     """Make every operation leave its input alone, as tracing already recorded them.
 
-    Modules lose their ``inplace`` flag, so the graph must own them.
+    Modules lose their ``inplace`` flag, so the graph must own them. Opaque modules keep it: what they overwrite is read
+    as their own code has it.
     """
+    kept = {id(part) for node in graph.opaque for part in graph.module.get_submodule(str(node.target)).modules()}
     for module in graph.module.modules():
-        if getattr(module, "inplace", False) is True:
+        if getattr(module, "inplace", False) is True and id(module) not in kept:
             module.inplace = False  # type: ignore[assignment]
     for node in graph.module.graph.nodes:
         if node.op == "call_method" and _is_inplace_method(node.target):
@@ -60,6 +62,8 @@ def fuse_batch_norms(graph: NetworkGraph, taps: Taps) -> None:
         if not isinstance(bn, nn.BatchNorm2d) or bn.running_mean is None or calls[norm.target] > 1:
             continue
         source = norm.all_input_nodes[0]
+        if not graph.opaque.isdisjoint((norm, source)):
+            continue
         conv = graph.submodule(source)
         if not isinstance(conv, nn.Conv2d) or calls[source.target] > 1 or len(source.users) > 1:
             continue
@@ -67,6 +71,15 @@ def fuse_batch_norms(graph: NetworkGraph, taps: Taps) -> None:
             continue
         _replace_module(graph.module, str(source.target), fuse_conv_bn_eval(conv, bn))
         _replace(graph, taps, norm, source)
+
+
+def copy_taps(graph: NetworkGraph, taps: Taps) -> None:
+    """Where there are opaque modules, tap copies: nobody knows what those overwrite."""
+    if not graph.opaque:
+        return
+    for name, node in taps.items():
+        with graph.module.graph.inserting_after(node):
+            taps[name] = graph.module.graph.call_function(torch.clone, (node,))
 
 
 def overwrite_untapped(graph: NetworkGraph, taps: Taps) -> None:
@@ -97,7 +110,7 @@ def _is_fresh(graph: NetworkGraph, node: fx.Node) -> bool:
     """Whether the result is new memory; dropout, flatten and slices may hand on their input's."""
     module = graph.submodule(node)
     if module is not None:
-        return isinstance(module, _FRESH_MODULES)
+        return isinstance(module, _FRESH_MODULES) and node not in graph.opaque
     return node.target in _FRESH_FUNCTIONS
 
 

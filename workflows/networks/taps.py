@@ -14,7 +14,7 @@ from torch import Tensor, fx, nn
 
 from workflows.errors import NetworkError
 from workflows.networks.hooking import HookedNetwork, call_of
-from workflows.networks.rewriting import disable_inplace, fuse_batch_norms, overwrite_untapped
+from workflows.networks.rewriting import copy_taps, disable_inplace, fuse_batch_norms, overwrite_untapped
 from workflows.networks.tracing import OUTPUT, NetworkGraph, UntraceableNetwork, trace_network
 
 Tap = Literal["pre", "post"]
@@ -52,9 +52,9 @@ def resolve_layers(network: nn.Module, names: Sequence[str], tap: Tap) -> list[R
     """
     try:
         graph = trace_network(network)
+        layers = [_resolve_node(graph, name, tap) for name in names]
     except UntraceableNetwork:
         return [_resolve_module(network, name, tap) for name in names]
-    layers = [_resolve_node(graph, name, tap) for name in names]
     for lower, upper in itertools.pairwise(layers):
         if graph.node(lower.name) is graph.node(upper.name):
             raise NetworkError(f"network.layers: {lower.given!r} and {upper.given!r} are the same layer {lower.name!r}")
@@ -148,14 +148,15 @@ def _run_once(tapped: TappedNetwork, input_shape: tuple[int, int, int]) -> tuple
 def _body(network: nn.Module, names: Sequence[str], fuse: bool) -> nn.Module:
     try:
         graph = trace_network(network)
+        taps = {name: graph.node(name) for name in names}
     except UntraceableNetwork:
         return HookedNetwork(network, names)
-    taps = {name: graph.node(name) for name in names}
     logits = "logits of the network"  # no layer can be called so
     taps[logits] = graph.result
     disable_inplace(graph)
     if fuse:
         fuse_batch_norms(graph, taps)
+    copy_taps(graph, taps)
     overwrite_untapped(graph, taps)
     end = next(node for node in reversed(graph.module.graph.nodes) if node.op == "output")
     end.args = ((taps[logits], tuple(taps[name] for name in names)),)

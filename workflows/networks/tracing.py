@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import operator
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import fx, nn
@@ -25,7 +27,7 @@ _POOL_FUNCTIONS = {nn.functional.max_pool2d, nn.functional.avg_pool2d, torch.max
 
 
 class UntraceableNetwork(NetworkError):
-    """The network's forward pass depends on its data, so its operations form no fixed graph."""
+    """The network's forward pass depends on its data, or a layer lies in a module whose does: there is no graph."""
 
 
 @dataclass(frozen=True)
@@ -37,12 +39,15 @@ class NetworkGraph:
         nodes: operations by canonical name (``layer1.2.add``), in execution order.
         input: the placeholder of the images.
         result: the operation that computes the logits.
+        opaque: calls of modules whose forward pass depends on its data; each is one operation, with nothing known of
+            what happens inside.
     """
 
     module: fx.GraphModule
     nodes: dict[str, fx.Node]
     input: fx.Node
     result: fx.Node
+    opaque: frozenset[fx.Node] = frozenset()
 
     @cached_property
     def names(self) -> dict[fx.Node, str]:
@@ -54,20 +59,30 @@ class NetworkGraph:
         """Canonical names by alias: ``addN``, N-th addition; ``convB_I``, I-th convolution of pooling block B.
 
         Both count from 1 in execution order. The convolution aliases exist in networks without joins only: in a
-        residual network "conv2_1" means something else.
+        residual network "conv2_1" means something else. What an opaque module adds or convolves cannot be counted, so
+        nothing behind one has an alias.
         """
-        additions = [name for name, node in self.nodes.items() if _is_addition(node)]
+        countable = dict(itertools.takewhile(lambda item: item[1] not in self.opaque, self.nodes.items()))
+        additions = [name for name, node in countable.items() if _is_addition(node)]
         aliases = {f"add{number}": name for number, name in enumerate(additions, start=1)}
         if not any(node.target in _JOINS for node in self.nodes.values() if node.op != "call_module"):
-            aliases |= self._block_aliases()
+            aliases |= self._block_aliases(countable)
         return aliases
 
     def node(self, name: str) -> fx.Node:
-        """The operation of a canonical name, an alias or ``output``; NetworkError with the nearest names otherwise."""
+        """The operation of a canonical name, an alias or ``output``.
+
+        Raises:
+            UntraceableNetwork: the name may stand for a layer inside an opaque module.
+            NetworkError: there is no such operation; with the nearest names.
+        """
         if name == OUTPUT:
             return self.result
         canonical = name if name in self.nodes else self.aliases.get(name, name)
         if canonical not in self.nodes:
+            for node in self.opaque:
+                if name.startswith(f"{node.target}."):
+                    raise UntraceableNetwork(f"network.layers: {name!r} lies in {node.target!r}, which is not traced")
             known = [*self.nodes, *self.aliases, OUTPUT]
             raise NetworkError(f"network.layers: the network has no layer {name!r}; {nearest_names(name, known)}")
         return self.nodes[canonical]
@@ -87,10 +102,10 @@ class NetworkGraph:
                 waiting.extend(node.all_input_nodes)
         return seen
 
-    def _block_aliases(self) -> dict[str, str]:
+    def _block_aliases(self, nodes: dict[str, fx.Node]) -> dict[str, str]:
         aliases: dict[str, str] = {}
         block, within = 1, 0
-        for name, node in self.nodes.items():
+        for name, node in nodes.items():
             module = self.submodule(node)
             if isinstance(module, nn.Conv2d) or node.target is nn.functional.conv2d:
                 within += 1
@@ -103,34 +118,75 @@ class NetworkGraph:
 def trace_network(network: nn.Module) -> NetworkGraph:
     """Record the operations of a network in evaluation mode.
 
+    A module whose forward pass branches on values, or cannot run on symbols, becomes one opaque operation.
+
     Raises:
-        UntraceableNetwork: the forward pass branches on values, or cannot run on symbols.
+        UntraceableNetwork: the network's own forward pass is such a one.
         NetworkError: the network takes several inputs, or gives something else than one tensor.
     """
-    tracer = torchvision.models.feature_extraction.NodePathTracer()
     training = network.training
     network.eval()
     try:
-        graph = tracer.trace(network)
-    except Exception as error:
-        raise UntraceableNetwork(
-            f"network {type(network).__name__}: its operations cannot be traced ({type(error).__name__}: {error})"
-        ) from error
+        tracer, graph = _trace_around(network)
     finally:
         network.train(training)
     for node in graph.nodes:
         node.type = None  # a shape annotation that was evaluated cannot be pickled with the graph
     module = fx.GraphModule(network, graph)
-    _reroute_overwritten(module)
+    opaque = frozenset(node for node in graph.nodes if tracer.made_opaque(network, node))
+    _reroute_overwritten(module, opaque)
     names = {name: node for node, name in tracer.node_to_qualname.items() if node.op.startswith("call_")}
-    return NetworkGraph(module, names, _single_input(graph, network), _single_result(graph, network))
+    return NetworkGraph(module, names, _single_input(graph, network), _single_result(graph, network), opaque)
 
 
-def _reroute_overwritten(module: fx.GraphModule) -> None:
+class _Tracer(torchvision.models.feature_extraction.NodePathTracer):
+    """Knows which module could not be traced.
+
+    Args:
+        opaque: classes of modules that are one operation each; a pickled graph makes its tracer without any.
+    """
+
+    def __init__(self, opaque: Collection[type[nn.Module]] = ()) -> None:
+        super().__init__(leaf_modules=opaque)
+        self.failed: nn.Module | None = None
+
+    def call_module(self, m: nn.Module, forward: Any, args: Any, kwargs: Any) -> Any:
+        """Remember the innermost module in which something is raised."""
+        self.failed = None
+        try:
+            return super().call_module(m, forward, args, kwargs)
+        except Exception:
+            self.failed = self.failed or m
+            raise
+
+    def made_opaque(self, network: nn.Module, node: fx.Node) -> bool:
+        """Whether an operation is a call of an opaque module."""
+        return node.op == "call_module" and isinstance(
+            network.get_submodule(str(node.target)), tuple(self.leaf_modules)
+        )
+
+
+def _trace_around(network: nn.Module) -> tuple[_Tracer, fx.Graph]:
+    """Trace again with every class of modules left out in which tracing failed, until it succeeds."""
+    opaque: set[type[nn.Module]] = set()
+    while True:
+        tracer = _Tracer(opaque)
+        try:
+            return tracer, tracer.trace(network)
+        except Exception as error:
+            if tracer.failed is None or type(tracer.failed) in opaque:
+                raise UntraceableNetwork(
+                    f"network {type(network).__name__}: its operations cannot be traced "
+                    f"({type(error).__name__}: {error})"
+                ) from error
+            opaque.add(type(tracer.failed))
+
+
+def _reroute_overwritten(module: fx.GraphModule, opaque: frozenset[fx.Node]) -> None:
     """Let later operations read an in-place result where the network's code names the overwritten input."""
     order = {node: index for index, node in enumerate(module.graph.nodes)}
     for node in module.graph.nodes:
-        if not node.all_input_nodes or not _overwrites(module, node):
+        if node in opaque or not node.all_input_nodes or not _overwrites(module, node):
             continue
         source = node.all_input_nodes[0]
         for user in list(source.users):

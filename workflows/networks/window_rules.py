@@ -17,6 +17,7 @@ from gmm_ops.errors import RefusedInput
 from gmm_ops.windows import AxisWindow, Window
 from workflows.networks.compiled_ops import torchvision
 from workflows.networks.tracing import NetworkGraph
+from workflows.networks.unit_axis import is_columnwise, moves_units
 
 Pair = tuple[int, int]
 Arguments = Mapping[str, Any]
@@ -43,7 +44,11 @@ _MODULE_ARGUMENTS = ("kernel_size", "stride", "padding", "dilation", "padding_mo
 
 
 def input_windows(
-    graph: NetworkGraph, node: fx.Node, shapes: Mapping[fx.Node, torch.Size], window: Window
+    graph: NetworkGraph,
+    node: fx.Node,
+    shapes: Mapping[fx.Node, torch.Size],
+    last: frozenset[fx.Node],
+    window: Window,
 ) -> dict[fx.Node, Window]:
     """Windows on the inputs of an operation, given the window on its result.
 
@@ -51,6 +56,7 @@ def input_windows(
         graph: the network.
         node: the operation.
         shapes: shape of every tensor for one image.
+        last: operations whose units lie on the last axis.
         window: what an upper column sees of the operation's result.
 
     Returns:
@@ -60,20 +66,45 @@ def input_windows(
         UnknownWindow: the operation is not known, or steps unevenly over its input.
     """
     inputs = [source for source in node.all_input_nodes if source in shapes and source.op != "get_attr"]
-    if len(shapes.get(node, ())) == 2:
-        # One vector an image: flatten, global mean, dense layer. It sees every position of what it reads.
+    axes = len(shapes.get(node, ()))  # none: several tensors at once
+    if axes == 2 or (axes > 2 and window == Window.whole()):
+        # One vector an image (flatten, global mean, dense layer) sees every position of what it reads, and whatever
+        # lies below is seen whole too.
         return dict.fromkeys(inputs, Window.whole())
-    if node not in shapes or len(shapes[node]) != 4:
+    if node in graph.opaque:
+        raise UnknownWindow(f"{graph.names[node]}: the operations of {_title(graph, node)} cannot be traced")
+    if axes != 4:
         raise UnknownWindow(f"{graph.names[node]} gives no map of shape (N, D, H, W)")
+    if moves_units(node, last):
+        return {inputs[0]: window}
+    if node in last or not last.isdisjoint(inputs):
+        return _units_last_windows(graph, node, shapes, last, window)
     rule = _rule(graph, node)
     if rule is not None:
         if not inputs or len(shapes[inputs[0]]) != 4:
             raise UnknownWindow(f"{graph.names[node]} reads no map of shape (N, D, H, W)")
         through = rule(_arguments(graph, node), shapes[inputs[0]], shapes[node], window)
         return {inputs[0]: through}
-    if not _is_elementwise(graph, node, shapes):
+    if not is_elementwise(graph, node):
         raise UnknownWindow(f"{graph.names[node]}: no window rule for {_title(graph, node)}")
     return {source: _broadcast(shapes[source], shapes[node], window) for source in inputs}
+
+
+def _units_last_windows(
+    graph: NetworkGraph,
+    node: fx.Node,
+    shapes: Mapping[fx.Node, torch.Size],
+    last: frozenset[fx.Node],
+    window: Window,
+) -> dict[fx.Node, Window]:
+    """As ``input_windows`` for an operation on maps (N, H, W, D)."""
+    inputs = [source for source in node.all_input_nodes if source in shapes and source.op != "get_attr"]
+    if node in last and is_columnwise(graph, node):
+        return {inputs[0]: window}
+    mixed = any(shapes[source] == shapes[node] and source not in last for source in inputs)
+    if node not in last or mixed or not is_elementwise(graph, node, units_axis=3):
+        raise UnknownWindow(f"{graph.names[node]}: no rule for {_title(graph, node)} where units lie on the last axis")
+    return {source: _broadcast(shapes[source], shapes[node], window, rows_axis=1) for source in inputs}
 
 
 def join(windows: Window, other: Window) -> Window:
@@ -207,21 +238,27 @@ def _kernel_of(graph: NetworkGraph, weight: fx.Node) -> Pair:
     return value.shape[2], value.shape[3]
 
 
-def _is_elementwise(graph: NetworkGraph, node: fx.Node, shapes: Mapping[fx.Node, torch.Size]) -> bool:
+def is_elementwise(graph: NetworkGraph, node: fx.Node, units_axis: int = 1) -> bool:
+    """Whether every position of an operation's result comes from the same position of its inputs.
+
+    ``units_axis``: of the maps; along it they may be joined.
+    """
     module = graph.submodule(node)
     if module is not None:
         return isinstance(module, _ELEMENTWISE_MODULES)
     if node.target in _CONCATENATIONS:
         dim = node.kwargs.get("dim", node.args[1] if len(node.args) > 1 else 0)
-        return dim in (1, -3)
+        return dim in (units_axis, units_axis - 4)
     return _title(graph, node) in _ELEMENTWISE_NAMES
 
 
-def _broadcast(before: torch.Size, after: torch.Size, window: Window) -> Window:
+def _broadcast(before: torch.Size, after: torch.Size, window: Window, rows_axis: int = 2) -> Window:
     """The window on an input that may be stretched over the result (squeeze-and-excitation gates)."""
     if len(before) < 2:
         return Window.whole()
-    extents = zip((window.rows, window.columns), before[-2:], after[-2:], strict=True)
+    padded = (1,) * (4 - len(before)) + tuple(before)
+    axes = slice(rows_axis, rows_axis + 2)
+    extents = zip((window.rows, window.columns), padded[axes], after[axes], strict=True)
     return Window(*(axis if extent == full else AxisWindow.whole() for axis, extent, full in extents))
 
 

@@ -104,6 +104,38 @@ class Branching(nn.Module):
         return self.linear(maps.mean(dim=(2, 3)))
 
 
+class Pooled(nn.Module):
+    """Looks at the size of what comes, which no tracer can follow, and overwrites it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.relu = nn.ReLU(inplace=True)
+        self.conv = nn.Conv2d(4, 4, 3, padding=1)
+
+    def forward(self, maps: Tensor) -> Tensor:
+        maps = self.relu(maps)
+        if maps.shape[-1] > 4:
+            maps = F.avg_pool2d(maps, 2)
+        return self.conv(maps) + 1
+
+
+class PartlyTraceable(nn.Module):
+    """Two modules that cannot be traced between operations that can."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1, self.conv2 = nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(4, 4, 3, padding=1)
+        self.norm, self.linear = nn.BatchNorm2d(4), nn.Linear(4, 3)
+        self.pooled, self.head = Pooled(), Pooled()
+
+    def forward(self, images: Tensor) -> Tensor:
+        maps = self.norm(self.conv1(images))
+        maps = maps + maps.tanh()
+        early = self.pooled(maps)
+        maps = F.avg_pool2d(maps, 2) + early  # reads what the module has overwritten
+        return self.linear(self.head(self.conv2(maps)).mean(dim=(2, 3)))
+
+
 class OneOperation(nn.Module):
     """A convolution, one operation under test, and another convolution."""
 

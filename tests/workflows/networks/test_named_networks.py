@@ -110,16 +110,35 @@ def test_windows_of_timm_are_those_of_perturbation() -> None:
     assert trace_window(network, *asked) == measure_window(network, *asked) == Window.square(4, -8, 17)
 
 
-def test_a_timm_network_that_cannot_be_traced_lists_its_modules() -> None:
+def test_timm_modules_that_cannot_be_traced_are_one_operation_each() -> None:
     pytest.importorskip("timm", reason="needs the extra timm: pip install 'inference-graphs[timm]'")
     network = build_network(named("timm:tf_efficientnet_lite0"))  # pads by the size of what comes
     listed = list_layers(network, (3, 64, 64))
     assert (listed[0].name, listed[0].units, listed[0].height) == ("conv_stem", 32, 32)
+    assert "blocks.1.1.add" in {one.name for one in listed}, "operations around them are found"
+    images = torch.randn((1, 3, 64, 64), generator=torch.Generator().manual_seed(1))
     with torch.inference_mode():
-        _, maps = TappedNetwork(network, ["conv_stem"])(torch.ones(1, 3, 64, 64))
-    assert maps["conv_stem"].shape == (1, 32, 32, 32)
-    with pytest.raises(NetworkError, match=r"no module 'conv_sten' \(its operations cannot be traced, so layers"):
+        logits, maps = TappedNetwork(network, ["conv_stem"])(images)
+        torch.testing.assert_close(logits, network(images), rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(maps["conv_stem"], network.conv_stem(images), rtol=1e-3, atol=1e-4)
+    asked = ("conv_stem", "blocks.1.0.conv_dw", (3, 64, 64))
+    assert trace_window(network, *asked) == Window.square(2, -1, 5), "same padding of an even map is on the high side"
+    with pytest.raises(NetworkError, match="no layer 'conv_sten'; the nearest are conv_stem"):
         TappedNetwork(network, ["conv_sten"])
+
+
+def test_windows_of_timms_vgg16_are_traced(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its head looks at the size of the map; measuring such a network takes minutes."""
+    pytest.importorskip("timm", reason="needs the extra timm: pip install 'inference-graphs[timm]'")
+
+    def never(*_arguments: object) -> Window:
+        raise AssertionError("must be traced")
+
+    monkeypatch.setattr("workflows.networks.receptive_fields.measure_window", never)
+    network = build_network(named("timm:vgg16"))
+    for lower, upper, size in (("conv2_1", "conv3_1", 8), ("conv3_1", "conv4_1", 10), ("conv4_1", "conv5_1", 10)):
+        assert trace_window(network, lower, upper, (3, 224, 224)).rows.size == size
+    assert trace_window(network, "conv5_1", "output", (3, 224, 224)) == Window.whole()
 
 
 def test_what_timm_does_not_have() -> None:

@@ -14,10 +14,18 @@ from torch import Tensor, nn
 
 from gmm_ops.windows import AxisWindow, Window
 from tests.references.receptive_fields import AxisOp, columns_fed, positions_read
-from tests.workflows.networks.sample_networks import Branching, Call, OneOperation, thin_resnet50, thin_vgg16
+from tests.workflows.networks.sample_networks import (
+    Branching,
+    Call,
+    OneOperation,
+    PartlyTraceable,
+    thin_resnet50,
+    thin_vgg16,
+)
 from workflows.errors import NetworkError
 from workflows.networks.architectures import digits_resnet, resnet20_cifar
 from workflows.networks.compiled_ops import torchvision
+from workflows.networks.listing import list_layers
 from workflows.networks.loading import load_network
 from workflows.networks.perturbation import fit_axis, measure_relations, measure_window
 from workflows.networks.receptive_fields import trace_window
@@ -160,6 +168,24 @@ CHAINED: dict[str, nn.Module] = {
     "zero pad": Call(lambda maps: F.pad(maps, (2, 0, 1, 3))),
     "pooled gate": Call(lambda maps: maps * maps.mean((2, 3), keepdim=True).sigmoid()),
     "branches": Call(lambda maps: torch.cat([maps[:, :2], F.max_pool2d(maps, 5, 1, 2)[:, 2:]], 1).relu()),
+    "units last": Call(lambda maps: F.layer_norm(maps.permute(0, 2, 3, 1).exp(), (4,)).permute(0, 3, 1, 2)),
+    "dense layer of columns": nn.Sequential(
+        torchvision.ops.Permute([0, 2, 3, 1]),
+        nn.LayerNorm(4),
+        nn.Linear(4, 8),
+        nn.GELU(),
+        nn.Linear(8, 4),
+        torchvision.ops.Permute([0, 3, 1, 2]),
+        nn.MaxPool2d(3, 2, 1),
+    ),
+    "gate of units last": Call(
+        lambda maps: (maps.permute(0, 2, 3, 1) * maps.mean((2, 3), True).permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+    ),
+    "joined units last": Call(
+        lambda maps: torch.cat([maps.permute(0, 2, 3, 1), maps.permute(0, 2, 3, 1).exp()], -1).permute(0, 3, 1, 2)[
+            :, ::2
+        ]
+    ),
     "activation": Call(lambda maps: F.gelu(maps.add(1)).clamp(max=6).contiguous()),
 }
 
@@ -210,7 +236,11 @@ UNRULED: dict[str, tuple[nn.Module, Window]] = {
         Window.square(1, -1, 3),
     ),
     "chunks": (Call(lambda maps: torch.cat(maps.chunk(2, 1)[::-1], 1)), Window.square(1, -1, 3)),
-    "permuted": (Call(lambda maps: maps.permute(0, 2, 3, 1).exp().permute(0, 3, 1, 2)), Window.square(1, -1, 3)),
+    "transposed axes": (Call(lambda maps: maps.transpose(2, 3).exp().transpose(2, 3)), Window.square(1, -1, 3)),
+    "pooled where units are last": (
+        Call(lambda maps: F.avg_pool2d(maps.permute(0, 2, 3, 1), 1).permute(0, 3, 1, 2)),
+        Window.square(1, -1, 3),
+    ),
 }
 
 
@@ -235,6 +265,28 @@ def test_upsampling_gets_a_window_that_covers_what_is_measured() -> None:
         assert not bool(rows[:low, position].any() or rows[high:, position].any())
 
 
+def test_convnext_is_traced_as_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    settings = [
+        torchvision.models.convnext.CNBlockConfig(8, 16, 1),
+        torchvision.models.convnext.CNBlockConfig(16, None, 1),
+    ]
+    network = torchvision.models.ConvNeXt(settings, num_classes=3, layer_scale=1.0).eval()
+    monkeypatch.setattr("workflows.networks.receptive_fields.measure_window", _must_not_measure)
+    for lower, upper in (("add1", "add2"), ("features.0.0", "add1"), ("add2", "output")):
+        assert_as_measured(network, lower, upper, (3, 96, 96))
+
+
+def test_a_layer_whose_units_lie_on_the_last_axis_is_refused() -> None:
+    network = torchvision.models.convnext_tiny(weights=None).eval()
+    words = r"features\.1\.0\.block\.3 gives \(N, H, W, D\), its units lie on the last axis; name the permutation"
+    with pytest.raises(NetworkError, match=words):
+        trace_window(network, None, "features.1.0.block.3", (3, 64, 64))
+    listed = {layer.name for layer in list_layers(network, (3, 64, 64))}
+    assert "features.1.0.block.3" not in listed
+    assert {"features.1.0.block.0", "features.1.0.add"} <= listed
+
+
 def test_a_network_that_cannot_be_traced_is_measured() -> None:
     torch.manual_seed(0)
     network = Branching().eval()
@@ -244,6 +296,17 @@ def test_a_network_that_cannot_be_traced_is_measured() -> None:
     assert trace_window(network, "conv2", "output", (3, 16, 16)) == Window.whole()
     with pytest.raises(NetworkError, match="'conv2' is not upstream of 'conv1'"):
         trace_window(network, "conv2", "conv1", (3, 16, 16))
+
+
+def test_windows_through_opaque_modules_are_measured_and_others_traced(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    network = PartlyTraceable().eval()
+    assert trace_window(network, "conv1", "conv2", (3, 16, 16)) == Window.square(2, -4, 10)
+    assert trace_window(network, "pooled.conv", "conv2", (3, 16, 16)) == Window.square(1, -1, 3)
+    monkeypatch.setattr("workflows.networks.receptive_fields.measure_window", _must_not_measure)
+    assert trace_window(network, None, "add1", (3, 16, 16)) == Window.square(1, -1, 3)
+    assert trace_window(network, "pooled", "conv2", (3, 16, 16)) == Window.square(1, -1, 3)
+    assert trace_window(network, "conv2", "output", (3, 16, 16)) == Window.whole()
 
 
 def test_branches_with_different_strides_are_measured() -> None:

@@ -10,10 +10,18 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from tests.workflows.networks.sample_networks import Branching, Overwriting, Twice, thin_vgg16, with_random_statistics
+from tests.workflows.networks.sample_networks import (
+    Branching,
+    Overwriting,
+    PartlyTraceable,
+    Twice,
+    thin_vgg16,
+    with_random_statistics,
+)
 from workflows.errors import NetworkError
 from workflows.networks.architectures import digits_resnet, resnet20_cifar
 from workflows.networks.compiled_ops import torchvision
+from workflows.networks.listing import list_layers
 from workflows.networks.taps import ResolvedLayer, TappedNetwork, count_outputs, layer_shapes, resolve_layers
 from workflows.networks.tracing import trace_network
 
@@ -255,6 +263,44 @@ def test_a_network_that_cannot_be_traced_is_tapped_by_its_modules() -> None:
         TappedNetwork(network, ["conv1"], "post")
     with pytest.raises(NetworkError, match="the forward pass never calls relu_7"):
         TappedNetwork(network, ["relu_7"])(IMAGES)
+
+
+def test_modules_that_cannot_be_traced_are_opaque_operations() -> None:
+    torch.manual_seed(0)
+    network = with_random_statistics(PartlyTraceable())
+    graph = trace_network(network)
+    assert {graph.names[node] for node in graph.opaque} == {"pooled", "head"}
+    assert graph.aliases == {"add1": "add"}, "the addition behind an opaque module may not be the second"
+    expected: dict[str, Tensor] = {}
+    handles = [
+        network.get_submodule(name).register_forward_hook(
+            lambda _module, _inputs, result, name=name: expected.update({name: result.clone()})
+        )
+        for name in ("norm", "pooled", "conv2")
+    ]
+    logits = network(IMAGES)
+    for handle in handles:
+        handle.remove()
+    for fuse in (True, False):
+        found, maps = TappedNetwork(network, ["add1", "pooled", "conv2"], fuse=fuse)(IMAGES)
+        torch.testing.assert_close(found, logits, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(maps["add"], expected["norm"] + expected["norm"].tanh(), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(maps["pooled"], expected["pooled"], rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(maps["conv2"], expected["conv2"], rtol=1e-4, atol=1e-5)
+
+
+def test_a_layer_inside_an_opaque_module_is_tapped_by_its_modules() -> None:
+    torch.manual_seed(0)
+    network = with_random_statistics(PartlyTraceable())
+    names = ["conv1", "pooled.conv", "head.relu"]
+    assert [layer.name for layer in resolve_layers(network, names, "pre")] == names
+    found, maps = TappedNetwork(network, names)(IMAGES)
+    torch.testing.assert_close(found, network(IMAGES), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(maps["pooled.conv"] + 1, TappedNetwork(network, ["pooled"])(IMAGES)[1]["pooled"])
+    listed = {layer.name: layer for layer in list_layers(network, (3, 32, 32))}
+    assert (listed["pooled.conv"].kind, listed["pooled.conv"].height) == ("Conv2d", 16)
+    with pytest.raises(NetworkError, match=r"no module 'pooled\.cont' .*the nearest are pooled\.conv"):
+        TappedNetwork(network, ["pooled.cont"])
 
 
 def test_gradients_reach_a_tapped_layer() -> None:
