@@ -40,7 +40,7 @@ class PoolSettings:
     max_attempts: int = 3
     """Tries of an item before it is quarantined, and of starting an actor before the run stops."""
     start_timeout_s: float = 300.0
-    """How long the first actor may take to start."""
+    """How long the pool may be without any actor that has started: at first, or after its nodes were lost."""
     item_timeout_s: float | None = None
     """An item at work for longer is taken for hung: its actor is killed, the try counts."""
     name: str = "shard"
@@ -83,7 +83,7 @@ def map_shards(
     Raises:
         RunError, RefusedInput: raised by a worker or the factory; nothing is retried, the run stops at once.
         ShardError: items kept failing; every other item has finished, each failed one is named with its reason.
-        BudgetError: no actor fits the cluster.
+        BudgetError: no actor fits the cluster, or what is left of it.
     """
     pool = _Pool(cloudpickle.dumps((factory, kwargs)), list(items), settings, on_done, on_failure)
     try:
@@ -152,8 +152,8 @@ class _Pool:
         self._suspects: set[Any] = set()
         self._seats: list[_Seat] = []
         self._failed_starts = 0
-        self._ever_started = False
-        self._opened = time.monotonic()
+        self._manned = time.monotonic()
+        """When an actor that has started was last seen; at first, when the pool was opened."""
         self.report = DispatchReport()
 
     def run(self) -> None:
@@ -206,7 +206,7 @@ class _Pool:
         if outcome.refusal is not None:
             raise outcome.refusal
         if not outcome.failure:
-            seat.starting, self._failed_starts, self._ever_started = None, 0, True
+            seat.starting, self._failed_starts = None, 0
             return
         self._failed_starts += 1
         if self._failed_starts < self._settings.max_attempts:
@@ -276,10 +276,11 @@ class _Pool:
 
     def _check_patience(self) -> None:
         now = time.monotonic()
-        if not self._ever_started and now - self._opened > self._settings.start_timeout_s:
-            raise BudgetError(
-                _no_actor_words(self._settings, f"none started within {self._settings.start_timeout_s} s")
-            )
+        if any(seat.starting is None for seat in self._seats):
+            self._manned = now
+        elif now - self._manned > self._settings.start_timeout_s:
+            words = _no_actor_words(self._settings, f"none started within {self._settings.start_timeout_s:g} s")
+            raise BudgetError(f"{words}, or add nodes and run the same command again")
         limit = self._settings.item_timeout_s
         for seat in list(self._seats):
             if limit is not None and seat.given and now - seat.since > limit:

@@ -18,7 +18,7 @@ from typing import Any, Protocol
 from workflows.errors import ShardError
 from workflows.runtime.cluster import Resources
 from workflows.runtime.collective import Collective
-from workflows.runtime.generation import FitGroup, GenerationLost, GroupSettings, Stopped
+from workflows.runtime.generation import FitGroup, GenerationLost, GroupSettings, Rooms, Stopped
 
 Progress = dict[str, Any]
 
@@ -34,10 +34,11 @@ class FitWorker(Protocol):
         """Take the state of a checkpoint, or the beginning."""
 
     def advance(self, n_steps: int, collective: Collective) -> Progress:
-        """Do up to ``n_steps`` steps. The progress holds ``done``, the same on all ranks, and what callers show.
+        """Do up to ``n_steps`` steps.
 
-        If it holds ``digest``, all ranks must agree on it: a fit whose ranks drift apart is stopped. A fit that was
-        done already is done again at once.
+        The progress holds, the same on all ranks, ``done`` and ``taken``: the steps behind the fit in all, by which it
+        is known to get further. If it holds ``digest``, all ranks must agree on it: a fit whose ranks drift apart is
+        stopped. The rest is what callers show. A fit that was done already is done again at once.
         """
 
     def save(self, path: Path) -> None:
@@ -74,32 +75,22 @@ class _Waiting:
 
     def __init__(self, jobs: Sequence[FitJob], max_attempts: int, stop: threading.Event) -> None:
         self._jobs, self._max_attempts, self._stop = deque(jobs), max_attempts, stop
-        self._lost, self._at_work, self._lock = Counter[str](), 0, threading.Lock()
+        self._lost, self._furthest, self._lock = Counter[str](), dict[str, int](), threading.Lock()
 
     def some(self) -> bool:
         """Whether a group is wanted."""
         return bool(self._jobs) and not self._stop.is_set()
 
-    def others_at_work(self) -> bool:
-        """Whether some group has actors and a fit: asked by one that has neither yet."""
-        return self._at_work > 0
-
     def take(self) -> FitJob | None:
         """The next fit."""
         with self._lock:
-            if not self.some():
-                return None
-            self._at_work += 1
-            return self._jobs.popleft()
+            return self._jobs.popleft() if self.some() else None
 
-    def saved(self, job: FitJob) -> None:
-        """The fit got further: earlier losses do not count."""
-        self._lost[job.name] = 0
-
-    def done(self) -> None:
-        """A fit that was taken has come to its end."""
-        with self._lock:
-            self._at_work -= 1
+    def saved(self, job: FitJob, taken: int) -> None:
+        """A checkpoint behind so many steps; if the fit never got as far, earlier losses do not count."""
+        if taken > self._furthest.get(job.name, -1):
+            self._lost[job.name] = 0
+            self._furthest[job.name] = taken
 
     def lose(self, job: FitJob, error: GenerationLost) -> None:
         """Take a fit back. Raises ShardError after so many losses in a row."""
@@ -110,7 +101,6 @@ class _Waiting:
                 f"{error}; run the same command again to continue from its checkpoint"
             ) from error
         with self._lock:
-            self._at_work -= 1
             self._jobs.appendleft(job)
 
 
@@ -159,7 +149,7 @@ def run_fits(
         ShardError: groups were lost ``max_attempts`` times without a new checkpoint, could not be started as often,
             or the ranks disagree.
     """
-    stop, results, lock = threading.Event(), dict[str, Any](), threading.Lock()
+    stop, rooms, results, lock = threading.Event(), Rooms(), dict[str, Any](), threading.Lock()
     waiting = _Waiting(jobs, settings.max_attempts, stop)
 
     def tell(callback: Callable[[str, Any], None] | None, name: str, value: Any) -> None:
@@ -168,12 +158,12 @@ def run_fits(
                 callback(name, value)
 
     def slot() -> None:
-        with FitGroup(settings, stop) as group:
+        with FitGroup(settings, stop, rooms) as group:
             while _placed(group, waiting, settings) and (job := waiting.take()) is not None:
                 try:
                     for progress, saved in _segments(group, job, settings):
                         if saved:
-                            waiting.saved(job)
+                            waiting.saved(job, progress["taken"])
                         tell(on_progress, job.name, progress)
                     results[job.name] = group.result()
                 except GenerationLost as error:
@@ -181,7 +171,6 @@ def run_fits(
                     waiting.lose(job, error)
                     tell(on_restart, job.name, str(error))
                 else:
-                    waiting.done()
                     tell(on_result, job.name, results[job.name])
 
     _run_threads(slot, max(1, min(slots, len(jobs))), stop)
@@ -193,7 +182,7 @@ def _placed(group: FitGroup, waiting: _Waiting, settings: GroupSettings) -> bool
     failures = 0
     while True:
         try:
-            return group.place(waiting.some, waiting.others_at_work)
+            return group.place(waiting.some)
         except GenerationLost as error:
             group.end()
             failures += 1

@@ -13,12 +13,16 @@ from typing import Any
 
 import ray
 from ray import cloudpickle
+from ray.util import placement_group, remove_placement_group
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from workflows.errors import BudgetError, ShardError
 from workflows.runtime.actor_process import Outcome, attempt, fetch, set_threads
 from workflows.runtime.cluster import resources
 
 _POLL_S = 0.25
+_STARTING = ("ready", "start", "join")
+"""Calls that have ``start_timeout_s``; all others have ``segment_timeout_s``."""
 _GRACE_S = 1.0
 """After the first failure the other ranks may still tell a better reason than "connection closed by peer"."""
 
@@ -49,6 +53,18 @@ class GenerationLost(Exception):
 
 class Stopped(Exception):
     """Another fit failed; this one was told to end."""
+
+
+class Rooms:
+    """How many groups have room on the cluster, counted by the groups themselves, each from its own thread."""
+
+    def __init__(self) -> None:
+        self._lock, self.taken = threading.Lock(), 0
+
+    def add(self, change: int) -> None:
+        """A group got room (1) or gave it back (-1)."""
+        with self._lock:
+            self.taken += change
 
 
 class Rendezvous:
@@ -129,12 +145,13 @@ class FitGroup:
     and die together, as a generation: after ``end`` new ones must be placed.
     """
 
-    def __init__(self, settings: GroupSettings, stop: threading.Event | None) -> None:
-        self._settings, self._stop = settings, stop
+    def __init__(self, settings: GroupSettings, stop: threading.Event, rooms: Rooms) -> None:
+        self._settings, self._stop, self._rooms = settings, stop, rooms
         self._rendezvous = Rendezvous(settings)
         self._generation = 0
         self._actors: list[Any] = []
-        self._joined = False
+        self._room: Any = None
+        self._has_room = self._joined = False
 
     def __enter__(self) -> FitGroup:
         self._rendezvous.__enter__()
@@ -145,36 +162,62 @@ class FitGroup:
         self._rendezvous.__exit__()
 
     def end(self) -> None:
-        """Kill this generation."""
+        """Kill this generation and give its room back."""
         for actor in self._actors:
             ray.kill(actor)
-        self._actors, self._joined = [], False
+        if self._room is not None:
+            remove_placement_group(self._room)
+            self._rooms.add(-self._has_room)
+        self._actors, self._room, self._has_room, self._joined = [], None, False, False
 
-    def place(self, wanted: Callable[[], bool], others_at_work: Callable[[], bool]) -> bool:
+    def place(self, wanted: Callable[[], bool]) -> bool:
         """Start actors unless there are some; False if ``wanted`` ends before the cluster has room for them.
 
-        While others are at work there is nothing wrong with waiting: they hold what these actors need.
+        Room is given for all of them at once or not at all: groups that hold a part each would wait for one another.
+        While other groups have room there is nothing wrong with waiting: they hold what these actors need.
 
         Raises:
-            GenerationLost: no room within ``start_timeout_s`` though nobody else is at work, or an actor died.
+            GenerationLost: no room within ``start_timeout_s`` though no other group has any, or an actor died.
         """
         if self._actors:
             return True
-        self._begin_generation()
-        calls = [actor.ready.remote() for actor in self._actors]
+        if not wanted():
+            return False
+        each = self._reserve()
+        given = self._room.ready()
         deadline = time.monotonic() + self._settings.start_timeout_s
-        while len(ray.wait(calls, num_returns=len(calls), timeout=_POLL_S)[0]) < len(calls):
-            if self._stop is not None and self._stop.is_set():
+        while not ray.wait([given], timeout=_POLL_S)[0]:
+            if self._stop.is_set():
                 raise Stopped
             if not wanted():
                 self.end()
                 return False
-            if others_at_work():
+            if self._rooms.taken:
                 deadline = time.monotonic() + self._settings.start_timeout_s
             elif time.monotonic() > deadline:
                 raise GenerationLost(f"the cluster had no room for them within {self._settings.start_timeout_s:g} s")
-        self._wait(dict(enumerate(calls)), self._settings.start_timeout_s, "ready")
+        self._has_room = True
+        self._rooms.add(1)
+        self._begin_generation(each)
         return True
+
+    def _reserve(self) -> dict[str, float]:
+        """Ask for the room of all actors; what each of them needs."""
+        settings = self._settings
+        _refuse_unfitting(settings)
+        each = {"num_cpus": _cpus_each(settings), "num_gpus": settings.num_gpus}
+        bundle = {name: amount for name, amount in zip(("CPU", "GPU"), each.values(), strict=True) if amount}
+        # Close together: they reduce sums at every step.
+        self._room = placement_group([bundle] * settings.n_actors, strategy="PACK")
+        return each
+
+    def _begin_generation(self, each: dict[str, float]) -> None:
+        self._generation += 1
+        for rank in range(self._settings.n_actors):
+            place = PlacementGroupSchedulingStrategy(self._room, placement_group_bundle_index=rank)
+            actor = ray.remote(**each, max_restarts=0, scheduling_strategy=place)(_FitActor)
+            self._actors.append(actor.remote())
+        self._all("ready", self._settings.start_timeout_s, lambda rank: ())
 
     def start(self, factory: Callable[..., Any], kwargs: dict[str, Any], checkpoint: Path | None) -> None:
         """Build the workers, those of the fit before dropped, and give all of them the same state."""
@@ -185,13 +228,6 @@ class FitGroup:
         if not self._joined:
             self._join()
         self._all("restore", settings.segment_timeout_s, lambda rank: (checkpoint,))
-
-    def _begin_generation(self) -> None:
-        settings = self._settings
-        _refuse_unfitting(settings)
-        options = {"num_cpus": _cpus_each(settings), "num_gpus": settings.num_gpus, "max_restarts": 0}
-        self._generation += 1
-        self._actors = [ray.remote(**options)(_FitActor).remote() for _ in range(settings.n_actors)]
 
     def _join(self) -> None:
         settings, meeting = self._settings, (self._rendezvous.host, self._rendezvous.port, self._generation)
@@ -232,7 +268,7 @@ class FitGroup:
                     raise outcome.refusal
                 if outcome.failure:
                     deadline = min(deadline, time.monotonic() + _GRACE_S)
-            if self._stop is not None and self._stop.is_set():
+            if self._stop.is_set():
                 raise Stopped
         failed = {rank: outcome for rank, outcome in outcomes.items() if outcome.failure}
         if failed or pending:
@@ -261,7 +297,8 @@ def _refuse_unfitting(settings: GroupSettings) -> None:
 def _reason(failed: dict[int, Outcome], silent: dict[int, Any], timeout_s: float, method: str) -> str:
     """The failure that explains the others: a dead process, then a worker's own words, then a lost connection."""
     if not failed:
-        return f"rank {min(silent)} did not answer {method} within {timeout_s:g} s"
+        limit = "" if method in _STARTING else " (runtime.hung_after_s: raise it if the rank was at work)"
+        return f"rank {min(silent)} did not answer {method} within {timeout_s:g} s{limit}"
 
     def weight(rank: int) -> tuple[int, int]:
         outcome = failed[rank]

@@ -8,6 +8,7 @@ order, which merges results soon after they appear.
 from __future__ import annotations
 
 import heapq
+import time
 from collections import Counter
 from collections.abc import Callable, Hashable, Mapping
 from typing import Any
@@ -19,16 +20,27 @@ from dask.local import nested_get
 from dask.order import order
 from ray.exceptions import RayError
 
-from workflows.errors import ShardError
+from workflows.errors import BudgetError, ShardError
 from workflows.runtime.actor_process import Outcome, attempt
+from workflows.runtime.cluster import resources
 
 _RETRIES = 3
 """Times Ray runs a task again whose process or node died."""
 
+_POLL_S = 1.0
+
 OnTask = Callable[[Hashable], None]
 
 
-def ray_get(graph: Any, keys: Any, *, num_workers: int = 1, on_task: OnTask | None = None, **_unused: Any) -> Any:
+def ray_get(
+    graph: Any,
+    keys: Any,
+    *,
+    num_workers: int = 1,
+    on_task: OnTask | None = None,
+    patience_s: float = 300.0,
+    **_unused: Any,
+) -> Any:
     """Compute ``keys`` of a Dask graph: ``collection.compute(scheduler=ray_get, num_workers=4)``.
 
     At most ``num_workers`` tasks are at work and as many wait. Results stay in Ray's object store and are freed when
@@ -41,21 +53,28 @@ def ray_get(graph: Any, keys: Any, *, num_workers: int = 1, on_task: OnTask | No
         keys: whose values are wanted; lists may be nested.
         num_workers: tasks at work at once, one core each.
         on_task: called in the driver with the key of each finished task.
+        patience_s: seconds that the cluster may be without any core.
 
     Raises:
         RunError, RefusedInput: raised by a task, with its own words.
+        BudgetError: the cluster has lost all its nodes.
         ShardError: a task failed in another way, or kept losing its process.
     """
     tasks = graph if isinstance(graph, Mapping) else graph.__dask_graph__()
-    run = _GraphRun(convert_legacy_graph(dict(tasks)), set(flatten([keys])), num_workers, on_task)
+    run = _GraphRun(convert_legacy_graph(dict(tasks)), set(flatten([keys])), num_workers, on_task, patience_s)
     return nested_get(keys, run.values())
 
 
 class _GraphRun:
     def __init__(
-        self, tasks: dict[Hashable, Any], wanted: set[Hashable], num_workers: int, on_task: OnTask | None
+        self,
+        tasks: dict[Hashable, Any],
+        wanted: set[Hashable],
+        num_workers: int,
+        on_task: OnTask | None,
+        patience_s: float,
     ) -> None:
-        self._tasks, self._wanted, self._on_task = tasks, wanted, on_task
+        self._tasks, self._wanted, self._on_task, self._patience_s = tasks, wanted, on_task, patience_s
         self._limit = 2 * num_workers
         self._priority = order(tasks)
         self._missing = {key: len(task.dependencies) for key, task in tasks.items()}
@@ -73,10 +92,22 @@ class _GraphRun:
         while self._ready or self._running:
             while self._ready and len(self._running) < self._limit:
                 self._submit(heapq.heappop(self._ready)[1])
-            finished, _ = ray.wait(list(self._running), num_returns=1)
-            for status in finished:
+            for status in self._finished():
                 self._finish(self._running.pop(status), status)
         return {key: ray.get(self._results[key]) for key in self._wanted}
+
+    def _finished(self) -> list[Any]:
+        """Tasks that have ended, one or more. The cluster may lose its nodes, and gain others, meanwhile."""
+        manned = time.monotonic()
+        while not (finished := ray.wait(list(self._running), num_returns=1, timeout=_POLL_S)[0]):
+            if resources().cpus:
+                manned = time.monotonic()
+            elif time.monotonic() - manned > self._patience_s:
+                raise BudgetError(
+                    f"the cluster has had no core for {self._patience_s:g} s and {len(self._running)} tasks wait: add "
+                    "nodes and run the same command again"
+                )
+        return finished
 
     def _submit(self, key: Hashable) -> None:
         task = self._tasks[key]

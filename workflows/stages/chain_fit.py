@@ -94,6 +94,7 @@ class ChainFit:
         return {
             "step": self.state.step,
             "steps": total,
+            "taken": self.state.step,
             "held_out": self.history.held_out,
             "done": self.history.stopped or self.state.step >= total,
             "digest": _digest(self.state.model),

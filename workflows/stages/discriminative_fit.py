@@ -170,6 +170,7 @@ class DiscriminativeFit:
         if self._training is not None:
             rows = self._training.rows
             progress |= {"phase": "discriminative", "step": len(rows), "steps": self._training.steps}
+            progress["taken"] += len(rows)
             # The words may have stopped, and the linear layer on generative words go on.
             last = next((row.loss for row in reversed(rows) if not math.isnan(row.loss)), math.nan)
             progress |= {"loss": last, "digest": self._digest(progress["digest"])}

@@ -128,6 +128,7 @@ class LayerFit:
             "phase": "generative",
             "step": self.state.step,
             "steps": self.steps,
+            "taken": self.state.step,
             "held_out": self.history.held_out,
             "digest": hashlib.sha256(self.state.mixture.mean.cpu().numpy().tobytes()).hexdigest(),
         }

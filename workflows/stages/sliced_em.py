@@ -82,6 +82,7 @@ class SlicedEM(LayerFit):
             "phase": "generative",
             "step": self.state.step,
             "steps": self.steps,
+            "taken": self.state.step,
             "held_out": self.history.held_out,
             "digest": hashlib.sha256(seen).hexdigest(),
         }

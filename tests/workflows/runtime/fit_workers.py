@@ -59,6 +59,7 @@ class SummingFit:
         return {
             "done": self.step >= self.n_steps,
             "step": self.step,
+            "taken": self.step,
             "pids": [int(pid.item()) for pid in pids],
             "digest": self.state.numpy().tobytes() + (b"drift" * self.rank if self.fault == "drift" else b""),
         }
@@ -105,6 +106,13 @@ class CountedFit(SummingFit):
 
     def result(self) -> Any:
         return self.held_before, len(self.held)
+
+
+class UnfinishedFit(SummingFit):
+    """Every step succeeds, what it comes to cannot be written."""
+
+    def result(self) -> bytes:
+        raise OSError(28, "No space left on device")
 
 
 class Holder:
