@@ -5,6 +5,7 @@ A graph is mined with the dictionaries of every scope that explains it.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -29,6 +30,9 @@ from workflows.stages.word_maps import ImageColumns, read_all_maps
 from workflows.storage.arrays import read_arrays
 from workflows.storage.run_folder import RunFolder
 from workflows.storage.tables import read_table, to_table, write_table
+
+GRAPHS_AT_ONCE = 256
+"""Graphs whose rows are in memory as Python objects; of the others there are Arrow tables, a quarter the size."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +81,7 @@ class Dictionaries:
 
 
 def run(context: StageContext) -> None:
-    """The stage: for every scope, mine its graphs, then one more pass over its word maps for the offset histograms."""
+    """The stage: for every scope, mine its graphs and pass over their images' word maps for the offset histograms."""
     plan, settings, folder = context.plan(), context.settings, context.folder
     images = ImageColumns.read(folder, 0, plan.images)
     scopes = (joint_scope(plan),) if settings.hmm is not None else read_scopes(folder)
@@ -86,10 +90,11 @@ def run(context: StageContext) -> None:
         context.warn(words)
     context.begin(len(asked))
     members = ScopeImages(images)
-    tables: dict[str, list[pa.Table]] = {"nodes": [], "edges": [], "heatmaps": []}
+    tables: dict[str, list[pa.Table]] = {name: [to_table([], name)] for name in ("nodes", "edges", "heatmaps")}
     for graphs in asked.scopes:
-        for name, rows in _mine_scope(context, plan, images, members, graphs).items():
-            tables[name].append(to_table(rows, name))
+        for found in _mine_scope(context, plan, images, members, graphs):
+            for name, rows in found.items():
+                tables[name].append(to_table(rows, name))
     for name, parts in tables.items():
         rows = pa.concat_tables(parts).drop_columns("network")
         write_table(folder.table(name), rows, name, network=settings.name, metadata={"log_base": str(LOG_BASE)})
@@ -97,23 +102,22 @@ def run(context: StageContext) -> None:
 
 def _mine_scope(
     context: StageContext, plan: Plan, images: ImageColumns, members: ScopeImages, graphs: ScopeGraphs
-) -> dict[str, list[dict[str, Any]]]:
-    """Rows of the tables, of one scope."""
+) -> Iterator[dict[str, Iterator[dict[str, Any]]]]:
+    """Rows of the tables, of one scope, some graphs at a time: histograms and rows of a graph take half a megabyte."""
     if not len(graphs):
-        return {"nodes": [], "edges": [], "heatmaps": []}
+        return
     scope = graphs.scope
     dictionaries = Dictionaries.load(context.folder, context.settings, plan, scope.name)
-    found = []
-    for mined in _mined(dictionaries, context.settings, images, members.members(scope), graphs):
-        found.append(mined)
-        context.progress.advance()
-    histograms = count_offsets(context, plan, images, scope.name, found)
     dominant = _dominant(context.folder, scope.name)
-    return {
-        "nodes": [row for mined in found for row in node_rows(mined, dictionaries, dominant)],
-        "edges": [row for mined in found for row in edge_rows(mined, dictionaries)],
-        "heatmaps": [row for mined in found for row in heatmap_rows(mined, dictionaries, histograms)],
-    }
+    mined = _mined(dictionaries, context.settings, images, members.members(scope), graphs)
+    while found := list(itertools.islice(mined, GRAPHS_AT_ONCE)):
+        histograms = count_offsets(context, plan, images, scope.name, found)
+        yield {
+            "nodes": (row for one in found for row in node_rows(one, dictionaries, dominant)),
+            "edges": (row for one in found for row in edge_rows(one, dictionaries)),
+            "heatmaps": (row for one in found for row in heatmap_rows(one, dictionaries, histograms)),
+        }
+        context.progress.advance(len(found))
 
 
 def _mined(
