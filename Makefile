@@ -16,7 +16,7 @@ demo: $(READY)            ## the whole main job on handwritten digits, no downlo
 	$(BIN)/inference-graphs demo
 
 # All 20,000 training images, all columns of every layer: 2.2 GB on disk.
-paper: $(READY)           ## errors of words over K, layer and loss (IG Fig. 4 right): under an hour on 2 quiet cores
+paper: $(READY)           ## errors of words over K, layer and loss (IG Fig. 4 right): 20 to 60 minutes on 2 cores
 	$(BIN)/inference-graphs sweep cifar10_resnet20 --words 10,25,50,100,200 \
 	  --layers add1,add3,add5,add7,add8,add9 --set extract.columns_per_image=all --out runs/paper
 

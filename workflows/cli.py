@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from gmm_ops.errors import RefusedInput
+from workflows.artefacts import ARTEFACTS
 from workflows.errors import RunError
 
 app = typer.Typer(
@@ -35,9 +36,7 @@ Set = Annotated[
     ),
 ]
 Out = Annotated[Path | None, typer.Option(help="Run folder; default runs/<name of the preset>.")]
-Until = Annotated[
-    str | None, typer.Option(help="Last stage: index, train, extract, fit, words, paths, count, mine or draw.")
-]
+Until = Annotated[str | None, typer.Option(help=f"Last stage: {', '.join(ARTEFACTS)}.")]
 Address = Annotated[str | None, typer.Option(help="Ray cluster to join (auto, host:port); default: a local Ray.")]
 Folder = Annotated[Path, typer.Argument(metavar="DIR", help="A run folder.")]
 
@@ -58,7 +57,7 @@ def run(preset: Preset, set_: Set = None, out: Out = None, until: Until = None, 
     from workflows.settings import load_settings
 
     settings = load_settings(find_preset(preset), set_ or ())
-    console = Console()
+    console = _console()
     folder = run_pipeline(settings, out or default_out(settings.name), console, until, address)
     console.print(f"run folder {escape(str(folder.root))}", highlight=False, soft_wrap=True)
 
@@ -94,7 +93,7 @@ def layers(
     if ":" in network and set_:
         raise RunError("layers: --set changes a preset; give one, or a network without --set")
     asked = network if ":" in network else load_settings(find_preset(network), set_ or ())
-    print_layers(asked, size, Console())
+    print_layers(asked, size, _console())
 
 
 @app.command()
@@ -108,7 +107,7 @@ def status(folder: Folder) -> None:
     from workflows.report.terminal import status_table
     from workflows.status import stage_statuses
 
-    Console().print(status_table(stage_statuses(folder)))
+    _console().print(status_table(stage_statuses(folder)))
 
 
 @app.command()
@@ -143,7 +142,7 @@ def show(
 
     if (class_ is None) == (image is None):
         raise RunError("show: give either --class NAME or --image ID")
-    show_graph(folder, class_, image, Console(), scope)
+    show_graph(folder, class_, image, _console(), scope)
 
 
 @app.command()
@@ -161,7 +160,8 @@ def sweep(
     """How many words: every layer with several K, by likelihood and by the labels (IG Fig. 4 right).
 
     Dictionaries are those of all classes (scope joint). One extraction; then sweep.parquet, figures/sweep.png and what
-    became of the paper's expectations. The same command goes on where it was, cell by cell.
+    became of the paper's expectations. The same command goes on where it was, cell by cell. Other --words add to the
+    table and the plot what they fit; another --out starts anew.
 
     Examples:
 
@@ -175,7 +175,7 @@ def sweep(
     request = sweep_request(words, losses)
     names = [name.strip() for name in layers.split(",") if name.strip()] if layers else []
     settings = sweep_settings(load_settings(find_preset(preset), set_ or ()), names, request.losses)
-    console = Console()
+    console = _console()
     folder = run_sweep(settings, request, out or default_out(f"{settings.name}-sweep"), console, address)
     console.print(f"run folder {escape(str(folder.root))}", highlight=False, soft_wrap=True)
 
@@ -200,7 +200,7 @@ def parts(
     """Do the words of the class graphs sit on the object? Shares of their positions in boxes, against the area.
 
     For every chosen word: its exemplars and all its positions in the class's validation photos, photos with boxes only.
-    Writes parts.parquet and figures/[<scope>/]parts.png.
+    Writes parts.parquet and figures/[<scope>/]parts.png; a run that draws its graphs again removes them.
 
     Example:
 
@@ -208,7 +208,7 @@ def parts(
     """
     from workflows.parts import part_names, run_parts
 
-    run_parts(folder, boxes, part_names(name or ()), Console())
+    run_parts(folder, boxes, part_names(name or ()), _console())
 
 
 @app.command()
@@ -224,7 +224,7 @@ def demo(out: Out = None) -> None:
     from workflows.show import show_graph
 
     settings = load_settings(find_preset("digits"))
-    console = Console()
+    console = _console()
     folder = run_pipeline(settings, out or default_out(settings.name), console)
     show_graph(folder.root, "3", None, console)
     command, shown = _command(), escape(str(out or default_out(settings.name)))
@@ -236,6 +236,11 @@ def demo(out: Out = None) -> None:
         highlight=False,
         soft_wrap=True,
     )
+
+
+def _console(stderr: bool = False) -> Console:
+    """Without emoji codes: a class called ``:cat:`` is shown by its name."""
+    return Console(stderr=stderr, emoji=False)
 
 
 def _command() -> str:
@@ -267,7 +272,7 @@ def find_preset(name: str) -> Path:
 
 def main() -> None:
     """Entry point: errors of a run are one clear message, not a traceback."""
-    errors = Console(stderr=True)
+    errors = _console(stderr=True)
     try:
         app()
     except (RunError, RefusedInput) as error:

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from jaxtyping import Bool
 from rich.console import Console
-from rich.markup import escape
+from rich.text import Text
 
 from workflows.errors import DataError, RunFolderError, SettingsError
 from workflows.images.decoding import BrokenPicture, Pixels
@@ -19,7 +19,7 @@ from workflows.images.reading import PictureReader
 from workflows.parts_boxes import OBJECT, Boxes, BoxRow, area, input_boxes, inside, match_images, read_boxes
 from workflows.parts_shares import Sighting, pooled, share_row
 from workflows.plan import LayerPlan, Plan
-from workflows.report.parts_figure import draw_parts_figure
+from workflows.report.parts_figure import PARTS, draw_parts_figure
 from workflows.report.parts_terminal import parts_table
 from workflows.scopes import Scope, joint_scope, read_scopes, scopes_path
 from workflows.settings import Settings
@@ -28,9 +28,6 @@ from workflows.stages.scope_images import ranges_of
 from workflows.stages.word_maps import ImageColumns, read_words
 from workflows.storage.run_folder import RunFolder
 from workflows.storage.tables import read_table, write_table
-
-PARTS = "parts"
-"""Name of the table and of the figure."""
 
 Chosen = list[dict[str, Any]]
 Found = dict[int, dict[str, list[Sighting]]]
@@ -43,12 +40,14 @@ def part_names(given: Sequence[str]) -> dict[str, str]:
     """From the command line: ``part01=head``.
 
     Raises:
-        SettingsError: no equals sign, or nothing on one side of it.
+        SettingsError: no equals sign, or nothing on one side of it; or the name is that of the whole object.
     """
     pairs = [text.partition("=") for text in given]
     for text, (part, _, name) in zip(given, pairs, strict=True):
         if not part.strip() or not name.strip():
             raise SettingsError(f"--name {text!r}: write PART=NAME, such as part01=head")
+        if name.strip() == OBJECT:
+            raise SettingsError(f"--name {text!r}: the whole object is called so: give the part another name")
     return {part.strip(): name.strip() for part, _, name in pairs}
 
 
@@ -82,7 +81,7 @@ def run_parts(root: Path, boxes: Path, names: Mapping[str, str], console: Consol
     in_file = len({line.image for line in lines})
     console.print(f"{len(photos.boxes)} of the {in_file} photos of the file are in the run", highlight=False)
     for path in (folder.table(PARTS), *figures):
-        console.print(escape(str(path)), highlight=False, soft_wrap=True)
+        console.print(Text(str(path)), soft_wrap=True)
 
 
 class Photos:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterable, Mapping, Sequence
+import difflib
+import posixpath
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,7 +45,7 @@ def read_boxes(path: Path, names: Mapping[str, str]) -> list[BoxRow]:
         names: what its parts are called, by what they are called there; those it leaves out keep their names.
 
     Raises:
-        DataError: the file is missing, empty or no CSV, lacks a column, or a line has no boxes.
+        DataError: the file is missing, empty or no CSV, lacks a column or a part in ``names``, or a line has no boxes.
     """
     try:
         with path.open(newline="", encoding="utf-8-sig") as opened:
@@ -51,21 +53,37 @@ def read_boxes(path: Path, names: Mapping[str, str]) -> list[BoxRow]:
             missing = [column for column in COLUMNS if column not in (reader.fieldnames or ())]
             if missing:
                 raise DataError(f"boxes {str(path)!r}: no column {', '.join(missing)}; it needs {', '.join(COLUMNS)}")
-            rows = [_row(path, reader.line_num, record, names) for record in reader]
+            records = [(reader.line_num, record) for record in reader]
     except FileNotFoundError:
         raise DataError(f"boxes {str(path)!r}: there is no such file; give a CSV with {', '.join(COLUMNS)}") from None
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"boxes {str(path)!r} cannot be read as CSV: {error}") from None
-    if not rows:
+    if not records:
         raise DataError(f"boxes {str(path)!r}: the file has no line below its header")
+    rows = [_row(path, line, record, names) for line, record in records]
+    _refuse_unknown_parts(path, names, {_part(record) for _, record in records} - {""})
     return rows
 
 
+def _refuse_unknown_parts(path: Path, names: Mapping[str, str], parts: Collection[str]) -> None:
+    for part, name in names.items():
+        if part not in parts:
+            near = difflib.get_close_matches(part, parts, n=3)
+            known = ", ".join(sorted(parts)[:10]) or "none"
+            offer = f"did you mean {' or '.join(near)}?" if near else f"its parts are {known}"
+            raise DataError(f"--name {part}={name}: the file {str(path)!r} has no part {part!r}; {offer}")
+
+
+def _part(record: Mapping[str, str]) -> str:
+    """Its name in the file; empty for the object alone."""
+    return (record["part"] or "").strip()
+
+
 def _row(path: Path, line: int, record: Mapping[str, str], names: Mapping[str, str]) -> BoxRow:
-    part = (record["part"] or "").strip()
-    part = names.get(part, part)
+    part = names.get(_part(record), _part(record))
     if part == OBJECT:
-        raise DataError(f"boxes {str(path)!r}, line {line}: no part may be called {OBJECT!r}: rename it with --name")
+        told = f"no part may be called {OBJECT!r}: rename it with --name {OBJECT}=NAME"
+        raise DataError(f"boxes {str(path)!r}, line {line}: {told}")
     wanted = {OBJECT: "obj"} | ({part: "part"} if part else {})
     boxes = {}
     for name, what in wanted.items():
@@ -96,7 +114,7 @@ def match_images(rows: Sequence[BoxRow], paths: Sequence[str]) -> dict[int, list
     ends: dict[int, dict[str, int]] = {}
     found: dict[int, list[BoxRow]] = {}
     for row in rows:
-        name = row.image.strip("/")
+        name = posixpath.normpath(row.image).strip("/")
         depth = name.count("/") + 1
         place = ends.setdefault(depth, _by_ending(paths, depth)).get(name)
         if place == _TWICE:

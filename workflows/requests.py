@@ -18,10 +18,14 @@ def class_id(request: str, names: Sequence[str], asked_by: str = "mine.classes")
     """Id of a class given by its name or its id.
 
     Raises:
-        DataError: there is no such class; the nearest names are offered.
+        DataError: there is no such class, and the nearest names are offered; or several have that name.
     """
-    if request in names:
-        return list(names).index(request)
+    ids = [label for label, name in enumerate(names) if name == request]
+    if len(ids) > 1:
+        shown = " and ".join(map(str, ids))
+        raise DataError(f"{asked_by}: several classes are called {request!r}, with the ids {shown}; give one of them")
+    if ids:
+        return ids[0]
     if request.isdecimal() and int(request) < len(names):
         return int(request)
     near = difflib.get_close_matches(request, names, n=3)

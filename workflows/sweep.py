@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
-from rich.markup import escape
+from rich.text import Text
 
 from workflows.errors import SettingsError
 from workflows.pipeline import run_pipeline
@@ -100,6 +100,5 @@ def show_sweep(folder: RunFolder, network: str, console: Console) -> None:
     draw_sweep_figure(rows, png, svg, network=network)
     console.print(sweep_table(rows))
     for line in verdict_lines(sweep_verdicts(rows)):
-        console.print(line, highlight=False, soft_wrap=True)
-    shown = escape(str(folder.table(SWEEP)))
-    console.print(f"table {shown}\nplot {escape(str(png))}", highlight=False, soft_wrap=True)
+        console.print(line, soft_wrap=True)
+    console.print(Text(f"table {folder.table(SWEEP)}\nplot {png}"), soft_wrap=True)

@@ -31,11 +31,12 @@ Line = tuple[str, str, tuple[float, ...], tuple[float, ...] | None]
 
 
 def layers() -> tuple[LayerPlan, ...]:
-    """One of 7 x 7 positions, one of 4 x 4 whose fields reach far over the edge, one dense."""
+    """Of 7 x 7 positions, of 4 x 4 whose fields reach far over the edge, of 7 x 7 that see all, and dense."""
     low, high = AxisWindow(8, -2, 12), AxisWindow(16, -46, 60)
     return (
         LayerPlan("low", "add1", 8, 7, 7, WORDS, 49, None, Window(low, low)),
         LayerPlan("high", "add2", 8, 4, 4, WORDS, 16, Window.square(2, -1, 3), Window(high, high)),
+        LayerPlan("squeezed", "add3", 8, 7, 7, WORDS, 49, Window.whole(), Window.whole()),
         LayerPlan("dense", "dense1", 8, 1, 1, WORDS, 1, Window.whole(), Window.whole()),
     )
 
@@ -84,7 +85,7 @@ def settings_of(root: Path) -> Settings:
             "name": "made-boxes",
             "data": {"source": "folders", "folders": [str(root / "photos")]},
             "preprocessing": {"resize": RESIZE, "crop": CROP},
-            "network": {"name": "made:photos", "weights": "train", "layers": ["add1", "add2", "dense1"]},
+            "network": {"name": "made:photos", "weights": "train", "layers": ["add1", "add2", "add3", "dense1"]},
             "training": {},
             "extract": {"images_per_shard": 8, "images_per_chunk": 4, "batch": 4},
             "fit": {"words": [WORDS], "scopes": ["list"], "lists": [{"name": "pair", "classes": ["china", "flower"]}]},
@@ -115,7 +116,7 @@ def make(root: Path) -> RunFolder:
 def nodes() -> list[dict[str, Any]]:
     rows = []
     for graph, first in (("class:0", 0), ("class:1", 1), ("image:14", 2)):
-        for layer in ("dense", "high", "low"):
+        for layer in ("dense", "squeezed", "high", "low"):
             for rank, word in enumerate((first, first + 1)):
                 key = {"graph": graph, "scope": SCOPE, "layer": layer, "word": word, "rank": rank}
                 rows.append({**key, "score": 1.0, "positions": 1, "share": 0.1})

@@ -14,6 +14,7 @@ import pytest
 from typer.main import get_command
 from typer.testing import CliRunner
 
+from workflows.artefacts import ARTEFACTS
 from workflows.cli import app, find_preset, main
 from workflows.errors import RunError
 from workflows.settings import load_settings
@@ -72,6 +73,10 @@ def test_every_option_is_explained(name: str) -> None:
         assert all(option in text for option in parameter.opts if option.startswith("--"))
 
 
+def test_until_names_every_stage() -> None:
+    assert f"Last stage: {', '.join(ARTEFACTS)}." in " ".join(help_of("run").split())
+
+
 @pytest.mark.parametrize("name", ["run", "show"])
 def test_the_examples_of_a_help_are_commands_that_work(name: str) -> None:
     _, found, examples = help_of(name).partition("Examples:")
@@ -114,6 +119,7 @@ def test_an_unknown_preset_offers_the_shipped_ones() -> None:
     ("arguments", "words"),
     [
         (["run", "nosuch"], "preset 'nosuch' is neither a file nor a shipped preset; shipped are animals_resnet50"),
+        (["run", ":cat: [b]"], "preset ':cat: [b]' is neither a file nor a shipped preset"),
         (["run", "nosuch.toml"], "preset 'nosuch.toml' does not exist; presets ship in infra/presets"),
         (["run", "digits", "--set", "fit.wrds=3"], "fit.wrds: no such field; did you mean words?"),
         (["run", "digits", "--until", "dinner"], "--until 'dinner' is no stage; the stages are index, train, extract"),

@@ -77,7 +77,7 @@ class SlowParts:
 
     def rows(self) -> dict[Key, dict[str, Any]]:
         found = {}
-        for layer in layers()[:2]:
+        for layer in layers()[:3]:
             for graph, words in (("class:0", (0, 1)), ("class:1", (1, 2))):
                 for source in ("exemplars", "validation"):
                     for part in ("object", "head"):
@@ -110,7 +110,8 @@ class SlowParts:
 
     def is_inside(self, layer: Any, y: int, x: int, image: int, part: str) -> bool:
         axis = layer.pixels.rows
-        centre = [axis.stride * place + axis.offset + axis.size / 2 for place in (y, x)]
+        stride, offset, size = (8, 0, 8) if axis.is_whole else (axis.stride, axis.offset, axis.size)
+        centre = [stride * place + offset + size / 2 for place in (y, x)]
         row, column = (min(max(place, 0.5), CROP - 0.5) for place in centre)
         point = point_in_photo(row, column, self.sizes[image], RESIZE, CROP)
         return in_any(*point, self.boxes[image, part])
@@ -134,7 +135,7 @@ def test_the_table_equals_slow_loops_over_photo_files(
 
 def test_rows_go_from_the_top_down_and_name_their_parts(table: list[dict[str, Any]]) -> None:
     own = [row for row in table if row["graph"] == "class:1"]
-    assert list(dict.fromkeys(row["layer"] for row in own)) == ["high", "low"]
+    assert list(dict.fromkeys(row["layer"] for row in own)) == ["squeezed", "high", "low"]
     assert list(dict.fromkeys(row["part"] for row in own)) == ["object", "head"]
     assert [row["word"] for row in own[:3]] == [1, 2, None]
     assert {row["scope"] for row in table} == {SCOPE}
@@ -163,6 +164,14 @@ def test_the_command_prints_the_layers_and_draws_them(
         assert folder.figure("parts", ending, SCOPE).stat().st_size > 5000
 
 
+def test_names_of_parts_are_neither_markup_nor_formulas(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder, name = make(tmp_path), r"[/l] a$\x$b"
+    path = write_boxes(tmp_path / "boxes.csv", boxes_of(write_photos(tmp_path)))
+    run_parts(folder.root, path, {"part01": name}, Console(width=120))
+    assert name in capsys.readouterr().out
+    assert name in folder.figure("parts", "svg", SCOPE).read_text()
+
+
 def test_what_is_no_answer_is_refused(made: tuple[Path, RunFolder], tmp_path: Path) -> None:
     root, folder = made
     quiet = Console(quiet=True)
@@ -176,6 +185,8 @@ def test_what_is_no_answer_is_refused(made: tuple[Path, RunFolder], tmp_path: Pa
         run_parts(folder.root, write_boxes(tmp_path / "far.csv", far), {}, quiet)
     with pytest.raises(SettingsError, match="--name 'part01': write PART=NAME, such as part01=head"):
         part_names(["part01"])
+    with pytest.raises(SettingsError, match="--name 'part01=object': the whole object is called so: give the part an"):
+        part_names(["part01=object"])
     assert part_names(["part01=head", "part02 = front legs"]) == {"part01": "head", "part02": "front legs"}
 
 

@@ -91,6 +91,25 @@ def test_lines_are_objects_with_a_part_or_without(tmp_path: Path) -> None:
     assert set(read_boxes(path, {})[0].boxes) == {"object", "part01"}
 
 
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        ({"part1": "head"}, r"--name part1=head: the file '.*boxes\.csv' has no part 'part1'; did you mean part01\?"),
+        ({"part01": "head", "wing": "tail"}, "--name wing=tail: .* has no part 'wing'; its parts are object, part01"),
+    ],
+)
+def test_names_of_no_part_are_refused(names: dict[str, str], message: str, tmp_path: Path) -> None:
+    path = written(tmp_path, "z,a,part01,1,2,30,40,5,6,7,8", "z,a,object,1,2,30,40,5,6,7,8", "z,a,,1,2,30,40,,,,")
+    with pytest.raises(DataError, match=message):
+        read_boxes(path, names | {"object": "leg"})
+    assert [set(line.boxes) for line in read_boxes(path, {"object": "leg"})[1:]] == [{"object", "leg"}, {"object"}]
+
+
+@pytest.mark.parametrize("name", ["./b/1.jpg", "b//1.jpg", "/b/./1.jpg", "b/c/../1.jpg", "//data/b/1.jpg"])
+def test_paths_are_matched_however_they_are_written(name: str) -> None:
+    assert list(match_images([row({}, name)], ["/data/a/1.jpg", "/data/b/1.jpg"])) == [1]
+
+
 def test_photos_are_found_by_the_end_of_their_path() -> None:
     paths = ["/data/a/1.jpg", "/data/b/1.jpg", "/data/b/11.jpg"]
     rows = [row({}, "b/1.jpg"), row({}, "11.jpg"), row({}, "b/1.jpg"), row({}, "c/9.jpg")]
@@ -113,7 +132,7 @@ def test_photos_are_found_by_the_end_of_their_path() -> None:
         ),
         ("z,a,part01,1,2,30,40,5,nan,7,8", "the box of head must have part_x0 < part_x1"),
         ("z,a,part01,1,2", "obj_x0 to obj_y1 are no numbers"),
-        ("z,a,object,1,2,30,40,5,6,7,8", "no part may be called 'object': rename it with --name"),
+        ("z,a,object,1,2,30,40,5,6,7,8", "no part may be called 'object': rename it with --name object=NAME"),
     ],
 )
 def test_a_line_without_boxes_is_refused(tmp_path: Path, line: str, message: str) -> None:

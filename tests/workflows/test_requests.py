@@ -31,6 +31,13 @@ def test_an_unknown_class_offers_the_nearest():
         class_id("17", PLAN.class_names)
 
 
+def test_a_name_of_several_classes_asks_for_an_id():
+    names = ("crane", "dog", "crane")
+    with pytest.raises(DataError, match=r"--class: several classes are called 'crane', with the ids 0 and 2; give one"):
+        class_id("crane", names, "--class")
+    assert [class_id(request, names) for request in ("0", "2", "dog")] == [0, 2, 1]
+
+
 def test_misclassified_are_validation_images_that_were_read():
     assert requested_images(("misclassified", "0"), PLAN, IMAGES) == [0, 3]
 

@@ -96,9 +96,10 @@ def _called_modules(network: nn.Module, input_shape: tuple[int, int, int]) -> li
     handles = [watch(name, module) for name, module in network.named_modules() if name]
     try:
         network(torch.zeros(1, *input_shape))
-    except (RuntimeError, ValueError, AssertionError) as error:
+    except Exception as error:  # foreign code may fail in any way
         raise NetworkError(
-            f"network: it cannot take images of (channels, height, width) {input_shape}: {error}; give another size"
+            f"network: it cannot take images of (channels, height, width) {input_shape}: "
+            f"{type(error).__name__}: {error}; give another size"
         ) from error
     finally:
         for handle in handles:

@@ -45,6 +45,7 @@ def pixels(points: float) -> int:
 
 def png_bytes(figure: Figure) -> bytes:
     """A figure as PNG at its own resolution; the same figure gives the same bytes."""
+    _take_literally(figure)
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
     buffer = io.BytesIO()
@@ -55,10 +56,17 @@ def png_bytes(figure: Figure) -> bytes:
 
 def svg_bytes(figure: Figure) -> bytes:
     """A figure as SVG with text as text and without a date; the same figure gives the same bytes."""
+    _take_literally(figure)
     buffer = io.BytesIO()
     with _SVG_LOCK, matplotlib.rc_context(_SVG_SETTINGS):
         figure.savefig(buffer, format="svg", dpi=figure.dpi, metadata={"Date": None, "Creator": None})
     return buffer.getvalue()
+
+
+def _take_literally(figure: Figure) -> None:
+    """Names of classes, parts, layers and runs come from users: two dollar signs in them are no formula."""
+    for text in figure.findobj(Text):
+        text.set_parse_math(False)
 
 
 class Raster(Artist):

@@ -17,6 +17,9 @@ from workflows.report.lettering import FAMILY, fit_text, font, printable, short_
 from workflows.report.page import DPI, png_bytes, svg_bytes
 from workflows.storage.atomic import write_bytes
 
+PARTS = "parts"
+"""Name of the table and of its figure."""
+
 Row = dict[str, Any]
 
 _WIDTH, _PANEL_HEIGHT, _TOP, _BOTTOM = 8.27, 2.0, 0.68, 0.28  # inches: the width of A4

@@ -53,10 +53,10 @@ def parts_table(rows: pa.Table, class_names: Sequence[str], layer_titles: Mappin
             if last[1]:
                 table.add_section()
             title = layer_titles.get(layer, layer)
-            table.add_row(Text(title, style="bold"), scope if several else "")
+            table.add_row(Text(title, style="bold"), Text(scope if several else ""))
         name = short_name(class_names[int(graph.removeprefix("class:"))])
         cells = [cell for source in _SOURCES for cell in _cells(by_source[source])]
-        table.add_row("" if last == (scope, layer, graph) else name, part, *cells)
+        table.add_row(Text("" if last == (scope, layer, graph) else name), Text(part), *cells)
         last = (scope, layer, graph)
     return table
 

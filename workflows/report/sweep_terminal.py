@@ -7,7 +7,6 @@ from typing import Any, Literal
 
 import pyarrow as pa
 from rich import box
-from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
@@ -44,17 +43,17 @@ def sweep_table(rows: pa.Table) -> Table:
     for (layer, words), ways in cells.items():
         if last and layer != last:
             table.add_section()
-        table.add_row(layer if layer != last else "", str(words), *_numbers(ways))
+        table.add_row(Text(layer if layer != last else ""), str(words), *_numbers(ways))
         last = layer
     return table
 
 
-def verdict_lines(verdicts: Sequence[Verdict]) -> Iterator[str]:
-    """Markup: each statement with true or false, then its numbers."""
-    words = {True: "[green]true[/green] ", False: "[red]false[/red]", None: "[dim]–[/dim]    "}
+def verdict_lines(verdicts: Sequence[Verdict]) -> Iterator[Text]:
+    """Each statement with true or false, then its numbers."""
+    words = {True: ("true ", "green"), False: ("false", "red"), None: ("–    ", "dim")}
     for verdict in verdicts:
-        yield f"{words[verdict.holds]} {escape(verdict.statement)}"
-        yield from (f"      [dim]{escape(line)}[/dim]" for line in verdict.numbers)
+        yield Text.assemble(words[verdict.holds], f" {verdict.statement}")
+        yield from (Text(f"      {line}", style="dim") for line in verdict.numbers)
 
 
 def _numbers(ways: dict[tuple[str, str | None], Row]) -> list[Text | str]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from workflows.plan import Plan
+from workflows.report.parts_figure import PARTS
 from workflows.runtime.dispatcher import map_shards
 from workflows.scopes import item_name, read_scopes, split_item
 from workflows.settings import Settings
@@ -74,6 +75,8 @@ def run(context: StageContext) -> None:
     folder, plan = context.folder, context.plan()
     items = figure_items(folder, context.settings, plan)
     done = context.begin(len(items))
+    if _remove_parts(folder):
+        context.warn("parts.parquet and its figures are of the graphs before, and are removed: run parts again")
     _remove_other_figures(folder, items)
     left = [item for item in items if item not in done]
     inputs = {"settings": context.worker_settings(), "plan": plan, "folder": folder}
@@ -87,13 +90,22 @@ def run(context: StageContext) -> None:
     )
 
 
+def _remove_parts(folder: RunFolder) -> bool:
+    """What the command ``parts`` made of the graphs and exemplars before; whether there was anything."""
+    figures = [place / f"{PARTS}.{ending}" for place in _figure_folders(folder) for ending in ("png", "svg")]
+    stale = [path for path in (folder.table(PARTS), *figures) if path.exists()]
+    for path in stale:
+        path.unlink()
+    return bool(stale)
+
+
 def _remove_other_figures(folder: RunFolder, items: Sequence[str]) -> None:
     """Figures that an earlier [mine], [draw] or [triage] asked for and this one does not."""
     kept: dict[Path, set[str]] = {folder.figures: set()}
     for item in items:
         path = folder.figure(*_figure_key(item))
         kept.setdefault(path.parent, set()).add(path.stem)
-    for place in (folder.figures, *(path for path in folder.figures.glob("*") if _is_of_scope(path))):
+    for place in _figure_folders(folder):
         for kind in WORKERS:
             for path in (*place.glob(f"{kind}-*.*"), *place.glob(f"{kind}.*")):
                 if path.is_file() and path.stem not in kept.get(place, set()):
@@ -107,5 +119,8 @@ def _figure_key(item: str) -> tuple[str, str, str]:
     return name, "png", scope
 
 
-def _is_of_scope(path: Path) -> bool:
-    return path.is_dir() and path.name.startswith((slug("class-"), slug("list-")))
+def _figure_folders(folder: RunFolder) -> list[Path]:
+    """``figures`` and those in it that belong to scopes."""
+    of_scopes = (slug("class-"), slug("list-"))
+    inside = [path for path in folder.figures.glob("*") if path.is_dir() and path.name.startswith(of_scopes)]
+    return [folder.figures, *inside]

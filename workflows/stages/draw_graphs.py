@@ -92,8 +92,11 @@ class GraphDrawWorker:
 
 
 def position_centres(window: AxisWindow, positions: int, extent: int) -> np.ndarray:
-    """Middle of each position's receptive field in pixels, uncropped so that neighbours stay one stride apart."""
+    """Middle of each position's receptive field in pixels, uncropped so that neighbours stay one stride apart.
+
+    Where every field is the whole image, as behind a squeeze-and-excitation block, positions share it evenly.
+    """
     if window.is_whole:
-        return np.full(positions, extent / 2)
+        return (np.arange(positions) + 0.5) * extent / positions
     middle = window.offset + window.length(extent) / 2
     return np.clip(window.stride * np.arange(positions) + middle, 0, extent)

@@ -26,7 +26,15 @@ from workflows.stages.layer_fit import LayerFit
 from workflows.stages.needs import memory_needs, planned_actors
 from workflows.stages.shard_names import names_left
 from workflows.stages.sweep_likelihood import SweepLikelihoodWorker
-from workflows.stages.sweep_table import Cell, cell_folder, item_of_decisions, sweep_folder, sweep_records
+from workflows.stages.sweep_table import (
+    Cell,
+    Items,
+    cell_folder,
+    fitted_cells,
+    item_of_decisions,
+    sweep_folder,
+    sweep_records,
+)
 from workflows.stages.word_maps import ImageColumns
 from workflows.storage.run_folder import RunFolder
 from workflows.storage.tables import write_table
@@ -57,8 +65,8 @@ class SweepRequest:
 def run(context: StageContext, request: SweepRequest) -> None:
     """Fit every cell that is not done, as many at once as the cluster holds; then likelihoods, errors, the table.
 
-    A cell is a layer and a number of words. What an earlier call finished with the same [fit] and [discriminative]
-    settings is kept, also of cells that are not asked for now.
+    A cell is a layer and a number of words. What an earlier call fitted with the same [fit] and [discriminative]
+    settings is kept, and stands in the table beside the cells that are asked for now.
 
     Raises:
         DataError, SettingsError: a class has too few images for the discriminative loss; more words than columns.
@@ -66,7 +74,7 @@ def run(context: StageContext, request: SweepRequest) -> None:
     plan = context.plan()
     scope = joint_scope(plan)
     refuse_impossible(context.folder, context.settings, request)
-    cells = [Cell(layer.name, words) for layer in plan.layers for words in request.words]
+    cells = _cells(plan, request, context.ledger.items())
     fits = [cell.fitted(context.folder, plan, scope) for cell in cells] if request.losses == "both" else []
     of_shards = shards_to_decide(context.settings, plan, context.folder, fits)
     wanted = [item for cell in cells for item in (cell.name, cell.likelihood_name)]
@@ -84,6 +92,13 @@ def run(context: StageContext, request: SweepRequest) -> None:
     records = sweep_records(context.folder, plan, cells, context.ledger.items(), scope.name, parts)
     write_table(context.folder.table(SWEEP), records, SWEEP, network=context.settings.name)
     context.ledger.end()
+
+
+def _cells(plan: Plan, request: SweepRequest, done: Items) -> list[Cell]:
+    """What is asked for and what is fitted: layers from the lowest up, each with ascending numbers of words."""
+    layers = [layer.name for layer in plan.layers]
+    asked = {Cell(layer, words) for layer in layers for words in request.words}
+    return sorted(asked.union(fitted_cells(done)), key=lambda cell: (layers.index(cell.layer), cell.words))
 
 
 def sweep_fingerprint(settings: Settings, request: SweepRequest) -> str:

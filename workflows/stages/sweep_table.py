@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -51,6 +51,14 @@ class Cell:
 
     def __str__(self) -> str:
         return self.name
+
+
+def fitted_cells(items: Items) -> Iterator[Cell]:
+    """Cells whose fit is in a sweep's ledger."""
+    for item in items:
+        layer, _, words = str(item).rpartition("/")
+        if words.isdecimal():
+            yield Cell(layer, int(words))
 
 
 def cell_folder(folder: RunFolder, words: int) -> RunFolder:

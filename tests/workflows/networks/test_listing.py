@@ -61,6 +61,19 @@ def test_what_the_images_do_not_feed_is_no_layer() -> None:
     assert [one.name for one in list_layers(Weighted().eval(), (3, 8, 8))] == ["conv2d", "mean", "head"]
 
 
+class Indexing(Branching):
+    """Fails as foreign code may, with an exception that says nothing about images."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        return super().forward(images)[[0, 1]]
+
+
+def test_whatever_an_untraceable_network_raises_is_one_error() -> None:
+    message = r"cannot take images of \(channels, height, width\) \(3, 32, 32\): IndexError: .*; give another size"
+    with pytest.raises(NetworkError, match=message):
+        list_layers(Indexing().eval(), (3, 32, 32))
+
+
 def test_images_that_the_network_cannot_take() -> None:
     with pytest.raises(NetworkError, match=r"cannot take images of \(channels, height, width\) \(4, 32, 32\)"):
         list_layers(digits_resnet().eval(), (4, 32, 32))
