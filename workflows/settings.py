@@ -210,6 +210,12 @@ class RuntimeSettings(Section):
         gt=0,
         description="seconds after which a shard or a figure counts as hung and is tried again; default: never",
     )
+    hung_after_s: float = Field(
+        1800.0,
+        gt=0,
+        description="seconds after which a fit actor counts as hung and its group starts again from the checkpoint: "
+        "for 10 steps, or all held-out images at the end of an epoch",
+    )
     disk_margin: float = Field(1.1, ge=1, description="free disk must be the plan's size times this")
     memory_gb: float | None = Field(None, gt=0, description="memory the plan may use; default: what is free")
 
@@ -253,6 +259,11 @@ class Settings(Section):
         if self.hmm is not None and self.fit.word_slices > 1:
             raise ValueError(
                 f"fit.word_slices is {self.fit.word_slices}, and the words of [hmm] are not sliced: set it to 1"
+            )
+        if self.fit.scopes == ("class",) and not self.mine.classes:
+            raise ValueError(
+                "fit.scopes = ['class'] makes a scope of every class of mine.classes, which is []: name classes in "
+                "mine.classes, set it to ['all'], or add 'joint' to fit.scopes"
             )
         if self.network.weights == "train" and self.training is None:
             raise ValueError("network.weights = 'train' needs a [training] section")

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from workflows.errors import DataError, RunFolderError
+from workflows.networks.naming import shortened
 from workflows.plan import Plan
 from workflows.report.path_table import path_table
 from workflows.report.path_views import build_path_view, read_path_tables, read_word_names
@@ -36,7 +37,7 @@ def show_graph(
 
     Raises:
         DataError: there is no such class, image or scope.
-        RunFolderError: the run has no such graph or path, or none yet.
+        RunFolderError: the run has no such graph or path, or none yet; or none of its scopes has the graph.
     """
     folder = RunFolder.open(root)
     settings, plan = folder.settings(), Plan.read(folder)
@@ -72,6 +73,12 @@ def _scope_of(folder: RunFolder, settings: Settings, graph: str, label: int | No
         if name in names:
             return name
     mined = [scope for scope, known in scoped_graphs(folder.root) if known == graph]
+    if not mined and len(names) > 1:
+        raise RunFolderError(
+            f"none of the {len(names)} scopes of the run ({shortened(names)}) has the graph {graph}: ask for it with "
+            "mine.classes or mine.images; a class that cannot have a scope of its own is named when the run extracts, "
+            "and has a graph in scope joint (fit.scopes) only"
+        )
     return mined[0] if mined else names[0]
 
 

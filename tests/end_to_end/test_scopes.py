@@ -18,7 +18,7 @@ from tests.end_to_end.killing import Driver, address_of_local_ray, ledger, ledge
 from tests.end_to_end.small_digits import command, copy_until, run_arguments
 from tests.references import cooccurrence as slow_counts
 from workflows.plan import OUTPUT, Plan
-from workflows.scopes import Scope, read_scopes
+from workflows.scopes import Scope, read_scopes, write_scopes
 from workflows.stages.word_maps import FIELDS, ImageColumns, read_words, words_path
 from workflows.storage.arrays import read_arrays, read_rows
 from workflows.storage.run_folder import RunFolder
@@ -242,6 +242,32 @@ def test_show_prints_the_scope_that_is_asked_for(together: Path, capsys: pytest.
     ):
         assert command(["show", str(together), *options]) == 2
         assert words in capsys.readouterr().err
+
+
+def test_show_says_so_if_no_scope_has_the_graph(
+    together: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = shutil.copytree(together, tmp_path / "run")
+    folder = RunFolder(root)
+    write_scopes(folder, [scope for scope in read_scopes(folder) if scope.name.startswith("class-")])
+    assert command(["show", str(root), "--class", "5"]) == 2
+    told = " ".join(capsys.readouterr().err.split())
+    assert "none of the 2 scopes of the run (class-3, class-8) has the graph class:5: ask for it with" in told
+
+
+def test_all_goes_on_without_the_classes_that_cannot_have_a_scope(
+    digits_run: Path, digits_weights: Path, images: ImageColumns, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    validation = slice(500, None)
+    wrong = images.label[validation][images.predicted[validation] != images.label[validation]]
+    alone = [str(label) for label in range(10) if label not in wrong]
+    assert 0 < len(alone) < 10
+    small = ("discriminative.epochs=1", "fit.min_images=2", MISCLASSIFIED)
+    decide = ("fit.scopes=['class']", "fit.loss=discriminative", "mine.classes=['all']")
+    scoped(digits_run, tmp_path / "run", digits_weights, *decide, *small, until="fit")
+    told = " ".join("".join(capsys.readouterr()).split())
+    shown = ", ".join(alone[:6]) + (f" and {len(alone) - 6} more" if len(alone) > 6 else "")
+    assert f"warning scope class leaves out {shown}: no other class has 1 validation images of it" in told
 
 
 def test_one_more_class_fits_only_its_own_scope(together: Path, digits_weights: Path, tmp_path: Path) -> None:

@@ -77,6 +77,17 @@ def test_lists_take_names_and_ids_and_have_different_names():
         load_settings(PRESETS / "digits.toml", [lists[0], lists[1].replace("'b'", "'a'")])
 
 
+def test_scopes_of_no_class_are_refused():
+    words = (
+        r"fit\.scopes = \['class'\] makes a scope of every class of mine\.classes, which is \[\]: name classes in "
+        r"mine\.classes, set it to \['all'\], or add 'joint' to fit\.scopes"
+    )
+    with pytest.raises(SettingsError, match=words):
+        load_settings(PRESETS / "digits.toml", ["fit.scopes=['class']", "mine.classes=[]"])
+    joint = load_settings(PRESETS / "digits.toml", ["fit.scopes=['joint','class']", "mine.classes=[]"])
+    assert joint.mine.classes == (), "more classes may come later"
+
+
 def test_the_discriminative_loss_needs_a_floor():
     with pytest.raises(SettingsError, match="loss = 'discriminative' needs a var_floor above 0"):
         load_settings(PRESETS / "digits.toml", ["fit.loss=discriminative", "fit.var_floor=0"])

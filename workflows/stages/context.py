@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypeVar
@@ -151,10 +151,13 @@ class StageContext:
         inputs = {"settings": self.worker_settings(), "plan": plan, "folder": self.folder}
         return map_shards(worker, inputs, left, self.pool(len(left)), on_done=finish, on_failure=fail)
 
-    def begin(self, total: int) -> dict[Item, dict[str, Any]]:
-        """Start, or return to, this stage's ``total`` items; gives the finished ones, with the bar set to them."""
+    def begin(self, total: int, wanted: Collection[Item] | None = None) -> dict[Item, dict[str, Any]]:
+        """Start, or return to, this stage's ``total`` items; gives the finished ones, with the bar set to them.
+
+        ``wanted``: the items, where the ledger may hold others that an earlier command asked for; None: all it holds.
+        """
         self.ledger.begin(fingerprint(self.stage, self.settings), total, asked_items(self.stage, self.settings))
-        done = self.ledger.items()
+        done = {item: record for item, record in self.ledger.items().items() if wanted is None or item in wanted}
         self.progress.start(total, len(done))
         return done
 

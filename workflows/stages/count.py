@@ -86,16 +86,16 @@ def run(context: StageContext) -> None:
     plan, settings, folder = context.plan(), context.settings, context.folder
     scopes = (joint_scope(plan),) if settings.hmm is not None else read_scopes(folder)
     images = ScopeImages(ImageColumns.read(folder, 0, plan.images))
-    done = context.begin(len(scopes) * (len(plan.pairs()) + len(plan.layers)))
+    counts = {count.name: count for scope in scopes for count in counts_of(folder, settings, plan, scope, images)}
+    done = context.begin(len(counts), counts)
     waiting: list[Count] = []
-    for scope in scopes:
-        for count in counts_of(folder, settings, plan, scope, images):
-            if count.name in done:
-                continue
-            if count.images > SMALL_SHARDS * settings.extract.images_per_shard:
-                context.finished(count.name, count.store(context.reduce(count.blocks, count.part, count.merge)))
-            else:
-                waiting.append(count)
+    for name, count in counts.items():
+        if name in done:
+            continue
+        if count.images > SMALL_SHARDS * settings.extract.images_per_shard:
+            context.finished(name, count.store(context.reduce(count.blocks, count.part, count.merge)))
+        else:
+            waiting.append(count)
     for start in range(0, len(waiting), SIDE_BY_SIDE):
         for name, record in context.reduce(waiting[start : start + SIDE_BY_SIDE], _whole, _joined).items():
             context.finished(name, record)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,20 +9,16 @@ import numpy as np
 import torch
 
 from workflows.errors import DataError
-from workflows.graph_requests import requested_graphs
 from workflows.images.shards import Shard, plan_shards
 from workflows.plan import LayerPlan, Plan
 from workflows.requests import requested_images
-from workflows.runtime.budget import check_disk
-from workflows.scope_sizes import scope_sizes, thin_dictionaries
-from workflows.scopes import Scope, known_scopes, plan_scopes
+from workflows.scopes import plan_scopes
 from workflows.settings import Settings
 from workflows.stages.columns import sampled_positions
 from workflows.stages.context import StageContext
 from workflows.stages.devices import STORAGE_DTYPES
 from workflows.stages.forward import ForwardBatch, FrozenForward
-from workflows.stages.needs import words_bytes
-from workflows.stages.scope_images import ScopeImages
+from workflows.stages.scope_checks import check_scopes
 from workflows.stages.word_maps import ImageColumns
 from workflows.storage.arrays import array_exists, choose_codec, create_array, open_array, write_shard
 from workflows.storage.images_table import PREDICTIONS, merge_predictions
@@ -121,31 +116,11 @@ def run(context: StageContext) -> None:
     merge_predictions(folder.images_table, [predictions_path(folder, shard) for shard in shards], plan.class_names)
     # What mine would refuse is known now: before the fits, the longest stage.
     images = ImageColumns.read(folder, 0, plan.images)
-    scopes = plan_scopes(settings, plan, images)
-    asked = requested_graphs(settings, plan, images, scopes)
-    if "class" in settings.fit.scopes:
-        for words in asked.silent:
-            context.warn(words)
-        _look_at_class_scopes(context, plan, scopes, images)
+    check_scopes(context, plan, plan_scopes(settings, plan, images), images)  # the fit stage tells its warnings
     if settings.hmm is not None:
         requested_images(settings.draw.paths, plan, images, asked_by="draw.paths")
     if tally.found:
         context.warn(f"{len(tally.found)} broken images were skipped; images.parquet says which and why")
-
-
-def _look_at_class_scopes(context: StageContext, plan: Plan, scopes: Sequence[Scope], images: ImageColumns) -> None:
-    """Warn of thin ones, and refuse more word maps than the disk holds, as the index stage did for the others."""
-    settings, train = context.settings, slice(0, plan.train_images)
-    known = {scope.name for scope in known_scopes(settings, plan)}
-    labels = images.label[train][images.predicted[train] >= 0]
-    sizes = scope_sizes(settings, plan, [scope for scope in scopes if scope.name not in known], labels)
-    for warning in thin_dictionaries(settings, plan, sizes):
-        context.warn(warning)
-    members = ScopeImages(images)
-    assigned = sum(len(members.assigned(scope)) for scope in scopes)
-    change = "ask for fewer classes (mine.classes)"
-    words = {"words": words_bytes(plan, assigned)}
-    check_disk(context.folder.root, words, margin=settings.runtime.disk_margin, change=change)
 
 
 def _create_arrays(settings: Settings, plan: Plan, folder: RunFolder) -> None:

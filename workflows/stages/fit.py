@@ -5,15 +5,14 @@ Dictionaries are fitted by online EM; with the discriminative loss they are trai
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
-
-import pyarrow as pa
 
 from workflows.plan import LayerPlan, Plan
 from workflows.runtime.fit_group import FitJob, fit_slots, run_fits
 from workflows.runtime.generation import GroupSettings
+from workflows.scope_sizes import scope_sizes
 from workflows.scopes import JOINT, Scope, item_name, plan_scopes, write_scopes
 from workflows.settings import FitSettings
 from workflows.stages.chain_fit import ChainFit, restart_name
@@ -22,12 +21,13 @@ from workflows.stages.context import StageContext
 from workflows.stages.discriminative_fit import DiscriminativeFit
 from workflows.stages.fit_history import history_path
 from workflows.stages.layer_fit import LayerFit
+from workflows.stages.scope_checks import check_scopes
 from workflows.stages.sliced_fit import SlicedFit
 from workflows.stages.sliced_words import remove_slices
 from workflows.stages.word_maps import ImageColumns
 from workflows.storage.chains import chain_path, load_chain, save_chain
+from workflows.storage.joined_parts import join_parts
 from workflows.storage.run_folder import RunFolder
-from workflows.storage.tables import read_table, write_table
 
 
 def run(context: StageContext) -> None:
@@ -41,16 +41,24 @@ def run(context: StageContext) -> None:
 def _fit_layers(context: StageContext, plan: Plan) -> None:
     """A mixture for every scope and layer: one job each, so that they fill the cluster whatever their order."""
     settings, folder = context.settings, context.folder
-    scopes = plan_scopes(settings, plan, ImageColumns.read(folder, 0, plan.images))
+    images = ImageColumns.read(folder, 0, plan.images)
+    scopes = plan_scopes(settings, plan, images)
+    fits = {item_name(scope.name, layer.name): (scope, layer) for scope in scopes for layer in plan.layers}
+    if fits.keys() - context.ledger.items().keys():
+        # Before anything is written: a request that is refused leaves the run as it was.
+        for words in check_scopes(context, plan, scopes, images):
+            context.warn(words)
     write_scopes(folder, scopes)
-    pairs = [(scope, layer) for scope in scopes for layer in plan.layers]
-    done = context.begin(len(pairs))
-    left = [pair for pair in pairs if item_name(pair[0].name, pair[1].name) not in done]
-    worker = _worker(settings.fit)
-    jobs = [_job(context, plan, worker, scope, layer) for scope, layer in sorted(left, key=_cost, reverse=True)]
-    _run_jobs(context, jobs, "a column", context.finished)
-    names = [(scope.name, layer.name) for scope, layer in pairs]
-    _join_parts(folder, "history", [history_path(folder, *name) for name in names], settings.name)
+    done = context.begin(len(fits), fits)
+    for name, (scope, layer) in fits.items():
+        if name in done:
+            _remove_checkpoint(folder.fit_state(scope.name, layer.name))
+    sizes = scope_sizes(settings, plan, scopes, images.label[: plan.train_images])
+    of_scope = {size.scope.name: size.all for size in sizes}
+    left = [fit for name, fit in fits.items() if name not in done]
+    left.sort(key=lambda fit: _cost(of_scope[fit[0].name], fit[1]), reverse=True)
+    _run_jobs(context, [_job(context, plan, scope, layer) for scope, layer in left], "a column", context.finished)
+    join_history(folder, sorted((scope.name, layer.name) for scope, layer in fits.values()))
 
 
 def _worker(fit: FitSettings) -> Callable[..., Any]:
@@ -59,16 +67,15 @@ def _worker(fit: FitSettings) -> Callable[..., Any]:
     return LayerFit if fit.loss == "generative" else DiscriminativeFit
 
 
-def _job(context: StageContext, plan: Plan, worker: Callable[..., Any], scope: Scope, layer: LayerPlan) -> FitJob:
+def _job(context: StageContext, plan: Plan, scope: Scope, layer: LayerPlan) -> FitJob:
     checkpoint = context.folder.fit_state(scope.name, layer.name)
     inputs = _inputs(context, plan, scope=scope, layer=layer)
-    return FitJob(item_name(scope.name, layer.name), worker, checkpoint, inputs)
+    return FitJob(item_name(scope.name, layer.name), _worker(context.settings.fit), checkpoint, inputs)
 
 
-def _cost(pair: tuple[Scope, LayerPlan]) -> int:
+def _cost(images: int, layer: LayerPlan) -> int:
     """Roughly how long a fit takes: the long ones go first, so that no actor waits for one at the end."""
-    scope, layer = pair
-    return len(scope.labels) * layer.stored * layer.units * layer.words
+    return images * layer.stored * layer.units * layer.words
 
 
 def _fit_chain(context: StageContext, plan: Plan, restarts: int, clamp: float) -> None:
@@ -76,6 +83,9 @@ def _fit_chain(context: StageContext, plan: Plan, restarts: int, clamp: float) -
     folder, scope = context.folder, JOINT
     names = [restart_name(restart) for restart in range(restarts)]
     done = context.begin(restarts)
+    for restart, name in enumerate(names):
+        if f"restart {restart}" in done:
+            _remove_checkpoint(folder.fit_state(scope, name))
     jobs = [
         FitJob(f"restart {restart}", ChainFit, folder.fit_state(scope, name), _inputs(context, plan, restart=restart))
         for restart, name in enumerate(names)
@@ -88,8 +98,7 @@ def _fit_chain(context: StageContext, plan: Plan, restarts: int, clamp: float) -
         if warning is not None:
             context.warn(warning)
         _run_jobs(context, jobs, "an image", lambda name, record: context.finished(name, record | {"silent": silent}))
-    parts = [history_path(folder, scope, name) for name in names]
-    _join_parts(folder, "history", parts, context.settings.name)
+    join_history(folder, [(scope, name) for name in names])
     reached = [context.ledger.items()[f"restart {restart}"]["held_out"] for restart in range(restarts)]
     kept = best_restart(reached)
     save_chain(chain_path(folder, scope), load_chain(folder.mixture(scope, names[kept])))
@@ -114,8 +123,7 @@ def _run_jobs(
 
     def finish(name: str, record: dict[str, Any]) -> None:
         finished(name, record)
-        checkpoints[name].unlink(missing_ok=True)
-        remove_slices(checkpoints[name])
+        _remove_checkpoint(checkpoints[name])
 
     assert context.offered is not None
     run_fits(
@@ -126,6 +134,12 @@ def _run_jobs(
         on_result=finish,
         on_restart=lambda name, reason: context.warn(f"fit {name} goes on from its checkpoint: {reason}"),
     )
+
+
+def _remove_checkpoint(checkpoint: Path) -> None:
+    """Of a fit that is in the ledger. A driver may be killed in between, so the stage does it again when it begins."""
+    checkpoint.unlink(missing_ok=True)
+    remove_slices(checkpoint)
 
 
 def _fit_group(context: StageContext) -> GroupSettings:
@@ -148,6 +162,7 @@ def group_settings(context: StageContext, actors: int, segment_steps: int, check
         segment_steps=segment_steps,
         checkpoint_steps=checkpoint_steps,
         max_attempts=runtime.max_attempts,
+        segment_timeout_s=runtime.hung_after_s,
     )
 
 
@@ -158,6 +173,9 @@ def _line(name: str, progress: dict[str, Any], each: str) -> str:
     return f"{at}, held-out {progress['held_out']:.3f} nats {each}"
 
 
-def _join_parts(folder: RunFolder, table: str, parts: Sequence[Path], network: str) -> None:
-    """A table of all fits, from their own parts."""
-    write_table(folder.table(table), pa.concat_tables([read_table(part) for part in parts]), table, network=network)
+def join_history(folder: RunFolder, fits: Iterable[tuple[str, str]]) -> None:
+    """Write history.parquet from the parts of fits.
+
+    fits: scope, and layer or file of the start, in the order of the table's sort key; a part is sorted in itself.
+    """
+    join_parts(folder.table("history"), [history_path(folder, *fit) for fit in fits], "history")

@@ -33,7 +33,7 @@ from workflows.scope_sizes import (
 from workflows.scopes import Scope, joint_scope, known_scopes
 from workflows.settings import Settings
 from workflows.stages.context import StageContext
-from workflows.stages.needs import disk_needs, least_assigned, memory_needs, planned_actors
+from workflows.stages.needs import disk_needs, least_assigned, least_labels, memory_needs, planned_actors
 from workflows.storage.run_folder import RunFolder
 from workflows.storage.tables import write_table
 
@@ -55,16 +55,20 @@ def run(context: StageContext) -> None:
     refuse_more_words_than_columns(settings, plan, scope_sizes(settings, plan, [joint_scope(plan)], labels))
     sizes = scope_sizes(settings, plan, known, labels)
     refuse_small_scopes(settings, plan, sizes)
-    for warning in thin_dictionaries(settings, plan, sizes):
-        context.warn(warning)
+    warnings = thin_dictionaries(settings, plan, sizes)
+    for words in warnings:
+        context.warn(words)
     runtime = settings.runtime
-    assigned = least_assigned(settings, known, index.label)
-    check_disk(context.folder.root, disk_needs(settings, plan, assigned), margin=runtime.disk_margin)
+    assigned, of_scopes = least_assigned(settings, plan, known, index.label), least_labels(settings, plan, known)
+    needed = disk_needs(settings, plan, assigned, of_scopes)
+    fewer = "lower data.max_train or extract.columns_per_image, ask for fewer scopes (mine.classes, fit.lists)"
+    check_disk(context.folder.root, needed, margin=runtime.disk_margin, change=fewer)
     check_memory(memory_needs(settings, plan, planned_actors(runtime)), limit_gb=runtime.memory_gb)
     images = index.to_table().append_column("status", pa.array(["indexed"] * len(index)))
     write_table(context.folder.images_table, images, "images", network=settings.name)
     plan.write(context.folder)
-    context.finished("images", {"images": len(index)})
+    # The fit stage looks at scopes again, and does not repeat what was told here.
+    context.finished("images", {"images": len(index), "warnings": warnings})
 
 
 def make_plan(settings: Settings, index: ImageIndex, folder: RunFolder) -> Plan:

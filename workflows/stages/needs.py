@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from jaxtyping import Int
@@ -11,7 +11,7 @@ from jaxtyping import Int
 from gmm_ops.word_slices.memory import em_bytes
 from gmm_ops.word_slices.memory import training_bytes as slice_training_bytes
 from workflows.plan import LayerPlan, Plan
-from workflows.requests import ALL
+from workflows.requests import ALL, class_id
 from workflows.scope import Scope
 from workflows.settings import RuntimeSettings, Settings
 from workflows.stages.chain_fit import (
@@ -28,6 +28,9 @@ from workflows.stages.word_maps import FIELDS
 ID_BYTES = 12
 """Of a buffered column: image, position and place in the row order, int32 each."""
 
+COLUMN_BYTES = sum(np.dtype(dtype).itemsize for dtype in FIELDS.values())
+"""Of a column in word maps."""
+
 PATH_ROW_BYTES = 100
 """Of a row of paths.parquet in memory, and in path_parts at most."""
 
@@ -40,44 +43,69 @@ def planned_actors(runtime: RuntimeSettings) -> int:
     return runtime.actors or max(1, (os.cpu_count() or 1) // runtime.threads)
 
 
-def least_assigned(settings: Settings, known: Sequence[Scope], labels: Int[np.ndarray, " N"]) -> int:
+def least_assigned(settings: Settings, plan: Plan, known: Sequence[Scope], labels: Int[np.ndarray, " N"]) -> int:
     """Images that get words, summed over scopes, as far as that is known before the confusion matrix.
 
+    The scope of a class has its own images; those of its neighbours are not known yet.
+
     Args:
-        settings: of the run.
+        settings, plan: of the run.
         known: scopes that need no predictions.
         labels: true class of every image.
     """
-    of_classes = len(labels) if "class" in settings.fit.scopes else 0
-    return sum(int(scope.contains(labels).sum()) for scope in known) + of_classes
+    own = int(np.isin(labels, _own_classes(settings, plan)).sum())
+    return sum(int(scope.contains(labels).sum()) for scope in known) + own
+
+
+def least_labels(settings: Settings, plan: Plan, known: Sequence[Scope]) -> list[int]:
+    """Labels of every scope, as far as that is known before the confusion matrix: the scope of a class has its own."""
+    return [scope.n_labels for scope in known] + [1] * len(_own_classes(settings, plan))
 
 
 def words_bytes(plan: Plan, assigned: int) -> int:
     """Of the word maps of so many images; what the maps hold of others is one value and packs to nothing."""
-    per_column = sum(np.dtype(dtype).itemsize for dtype in FIELDS.values())
-    return assigned * per_column * sum(layer.positions for layer in plan.layers)
+    return assigned * COLUMN_BYTES * sum(layer.positions for layer in plan.layers)
 
 
-def disk_needs(settings: Settings, plan: Plan, assigned: int | None = None) -> dict[str, int]:
+def mixtures_bytes(settings: Settings, plan: Plan, labels: Iterable[int]) -> int:
+    """Of the dictionaries of scopes with so many labels each."""
+    return sum(dictionary_bytes(settings, layer, count) for count in labels for layer in plan.layers)
+
+
+def disk_needs(
+    settings: Settings, plan: Plan, assigned: int | None = None, labels: Sequence[int] | None = None
+) -> dict[str, int]:
     """Bytes of the large artefacts, uncompressed: the plan must fit whatever the codec reaches.
 
-    ``assigned``: images that get words, summed over scopes; None: every image once.
+    Args:
+        settings, plan: of the run.
+        assigned: images that get words, summed over scopes; None: every image once.
+        labels: of every scope; None: one scope of all classes.
     """
     width = np.dtype(settings.extract.dtype).itemsize
     activations = sum(plan.stored_images * layer.stored * layer.units * width for layer in plan.layers)
     needs = {"activations": activations, "words": words_bytes(plan, plan.images if assigned is None else assigned)}
+    needs["mixtures"] = mixtures_bytes(settings, plan, [len(plan.class_names)] if labels is None else labels)
     if settings.hmm is not None:
         # Every level has a row, the prediction one more; the rows stand in the parts and again in the joined table.
         needs["path_parts"] = 2 * plan.images * (len(plan.layers) + 1) * PATH_ROW_BYTES
+        needs["mixtures"] *= settings.hmm.restarts + 1  # of every start, and again of the kept one
     return needs
 
 
-def memory_needs(settings: Settings, plan: Plan, actors: int, dictionaries: int | None = None) -> dict[str, int]:
+def memory_needs(
+    settings: Settings, plan: Plan, actors: int, dictionaries: int | None = None, in_a_shard: int | None = None
+) -> dict[str, int]:
     """Bytes that the actors of the widest stage hold at once on one machine of ``actors`` cores (or GPUs).
 
-    dictionaries: of a layer, that are read at once; None: one for every scope there may be.
-
     Nothing here grows with the number of images, but the predictions and labels that the driver reads.
+
+    Args:
+        settings, plan: of the run.
+        actors: of this machine.
+        dictionaries: of a layer, that are read at once; None: one for every scope there may be.
+        in_a_shard: images of one shard that get words, summed over scopes; None: those of scopes with all images, for
+            what others assign is known with the predictions.
     """
     extract = settings.extract
     width = np.dtype(extract.dtype).itemsize
@@ -92,7 +120,7 @@ def memory_needs(settings: Settings, plan: Plan, actors: int, dictionaries: int 
         (wide * shard, f"{wide} shards of activations (extract.images_per_shard, runtime.actors)"),
         (sum(fits[:at_once]), f"{min(at_once, len(fits))} fits (fit.minibatch, fit.words)"),
         (
-            wide * _reader_bytes(settings, plan, dictionaries),
+            wide * (_reader_bytes(settings, plan, dictionaries) + _maps_bytes(settings, plan, in_a_shard)),
             f"{wide} readers of whole maps (fit.words, extract.batch)",
         ),
     )
@@ -115,8 +143,8 @@ def _fits(settings: Settings, plan: Plan) -> list[int]:
 
 
 def _reader_bytes(settings: Settings, plan: Plan, dictionaries: int | None) -> int:
-    """Of the words and errors stages: dictionaries that are kept, the one in use, a shard or a batch of maps."""
-    each = [_dictionary_bytes(settings, plan, layer) for layer in plan.layers]
+    """Of the words and errors stages: dictionaries that are kept, the one in use, columns of a shard or a batch."""
+    each = [dictionary_bytes(settings, layer, len(plan.class_names)) for layer in plan.layers]
     kept = min(HELD_BYTES, sum(each) * (dictionaries or max(1, _most_scopes(settings, plan)))) + max(each)
     extract, width = settings.extract, np.dtype(settings.extract.dtype).itemsize
     batch = 3 * extract.batch * max(layer.positions * layer.units for layer in plan.layers) * 4
@@ -127,18 +155,34 @@ def _reader_bytes(settings: Settings, plan: Plan, dictionaries: int | None) -> i
     return kept + batch + extract.batch * sum(layer.positions * layer.units for layer in plan.layers) * (4 + width)
 
 
-def _dictionary_bytes(settings: Settings, plan: Plan, layer: LayerPlan) -> int:
+def _maps_bytes(settings: Settings, plan: Plan, in_a_shard: int | None) -> int:
+    """Of the words stage: word maps of one scope and layer, or of all where the network runs again, see ``words``."""
+    fit, shard = settings.fit, settings.extract.images_per_shard
+    if plan.stores_everything:
+        return shard * COLUMN_BYTES * max(layer.positions for layer in plan.layers)
+    hold_all = max(1, ("joint" in fit.scopes) + sum(wanted.rest for wanted in fit.lists))
+    return words_bytes(plan, hold_all * shard if in_a_shard is None else in_a_shard)
+
+
+def dictionary_bytes(settings: Settings, layer: LayerPlan, labels: int) -> int:
     """Means and variances; with the discriminative loss of both losses, each with its linear layer."""
     means = 2 * 8 * layer.words * layer.units
     discriminative = settings.fit.loss == "discriminative"
-    return 2 * (means + 8 * layer.words * len(plan.class_names)) if discriminative else means
+    return 2 * (means + 8 * layer.words * labels) if discriminative else means
+
+
+def _own_classes(settings: Settings, plan: Plan) -> list[int]:
+    """Ids of the classes that a scope of their own is asked for."""
+    if "class" not in settings.fit.scopes:
+        return []
+    if ALL in settings.mine.classes:
+        return list(range(len(plan.class_names)))
+    return sorted({class_id(request, plan.class_names) for request in settings.mine.classes})
 
 
 def _most_scopes(settings: Settings, plan: Plan) -> int:
     """At most so many, before the confusion matrix is known."""
-    fit, asked = settings.fit, settings.mine.classes
-    classes = len(plan.class_names) if ALL in asked else len(asked)
-    return ("joint" in fit.scopes) + len(fit.lists) + classes * ("class" in fit.scopes)
+    return ("joint" in settings.fit.scopes) + len(settings.fit.lists) + len(_own_classes(settings, plan))
 
 
 def _fit_bytes(settings: Settings, plan: Plan, layer: LayerPlan) -> int:

@@ -33,8 +33,8 @@ class TrainingImages:
     ) -> None:
         self._step, self._images = settings.extract.images_per_chunk, plan.train_images
         readable = readable_images(folder, 0, plan.train_images)
-        apart = held_out_images(settings, plan, members)
         readable &= True if members is None else members
+        apart = held_out_images(settings, plan, members, readable)
         self.fitted: Bool[np.ndarray, " N"] = readable & ~apart
         self.held_out: Bool[np.ndarray, " N"] = readable & apart
         self._numbers = np.unique(np.flatnonzero(readable) // self._step).tolist()
@@ -63,15 +63,27 @@ def readable_images(folder: RunFolder, first: int, stop: int) -> Bool[np.ndarray
 
 
 def held_out_images(
-    settings: Settings, plan: Plan, members: Bool[np.ndarray, " N"] | None = None
+    settings: Settings,
+    plan: Plan,
+    members: Bool[np.ndarray, " N"] | None = None,
+    readable: Bool[np.ndarray, " N"] | None = None,
 ) -> Bool[np.ndarray, " N"]:
     """The seeded share of the scope's training images that no fit sees: at least one, and never all.
 
-    members: as in ``TrainingImages``. Two scopes hold out the same images as far as one order of all images allows.
+    Two scopes hold out the same images as far as one order of all images allows.
+
+    Args:
+        settings, plan: of the run.
+        members: as in ``TrainingImages``.
+        readable: members that are not broken; where the share has none of them, the next one in the order joins it.
+            None: all are.
     """
     chosen = np.zeros(plan.train_images, bool)
     order = np.random.default_rng(fit_seed(settings.seed, "held-out", "images")).permutation(plan.train_images)
     order = order if members is None else order[members[order]]
     count = max(1, round(settings.fit.held_out * len(order)))
     chosen[order[: min(count, max(0, len(order) - 1))]] = True
+    usable = order if readable is None else order[readable[order]]
+    if len(usable) > 1 and not chosen[usable].any():
+        chosen[usable[0]] = True
     return chosen

@@ -5,14 +5,15 @@ With a hidden Markov model the word is that of the image's most probable path, s
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from gmm_ops.mixture import Mixture, assign
+from workflows.images.shards import Shard
 from workflows.plan import LayerPlan, Plan
 from workflows.scopes import JOINT, Scope, read_scopes
 from workflows.settings import Settings
@@ -23,7 +24,7 @@ from workflows.stages.held_words import HELD_BYTES, HeldWords
 from workflows.stages.scope_images import ScopeImages, names_by_shard, shards_of
 from workflows.stages.shard_names import ShardNames, map_names_left, names_left
 from workflows.stages.training_images import readable_images
-from workflows.stages.whole_maps import WholeMaps, columns_of_rows
+from workflows.stages.whole_maps import Batch, WholeMaps, columns_of_rows
 from workflows.stages.word_maps import FIELDS, ImageColumns, words_path
 from workflows.storage.arrays import array_exists, create_array, write_shard
 from workflows.storage.mixtures import load_mixture
@@ -55,16 +56,33 @@ class WordsWorker:
         self._mixtures.keep([(name, layer.name) for name in item.names for layer in self.plan.layers])
         broken = ~readable_images(self.folder, shard.first, shard.stop)
         for layers, batches in self._maps(shard):
-            maps = _empty_maps(layers, {name: len(rows) for name, rows in assigned.items()})
-            for first, layer, columns in batches:
+            if self.plan.stores_everything:
+                # The columns of the shard are in memory, so scopes take turns: only the maps of one are held.
+                columns = list(batches)
                 for name, rows in assigned.items():
-                    self._assign(name, layer, columns, rows, first, maps)
-            for (name, layer_name, field), values in maps.items():
-                block = _whole_shard(len(shard), assigned[name], values, field)
-                if field == "word":
-                    block[broken] = -1
-                write_shard(words_path(self.folder, name, layer_name, field), shard.first, block)
+                    self._write(shard, layers, columns, {name: rows}, broken)
+            else:
+                self._write(shard, layers, batches, assigned, broken)
         return {"images": len(shard)}
+
+    def _write(
+        self,
+        shard: Shard,
+        layers: Sequence[LayerPlan],
+        batches: Iterable[Batch],
+        assigned: Mapping[str, Int[np.ndarray, " n"]],
+        broken: Bool[np.ndarray, " N"],
+    ) -> None:
+        """The shard of some scopes in some layers. assigned: by scope, rows of the shard that get words."""
+        maps = _empty_maps(layers, {name: len(rows) for name, rows in assigned.items()})
+        for first, layer, columns in batches:
+            for name, rows in assigned.items():
+                self._assign(name, layer, columns, rows, first, maps)
+        for (name, layer_name, field), values in maps.items():
+            block = _whole_shard(len(shard), assigned[name], values, field)
+            if field == "word":
+                block[broken] = -1
+            write_shard(words_path(self.folder, name, layer_name, field), shard.first, block)
 
     def _load(self, scope_and_layer: tuple[str, str]) -> Mixture:
         return load_mixture(self.folder.mixture(*scope_and_layer)).to(self.device)

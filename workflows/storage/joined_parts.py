@@ -1,4 +1,4 @@
-"""One Parquet table from the files of its shards, a few at a time: for tables with rows for every image."""
+"""One Parquet table from the files of its parts, a few at a time: for tables too long for memory."""
 
 from __future__ import annotations
 

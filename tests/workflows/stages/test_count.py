@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from gmm_ops.cooccurrence import SparseCounts
+from tests.workflows.stages.test_fit_stage import Seen
 from workflows.plan import Plan
 from workflows.runtime.reductions import tree_reduce
-from workflows.scopes import Scope, read_scopes
+from workflows.scopes import Scope, read_scopes, write_scopes
+from workflows.stages import count
+from workflows.stages.context import StageContext
 from workflows.stages.count import SMALL_SHARDS, Count, PairBlock, counts_of
 from workflows.stages.scope_images import ScopeImages
 from workflows.stages.word_maps import ImageColumns
 from workflows.storage.arrays import read_arrays
 from workflows.storage.run_folder import RunFolder
+from workflows.storage.tables import read_table
 
 
 @pytest.mark.parametrize(("images_a_block", "workers"), [(1, 1), (7, 3), (40, 2), (1000, 1)])
@@ -31,6 +36,19 @@ def test_blocks_and_workers_change_no_count(digits_run: Path, images_a_block: in
         for name in ("group", "upper", "lower", "count"):
             np.testing.assert_array_equal(getattr(counts, name).numpy(), stored[name])
         np.testing.assert_array_equal(counts.total(pair.upper_words, pair.lower_words).numpy(), stored["total"])
+
+
+def test_the_bar_is_of_the_scopes_that_are_asked_for_now(digits_run: Path, tmp_path: Path) -> None:
+    """All was counted for the scope joint; a list is asked for instead."""
+    folder = RunFolder(shutil.copytree(digits_run, tmp_path / "run"))
+    for artefact in ("words", "mixtures"):
+        (folder.root / artefact / "joint").rename(folder.root / artefact / "list-a")
+    write_scopes(folder, [Scope("list-a", (3, 8), True, (3, 8))])
+    seen = Seen()
+    count.run(StageContext(folder.settings(), folder, "count", seen, seen.warnings.append))
+    assert seen.starts == [(6, 0)]
+    assert len(folder.ledger("count").items()) == 12
+    assert set(read_table(folder.table("words"))["scope"].to_pylist()) == {"list-a"}
 
 
 def test_a_count_is_as_large_as_its_images_however_scattered_they_are(digits_run: Path) -> None:

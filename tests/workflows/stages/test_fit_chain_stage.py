@@ -162,12 +162,17 @@ def test_more_words_than_images_are_refused(stage: Stage) -> None:
         stage(words=[6, 358, 4])
 
 
-def test_no_readable_held_out_image_is_refused(stage: Stage, tmp_path: Path) -> None:
+def test_where_the_only_held_out_image_is_broken_another_judges(stage: Stage, tmp_path: Path) -> None:
     settings = chain_settings_of(held_out=0.001)
     _, plan = made_run(tmp_path / "same", settings, *dense_activations())
-    apart = np.flatnonzero(held_out_images(settings, plan))
+    (apart,) = np.flatnonzero(held_out_images(settings, plan))
+    folder, _ = stage(broken=[int(apart)], held_out=0.001)
+    assert all(np.isfinite(record["held_out"]) for record in folder.ledger("fit").items().values())
+
+
+def test_no_readable_held_out_image_is_refused(stage: Stage) -> None:
     with pytest.raises(DataError, match=r"no readable image is left to judge the restarts.*raise fit\.held_out"):
-        stage(broken=apart.tolist(), held_out=0.001)
+        stage(broken=range(1, 400), words=[1, 1, 1])
 
 
 def test_negative_activations_are_refused_with_their_unit(stage: Stage) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from gmm_ops.seeding import fit_seed
 from tests.workflows.stages.decided import decided, errors_of
 from tests.workflows.stages.made_labelled import (
     BROKEN,
@@ -17,6 +18,7 @@ from tests.workflows.stages.made_labelled import (
     labels,
     make,
     patch_activations,
+    readable,
     settings_of,
 )
 from workflows.plan import Plan
@@ -29,6 +31,7 @@ from workflows.stages.discriminative_fit import DiscriminativeFit
 from workflows.stages.labelled_images import ImageSource, RecomputedImages, SampledImages, StoredImages
 from workflows.stages.training_images import TrainingImages, held_out_images
 from workflows.storage.run_folder import RunFolder
+from workflows.storage.tables import read_table, write_table
 
 CPU = torch.device("cpu")
 
@@ -66,6 +69,32 @@ def test_a_scope_holds_out_its_own_share(tmp_path: Path) -> None:
         few = np.zeros(TRAIN, bool)
         few[:count] = True
         assert held_out_images(settings, plan, few).sum() == max(0, count - 1), "never all of a scope"
+
+
+def test_where_all_held_out_images_are_broken_the_first_readable_one_behind_them_is_held_out(tmp_path: Path) -> None:
+    settings, plan, folder = make(tmp_path / "run", settings_of({"held_out": 0.001}))
+    order = np.random.default_rng(fit_seed(settings.seed, "held-out", "images")).permutation(TRAIN)
+    rows = read_table(folder.images_table).to_pylist()
+    for image in order[:3]:
+        rows[image] |= {"status": "broken", "reason": "not a picture", "predicted": None}
+    write_table(folder.images_table, rows, "images")
+    images = TrainingImages(settings, plan, folder)
+    first = next(image for image in order[3:] if image not in BROKEN)
+    assert np.flatnonzero(images.held_out).tolist() == [first]
+    assert images.fitted.sum() == TRAIN - len({*order[:3].tolist(), *BROKEN} & set(range(TRAIN))) - 1
+    lone = np.zeros(TRAIN, bool)
+    lone[[*order[:3], first]] = True
+    alone = TrainingImages(settings, plan, folder, lone)
+    assert np.flatnonzero(alone.fitted).tolist() == [first], "never all of a scope"
+    assert not alone.held_out.any()
+
+
+def test_broken_images_among_others_that_are_held_out_change_nothing(tmp_path: Path) -> None:
+    settings, plan, folder = make(tmp_path / "run", settings_of())
+    apart = held_out_images(settings, plan)
+    assert apart[list(BROKEN[:3])].any(), "or this test misses its point"
+    images = TrainingImages(settings, plan, folder)
+    assert np.flatnonzero(images.held_out).tolist() == readable(np.flatnonzero(apart)).tolist()
 
 
 def test_a_scope_has_no_other_chunks_than_those_of_its_images(tmp_path: Path) -> None:
