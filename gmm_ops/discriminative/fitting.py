@@ -91,7 +91,7 @@ def fit_discriminative(
 
 
 def layer_variance(columns: ImageColumns) -> Float[Tensor, " D"]:
-    """Variance of each unit over at most 100,000 columns, evenly spread over the images, float64."""
+    """Variance of each unit over 100,000 to 200,000 columns (all, if fewer), evenly spread over the images, float64."""
     flat = columns.reshape(-1, columns.shape[2])
     every = max(1, flat.shape[0] // VARIANCE_COLUMNS)
     return flat[::every].double().var(dim=0, unbiased=False)

@@ -138,7 +138,9 @@ def _run_once(tapped: TappedNetwork, input_shape: tuple[int, int, int]) -> tuple
     image = torch.zeros((1, *input_shape), dtype=parameter.dtype, device=parameter.device)
     try:
         return tapped(image)
-    except (RuntimeError, ValueError, AssertionError) as error:
+    except NetworkError:
+        raise
+    except Exception as error:  # foreign code may fail in any way
         raise NetworkError(
             f"network: it cannot take images of (channels, height, width) {input_shape}: {error}; "
             "change preprocessing.resize and preprocessing.crop"

@@ -22,6 +22,7 @@ from workflows.errors import NetworkError
 from workflows.networks.architectures import digits_resnet, resnet20_cifar
 from workflows.networks.compiled_ops import torchvision
 from workflows.networks.listing import list_layers
+from workflows.networks.receptive_fields import operation_shapes
 from workflows.networks.taps import ResolvedLayer, TappedNetwork, count_outputs, layer_shapes, resolve_layers
 from workflows.networks.tracing import trace_network
 
@@ -177,6 +178,22 @@ def test_images_that_the_network_cannot_take(shape: tuple[int, int, int]) -> Non
     tapped = TappedNetwork(torchvision.models.alexnet(weights=None, num_classes=2), ["conv1_1"])
     with pytest.raises(NetworkError, match=r"cannot take images of .*preprocessing\.resize and preprocessing\.crop"):
         layer_shapes(tapped, shape)
+
+
+def test_whatever_a_network_raises_is_one_error() -> None:
+    class Clumsy(nn.Module):
+        def forward(self, images: Tensor) -> Tensor:
+            return images[:, :, 50]  # an IndexError
+
+    network = nn.Sequential(nn.Conv2d(3, 4, 1), Clumsy())
+    with pytest.raises(
+        NetworkError, match=r"(?s)cannot take images of .* \(3, 8, 8\): index 50 is out of bounds .*; change preprocessing"
+    ):
+        layer_shapes(TappedNetwork(network, ["0"]), (3, 8, 8))
+    with pytest.raises(
+        NetworkError, match=r"(?s)cannot take images of .* \(3, 8, 8\): index 50 is out of bounds .*; change preprocessing"
+    ):
+        operation_shapes(trace_network(network), (3, 8, 8))
 
 
 def test_aliases_count_additions_and_convolutions() -> None:
