@@ -186,13 +186,10 @@ def test_whatever_a_network_raises_is_one_error() -> None:
             return images[:, :, 50]  # an IndexError
 
     network = nn.Sequential(nn.Conv2d(3, 4, 1), Clumsy())
-    with pytest.raises(
-        NetworkError, match=r"(?s)cannot take images of .* \(3, 8, 8\): index 50 is out of bounds .*; change preprocessing"
-    ):
+    words = r"(?s)cannot take images of .* \(3, 8, 8\): index 50 is out of bounds .*; change preprocessing"
+    with pytest.raises(NetworkError, match=words):
         layer_shapes(TappedNetwork(network, ["0"]), (3, 8, 8))
-    with pytest.raises(
-        NetworkError, match=r"(?s)cannot take images of .* \(3, 8, 8\): index 50 is out of bounds .*; change preprocessing"
-    ):
+    with pytest.raises(NetworkError, match=words):
         operation_shapes(trace_network(network), (3, 8, 8))
 
 
