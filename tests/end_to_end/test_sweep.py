@@ -132,13 +132,10 @@ def test_it_goes_on_cell_by_cell_with_the_same_table(swept: Path, digits_weights
     assert first.equals(second)
 
 
-def test_other_numbers_of_words_join_the_table_and_other_losses_are_refused(
-    swept: Path, digits_weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    root = tmp_path / "run"
-    shutil.copytree(swept, root)
-    folder = RunFolder.open(root)
-    kept = cell_folder(folder, 8).mixture(SCOPE, TOP)
+@pytest.mark.slow
+def test_other_numbers_of_words_join_the_table(swept: Path, digits_weights: Path, tmp_path: Path) -> None:
+    root = shutil.copytree(swept, tmp_path / "run")
+    kept = cell_folder(RunFolder.open(root), 8).mixture(SCOPE, TOP)
     before = kept.stat().st_mtime_ns
     assert command(sweep_arguments(root, digits_weights, words="6")) == 0
     rows = rows_of(root)
@@ -147,6 +144,15 @@ def test_other_numbers_of_words_join_the_table_and_other_losses_are_refused(
     paired = ("fewer_words", "fewer_difference", "fewer_difference_low", "fewer_difference_high")
     earlier = [{name: row[name] for name in row if name not in paired} for row in rows if row["words"] != 6]
     assert earlier == [{name: row[name] for name in row if name not in paired} for row in rows_of(swept)]
+    assert kept.stat().st_mtime_ns == before, "hours of fits are not lost"
+
+
+def test_other_losses_are_refused(
+    swept: Path, digits_weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = shutil.copytree(swept, tmp_path / "run")
+    kept = cell_folder(RunFolder.open(root), 8).mixture(SCOPE, TOP)
+    before = kept.stat().st_mtime_ns
     assert command(sweep_arguments(root, digits_weights, words="4", losses="generative")) == 2
     told = capsys.readouterr().err.replace("\n", " ")
     assert "holds a sweep with other [fit] or [discriminative] settings, or other --losses" in told

@@ -8,6 +8,8 @@ import sys
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 LOSE_NODES = """
 import json, os, sys, time
 os.environ["RAY_AUTH_MODE"] = "disabled"
