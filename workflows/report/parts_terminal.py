@@ -43,7 +43,8 @@ def parts_table(rows: pa.Table, class_names: Sequence[str], layer_titles: Mappin
     """
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0), caption=_CAPTION)
     for heading in _NAMES:
-        table.add_column(heading, no_wrap=True)
+        # Titles of layers stand in the first column too: they are folded before anything else is cut.
+        table.add_column(heading, no_wrap=heading != _NAMES[0], overflow="fold")
     for heading, width in _NUMBERS:
         table.add_column(heading, justify="right", no_wrap=True, min_width=width)
     several = len(set(rows["scope"].to_pylist())) > 1

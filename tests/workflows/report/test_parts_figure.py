@@ -53,11 +53,20 @@ def counted(share: float | None, area: float | None) -> dict[str, Any]:
     return {**numbers, "share": share, "share_low": low, "share_high": high, "area": area}
 
 
-def printed(rows: pa.Table, colour: bool = True) -> str:
+def printed(rows: pa.Table, colour: bool = True, titles: dict[str, str] = TITLES) -> str:
     written = io.StringIO()
     console = Console(file=written, width=80, force_terminal=colour, color_system="standard" if colour else None)
-    console.print(parts_table(rows, NAMES, TITLES))
+    console.print(parts_table(rows, NAMES, titles))
     return written.getvalue()
+
+
+def test_long_layer_titles_are_folded_before_numbers_or_parts_are_cut() -> None:
+    text = printed(made_up_parts(), colour=False, titles=TITLES | {"layer4": "features.12.squeeze.activation"})
+    assert "…" not in text
+    for whole in ("object", "share, 95 %", "photos", "70 [60, 80]"):
+        assert whole in text
+    starts = [line.split()[0] for line in text.splitlines() if line.strip()]
+    assert "features.12.squeeze.activation" in "".join(starts)
 
 
 def colours(panel: Axes) -> set[str]:
