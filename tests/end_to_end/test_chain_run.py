@@ -169,6 +169,7 @@ def test_figures_of_paths_junctions_classes_and_layers(chain_run: Path) -> None:
     assert {f"junction-{row['level'] - 1}-{row['lower_word']}.png" for row in with_word} <= names
 
 
+@pytest.mark.slow
 def test_actors_and_shards_change_no_table(chain_run: Path, chain_weights: Path, tmp_path: Path) -> None:
     root = tmp_path / "run"
     other = ("extract.images_per_shard=75", "runtime.actors=1", "runtime.fit_actors=2")

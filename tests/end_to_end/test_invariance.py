@@ -41,6 +41,7 @@ def test_two_fit_actors_come_to_the_mixture_of_one(digits_run: Path, fitted_by_t
     assert_same_mixture(digits_run, fitted_by_two)
 
 
+@pytest.mark.slow
 def test_three_fit_actors_come_to_the_mixture_of_one(digits_run: Path, digits_weights: Path, tmp_path: Path) -> None:
     by_three = fit_left_open(digits_run, tmp_path / "three", FIRST_LAYER)
     assert command(run_arguments(by_three, digits_weights, "runtime.fit_actors=3", until="fit")) == 0

@@ -26,6 +26,7 @@ from workflows.storage.tables import read_table
 pytestmark = pytest.mark.usefixtures("local_ray")
 
 
+@pytest.mark.slow
 def test_one_actor_killed_and_replaced_gives_the_bits_of_two(
     digits_run: Path, digits_weights: Path, local_ray: Resources, tmp_path: Path
 ) -> None:

@@ -162,6 +162,7 @@ def test_more_words_than_images_are_refused(stage: Stage) -> None:
         stage(words=[6, 358, 4])
 
 
+@pytest.mark.slow
 def test_where_the_only_held_out_image_is_broken_another_judges(stage: Stage, tmp_path: Path) -> None:
     settings = chain_settings_of(held_out=0.001)
     _, plan = made_run(tmp_path / "same", settings, *dense_activations())

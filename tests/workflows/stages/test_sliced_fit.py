@@ -142,7 +142,8 @@ def test_the_slices_of_a_fit_are_removed_and_no_others(tmp_path: Path) -> None:
     assert names == [f"b__state.result.slice-{rank}-of-2.npz" for rank in (0, 1)]
 
 
-@pytest.mark.parametrize(("phase", "steps"), [("loss_history", 30), pytest.param("history", 3, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize(("phase", "steps"), [("loss_history", 30), ("history", 3)])
 def test_a_killed_actor_is_replaced_with_the_same_result(tmp_path: Path, sliced: Made, phase: str, steps: int) -> None:
     disturbed = make(tmp_path / "run", discriminative_settings(word_slices=2))
     checkpoint, told = disturbed[2].fit_state("joint", "made"), list[str]()
