@@ -76,7 +76,7 @@ def _scope_of(folder: RunFolder, settings: Settings, graph: str, label: int | No
     if not mined and len(names) > 1:
         raise RunFolderError(
             f"none of the {len(names)} scopes of the run ({shortened(names)}) has the graph {graph}: ask for it with "
-            "mine.classes or mine.images; a class that cannot have a scope of its own is named when the run extracts, "
+            "mine.classes or mine.images; a class that cannot have a scope of its own is named before the run fits, "
             "and has a graph in scope joint (fit.scopes) only"
         )
     return mined[0] if mined else names[0]

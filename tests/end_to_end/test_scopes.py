@@ -253,6 +253,7 @@ def test_show_says_so_if_no_scope_has_the_graph(
     assert command(["show", str(root), "--class", "5"]) == 2
     told = " ".join(capsys.readouterr().err.split())
     assert "none of the 2 scopes of the run (class-3, class-8) has the graph class:5: ask for it with" in told
+    assert "a class that cannot have a scope of its own is named before the run fits" in told
 
 
 def test_all_goes_on_without_the_classes_that_cannot_have_a_scope(
