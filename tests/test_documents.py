@@ -25,7 +25,7 @@ from typer.main import get_command
 
 from tests.end_to_end.small_digits import command
 from workflows.artefacts import ARTEFACTS
-from workflows.cli import app, find_preset
+from workflows.cli.app import app, find_preset
 from workflows.runtime.cluster import Resources
 from workflows.settings import Settings, load_settings, parse_settings
 from workflows.storage.tables import SCHEMAS, schema_markdown

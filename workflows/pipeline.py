@@ -10,12 +10,12 @@ from rich.console import Console
 
 from gmm_ops.errors import RefusedInput
 from workflows.artefacts import ARTEFACTS
+from workflows.context import StageContext, asked_items, fingerprint
 from workflows.errors import RunError, SettingsError
-from workflows.progress import StageBar
 from workflows.runtime.cluster import Resources, connect
+from workflows.runtime.progress import StageBar
 from workflows.settings import Settings
 from workflows.stages import count, draw, errors, extract, fit, index, mine, paths, train, words
-from workflows.stages.context import StageContext, asked_items, fingerprint
 from workflows.storage.run_folder import RunFolder
 
 RUNS: dict[str, Callable[[StageContext], None]] = {

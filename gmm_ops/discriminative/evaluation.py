@@ -12,7 +12,7 @@ from gmm_ops.discriminative.classifier import LinearClassifier
 from gmm_ops.discriminative.histogram import ImageColumns, hard_histograms, soft_histograms
 from gmm_ops.discriminative.loss import ImageLabels, cross_entropy, first_best, refuse_other_labels
 from gmm_ops.errors import RefusedInput
-from gmm_ops.mixture import Mixture
+from gmm_ops.mixtures.mixture import Mixture
 
 
 @dataclass(frozen=True)

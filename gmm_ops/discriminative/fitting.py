@@ -23,8 +23,8 @@ from gmm_ops.discriminative.training import (
     step_rates,
 )
 from gmm_ops.errors import RefusedInput
-from gmm_ops.mixture import Mixture
-from gmm_ops.seeding import generator
+from gmm_ops.mixtures.mixture import Mixture
+from gmm_ops.mixtures.seeding import generator
 
 HELD_OUT_SHARE = 0.1
 """Share of the images that are not fitted but judged on."""

@@ -12,10 +12,10 @@ from torch import Tensor
 from gmm_ops.axes import ActivationMaps
 from gmm_ops.discriminative.tile_scorer import TileScorer
 from gmm_ops.errors import RefusedInput
-from gmm_ops.estep import Engine
-from gmm_ops.gaussian import refuse_non_finite
-from gmm_ops.mixture import Mixture, assign
-from gmm_ops.products import full_precision
+from gmm_ops.mixtures.estep import Engine
+from gmm_ops.mixtures.gaussian import refuse_non_finite
+from gmm_ops.mixtures.mixture import Mixture, assign
+from gmm_ops.mixtures.products import full_precision
 
 ImageColumns = Float[Tensor, "N positions D"]
 """The columns of every image: its whole map row by row, or the same number of drawn positions each."""
@@ -76,7 +76,7 @@ def soft_histograms(
     """Mean posterior of every word over an image's positions (IG Eq. 8), float64 from products in ``dtype``.
 
     columns: (N, positions, D), any float dtype. The posterior map of more than a tile is never held.
-    engine: as in ``gmm_ops.estep``.
+    engine: as in ``gmm_ops.mixtures.estep``.
     Raises NonFiniteActivations, RefusedInput.
     """
     refuse_other_image_columns(columns, mixture.n_units)

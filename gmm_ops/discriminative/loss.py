@@ -28,8 +28,8 @@ from gmm_ops.discriminative.histogram import (
 from gmm_ops.discriminative.parameters import Parameters
 from gmm_ops.discriminative.tile_scorer import TileScorer
 from gmm_ops.errors import RefusedInput
-from gmm_ops.estep import Engine
-from gmm_ops.products import full_precision
+from gmm_ops.mixtures.estep import Engine
+from gmm_ops.mixtures.products import full_precision
 
 ImageLabels = Int[Tensor, " N"]
 """Label of every image, 0 to M - 1: the classes of the scope in order, then `rest`."""
@@ -130,7 +130,7 @@ def batch_gradient(
     """The loss of these images and its exact gradient; products in ``dtype``, sums in float64.
 
     columns: (N, positions, D), any float dtype; the gradient stops there. labels: (N,) int, 0 to M - 1.
-    engine: as in ``gmm_ops.estep``; the loop over few words serves float32 on a CPU.
+    engine: as in ``gmm_ops.mixtures.estep``; the loop over few words serves float32 on a CPU.
     Raises NonFiniteActivations, RefusedInput.
     """
     refuse_other_image_columns(columns, parameters.n_units)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from gmm_ops.axes import WordStatistics
 from gmm_ops.errors import RefusedInput
-from gmm_ops.mixture import Mixture
+from gmm_ops.mixtures.mixture import Mixture
 
 TRAINED = ("word_logits", "mean", "log_sd", "weight", "bias")
 """Fields that the gradient moves, in the order of every packed vector."""

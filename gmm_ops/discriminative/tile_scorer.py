@@ -9,10 +9,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from gmm_ops import sparse_estep
-from gmm_ops.estep import Engine
-from gmm_ops.gaussian import ScoreParameters, centred, expand_columns, exponentials, padded
-from gmm_ops.products import row_products, weighted_sums
+from gmm_ops.mixtures import sparse_estep
+from gmm_ops.mixtures.estep import Engine
+from gmm_ops.mixtures.gaussian import ScoreParameters, centred, expand_columns, exponentials, padded
+from gmm_ops.mixtures.products import row_products, weighted_sums
 from gmm_ops.word_slices.kept_gradient import add_gradient, add_histograms, expect
 from gmm_ops.word_slices.kept_words import KeptWords
 

@@ -19,7 +19,7 @@ from gmm_ops.discriminative.loss import Gradient, parameter_gradient
 from gmm_ops.discriminative.parameters import Parameters
 from gmm_ops.discriminative.settings import REMEDY, DiscriminativeSettings
 from gmm_ops.errors import Diverged, RefusedInput
-from gmm_ops.mixture import Mixture
+from gmm_ops.mixtures.mixture import Mixture
 
 
 @dataclass(frozen=True)

@@ -17,9 +17,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from gmm_ops.errors import RefusedInput
+from gmm_ops.graphs.sorted_keys import merge_sorted, sum_equal
 from gmm_ops.hmm.chain import Chain, refuse_no_number
 from gmm_ops.hmm.max_product import max_product
-from gmm_ops.sorted_keys import merge_sorted, sum_equal
 
 NONE = -1
 """Stands for a word that there is not: below the start, or expected where no image of the class came by."""

@@ -12,15 +12,15 @@ from torch import Tensor
 
 from gmm_ops.axes import Columns
 from gmm_ops.errors import RefusedInput
+from gmm_ops.fitting.schedule import MinibatchSchedule
 from gmm_ops.hmm.chain import Chain, observed_log_likelihoods
 from gmm_ops.hmm.learning import HMMSettings, HMMState, advance, start
 from gmm_ops.hmm.model import HiddenMarkovModel, LayerWords
+from gmm_ops.hmm.rectified_gaussian import refuse_negative
 from gmm_ops.hmm.statistics import ChainStatistics
-from gmm_ops.online_em import CHUNKS_PER_MINIBATCH, HELD_OUT_SHARE
-from gmm_ops.online_step import has_converged
-from gmm_ops.rectified_gaussian import refuse_negative
-from gmm_ops.schedule import MinibatchSchedule
-from gmm_ops.seeding import Initialisation, fit_seed, generator, initial_mixture
+from gmm_ops.mixtures.online_em import CHUNKS_PER_MINIBATCH, HELD_OUT_SHARE
+from gmm_ops.mixtures.online_step import has_converged
+from gmm_ops.mixtures.seeding import Initialisation, fit_seed, generator, initial_mixture
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from gmm_ops.hmm.chain import Chain, refuse_no_number, refuse_other_log_likelihoods
 from gmm_ops.hmm.log_domain import log_forward_backward
-from gmm_ops.products import full_precision
+from gmm_ops.mixtures.products import full_precision
 
 LOWEST_LOG_SCALE = {torch.float32: -60.0, torch.float64: -600.0}
 """A weight lost to underflow is below 2^-126 (e^-87) of a message in float32, 2^-1022 (e^-708) in float64. All later

@@ -18,7 +18,7 @@ from gmm_ops.hmm.averaging import ModelAverage
 from gmm_ops.hmm.chain import Chain
 from gmm_ops.hmm.model import HiddenMarkovModel
 from gmm_ops.hmm.statistics import ChainStatistics
-from gmm_ops.online_step import COLUMNS_PER_WORD, OnlineEMSettings, step_size
+from gmm_ops.mixtures.online_step import COLUMNS_PER_WORD, OnlineEMSettings, step_size
 
 __all__ = [
     "HMMSettings",

@@ -14,10 +14,10 @@ from torch import Tensor
 
 from gmm_ops.axes import Columns, WordStatistics
 from gmm_ops.errors import RefusedInput
-from gmm_ops.gaussian import refuse_non_finite, refuse_other_shape, score_parameters, scores
 from gmm_ops.hmm.chain import Chain, observed_log_likelihoods
 from gmm_ops.hmm.inference import log_evidence
-from gmm_ops.rectified_gaussian import constrained_maximum, rectified_log_densities, rectified_sums
+from gmm_ops.hmm.rectified_gaussian import constrained_maximum, rectified_log_densities, rectified_sums
+from gmm_ops.mixtures.gaussian import refuse_non_finite, refuse_other_shape, score_parameters, scores
 
 TILE_NUMBERS = 1 << 20
 """Features of one tile of columns: 8 MiB of float64, or about 340 columns of 1,000 rectified units."""

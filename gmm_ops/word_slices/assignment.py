@@ -7,10 +7,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from gmm_ops.axes import Columns
-from gmm_ops.gaussian import peaks, refuse_non_finite, refuse_other_shape
-from gmm_ops.mixture import Assignment
-from gmm_ops.near_ties import ExactScores
-from gmm_ops.products import full_precision
+from gmm_ops.mixtures.gaussian import peaks, refuse_non_finite, refuse_other_shape
+from gmm_ops.mixtures.mixture import Assignment
+from gmm_ops.mixtures.near_ties import ExactScores
+from gmm_ops.mixtures.products import full_precision
 from gmm_ops.word_slices.powers import powers
 from gmm_ops.word_slices.reduce import Reduce
 from gmm_ops.word_slices.slices import WordSlice
@@ -19,7 +19,7 @@ from gmm_ops.word_slices.tiles import refuse_other_columns, rows_per_tile, score
 
 @torch.no_grad()
 def sliced_assign(words: WordSlice, columns: Columns, reduce: Reduce, tile_rows: int | None = None) -> Assignment:
-    """`gmm_ops.mixture.assign` of a sliced dictionary (IG Sec. 3.1): words are numbers in the whole dictionary.
+    """`gmm_ops.mixtures.mixture.assign` of a sliced dictionary (IG Sec. 3.1): words by whole numbering.
 
     Each slice settles its own best word in float64 among those within float32 rounding of its best, and the
     slices compare these: the words are those of the unsliced dictionary. columns: (n, D), the same on every slice,

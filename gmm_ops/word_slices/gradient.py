@@ -21,9 +21,9 @@ from gmm_ops.discriminative.histogram import (
 )
 from gmm_ops.discriminative.loss import Gradient, ImageLabels, cross_entropy, refuse_other_labels
 from gmm_ops.discriminative.parameters import Parameters
-from gmm_ops.estep import Engine
-from gmm_ops.mixture import Mixture
-from gmm_ops.products import full_precision
+from gmm_ops.mixtures.estep import Engine
+from gmm_ops.mixtures.mixture import Mixture
+from gmm_ops.mixtures.products import full_precision
 from gmm_ops.word_slices.histograms import Forward, HistogramReader
 from gmm_ops.word_slices.reduce import Reduce, log_sum_exp
 from gmm_ops.word_slices.slices import WordSlice

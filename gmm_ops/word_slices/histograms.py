@@ -16,8 +16,8 @@ from gmm_ops.discriminative.histogram import (
     groups,
     refuse_other_image_columns,
 )
-from gmm_ops.estep import Engine
-from gmm_ops.products import full_precision
+from gmm_ops.mixtures.estep import Engine
+from gmm_ops.mixtures.products import full_precision
 from gmm_ops.word_slices.assignment import sliced_assign
 from gmm_ops.word_slices.image_tiles import ImageTile, Normaliser, TileReader
 from gmm_ops.word_slices.reduce import Reduce

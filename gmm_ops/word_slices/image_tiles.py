@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from gmm_ops.discriminative.tile_scorer import KeptPosteriors, TilePosteriors
-from gmm_ops.estep import Engine
+from gmm_ops.mixtures.estep import Engine
 from gmm_ops.word_slices.kept_words import KeptWords
 from gmm_ops.word_slices.powers import powers
 from gmm_ops.word_slices.reduce import Reduce

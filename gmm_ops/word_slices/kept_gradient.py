@@ -7,7 +7,7 @@ import math
 import numba
 import numpy as np
 
-from gmm_ops.near_ties import BLOCK
+from gmm_ops.mixtures.near_ties import BLOCK
 from gmm_ops.word_slices.kept_words import add_row
 
 

@@ -1,7 +1,7 @@
 """Loops over the few own words that matter for a column: sums of posteriors without a second product.
 
 Which words are left out is decided against the best word of the whole dictionary, so the same words are kept as if
-it were not sliced (`gmm_ops.sparse_estep`). Nothing of size (n, K_own) is stored besides the scores.
+it were not sliced (`gmm_ops.mixtures.sparse_estep`). Nothing of size (n, K_own) is stored besides the scores.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
-from gmm_ops.near_ties import BLOCK, block_maxima
-from gmm_ops.sparse_estep import neglected_below
+from gmm_ops.mixtures.near_ties import BLOCK, block_maxima
+from gmm_ops.mixtures.sparse_estep import neglected_below
 
 
 @dataclass(frozen=True)

@@ -12,11 +12,11 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
-from gmm_ops.em import EMPTY_SHARE
 from gmm_ops.errors import RefusedInput
-from gmm_ops.mixture import Mixture
-from gmm_ops.online_step import OnlineEMSettings, OnlineEMState, start, step_size
-from gmm_ops.statistics import MixtureStatistics, WorstColumns
+from gmm_ops.mixtures.em import EMPTY_SHARE
+from gmm_ops.mixtures.mixture import Mixture
+from gmm_ops.mixtures.online_step import OnlineEMSettings, OnlineEMState, start, step_size
+from gmm_ops.mixtures.statistics import MixtureStatistics, WorstColumns
 from gmm_ops.word_slices.reduce import Reduce
 from gmm_ops.word_slices.reseeding import reseed_own
 from gmm_ops.word_slices.slices import WordSlice, refuse_broken_slices
@@ -77,7 +77,7 @@ def sliced_start(words: WordSlice, settings: OnlineEMSettings, reduce: Reduce) -
 def sliced_advance(
     state: SliceState, batch: MixtureStatistics, worst: WorstColumns, settings: OnlineEMSettings, reduce: Reduce
 ) -> SliceState:
-    """`gmm_ops.online_step.advance` of one slice: S <- (1 - g) S + g * batch mean, re-seed, M-step. Pure.
+    """`gmm_ops.mixtures.online_step.advance` of one slice: S <- (1 - g) S + g * batch mean, re-seed, M-step. Pure.
 
     batch: sums of the own words over the whole global minibatch. worst: its worst columns, the same on every slice.
     Two or three reductions of at most 2D + 1 numbers. Raises RefusedInput, on every slice alike.

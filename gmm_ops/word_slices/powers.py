@@ -5,7 +5,7 @@ from __future__ import annotations
 from jaxtyping import Float
 from torch import Tensor
 
-from gmm_ops.gaussian import DENORMAL_GUARD
+from gmm_ops.mixtures.gaussian import DENORMAL_GUARD
 from gmm_ops.word_slices.tiles import ScoredTile
 
 

@@ -9,8 +9,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from gmm_ops.online_step import OnlineEMSettings
-from gmm_ops.statistics import MixtureStatistics, WorstColumns
+from gmm_ops.mixtures.online_step import OnlineEMSettings
+from gmm_ops.mixtures.statistics import MixtureStatistics, WorstColumns
 from gmm_ops.word_slices.reduce import Reduce, gathered
 from gmm_ops.word_slices.slices import WordSlice
 from gmm_ops.word_slices.totals import LayerTotals
@@ -25,7 +25,7 @@ def reseed_own(
     settings: OnlineEMSettings,
     reduce: Reduce,
 ) -> tuple[MixtureStatistics, Int[Tensor, " R"], bool]:
-    """(statistics, own words moved, whether any slice moved one): `gmm_ops.online_step.reseed` over slices.
+    """(statistics, own words moved, whether any slice moved one): `gmm_ops.mixtures.online_step.reseed` over slices.
 
     The emptiest word of the whole dictionary (ties: lowest) goes to the worst column, and so on; a slice rewrites
     the sums of its own. ``min_share`` is relative to 1/K of the whole dictionary.

@@ -9,9 +9,9 @@ import torch
 
 from gmm_ops.axes import Columns
 from gmm_ops.errors import RefusedInput
-from gmm_ops.gaussian import refuse_non_finite
-from gmm_ops.mixture import Mixture
-from gmm_ops.seeding import first_variance, generator, refuse_too_many_words
+from gmm_ops.mixtures.gaussian import refuse_non_finite
+from gmm_ops.mixtures.mixture import Mixture
+from gmm_ops.mixtures.seeding import first_variance, generator, refuse_too_many_words
 from gmm_ops.word_slices.reduce import Reduce, gathered
 
 
@@ -87,7 +87,7 @@ def joined(slices: Sequence[WordSlice]) -> Mixture:
 def initial_slice(
     sample: Columns, n_words: int, seed: int, rank: int, world: int, var_floor: float = 1e-4
 ) -> WordSlice:
-    """Slice ``rank`` of `gmm_ops.seeding.initial_mixture` (method "random"), bit for bit, without the other words.
+    """Slice ``rank`` of `gmm_ops.mixtures.seeding.initial_mixture` ("random"), bit for bit, without the other words.
 
     sample: (n, D), n >= K, the same on every slice. var_floor: lowest variance, as a share of the mean over units.
     Raises NonFiniteActivations, RefusedInput (K > n; more slices than words; columns that are all the same).

@@ -10,11 +10,11 @@ from torch import Tensor
 
 from gmm_ops.axes import Columns
 from gmm_ops.errors import RefusedInput
-from gmm_ops.estep import Engine
-from gmm_ops.gaussian import refuse_non_finite, refuse_other_shape
-from gmm_ops.products import full_precision, weighted_sums
-from gmm_ops.sparse_estep import DENSE_SHARE, neglected_below
-from gmm_ops.statistics import MixtureStatistics, WorstColumns
+from gmm_ops.mixtures.estep import Engine
+from gmm_ops.mixtures.gaussian import refuse_non_finite, refuse_other_shape
+from gmm_ops.mixtures.products import full_precision, weighted_sums
+from gmm_ops.mixtures.sparse_estep import DENSE_SHARE, neglected_below
+from gmm_ops.mixtures.statistics import MixtureStatistics, WorstColumns
 from gmm_ops.word_slices.kept_words import KeptWords
 from gmm_ops.word_slices.powers import powers
 from gmm_ops.word_slices.reduce import Reduce
@@ -38,7 +38,7 @@ def sliced_sweep(
     position: Int[Tensor, " n"] | None = None,
     tile_rows: int | None = None,
 ) -> tuple[MixtureStatistics, WorstColumns]:
-    """`gmm_ops.statistics.sweep` of a sliced dictionary: (statistics of the own words, the worst columns of all).
+    """`gmm_ops.mixtures.statistics.sweep` of a sliced dictionary: (own statistics, the worst columns of all).
 
     columns: (n, D), the same on every slice. Count, log-likelihood and worst columns are those of the whole
     dictionary, the same bits on every slice; s0, s1, s2 are the own words'. Sums over several calls merge.

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from gmm_ops.axes import Columns
 from gmm_ops.errors import RefusedInput
-from gmm_ops.gaussian import ScoreParameters, centred, expand_columns, padded, score_parameters
-from gmm_ops.products import ROW_MULTIPLE, row_products
+from gmm_ops.mixtures.gaussian import ScoreParameters, centred, expand_columns, padded, score_parameters
+from gmm_ops.mixtures.products import ROW_MULTIPLE, row_products
 from gmm_ops.word_slices.reduce import Reduce
 from gmm_ops.word_slices.slices import WordSlice
 

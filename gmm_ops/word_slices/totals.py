@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from gmm_ops.statistics import MixtureStatistics
+from gmm_ops.mixtures.statistics import MixtureStatistics
 from gmm_ops.word_slices.reduce import Reduce
 
 

@@ -7,8 +7,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from gmm_ops.axes import Columns
-from gmm_ops.gaussian import centred, score_parameters, scores
-from gmm_ops.statistics import WorstColumns
+from gmm_ops.mixtures.gaussian import centred, score_parameters, scores
+from gmm_ops.mixtures.statistics import WorstColumns
 from gmm_ops.word_slices.reduce import Reduce, log_sum_exp
 from gmm_ops.word_slices.slices import WordSlice
 from gmm_ops.word_slices.tiles import WORDS_AT_ONCE

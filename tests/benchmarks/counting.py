@@ -15,8 +15,8 @@ from typing import TypeVar
 import numpy as np
 import torch
 
-from gmm_ops.cooccurrence import count_pairs
-from gmm_ops.windows import AxisWindow, Window
+from gmm_ops.graphs.cooccurrence import count_pairs
+from gmm_ops.graphs.windows import AxisWindow, Window
 
 Result = TypeVar("Result")
 

@@ -18,8 +18,8 @@ from torch.nn import functional
 
 from gmm_ops.discriminative.loss import batch_gradient
 from gmm_ops.discriminative.parameters import Parameters
-from gmm_ops.em import fit_batch_em
-from gmm_ops.seeding import initial_mixture
+from gmm_ops.mixtures.em import fit_batch_em
+from gmm_ops.mixtures.seeding import initial_mixture
 from tests.benchmarks.em_pass import SHARED, THREADS, photo_columns
 from tests.gmm_ops.drawn_columns import cifar_columns
 

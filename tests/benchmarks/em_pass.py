@@ -24,11 +24,11 @@ from threadpoolctl import threadpool_limits
 from torch import Tensor
 from torch.nn import functional
 
-from gmm_ops.em import fit_batch_em
-from gmm_ops.mixture import Mixture, assign
-from gmm_ops.products import row_products
-from gmm_ops.seeding import initial_mixture
-from gmm_ops.statistics import sweep
+from gmm_ops.mixtures.em import fit_batch_em
+from gmm_ops.mixtures.mixture import Mixture, assign
+from gmm_ops.mixtures.products import row_products
+from gmm_ops.mixtures.seeding import initial_mixture
+from gmm_ops.mixtures.statistics import sweep
 from tests.gmm_ops.drawn_columns import cifar_columns
 from workflows.networks.loading import load_network
 from workflows.networks.taps import TappedNetwork

@@ -12,8 +12,8 @@ from statistics import median
 import torch
 from rich.console import Console
 
-from workflows.images.preprocessing import Preprocessor
-from workflows.images.reading import PictureReader
+from workflows.data.preprocessing import Preprocessor
+from workflows.data.reading import PictureReader
 from workflows.networks.loading import load_network
 from workflows.networks.taps import TappedNetwork
 from workflows.pipeline import run_pipeline

@@ -24,7 +24,7 @@ from torch import Tensor
 from gmm_ops.hmm.chain import Chain
 from gmm_ops.hmm.inference import forward_backward
 from gmm_ops.hmm.paths import most_probable_paths
-from gmm_ops.products import row_products
+from gmm_ops.mixtures.products import row_products
 from tests.gmm_ops.hmm.drawn_chains import random_chain, random_log_likelihoods
 
 THREADS = 2

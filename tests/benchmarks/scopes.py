@@ -13,14 +13,14 @@ import numpy as np
 from rich.console import Console
 
 from workflows.pipeline import run_pipeline
-from workflows.plan import Plan
-from workflows.scopes import JOINT, Scope, read_scopes
+from workflows.plan.run_plan import Plan
+from workflows.plan.scopes import JOINT, Scope, read_scopes
 from workflows.settings import load_settings
-from workflows.stages.word_maps import FIELDS, words_path
 from workflows.storage.arrays import read_arrays, read_rows
 from workflows.storage.run_folder import RunFolder
 from workflows.storage.states import load_state
 from workflows.storage.tables import read_table
+from workflows.words.word_maps import FIELDS, words_path
 
 PRESET = Path(__file__).parents[2] / "infra" / "presets" / "cifar10_resnet20.toml"
 SIZE = (

@@ -22,9 +22,9 @@ from torch import Tensor
 
 from gmm_ops.discriminative.loss import batch_gradient
 from gmm_ops.discriminative.parameters import Parameters
-from gmm_ops.mixture import Mixture, assign
-from gmm_ops.online_step import OnlineEMSettings
-from gmm_ops.statistics import sweep
+from gmm_ops.mixtures.mixture import Mixture, assign
+from gmm_ops.mixtures.online_step import OnlineEMSettings
+from gmm_ops.mixtures.statistics import sweep
 from gmm_ops.word_slices.assignment import sliced_assign
 from gmm_ops.word_slices.gradient import ParameterSlice, sliced_batch_gradient
 from gmm_ops.word_slices.online_step import sliced_advance, sliced_start

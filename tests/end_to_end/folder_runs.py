@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from tests.workflows.images.made_files import write_folders
+from tests.workflows.data.made_files import write_folders
 from workflows.networks.architectures import digits_resnet
 
 Refused = Callable[..., str]

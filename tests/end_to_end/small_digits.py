@@ -13,11 +13,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from workflows.cli import main
-from workflows.plan import Plan
-from workflows.stages.word_maps import FIELDS, read_words, words_path
+from workflows.cli.app import main
+from workflows.plan.run_plan import Plan
 from workflows.storage.arrays import read_rows
 from workflows.storage.run_folder import RunFolder
+from workflows.words.word_maps import FIELDS, read_words, words_path
 
 TABLES = ("images", "nodes", "edges", "words", "exemplars", "heatmaps", "history")
 TRAINING_IMAGE = 7

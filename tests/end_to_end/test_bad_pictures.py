@@ -15,7 +15,7 @@ from PIL import Image
 from tests.end_to_end.folder_runs import CLASSES, FolderRun, save_weights, write_folder_run
 from tests.end_to_end.killing import ledger
 from tests.end_to_end.small_digits import SCOPE, activations, command, stored_maps
-from tests.workflows.images.made_files import encoded, noise
+from tests.workflows.data.made_files import encoded, noise
 from workflows.storage.arrays import read_arrays
 from workflows.storage.run_folder import RunFolder
 from workflows.storage.tables import read_table

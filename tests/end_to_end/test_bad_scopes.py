@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 
 from tests.end_to_end.folder_runs import CLASSES, FolderRun, Refused, assert_nothing_was_made
 from tests.end_to_end.small_digits import command
-from tests.workflows.images.made_files import IMAGE_TYPE
+from tests.workflows.data.made_files import IMAGE_TYPE
 
 
 def labelled_shards(run: FolderRun, labels: pa.Array | None) -> list[str]:

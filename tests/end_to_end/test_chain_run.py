@@ -17,7 +17,7 @@ from tests.end_to_end.small_digits import SCOPE, activations, command, copy_unti
 from tests.references.hmm import Enumerated, enumerate_paths
 from tests.references.rectified_gaussian import log_density
 from workflows.artefacts import ARTEFACTS
-from workflows.plan import OUTPUT, Plan
+from workflows.plan.run_plan import OUTPUT, Plan
 from workflows.storage.chains import chain_path, load_chain
 from workflows.storage.run_folder import RunFolder
 from workflows.storage.tables import read_table

@@ -15,7 +15,7 @@ import pytest
 
 from tests.end_to_end.killing import PROJECT, actor_processes, ledger
 from tests.end_to_end.small_digits import activations, adopt_mixtures, changed_share, command, word_maps
-from workflows.plan import OUTPUT, Plan
+from workflows.plan.run_plan import OUTPUT, Plan
 from workflows.storage.graphs import graph_names, load_graph
 from workflows.storage.run_folder import RunFolder
 from workflows.storage.tables import read_table

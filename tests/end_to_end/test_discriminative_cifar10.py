@@ -9,15 +9,15 @@ import numpy as np
 import pytest
 
 from tests.end_to_end.small_digits import command
-from tests.workflows.stages.decided import decided, errors_of
-from workflows.plan import Plan
+from tests.workflows.words.decided import decided, errors_of
+from workflows.fits.discriminative_fit import DiscriminativeFit, classifier_path
+from workflows.plan.run_plan import Plan
+from workflows.plan.scopes import JOINT, joint_scope
 from workflows.runtime.fit_group import FitJob, run_fit
 from workflows.runtime.generation import GroupSettings
-from workflows.scopes import JOINT, joint_scope
-from workflows.stages.decisions import FittedLayer
-from workflows.stages.discriminative_fit import DiscriminativeFit, classifier_path
 from workflows.storage.run_folder import RunFolder
 from workflows.storage.states import load_state
+from workflows.words.decisions import FittedLayer
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("local_ray", "shared_data")]
 STEPS = 200

@@ -14,7 +14,7 @@ from tests.end_to_end.small_digits import command, copy_until, run_arguments
 from tests.end_to_end.test_invariance import assert_same_arrays
 from tests.end_to_end.test_scopes import MISCLASSIFIED, assert_same_scope, of_scope, scoped
 from workflows.errors import RunFolderError
-from workflows.scopes import read_scopes
+from workflows.plan.scopes import read_scopes
 from workflows.storage.run_folder import RunFolder
 from workflows.storage.states import load_state
 from workflows.storage.tables import read_table

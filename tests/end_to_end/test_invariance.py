@@ -21,8 +21,8 @@ from tests.end_to_end.small_digits import (
     stored_maps,
     word_maps,
 )
-from workflows.plan import Plan
-from workflows.stages.columns import sampled_positions
+from workflows.fits.columns import sampled_positions
+from workflows.plan.run_plan import Plan
 from workflows.storage.arrays import read_arrays
 from workflows.storage.run_folder import RunFolder
 from workflows.storage.states import load_state
@@ -75,7 +75,7 @@ def test_counts_are_the_same_bits_on_ray_and_on_threads(
 
 def spy_on_schedulers(monkeypatch: pytest.MonkeyPatch) -> set[str]:
     """Which scheduler each reduction is really given to."""
-    from workflows.stages import context
+    from workflows import context
 
     asked: set[str] = set()
     original = context.tree_reduce

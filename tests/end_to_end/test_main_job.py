@@ -21,9 +21,9 @@ from tests.references import cooccurrence as slow_counts
 from tests.references import exemplars as slow_exemplars
 from tests.references import inference_graph as slow_graph
 from tests.references import mixture as slow_mixture
-from workflows.images.packaged import load_digits
+from workflows.data.packaged import load_digits
 from workflows.networks.architectures import digits_resnet
-from workflows.plan import OUTPUT, LayerPair, Plan
+from workflows.plan.run_plan import OUTPUT, LayerPair, Plan
 from workflows.storage.arrays import read_arrays
 from workflows.storage.graphs import graph_names, load_graph
 from workflows.storage.mixtures import load_mixture

@@ -11,7 +11,7 @@ import pytest
 
 from tests.end_to_end.killing import address_of_local_ray
 from tests.end_to_end.small_digits import SETTINGS, TRAINING
-from workflows.plan import Plan
+from workflows.plan.run_plan import Plan
 from workflows.storage.run_folder import RunFolder
 from workflows.storage.tables import read_table
 

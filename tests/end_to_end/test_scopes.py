@@ -17,12 +17,12 @@ import torch
 from tests.end_to_end.killing import Driver, address_of_local_ray, ledger, ledger_lines
 from tests.end_to_end.small_digits import command, copy_until, run_arguments
 from tests.references import cooccurrence as slow_counts
-from workflows.plan import OUTPUT, Plan
-from workflows.scopes import Scope, read_scopes, write_scopes
-from workflows.stages.word_maps import FIELDS, ImageColumns, read_words, words_path
+from workflows.plan.run_plan import OUTPUT, Plan
+from workflows.plan.scopes import Scope, read_scopes, write_scopes
 from workflows.storage.arrays import read_arrays, read_rows
 from workflows.storage.run_folder import RunFolder
 from workflows.storage.tables import read_table
+from workflows.words.word_maps import FIELDS, ImageColumns, read_words, words_path
 
 pytestmark = pytest.mark.usefixtures("local_ray")
 LIST = "fit.lists=[{name='pair',classes=['3','8'],rest=true}]"

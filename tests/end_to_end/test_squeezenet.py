@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.end_to_end.small_digits import command
-from workflows.plan import Plan
+from workflows.plan.run_plan import Plan
 from workflows.storage.run_folder import RunFolder
 from workflows.storage.tables import read_table
 

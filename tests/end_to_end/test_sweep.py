@@ -13,15 +13,15 @@ import pytest
 import torch
 
 from gmm_ops.discriminative.classifier import paired_difference
-from gmm_ops.mixture import log_likelihood
-from gmm_ops.model_selection import bayesian_criterion
+from gmm_ops.mixtures.mixture import log_likelihood
+from gmm_ops.mixtures.model_selection import bayesian_criterion
 from tests.end_to_end.small_digits import SCOPE, command, copy_until, run_arguments
-from workflows.plan import Plan
-from workflows.stages.columns import ColumnSource
-from workflows.stages.sweep_table import Cell, cell_folder, dictionary_paths
+from workflows.fits.columns import ColumnSource
+from workflows.plan.run_plan import Plan
 from workflows.storage.mixtures import load_mixture
 from workflows.storage.run_folder import RunFolder
 from workflows.storage.tables import read_table
+from workflows.studies.sweep.rows import Cell, cell_folder, dictionary_paths
 
 WORDS = (4, 8)
 FEW_STEPS = ("discriminative.epochs=2",)

@@ -11,8 +11,8 @@ from sklearn.datasets import load_digits
 from torch import Tensor
 from torch.nn import functional
 
-from gmm_ops.mixture import Mixture
-from gmm_ops.seeding import initial_mixture
+from gmm_ops.mixtures.mixture import Mixture
+from gmm_ops.mixtures.seeding import initial_mixture
 
 
 def clustered(n: int, units: int, clusters: int, seed: int = 0) -> Tensor:
@@ -73,7 +73,7 @@ def resnet20_adds(x: Tensor, weights: dict[str, Tensor]) -> list[Tensor]:
 
 def warm_mixture(columns: Tensor, words: int, seed: int = 0, floor: float = 1e-4) -> Mixture:
     """A mixture two EM steps from its random start, so that words differ in share and spread."""
-    from gmm_ops.em import fit_batch_em
+    from gmm_ops.mixtures.em import fit_batch_em
 
     mixture = initial_mixture(columns, words, seed)
     return fit_batch_em(mixture, columns, 2, floor * float(columns.var(dim=0).mean()))[0]

@@ -1,4 +1,4 @@
-"""Slow twins of gmm_ops.cooccurrence: the double loop over upper columns and the columns of their windows."""
+"""Slow twins of gmm_ops.graphs.cooccurrence: the double loop over upper columns and the columns of their windows."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import torch
 
-from gmm_ops.windows import Window
+from gmm_ops.graphs.windows import Window
 
 Maps = list[list[list[int]]]
 

@@ -1,4 +1,4 @@
-"""Slow twin of gmm_ops.statistics and gmm_ops.em: one EM iteration in plain float64 loops."""
+"""Slow twin of gmm_ops.mixtures.statistics and gmm_ops.mixtures.em: one EM iteration in plain float64 loops."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Slow twin of gmm_ops.exemplars: sort everything, in plain loops."""
+"""Slow twin of gmm_ops.graphs.exemplars: sort everything, in plain loops."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Slow twins of gmm_ops.inference_graph: probabilities as exact fractions, and the search over all subsets."""
+"""Slow twins of gmm_ops.graphs.inference_graph: probabilities as exact fractions, and the search over all subsets."""
 
 from __future__ import annotations
 

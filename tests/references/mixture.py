@@ -1,4 +1,4 @@
-"""Slow twin of gmm_ops.mixture: a diagonal Gaussian mixture in plain float64 loops (IG Eq. 1)."""
+"""Slow twin of gmm_ops.mixtures.mixture: a diagonal Gaussian mixture in plain float64 loops (IG Eq. 1)."""
 
 from __future__ import annotations
 

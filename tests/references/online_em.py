@@ -1,4 +1,4 @@
-"""Slow twin of gmm_ops.online_em: Cappe and Moulines' recursion in plain float64 loops, without re-seeding."""
+"""Slow twin of gmm_ops.mixtures.online_em: Cappe and Moulines' recursion in plain float64 loops, without re-seeding."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Slow twin of gmm_ops.rectified_gaussian: 250 digits, for moments of 1e-198, unit by unit (IG Sec. 3.1)."""
+"""Slow twin of gmm_ops.hmm.rectified_gaussian: 250 digits, for moments of 1e-198, unit by unit (IG Sec. 3.1)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Slow twin of gmm_ops.windows: follow every single tap of every op, on axes without ends."""
+"""Slow twin of gmm_ops.graphs.windows: follow every single tap of every op, on axes without ends."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Slow twin of gmm_ops.word_distances: float64 loops over every pair of words."""
+"""Slow twin of gmm_ops.graphs.word_distances: float64 loops over every pair of words."""
 
 from __future__ import annotations
 

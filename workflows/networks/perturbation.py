@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, fx, nn
 
-from gmm_ops.windows import AxisWindow, Window
+from gmm_ops.graphs.windows import AxisWindow, Window
 from workflows.errors import NetworkError
 from workflows.networks.hooking import call_of, watch_call
 from workflows.networks.tracing import OUTPUT, NetworkGraph, UntraceableNetwork, trace_network

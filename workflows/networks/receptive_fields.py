@@ -1,6 +1,6 @@
 """R(p): which columns of a lower layer feed a column of an upper one, read from the network's own graph.
 
-Source: IG section 3.2, the region R(p) of Eq. 6; the arithmetic is in ``gmm_ops.windows``.
+Source: IG section 3.2, the region R(p) of Eq. 6; the arithmetic is in ``gmm_ops.graphs.windows``.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from functools import partial
 import torch
 from torch import Tensor, fx, nn
 
-from gmm_ops.windows import Window
+from gmm_ops.graphs.windows import Window
 from workflows.errors import NetworkError
 from workflows.networks.perturbation import measure_window
 from workflows.networks.tracing import OUTPUT, NetworkGraph, UntraceableNetwork, trace_network

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from gmm_ops.errors import RefusedInput
-from gmm_ops.windows import AxisWindow, Window
+from gmm_ops.graphs.windows import AxisWindow, Window
 from workflows.networks.compiled_ops import torchvision
 from workflows.networks.tracing import NetworkGraph
 from workflows.networks.unit_axis import is_columnwise, moves_units

@@ -6,15 +6,15 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from workflows.plan import Plan
+from workflows.context import StageContext
+from workflows.figures.draw_graphs import GraphDrawWorker
+from workflows.figures.draw_layers import FIT, SIMILARITY, FitDrawWorker, SimilarityDrawWorker
+from workflows.figures.draw_transitions import TransitionDrawWorker, transition_items
+from workflows.plan.run_plan import Plan
+from workflows.plan.scopes import item_name, read_scopes, split_item
 from workflows.report.parts_figure import PARTS
 from workflows.runtime.dispatcher import map_shards
-from workflows.scopes import item_name, read_scopes, split_item
 from workflows.settings import Settings
-from workflows.stages.context import StageContext
-from workflows.stages.draw_graphs import GraphDrawWorker
-from workflows.stages.draw_layers import FIT, SIMILARITY, FitDrawWorker, SimilarityDrawWorker
-from workflows.stages.draw_transitions import TransitionDrawWorker, transition_items
 from workflows.storage.graphs import scoped_graphs
 from workflows.storage.names import JOINT, slug
 from workflows.storage.run_folder import RunFolder
@@ -24,7 +24,7 @@ FigureWorker = Callable[[str], dict[str, Any]]
 
 def _path_worker(settings: Settings, plan: Plan, folder: RunFolder) -> FigureWorker:
     # Late, as in figure_items: these figures take scikit-learn, which costs a process a second.
-    from workflows.stages.draw_paths import PathDrawWorker
+    from workflows.figures.draw_paths import PathDrawWorker
 
     return PathDrawWorker(settings, plan, folder)
 
@@ -64,7 +64,7 @@ def figure_items(folder: RunFolder, settings: Settings, plan: Plan) -> list[str]
         graphs[scope].append(graph)
     items = [item_name(scope, name) for scope in scopes for name in (*graphs[scope], SIMILARITY, FIT)]
     if settings.hmm is not None:
-        from workflows.stages.draw_paths import path_items
+        from workflows.figures.draw_paths import path_items
 
         items += [*path_items(folder, settings, plan), *transition_items(folder, settings, plan)]
     return items

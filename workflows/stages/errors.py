@@ -13,9 +13,11 @@ import duckdb
 from pyarrow import dataset
 
 from gmm_ops.discriminative.classifier import PairedDifference
-from workflows.scopes import item_name, read_scopes
-from workflows.stages.context import StageContext
-from workflows.stages.decisions import (
+from workflows.context import StageContext
+from workflows.plan.scopes import item_name, read_scopes
+from workflows.storage.joined_parts import join_parts
+from workflows.storage.tables import write_table
+from workflows.words.decisions import (
     NETWORK,
     WAYS,
     FittedLayer,
@@ -24,9 +26,7 @@ from workflows.stages.decisions import (
     shards_to_decide,
     way_column,
 )
-from workflows.stages.shard_names import names_left
-from workflows.storage.joined_parts import join_parts
-from workflows.storage.tables import write_table
+from workflows.words.shard_names import names_left
 
 KEY = "scope, layer, words"
 """What a row of decisions.parquet belongs to."""

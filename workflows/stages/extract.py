@@ -8,22 +8,22 @@ from typing import Any
 import numpy as np
 import torch
 
+from workflows.context import StageContext
+from workflows.data.shards import Shard, plan_shards
 from workflows.errors import DataError
-from workflows.images.shards import Shard, plan_shards
-from workflows.plan import LayerPlan, Plan
-from workflows.requests import requested_images
-from workflows.scopes import plan_scopes
+from workflows.fits.columns import sampled_positions
+from workflows.fits.scope_checks import check_scopes
+from workflows.plan.requests import requested_images
+from workflows.plan.run_plan import LayerPlan, Plan
+from workflows.plan.scopes import plan_scopes
+from workflows.runtime.devices import STORAGE_DTYPES
 from workflows.settings import Settings
-from workflows.stages.columns import sampled_positions
-from workflows.stages.context import StageContext
-from workflows.stages.devices import STORAGE_DTYPES
-from workflows.stages.forward import ForwardBatch, FrozenForward
-from workflows.stages.scope_checks import check_scopes
-from workflows.stages.word_maps import ImageColumns
 from workflows.storage.arrays import array_exists, choose_codec, create_array, open_array, write_shard
 from workflows.storage.images_table import PREDICTIONS, merge_predictions
 from workflows.storage.run_folder import RunFolder
 from workflows.storage.tables import write_table
+from workflows.words.forward import ForwardBatch, FrozenForward
+from workflows.words.word_maps import ImageColumns
 
 
 def predictions_path(folder: RunFolder, shard: Shard) -> Path:

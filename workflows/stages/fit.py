@@ -9,25 +9,25 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from workflows.plan import LayerPlan, Plan
+from workflows.context import StageContext
+from workflows.fits.chain_fit import ChainFit, restart_name
+from workflows.fits.chain_input import refuse_too_few_images, silent_units, silent_warning
+from workflows.fits.discriminative_fit import DiscriminativeFit
+from workflows.fits.fit_history import history_path
+from workflows.fits.layer_fit import LayerFit
+from workflows.fits.scope_checks import check_scopes
+from workflows.fits.sliced_fit import SlicedFit
+from workflows.plan.run_plan import LayerPlan, Plan
+from workflows.plan.scope_sizes import scope_sizes
+from workflows.plan.scopes import JOINT, Scope, item_name, plan_scopes, write_scopes
 from workflows.runtime.fit_group import FitJob, fit_slots, run_fits
 from workflows.runtime.generation import GroupSettings
-from workflows.scope_sizes import scope_sizes
-from workflows.scopes import JOINT, Scope, item_name, plan_scopes, write_scopes
 from workflows.settings import FitSettings
-from workflows.stages.chain_fit import ChainFit, restart_name
-from workflows.stages.chain_input import refuse_too_few_images, silent_units, silent_warning
-from workflows.stages.context import StageContext
-from workflows.stages.discriminative_fit import DiscriminativeFit
-from workflows.stages.fit_history import history_path
-from workflows.stages.layer_fit import LayerFit
-from workflows.stages.scope_checks import check_scopes
-from workflows.stages.sliced_fit import SlicedFit
-from workflows.stages.sliced_words import remove_slices
-from workflows.stages.word_maps import ImageColumns
 from workflows.storage.chains import chain_path, load_chain, save_chain
 from workflows.storage.joined_parts import join_parts
 from workflows.storage.run_folder import RunFolder
+from workflows.words.sliced_words import remove_slices
+from workflows.words.word_maps import ImageColumns
 
 
 def run(context: StageContext) -> None:

@@ -9,31 +9,31 @@ import numpy as np
 import pyarrow as pa
 from torch import nn
 
+from workflows.context import StageContext
+from workflows.data.datasets import index_images
+from workflows.data.decoding import BrokenPicture
+from workflows.data.image_index import ImageIndex
+from workflows.data.preprocessing import Preprocessor
+from workflows.data.reading import PictureReader
 from workflows.errors import DataError
-from workflows.graph_requests import refuse_unexplained_names
-from workflows.images.datasets import index_images
-from workflows.images.decoding import BrokenPicture
-from workflows.images.image_index import ImageIndex
-from workflows.images.preprocessing import Preprocessor
-from workflows.images.reading import PictureReader
+from workflows.fits.needs import disk_needs, least_assigned, least_labels, memory_needs, planned_actors
 from workflows.networks.dense_chain import chain_layers
 from workflows.networks.loading import build_network, is_downloaded, load_network
 from workflows.networks.receptive_fields import trace_window
 from workflows.networks.taps import TappedNetwork, count_outputs, layer_shapes, resolve_layers
-from workflows.plan import LayerPlan, Plan
-from workflows.requests import ALL, check_image_request, class_id
-from workflows.runtime.budget import check_disk, check_memory
-from workflows.scope_sizes import (
+from workflows.plan.graph_requests import refuse_unexplained_names
+from workflows.plan.requests import ALL, check_image_request, class_id
+from workflows.plan.run_plan import LayerPlan, Plan
+from workflows.plan.scope_sizes import (
     refuse_lone_classes,
     refuse_more_words_than_columns,
     refuse_small_scopes,
     scope_sizes,
     thin_dictionaries,
 )
-from workflows.scopes import Scope, joint_scope, known_scopes
+from workflows.plan.scopes import Scope, joint_scope, known_scopes
+from workflows.runtime.budget import check_disk, check_memory
 from workflows.settings import Settings
-from workflows.stages.context import StageContext
-from workflows.stages.needs import disk_needs, least_assigned, least_labels, memory_needs, planned_actors
 from workflows.storage.run_folder import RunFolder
 from workflows.storage.tables import write_table
 

@@ -16,20 +16,20 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from gmm_ops.cooccurrence import OffsetHistogram, SparseCounts, WordCounts, count_pairs, count_words
-from gmm_ops.inference_graph import LOG_BASE, GraphEdge, LogRatios, edge_drawn, log_ratios, mine
-from workflows.graph_requests import ScopeGraphs, requested_graphs
-from workflows.plan import OUTPUT, Plan
-from workflows.scopes import joint_scope, read_scopes
+from gmm_ops.graphs.cooccurrence import OffsetHistogram, SparseCounts, WordCounts, count_pairs, count_words
+from gmm_ops.graphs.inference_graph import LOG_BASE, GraphEdge, LogRatios, edge_drawn, log_ratios, mine
+from workflows.context import StageContext
+from workflows.plan.graph_requests import ScopeGraphs, requested_graphs
+from workflows.plan.run_plan import OUTPUT, Plan
+from workflows.plan.scopes import joint_scope, read_scopes
 from workflows.settings import Settings
-from workflows.stages.context import StageContext
-from workflows.stages.offsets import MinedGraph, count_offsets
-from workflows.stages.scope_images import ScopeImages
-from workflows.stages.summaries import summary_path
-from workflows.stages.word_maps import ImageColumns, read_all_maps
 from workflows.storage.arrays import read_arrays
 from workflows.storage.run_folder import RunFolder
 from workflows.storage.tables import read_table, to_table, write_table
+from workflows.words.offsets import MinedGraph, count_offsets
+from workflows.words.scope_images import ScopeImages
+from workflows.words.summaries import summary_path
+from workflows.words.word_maps import ImageColumns, read_all_maps
 
 GRAPHS_AT_ONCE = 256
 """Graphs whose rows are in memory as Python objects; of the others there are Arrow tables, a quarter the size."""

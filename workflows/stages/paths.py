@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import torch
 
-from workflows.images.shards import plan_shards
-from workflows.plan import Plan
-from workflows.stages.chain_words import path_part
-from workflows.stages.context import StageContext
-from workflows.stages.path_tables import junction_rows, transition_table, triage_table
-from workflows.stages.triage import PathCounts, TriageBlock, Triaged, branches_path
-from workflows.stages.word_maps import ImageColumns
+from workflows.context import StageContext
+from workflows.data.shards import plan_shards
+from workflows.plan.run_plan import Plan
 from workflows.storage.chains import chain_path, load_chain
 from workflows.storage.joined_parts import join_parts
 from workflows.storage.names import JOINT
 from workflows.storage.tables import write_table
+from workflows.words.chain_words import path_part
+from workflows.words.path_tables import junction_rows, transition_table, triage_table
+from workflows.words.triage import PathCounts, TriageBlock, Triaged, branches_path
+from workflows.words.word_maps import ImageColumns
 
 
 def run(context: StageContext) -> None:

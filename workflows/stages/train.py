@@ -5,13 +5,13 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from workflows.images.decoding import BrokenPicture
-from workflows.images.preprocessing import Preprocessor
-from workflows.images.reading import PictureReader
+from workflows.context import StageContext
+from workflows.data.decoding import BrokenPicture
+from workflows.data.preprocessing import Preprocessor
+from workflows.data.reading import PictureReader
 from workflows.networks.loading import build_network
 from workflows.networks.training import accuracy, train_classifier
 from workflows.settings import Settings
-from workflows.stages.context import StageContext
 from workflows.storage.atomic import replacing
 from workflows.storage.images_table import read_image_rows
 from workflows.storage.run_folder import RunFolder

@@ -12,23 +12,23 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from gmm_ops.mixture import Mixture, assign
-from workflows.images.shards import Shard
-from workflows.plan import LayerPlan, Plan
-from workflows.scopes import JOINT, Scope, read_scopes
+from gmm_ops.mixtures.mixture import Mixture, assign
+from workflows.context import StageContext
+from workflows.data.shards import Shard
+from workflows.fits.training_images import readable_images
+from workflows.plan.run_plan import LayerPlan, Plan
+from workflows.plan.scopes import JOINT, Scope, read_scopes
+from workflows.runtime.devices import choose_device
 from workflows.settings import Settings
-from workflows.stages.chain_words import ChainWordsWorker
-from workflows.stages.context import StageContext
-from workflows.stages.devices import choose_device
-from workflows.stages.held_words import HELD_BYTES, HeldWords
-from workflows.stages.scope_images import ScopeImages, names_by_shard, shards_of
-from workflows.stages.shard_names import ShardNames, map_names_left, names_left
-from workflows.stages.training_images import readable_images
-from workflows.stages.whole_maps import Batch, WholeMaps, columns_of_rows
-from workflows.stages.word_maps import FIELDS, ImageColumns, words_path
 from workflows.storage.arrays import array_exists, create_array, write_shard
 from workflows.storage.mixtures import load_mixture
 from workflows.storage.run_folder import RunFolder
+from workflows.words.chain_words import ChainWordsWorker
+from workflows.words.held_words import HELD_BYTES, HeldWords
+from workflows.words.scope_images import ScopeImages, names_by_shard, shards_of
+from workflows.words.shard_names import ShardNames, map_names_left, names_left
+from workflows.words.whole_maps import Batch, WholeMaps, columns_of_rows
+from workflows.words.word_maps import FIELDS, ImageColumns, words_path
 
 Maps = dict[tuple[str, str, str], np.ndarray]
 """(scope, layer, field) -> (n, H, W), the images that the scope assigns."""

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from gmm_ops.mixture import Mixture
+from gmm_ops.mixtures.mixture import Mixture
 from workflows.errors import RunFolderError
 from workflows.storage.states import load_state, save_state
 

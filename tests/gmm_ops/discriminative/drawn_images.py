@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from gmm_ops.discriminative.parameters import TRAINED, Parameters
-from gmm_ops.seeding import initial_mixture
+from gmm_ops.mixtures.seeding import initial_mixture
 from tests.references.discriminative import Model
 
 

@@ -13,9 +13,9 @@ from gmm_ops.discriminative.histogram import soft_histograms
 from gmm_ops.discriminative.loss import batch_gradient
 from gmm_ops.discriminative.settings import DiscriminativeSettings
 from gmm_ops.discriminative.training import advance, image_minibatches, start
-from gmm_ops.em import fit_batch_em
 from gmm_ops.errors import Diverged, RefusedInput
-from gmm_ops.seeding import initial_mixture
+from gmm_ops.mixtures.em import fit_batch_em
+from gmm_ops.mixtures.seeding import initial_mixture
 from tests.gmm_ops.discriminative.drawn_images import distracting_images, drawn_images
 from tests.references import discriminative as reference
 

@@ -13,7 +13,7 @@ from gmm_ops.discriminative.histogram import (
     soft_histograms,
 )
 from gmm_ops.errors import NonFiniteActivations, RefusedInput
-from gmm_ops.mixture import assign_maps
+from gmm_ops.mixtures.mixture import assign_maps
 from tests.gmm_ops.discriminative.drawn_images import as_model, drawn_images, drawn_parameters
 from tests.references import discriminative as reference
 

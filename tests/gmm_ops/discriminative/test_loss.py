@@ -16,7 +16,7 @@ from gmm_ops.discriminative.loss import (
 from gmm_ops.discriminative.parameters import TRAINED, Parameters
 from gmm_ops.discriminative.tile_scorer import TileScorer
 from gmm_ops.errors import NonFiniteActivations, RefusedInput
-from gmm_ops.gaussian import ScoreParameters
+from gmm_ops.mixtures.gaussian import ScoreParameters
 from tests.gmm_ops.discriminative.drawn_images import as_model, automatic_loss, drawn_images, drawn_parameters
 from tests.gmm_ops.drawn_columns import cifar_columns, warm_mixture
 from tests.references import discriminative as reference
@@ -185,8 +185,8 @@ def test_words_in_slices_give_the_same_score_gradient(batch, parameters):
 
 
 def _best(columns, parameters, scores):
-    from gmm_ops.gaussian import padded
-    from gmm_ops.gaussian import scores as joint
+    from gmm_ops.mixtures.gaussian import padded
+    from gmm_ops.mixtures.gaussian import scores as joint
 
     flat = padded((columns - parameters.center).reshape(-1, UNITS))
     return joint(flat, scores).amax(dim=1, keepdim=True)

@@ -23,7 +23,7 @@ from gmm_ops.discriminative.training import (
     step_rates,
 )
 from gmm_ops.errors import Diverged, RefusedInput
-from gmm_ops.seeding import initial_mixture
+from gmm_ops.mixtures.seeding import initial_mixture
 from tests.gmm_ops.discriminative.drawn_images import automatic_loss, drawn_images
 
 N, POSITIONS, UNITS, WORDS, LABELS = 240, 12, 6, 8, 4

@@ -12,11 +12,11 @@ from gmm_ops.discriminative.loss import batch_gradient
 from gmm_ops.discriminative.settings import DiscriminativeSettings
 from gmm_ops.discriminative.training import advance as training_advance
 from gmm_ops.discriminative.training import start as training_start
-from gmm_ops.estep import Engine
-from gmm_ops.mixture import Mixture, assign
-from gmm_ops.online_step import OnlineEMSettings, advance, start
-from gmm_ops.seeding import initial_mixture
-from gmm_ops.statistics import sweep
+from gmm_ops.mixtures.estep import Engine
+from gmm_ops.mixtures.mixture import Mixture, assign
+from gmm_ops.mixtures.online_step import OnlineEMSettings, advance, start
+from gmm_ops.mixtures.seeding import initial_mixture
+from gmm_ops.mixtures.statistics import sweep
 from gmm_ops.word_slices.assignment import sliced_assign
 from gmm_ops.word_slices.gradient import sliced_batch_gradient
 from gmm_ops.word_slices.memory import training_bytes

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from gmm_ops.errors import NonFiniteActivations, RefusedInput
-from gmm_ops.mixture import Assignment, Mixture, assign
+from gmm_ops.mixtures.mixture import Assignment, Mixture, assign
 from gmm_ops.word_slices.assignment import sliced_assign
 from gmm_ops.word_slices.slices import WordSlice
 from tests.gmm_ops.drawn_columns import cifar_columns, clustered, warm_mixture

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 import torch
 
-from gmm_ops.em import fit_batch_em, maximise
 from gmm_ops.errors import RefusedInput
-from gmm_ops.estep import Engine
-from gmm_ops.mixture import Mixture, log_likelihood
-from gmm_ops.online_step import OnlineEMSettings, OnlineEMState, advance, start
-from gmm_ops.seeding import initial_mixture
-from gmm_ops.statistics import MixtureStatistics, WorstColumns, sweep
+from gmm_ops.mixtures.em import fit_batch_em, maximise
+from gmm_ops.mixtures.estep import Engine
+from gmm_ops.mixtures.mixture import Mixture, log_likelihood
+from gmm_ops.mixtures.online_step import OnlineEMSettings, OnlineEMState, advance, start
+from gmm_ops.mixtures.seeding import initial_mixture
+from gmm_ops.mixtures.statistics import MixtureStatistics, WorstColumns, sweep
 from gmm_ops.word_slices.online_step import SliceState, sliced_advance, sliced_start
 from gmm_ops.word_slices.slices import WordSlice, initial_slice, joined
 from gmm_ops.word_slices.sweep import sliced_log_likelihood, sliced_sweep

@@ -13,7 +13,7 @@ import torch
 from gmm_ops.discriminative.loss import batch_gradient
 from gmm_ops.discriminative.training import TrainingState, advance, start
 from gmm_ops.errors import Diverged, RefusedInput
-from gmm_ops.mixture import Mixture
+from gmm_ops.mixtures.mixture import Mixture
 from gmm_ops.word_slices.gradient import sliced_batch_gradient
 from gmm_ops.word_slices.slices import WordSlice, joined
 from gmm_ops.word_slices.training import SliceTraining, sliced_training_advance, sliced_training_start

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from gmm_ops.errors import NonFiniteActivations, RefusedInput
-from gmm_ops.mixture import Mixture
-from gmm_ops.seeding import initial_mixture
+from gmm_ops.mixtures.mixture import Mixture
+from gmm_ops.mixtures.seeding import initial_mixture
 from gmm_ops.word_slices.memory import em_bytes, training_bytes
 from gmm_ops.word_slices.reduce import LoneSlice, gathered, log_sum_exp
 from gmm_ops.word_slices.slices import WordSlice, initial_slice, joined, refuse_broken_slices, slice_bounds

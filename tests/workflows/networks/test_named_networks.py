@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from gmm_ops.windows import Window
+from gmm_ops.graphs.windows import Window
 from workflows.errors import NetworkError
 from workflows.networks.listing import list_layers
 from workflows.networks.loading import build_network, is_downloaded, load_network

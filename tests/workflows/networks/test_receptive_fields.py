@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from gmm_ops.windows import AxisWindow, Window
+from gmm_ops.graphs.windows import AxisWindow, Window
 from tests.references.receptive_fields import AxisOp, columns_fed, positions_read
 from tests.workflows.networks.sample_networks import (
     Branching,

@@ -8,19 +8,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gmm_ops.cooccurrence import SparseCounts
+from gmm_ops.graphs.cooccurrence import SparseCounts
 from tests.workflows.stages.test_fit_stage import Seen
-from workflows.plan import Plan
+from workflows.context import StageContext
+from workflows.plan.run_plan import Plan
+from workflows.plan.scopes import Scope, read_scopes, write_scopes
 from workflows.runtime.reductions import tree_reduce
-from workflows.scopes import Scope, read_scopes, write_scopes
 from workflows.stages import count
-from workflows.stages.context import StageContext
 from workflows.stages.count import SMALL_SHARDS, Count, PairBlock, counts_of
-from workflows.stages.scope_images import ScopeImages
-from workflows.stages.word_maps import ImageColumns
 from workflows.storage.arrays import read_arrays
 from workflows.storage.run_folder import RunFolder
 from workflows.storage.tables import read_table
+from workflows.words.scope_images import ScopeImages
+from workflows.words.word_maps import ImageColumns
 
 
 @pytest.mark.parametrize(("images_a_block", "workers"), [(1, 1), (7, 3), (40, 2), (1000, 1)])

@@ -8,12 +8,12 @@ import pytest
 
 from tests.end_to_end.killing import ledger
 from tests.end_to_end.small_digits import command, copy_until, run_arguments
-from workflows.plan import Plan
+from workflows.figures.draw_layers import FIT, SIMILARITY, SimilarityDrawWorker
+from workflows.figures.draw_transitions import TransitionDrawWorker, transition_items
+from workflows.plan.run_plan import Plan
 from workflows.report.similarity_figure import LayerSimilarity
 from workflows.report.transition_view import ClassPaths
 from workflows.stages.draw import DrawWorker, figure_items
-from workflows.stages.draw_layers import FIT, SIMILARITY, SimilarityDrawWorker
-from workflows.stages.draw_transitions import TransitionDrawWorker, transition_items
 from workflows.storage.graphs import graph_names
 from workflows.storage.run_folder import RunFolder
 from workflows.storage.tables import read_table

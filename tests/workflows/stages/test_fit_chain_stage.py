@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 
 from gmm_ops.errors import NonFiniteActivations, RefusedInput
-from tests.workflows.stages.made_chain import UNITS, chain_settings_of, dense_activations, made_run
+from tests.workflows.made_chain import UNITS, chain_settings_of, dense_activations, made_run
+from workflows.context import StageContext
 from workflows.errors import DataError
+from workflows.fits.training_images import held_out_images
 from workflows.runtime.cluster import Resources
 from workflows.stages import fit
-from workflows.stages.context import StageContext
-from workflows.stages.training_images import held_out_images
 from workflows.storage.chains import chain_path, load_chain
 from workflows.storage.run_folder import RunFolder
 from workflows.storage.tables import read_table

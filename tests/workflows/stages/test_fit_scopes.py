@@ -10,10 +10,10 @@ import pytest
 
 from tests.end_to_end.small_digits import command, run_arguments
 from tests.end_to_end.test_invariance import assert_same_arrays
-from workflows.plan import Plan
+from workflows.fits.discriminative_fit import DiscriminativeFit
+from workflows.plan.run_plan import Plan
+from workflows.plan.scopes import read_scopes
 from workflows.runtime.collective import LoneCollective
-from workflows.scopes import read_scopes
-from workflows.stages.discriminative_fit import DiscriminativeFit
 from workflows.storage.run_folder import RunFolder
 from workflows.storage.states import load_state
 from workflows.storage.tables import read_table

@@ -12,19 +12,19 @@ import pyarrow as pa
 import pytest
 
 from tests.end_to_end.small_digits import command, run_arguments
-from tests.workflows.stages.made_labelled import labels, make, predictions, settings_of
+from tests.workflows.made_labelled import labels, make, predictions, settings_of
+from workflows.context import StageContext
 from workflows.errors import BudgetError, DataError
+from workflows.fits.fit_history import history_path
+from workflows.fits.needs import mixtures_bytes
+from workflows.plan.scopes import read_scopes, scopes_path
 from workflows.runtime.cluster import Resources
-from workflows.scopes import read_scopes, scopes_path
 from workflows.settings import Settings, parse_settings
 from workflows.stages import fit
-from workflows.stages.context import StageContext
-from workflows.stages.fit_history import history_path
-from workflows.stages.needs import mixtures_bytes
-from workflows.stages.sliced_words import SliceFiles
 from workflows.storage.run_folder import RunFolder
 from workflows.storage.states import load_state, save_state
 from workflows.storage.tables import read_table, write_table
+from workflows.words.sliced_words import SliceFiles
 
 Lists = dict[str, tuple[Sequence[str], bool]]
 """Name of a list -> its classes, and whether the rest is a label."""

@@ -8,15 +8,15 @@ from pathlib import Path
 import pytest
 
 from tests.end_to_end.small_digits import command
-from workflows.cli import find_preset
+from workflows.cli.app import find_preset
+from workflows.data.datasets import index_images
 from workflows.errors import DataError, NetworkError, SettingsError
-from workflows.images.datasets import index_images
-from workflows.plan import Plan
-from workflows.scope_sizes import ScopeSize, refuse_small_scopes, thin_dictionaries
-from workflows.scopes import joint_scope
+from workflows.fits.needs import disk_needs, memory_needs
+from workflows.plan.run_plan import Plan
+from workflows.plan.scope_sizes import ScopeSize, refuse_small_scopes, thin_dictionaries
+from workflows.plan.scopes import joint_scope
 from workflows.settings import Settings, load_settings
 from workflows.stages.index import check_requests, make_plan
-from workflows.stages.needs import disk_needs, memory_needs
 from workflows.storage.run_folder import RunFolder
 
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from workflows.progress import StageBar
+from workflows.context import StageContext
+from workflows.runtime.progress import StageBar
 from workflows.stages import mine
-from workflows.stages.context import StageContext
 from workflows.storage.run_folder import RunFolder
 from workflows.storage.tables import read_table
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from tests.references.branches import Left, count_branches, departure
-from tests.workflows.stages.marked_digits import (
+from tests.workflows.marked_digits import (
     CLASSES,
     DEPTH,
     TRAIN,
@@ -23,16 +23,16 @@ from tests.workflows.stages.marked_digits import (
     make_run,
     settings_of,
 )
+from workflows.data.shards import plan_shards
 from workflows.errors import RunFolderError
-from workflows.images.shards import plan_shards
-from workflows.plan import Plan
+from workflows.plan.run_plan import Plan
 from workflows.settings import Settings
 from workflows.stages import paths
-from workflows.stages.chain_words import path_part, read_columns
-from workflows.stages.triage import branches_path
 from workflows.storage.chains import chain_path, load_chain
 from workflows.storage.run_folder import RunFolder
 from workflows.storage.tables import read_table
+from workflows.words.chain_words import path_part, read_columns
+from workflows.words.triage import branches_path
 
 TABLES = ("paths", "transitions", "triage", "junctions")
 NAMES = ["zero", "one", "two"]

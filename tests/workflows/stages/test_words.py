@@ -10,15 +10,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from workflows.images.shards import Shard, plan_shards
-from workflows.plan import Plan
-from workflows.scope import Scope
+from workflows.data.shards import Shard, plan_shards
+from workflows.plan.run_plan import Plan
+from workflows.plan.scope import Scope
 from workflows.settings import Settings
-from workflows.stages.shard_names import ShardNames
-from workflows.stages.word_maps import FIELDS, words_path
 from workflows.stages.words import WordsWorker, create_word_maps
 from workflows.storage.arrays import read_rows
 from workflows.storage.run_folder import RunFolder
+from workflows.words.shard_names import ShardNames
+from workflows.words.word_maps import FIELDS, words_path
 
 MANY = 60
 

@@ -75,7 +75,7 @@ def test_a_killed_writer_leaves_a_whole_state(tmp_path: Path) -> None:
 
 
 def test_mixtures_come_back_bit_for_bit(tmp_path: Path) -> None:
-    from gmm_ops.mixture import Mixture
+    from gmm_ops.mixtures.mixture import Mixture
     from workflows.storage.mixtures import load_mixture, load_reseeded, save_mixture
 
     torch.manual_seed(0)

@@ -1,0 +1,1 @@
+"""Dictionaries: diagonal Gaussian mixtures, their E-step, M-step and online EM (IG section 3)."""

@@ -1,0 +1,187 @@
+"""Online EM (Cappe and Moulines 2009): the step, and a whole fit of columns in memory."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from gmm_ops.axes import Columns
+from gmm_ops.errors import RefusedInput
+from gmm_ops.fitting.schedule import MinibatchSchedule, Step
+from gmm_ops.mixtures.gaussian import refuse_non_finite
+from gmm_ops.mixtures.mixture import Mixture, log_likelihood
+from gmm_ops.mixtures.online_step import (
+    OnlineEMSettings,
+    OnlineEMState,
+    advance,
+    has_converged,
+    reseed,
+    start,
+    step_size,
+)
+from gmm_ops.mixtures.seeding import Initialisation, generator, initial_mixture, refuse_too_many_words
+from gmm_ops.mixtures.statistics import sweep
+
+__all__ = [
+    "FitResult",
+    "OnlineEMSettings",
+    "OnlineEMState",
+    "StepRecord",
+    "advance",
+    "fit_online",
+    "has_converged",
+    "reseed",
+    "start",
+    "step_size",
+]
+
+HELD_OUT_SHARE = 0.1
+"""Share of the images that are not fitted but judged on."""
+
+HELD_OUT_PER_STEP = 2_048
+"""Held-out columns looked at after every step; a fixed seeded choice, so steps are comparable."""
+
+CHUNKS_PER_MINIBATCH = 8
+"""Columns in memory are cut into chunks of this part of a minibatch; the schedule permutes them."""
+
+
+@dataclass(frozen=True)
+class StepRecord:
+    """One minibatch of a fit. Log-likelihoods are means of log p(x) per column, natural logarithm.
+
+    step: from 0. step_size: g. log_likelihood: of the minibatch, before the update. held_out: of a fixed
+    choice of held-out columns, after it. reseeded: words re-seeded in this step.
+    """
+
+    step: int
+    epoch: int
+    step_size: float
+    log_likelihood: float
+    held_out: float
+    reseeded: int
+
+
+@dataclass(frozen=True)
+class FitResult:
+    """A fitted dictionary and how it was reached.
+
+    history: one record per minibatch. epoch_held_out: mean log p(x) of all held-out columns, before the
+    first epoch and after each. reseeded: (K,) int64 re-seeds per word.
+    """
+
+    mixture: Mixture
+    history: tuple[StepRecord, ...]
+    epoch_held_out: tuple[float, ...]
+    reseeded: Int[Tensor, " K"]
+
+
+def fit_online(
+    columns: Columns,
+    n_words: int,
+    seed: int,
+    settings: OnlineEMSettings | None = None,
+    images: Int[Tensor, " n"] | None = None,
+    init: Initialisation = "random",
+    held_out: Columns | None = None,
+) -> FitResult:
+    """Learn a dictionary of ``n_words`` words from columns in memory.
+
+    columns: (n, D). images: (n,) image of each column; a seeded tenth of the images is held out (of the
+    columns, without ``images``), unless ``held_out`` columns are given. Default settings are cut to the
+    number of columns; given ones are taken as they are.
+    Raises NonFiniteActivations, RefusedInput (K > n, images of another length).
+    """
+    _refuse_other_length(columns, images)
+    refuse_too_many_words(n_words, columns.shape[0])
+    refuse_non_finite(columns)
+    if held_out is None:
+        fitted, judged = _split(columns.shape[0], images, seed)
+        held_out = columns[judged]
+    else:
+        fitted = torch.arange(columns.shape[0])
+    settings = settings or OnlineEMSettings().for_columns(len(fitted), n_words)
+    fit = _Fit(columns, fitted, images, held_out, seed, settings)
+    state = start(initial_mixture(columns[fitted], n_words, seed, init, settings.var_floor), settings)
+    return fit.run(state)
+
+
+class _Fit:
+    """Columns, schedule and judge of one fit; the state walks through it."""
+
+    def __init__(
+        self,
+        columns: Columns,
+        fitted: Int[Tensor, " n"],
+        images: Int[Tensor, " n"] | None,
+        held_out: Columns,
+        seed: int,
+        settings: OnlineEMSettings,
+    ) -> None:
+        self.columns, self.images, self.settings = columns, images, settings
+        self.rows = fitted[torch.randperm(len(fitted), generator=generator(seed))]
+        self.chunks = self.rows.split(max(1, settings.minibatch // CHUNKS_PER_MINIBATCH))
+        self.schedule = MinibatchSchedule(tuple(len(chunk) for chunk in self.chunks), settings.minibatch, seed=seed)
+        self.held_out = held_out
+        chosen = torch.randperm(len(held_out), generator=generator(seed))[:HELD_OUT_PER_STEP]
+        self.glimpse = held_out[chosen]
+
+    def run(self, state: OnlineEMState) -> FitResult:
+        history: list[StepRecord] = []
+        epoch_held_out = [_mean_log_likelihood(state.result(self.settings), self.held_out)]
+        for epoch in range(self.settings.epochs):
+            for step in self.schedule.steps(epoch):
+                state, record = self.take(state, step)
+                history.append(record)
+            epoch_held_out.append(_mean_log_likelihood(state.result(self.settings), self.held_out))
+            if has_converged(epoch_held_out[1:], self.settings.tolerance):
+                break
+        return FitResult(state.result(self.settings), tuple(history), tuple(epoch_held_out), state.reseeded)
+
+    def take(self, state: OnlineEMState, step: Step) -> tuple[OnlineEMState, StepRecord]:
+        row = torch.cat([self.chunks[c][torch.from_numpy(self.schedule.rows(step, c))] for c in step.buffer.chunks])
+        batch, worst = sweep(
+            state.mixture,
+            self.columns[row],
+            n_worst=self.settings.max_reseeds,
+            image=row if self.images is None else self.images[row],
+            position=row,
+        )
+        moved = advance(state, batch, worst, self.settings)
+        record = StepRecord(
+            step.index,
+            step.epoch,
+            step_size(state.step, self.settings),
+            batch.log_likelihood / batch.count,
+            _mean_log_likelihood(moved.result(self.settings), self.glimpse),
+            int((moved.reseeded - state.reseeded).sum()),
+        )
+        return moved, record
+
+
+def _mean_log_likelihood(mixture: Mixture, columns: Columns) -> float:
+    return float(log_likelihood(mixture, columns).mean())
+
+
+def _split(n_columns: int, images: Int[Tensor, " n"] | None, seed: int) -> tuple[Int[Tensor, " n"], Int[Tensor, " m"]]:
+    """(fitted rows, held-out rows): whole images, because columns of one image are not independent."""
+    image = torch.arange(n_columns) if images is None else images.cpu()
+    present = image.unique()
+    if len(present) < 2:
+        raise RefusedInput(
+            f"columns must come from at least 2 images, one to hold out; got {len(present)}. "
+            "Pass held_out columns, or more images."
+        )
+    order = torch.randperm(len(present), generator=generator(seed))
+    count = max(1, round(HELD_OUT_SHARE * len(present)))
+    judged = torch.isin(image, present[order[:count]])
+    return (~judged).nonzero().squeeze(1), judged.nonzero().squeeze(1)
+
+
+def _refuse_other_length(columns: Columns, images: Int[Tensor, " n"] | None) -> None:
+    if images is not None and images.shape != columns.shape[:1]:
+        raise RefusedInput(
+            f"images must give one image per column, shape ({columns.shape[0]},); got {tuple(images.shape)}."
+        )

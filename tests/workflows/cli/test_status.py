@@ -1,0 +1,76 @@
+"""Where the stages of a run stand, from ledgers that hold more than is asked for now."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.workflows.made_labelled import settings_of
+from workflows.cli.status import stage_statuses
+from workflows.plan.scope import Scope
+from workflows.plan.scopes import write_scopes
+from workflows.report.terminal import StageStatus
+from workflows.storage.run_folder import RunFolder
+
+
+def class_scope(label: int) -> Scope:
+    return Scope(f"class-{label}", (label,), False, (label,))
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> RunFolder:
+    """Classes 3 and 8 were fitted in three layers and counted; now class 5 is asked for."""
+    folder = RunFolder.create_or_open(tmp_path / "run", settings_of())
+    for stage in ("fit", "count"):
+        ledger = folder.ledger(stage)
+        ledger.begin("same", total=6, asked="3, 8")
+        for label in (3, 8):
+            for layer in ("add1", "add2", "add3"):
+                ledger.record(f"class-{label}/{layer}")
+        ledger.end()
+    write_scopes(folder, [class_scope(5)])
+    return folder
+
+
+def status_of(folder: RunFolder, stage: str) -> StageStatus:
+    return next(status for status in stage_statuses(folder.root) if status.name == stage)
+
+
+@pytest.mark.parametrize("stage", ["fit", "count"])
+def test_items_of_other_scopes_are_not_done_ones(folder: RunFolder, stage: str) -> None:
+    ledger = folder.ledger(stage)
+    ledger.begin("same", total=3, asked="5")
+    found = status_of(folder, stage)
+    assert (found.state, found.done, found.left) == ("stopped", 0, 3)
+    ledger.record("class-5/add1")
+    found = status_of(folder, stage)
+    assert (found.done, found.left) == (1, 2)
+    for layer in ("add2", "add3"):
+        ledger.record(f"class-5/{layer}")
+    ledger.end()
+    found = status_of(folder, stage)
+    assert (found.state, found.done, found.left) == ("done", 3, 0)
+
+
+def test_a_stage_that_is_done_has_no_failure(folder: RunFolder) -> None:
+    """That of a shard which only a scope from before wanted: a stage with a failure of its own does not end."""
+    ledger = folder.ledger("words")
+    ledger.begin("same", total=2, asked="3")
+    ledger.record(0)
+    ledger.record_failure(1, "its picture kills the actor")
+    found = status_of(folder, "words")
+    assert (found.state, found.done, found.failed, found.left) == ("failed", 1, 1, 0)
+    ledger.begin("same", total=1, asked="5")
+    ledger.end()
+    found = status_of(folder, "words")
+    assert (found.state, found.done, found.failed, found.left) == ("done", 1, 0, 0)
+
+
+def test_without_scopes_all_items_count(folder: RunFolder) -> None:
+    """A hidden Markov model, whose items are its restarts."""
+    (folder.root / "scopes.json").unlink()
+    folder.ledger("fit").begin("another", total=3)
+    folder.ledger("fit").record("restart 0")
+    found = status_of(folder, "fit")
+    assert (found.done, found.left) == (1, 2)

@@ -1,0 +1,168 @@
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.workflows.data.made_files import encoded, noise
+from workflows.data import decoding
+from workflows.data.decoding import PictureError, check_readable, decode_picture
+
+GRAY = noise(5, 7)[:, :, 0]
+RGB = noise(5, 7, 1)
+
+
+def test_rgb_png_comes_back_exactly() -> None:
+    pixels = decode_picture(encoded(RGB))
+    assert np.array_equal(pixels, RGB)
+    assert pixels.dtype == np.uint8
+    assert pixels.flags.writeable
+
+
+@pytest.mark.parametrize("kind", ["PNG", "BMP", "TIFF", "PPM", "WEBP"])
+def test_lossless_formats(kind: str) -> None:
+    assert np.array_equal(decode_picture(encoded(RGB, kind, **({"lossless": True} if kind == "WEBP" else {}))), RGB)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "PPM", "TIFF"])
+def test_grayscale_is_repeated_in_three_channels(kind: str) -> None:
+    assert np.array_equal(decode_picture(encoded(GRAY, kind)), np.stack([GRAY] * 3, axis=2))
+
+
+def test_black_and_white() -> None:
+    bits = GRAY > 127
+    assert np.array_equal(decode_picture(encoded(Image.fromarray(bits))), np.stack([bits * 255] * 3, axis=2))
+
+
+@pytest.mark.parametrize("kind", ["PNG", "GIF"])
+def test_palette(kind: str) -> None:
+    image = Image.fromarray(GRAY % 4).convert("P")
+    image.putpalette([10, 20, 30, 40, 50, 60, 70, 80, 90, 255, 0, 128] + [0] * (252 * 3))
+    colours = np.array([[10, 20, 30], [40, 50, 60], [70, 80, 90], [255, 0, 128]])
+    assert np.array_equal(decode_picture(encoded(image, kind)), colours[GRAY % 4])
+
+
+def test_palette_with_an_alpha_for_each_colour() -> None:
+    image = Image.fromarray(GRAY % 2).convert("P")
+    image.putpalette([10, 20, 30, 40, 50, 60] + [0] * (254 * 3))
+    made = encoded(image, transparency=bytes([0, 128]))
+    assert np.array_equal(decode_picture(made), np.array([[10, 20, 30], [40, 50, 60]])[GRAY % 2])
+
+
+@pytest.mark.parametrize("alpha", [0, 77, 255])
+def test_alpha_is_dropped_without_blending(alpha: int) -> None:
+    rgba = np.dstack([RGB, np.full(RGB.shape[:2], alpha, np.uint8)])
+    assert np.array_equal(decode_picture(encoded(rgba)), RGB)
+    gray = np.dstack([GRAY, np.full(GRAY.shape, alpha, np.uint8)])
+    assert np.array_equal(decode_picture(encoded(Image.fromarray(gray))), np.stack([GRAY] * 3, axis=2))
+
+
+def test_cmyk() -> None:
+    cmyk = np.zeros((8, 8, 4), np.uint8)
+    cmyk[:4, :, 0] = 255  # full cyan: no red
+    cmyk[4:, :, 3] = 255  # full black
+    for kind, exact in (("TIFF", 0), ("JPEG", 3)):
+        pixels = decode_picture(encoded(Image.fromarray(cmyk, "CMYK"), kind, **_quality(kind))).astype(int)
+        assert np.abs(pixels[:4] - [0, 255, 255]).max() <= exact
+        assert np.abs(pixels[4:]).max() <= exact
+
+
+def _quality(kind: str) -> dict[str, int]:
+    return {"quality": 100, "subsampling": 0} if kind == "JPEG" else {}
+
+
+@pytest.mark.parametrize("kind", ["PNG", "TIFF", "PPM"])
+def test_16_bits_are_scaled_and_not_clipped(kind: str) -> None:
+    wide = np.array([[0, 128, 129, 255, 256, 257, 32767, 32768, 65279, 65535]], np.uint16)
+    expected = [round(int(value) / 257) for value in wide[0]]
+    pixels = decode_picture(encoded(Image.fromarray(wide), kind))
+    assert pixels[0, :, 0].tolist() == expected
+    assert expected[-1] == 255
+    assert expected[-4] == 127
+    assert np.array_equal(pixels[:, :, 0], pixels[:, :, 2])
+
+
+def test_16_bits_in_colour_are_scaled() -> None:
+    import struct
+    import zlib
+
+    from tests.workflows.data.test_plain_png import png
+
+    values = (0, 0x1234, 0xFFFF, 0x8000, 0x00FF, 0xFE00)
+    made = png(1, 2, zlib.compress(b"\0" + struct.pack(">6H", *values)), header=bytes((16, 2, 0, 0, 0)))
+    exact = np.array(values) / 257
+    assert np.abs(decode_picture(made).ravel() - exact).max() <= 1
+
+
+def test_pixels_without_a_defined_white_are_refused() -> None:
+    for pixels in (np.full((2, 2), 70_000, np.int32), np.full((2, 2), -1, np.int32), np.ones((2, 2), np.float32)):
+        with pytest.raises(PictureError, match="white is not defined; store 8 or 16 bits"):
+            decode_picture(encoded(Image.fromarray(pixels), "TIFF"))
+
+
+def test_exif_orientation_is_ignored() -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    assert decode_picture(encoded(RGB, "JPEG", exif=exif)).shape == (5, 7, 3)
+
+
+def test_the_first_of_several_frames() -> None:
+    frames = [Image.new("RGB", (4, 4), colour) for colour in ("red", "blue")]
+    made = encoded(frames[0], "GIF", save_all=True, append_images=frames[1:])
+    assert decode_picture(made)[0, 0].tolist() == [255, 0, 0]
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "BMP", "TIFF", "WEBP", "PPM"])
+def test_truncation_at_any_place_is_a_picture_error(kind: str) -> None:
+    made = encoded(noise(24, 24), kind)
+    for length in range(0, len(made) * 3 // 4, max(len(made) // 40, 1)):
+        with pytest.raises(PictureError, match=r"\w"):
+            decode_picture(made[:length])
+        with pytest.raises(PictureError, match=r"\w"):
+            check_readable(made[:length])
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "PPM"])
+def test_hostile_bytes_give_pixels_or_a_picture_error(kind: str) -> None:
+    random = np.random.default_rng(0)
+    made, refused = np.frombuffer(encoded(noise(12, 12), kind), np.uint8), 0
+    for _ in range(150):
+        damaged = made.copy()
+        damaged[random.integers(0, len(made), 3)] = random.integers(0, 256, 3)
+        try:
+            assert decode_picture(damaged.tobytes()).shape[2] == 3
+        except PictureError:
+            refused += 1
+    assert refused > 0
+
+
+@pytest.mark.parametrize(
+    ("made", "reason"),
+    [
+        (b"", "empty"),
+        (b"hello", "not a picture in a known format (JPEG, PNG, BMP, GIF, TIFF, WEBP, PPM)"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "not a picture in a known format"),
+        (encoded(RGB)[:60], "broken or truncated"),
+        (encoded(noise(40, 40), "JPEG")[:900], "truncated"),
+    ],
+)
+def test_reasons(made: bytes, reason: str) -> None:
+    with pytest.raises(PictureError, match=re.escape(reason)):
+        decode_picture(made)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "BMP"])
+def test_a_picture_of_too_many_pixels_is_not_unfolded(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(decoding, "MAX_PIXELS", 100)
+    made = encoded(noise(10, 11), kind)
+    with pytest.raises(PictureError, match="too large: 11 x 10 pixels, allowed are 100"):
+        decode_picture(made)
+    monkeypatch.setattr(decoding, "MAX_PIXELS", 110)
+    assert decode_picture(made).shape == (10, 11, 3)
+
+
+def test_reasons_hold_no_memory_address() -> None:
+    assert decoding._stable_text(OSError("bad <X object at 0x7f3a> here")) == "bad <X object> here"
+    assert decoding._stable_text(EOFError()) == "EOFError"

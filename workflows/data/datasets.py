@@ -1,0 +1,102 @@
+"""Image sources to one class-ordered index, before any picture is read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from jaxtyping import Int
+
+from workflows.data.class_names import labels_of_folders, named_classes, names_for_classes, names_for_labels
+from workflows.data.folders import scan_folders
+from workflows.data.image_index import TRAIN, VALIDATION, ImageIndex, build_index
+from workflows.data.packaged import load_cifar10, load_digits
+from workflows.data.parquet_index import shard_files, shard_rows
+from workflows.data.splits import balanced_rows, validation_mask
+from workflows.errors import DataError
+from workflows.settings import DataSettings
+
+__all__ = ["TRAIN", "VALIDATION", "ImageIndex", "index_images"]
+
+_Labels = Int[np.ndarray, "N"]
+_Listed = tuple[dict[str, Sequence[str]], dict[str, _Labels], tuple[str, ...]]
+
+
+def index_images(settings: DataSettings, seed: int) -> ImageIndex:
+    """List the images of a run with label and split, class-ordered.
+
+    Parquet and CIFAR-10 come with their own training and validation images. Folders and digits are split by a
+    seeded, stratified draw of ``validation_fraction``; a class with one image trains. Afterwards ``max_train`` and
+    ``max_validation`` keep a seeded, class-balanced subset. The same settings and seed give the same index.
+
+    Raises:
+        DataError: images, columns, labels or class names are missing or contradict each other.
+    """
+    paths, labels, names = _SOURCES[settings.source](settings, seed)
+    limits = {TRAIN: settings.max_train, VALIDATION: settings.max_validation}
+    for split, limit in limits.items():
+        kept = balanced_rows(labels[split], limit, seed)
+        if len(kept) < len(labels[split]):
+            paths[split], labels[split] = [paths[split][row] for row in kept], labels[split][kept]
+    return build_index(paths, labels, names)
+
+
+def _parquet(settings: DataSettings, seed: int) -> _Listed:
+    names = named_classes(settings.class_names)
+    files = {split: shard_files(getattr(settings, split), split) for split in (TRAIN, VALIDATION)}
+    shared = sorted(set(files[TRAIN]) & set(files[VALIDATION]))
+    if shared:
+        raise DataError(f"data.train and data.validation both name {shared[0]!r}; an image belongs to one split")
+    paths: dict[str, Sequence[str]] = {}
+    labels: dict[str, _Labels] = {}
+    for split, of_split in files.items():
+        paths[split], labels[split] = shard_rows(of_split)
+    all_paths = [path for of_split in paths.values() for path in of_split]
+    return paths, labels, names_for_labels(names, np.concatenate(list(labels.values())), all_paths)
+
+
+def _folders(settings: DataSettings, seed: int) -> _Listed:
+    names = named_classes(settings.class_names)
+    classes = scan_folders(settings.folders)
+    class_labels, names = labels_of_folders(names, list(classes))
+    paths = [path for files in classes.values() for path in files]
+    labels = np.repeat(np.array(class_labels, dtype=np.int64), [len(files) for files in classes.values()])
+    return _drawn(paths, labels, names, settings, seed)
+
+
+def _digits(settings: DataSettings, seed: int) -> _Listed:
+    digits = load_digits()
+    names = names_for_classes(named_classes(settings.class_names), digits.class_names)
+    return _drawn([f"digits#{i}" for i in range(len(digits.labels))], digits.labels, names, settings, seed)
+
+
+def _cifar10(settings: DataSettings, seed: int) -> _Listed:
+    names = named_classes(settings.class_names)
+    paths: dict[str, Sequence[str]] = {}
+    labels: dict[str, _Labels] = {}
+    own_names: tuple[str, ...] = ()
+    for split, folder in ((TRAIN, "train"), (VALIDATION, "test")):
+        images = load_cifar10(settings.root, split == TRAIN, settings.download)
+        paths[split], labels[split] = [f"cifar10/{folder}#{i}" for i in range(len(images.labels))], images.labels
+        own_names = images.class_names
+    return paths, labels, names_for_classes(names, own_names)
+
+
+def _drawn(paths: Sequence[str], labels: _Labels, names: tuple[str, ...], settings: DataSettings, seed: int) -> _Listed:
+    validation = validation_mask(labels, settings.validation_fraction, seed)
+    if not validation.any():
+        raise DataError("every class has a single image, so none is left for validation; add images to data.folders")
+    rows = {TRAIN: np.flatnonzero(~validation), VALIDATION: np.flatnonzero(validation)}
+    return (
+        {split: [paths[row] for row in of_split.tolist()] for split, of_split in rows.items()},
+        {split: labels[of_split] for split, of_split in rows.items()},
+        names,
+    )
+
+
+_SOURCES: dict[str, Callable[[DataSettings, int], _Listed]] = {
+    "parquet": _parquet,
+    "folders": _folders,
+    "cifar10": _cifar10,
+    "digits": _digits,
+}

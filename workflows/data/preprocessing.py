@@ -1,0 +1,126 @@
+"""From a picture to the network's input: geometry on single pictures, arithmetic on whole batches."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
+from torch.nn import functional
+
+from workflows.data.decoding import MAX_PIXELS, PictureError, Pixels
+from workflows.errors import DataError, SettingsError
+from workflows.settings import PreprocessingSettings
+
+
+class Preprocessor:
+    """Resizes, crops and normalises as a preset says.
+
+    ``crop`` is the geometry and gives what figures show; ``normalise`` the arithmetic on the crops of a batch.
+
+    Raises:
+        SettingsError: the crop is larger than the resized picture, or mean and std are not for three channels.
+    """
+
+    def __init__(self, settings: PreprocessingSettings) -> None:
+        if settings.resize is not None and settings.crop is not None and settings.crop > settings.resize:
+            raise SettingsError(
+                f"preprocessing.crop ({settings.crop}) must not be above preprocessing.resize ({settings.resize}), "
+                "which is the short side; raise resize or lower crop"
+            )
+        for field in ("mean", "std"):
+            if len(getattr(settings, field)) != 3:
+                raise SettingsError(
+                    f"preprocessing.{field} must have 3 numbers, one each for red, green and blue, "
+                    f"came {len(getattr(settings, field))}"
+                )
+        self._settings = settings
+        std = torch.tensor(settings.std, dtype=torch.float64)
+        self._factor = 1 / (settings.scale * std)
+        self._offset = -torch.tensor(settings.mean, dtype=torch.float64) / std
+        self._rows: dict[tuple[int, torch.device], tuple[Tensor, Tensor]] = {}
+
+    @property
+    def input_size(self) -> tuple[int, int] | None:
+        """(H, W) of every crop, where the settings fix it; None where it is that of the pictures."""
+        crop = self._settings.crop
+        return None if crop is None else (crop, crop)
+
+    def crop(self, pixels: Pixels) -> Pixels:
+        """The crop (H, W, 3) uint8: short side resized (bilinear, antialiased), then the centre.
+
+        Sizes and offsets are rounded as torchvision does.
+
+        Raises:
+            PictureError: the picture is smaller than the crop, or so narrow that it would grow beyond all memory.
+        """
+        if self._settings.resize is not None:
+            pixels = _resized(pixels, self._settings.resize)
+        return pixels if self._settings.crop is None else _centre(pixels, self._settings.crop)
+
+    def stack(self, crops: Sequence[Pixels], size: tuple[int, int] | None = None) -> UInt8[np.ndarray, "N H W 3"]:
+        """One batch of the crops of a run; ``size`` is the (H, W) that the run has settled on.
+
+        Raises:
+            DataError: the crops are not all of one size.
+        """
+        wanted = size or (crops[0].shape[:2] if crops else (0, 0))
+        for crop in crops:
+            if crop.shape[:2] != tuple(wanted):
+                raise DataError(
+                    "the images of a run must have one size, but some have "
+                    f"{wanted[0]} x {wanted[1]} and some {crop.shape[0]} x {crop.shape[1]} pixels (height x width); "
+                    "set preprocessing.resize and preprocessing.crop"
+                )
+        return np.stack(crops) if crops else np.zeros((0, *wanted, 3), np.uint8)
+
+    def normalise(
+        self, batch: UInt8[np.ndarray, "N H W 3"] | UInt8[Tensor, "N H W 3"], device: torch.device | str = "cpu"
+    ) -> Float[Tensor, "N 3 H W"]:
+        """The network's input (x / scale - mean) / std, float32, in channels-last memory order.
+
+        Bytes are sent to the device, a quarter of the floats' traffic.
+        """
+        pixels = torch.from_numpy(batch) if isinstance(batch, np.ndarray) else batch
+        n_images, height, width, channels = pixels.shape
+        pixels = pixels.to(device).reshape(n_images * height, width * channels)
+        factor, offset = self._row(width, pixels.device)
+        # Whole rows against repeated constants: three channels as the innermost axis run five times slower.
+        values = pixels.to(torch.float32)
+        torch.addcmul(offset, values, factor, out=values)
+        return values.view(n_images, height, width, channels).permute(0, 3, 1, 2)
+
+    def _row(self, width: int, device: torch.device) -> tuple[Float[Tensor, "row"], Float[Tensor, "row"]]:
+        key = (width, device)
+        if key not in self._rows:
+            factor, offset = (c.to(torch.float32).repeat(width).to(device) for c in (self._factor, self._offset))
+            self._rows[key] = (factor, offset)
+        return self._rows[key]
+
+
+def _resized(pixels: Pixels, short_side: int) -> Pixels:
+    height, width = pixels.shape[:2]
+    if min(height, width) == short_side:
+        return pixels
+    if height <= width:
+        size = (short_side, int(short_side * width / height))
+    else:
+        size = (int(short_side * height / width), short_side)
+    if size[0] * size[1] > MAX_PIXELS:
+        raise PictureError(f"too narrow: {width} x {height} pixels would be resized to {size[1]} x {size[0]}")
+    image = torch.from_numpy(pixels).permute(2, 0, 1)[None]
+    # On bytes in this memory order torch is three times as fast as Pillow and equal to it within one grey level.
+    resized = functional.interpolate(image, size=size, mode="bilinear", antialias=True, align_corners=False)
+    return resized[0].permute(1, 2, 0).numpy()
+
+
+def _centre(pixels: Pixels, side: int) -> Pixels:
+    height, width = pixels.shape[:2]
+    if height < side or width < side:
+        raise PictureError(
+            f"too small: {width} x {height} pixels for preprocessing.crop {side}; set preprocessing.resize"
+        )
+    top, left = round((height - side) / 2), round((width - side) / 2)
+    return np.ascontiguousarray(pixels[top : top + side, left : left + side])

@@ -1,0 +1,159 @@
+"""Pictures of the image index, decoded by a pool of threads; memory does not grow with the data set."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+
+from workflows.data.decoding import BrokenPicture, Picture, PictureError, Pixels, decode_picture
+from workflows.data.packaged import load_cifar10, load_digits
+from workflows.data.parquet_rows import CACHE_BYTES, ParquetRows, Span, parse_row_path
+from workflows.errors import DataError
+from workflows.settings import DataSettings
+
+__all__ = ["BrokenPicture", "Picture", "PictureReader"]
+
+Result = Picture | BrokenPicture
+Geometry = Callable[[Pixels], Pixels]
+_Encoded = Span | Path | bytes | np.ndarray | None
+
+# A task for the pool: enough small pictures to pay for handing it over, few enough to keep all threads busy.
+_MOST_IN_TASK = 32
+
+
+class PictureReader:
+    """Reads pictures by their paths in the image index.
+
+    ``geometry`` (usually ``Preprocessor.crop``) is applied by the same threads, so that only its results are kept.
+    Use as a context manager, or call ``close``. One caller at a time.
+    """
+
+    def __init__(
+        self,
+        settings: DataSettings,
+        threads: int = 2,
+        geometry: Geometry | None = None,
+        cache_bytes: int = CACHE_BYTES,
+    ) -> None:
+        self._settings = settings
+        self._threads = threads
+        self._geometry = geometry
+        self._rows = ParquetRows(cache_bytes)
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="decode")
+
+    def read(self, paths: Sequence[str]) -> list[Result]:
+        """The pictures in the order of ``paths``; broken ones in their places, with the reason.
+
+        Raises:
+            DataError: a path does not belong to this source, or a whole file of pictures cannot be read.
+        """
+        return self._collect(paths, self._submit(paths))
+
+    def stream(self, paths: Sequence[str], batch: int, ahead: int = 2) -> Iterator[list[Result]]:
+        """The same in batches; while one is used, the next ``ahead`` are being decoded.
+
+        Raises:
+            DataError: see ``read``.
+        """
+        waiting: deque[tuple[Sequence[str], list[_Task]]] = deque()
+        for first in range(0, len(paths), batch):
+            part = paths[first : first + batch]
+            waiting.append((part, self._submit(part)))
+            if len(waiting) > ahead:
+                yield self._collect(*waiting.popleft())
+        while waiting:
+            yield self._collect(*waiting.popleft())
+
+    def close(self) -> None:
+        """End the threads; waiting work is dropped."""
+        self._pool.shutdown(cancel_futures=True)
+
+    def __enter__(self) -> PictureReader:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _submit(self, paths: Sequence[str]) -> list[_Task]:
+        # Up to four tasks a thread even out pictures of unequal size.
+        size = min(max(len(paths) // (4 * self._threads), 1), _MOST_IN_TASK)
+        tasks: list[_Task] = []
+        positions: list[int] = []
+        encoded: list[_Encoded] = []
+        for position, picture in self._find(paths):
+            positions.append(position)
+            encoded.append(picture)
+            if len(positions) == size:
+                tasks.append(self._task(paths, positions, encoded))
+                positions, encoded = [], []
+        if positions:
+            tasks.append(self._task(paths, positions, encoded))
+        return tasks
+
+    def _task(self, paths: Sequence[str], positions: list[int], encoded: list[_Encoded]) -> _Task:
+        own = [paths[position] for position in positions]
+        return positions, self._pool.submit(_decode_all, own, encoded, self._geometry)
+
+    def _collect(self, paths: Sequence[str], tasks: list[_Task]) -> list[Result]:
+        results: list[Result | None] = [None] * len(paths)
+        for positions, future in tasks:
+            for position, result in zip(positions, future.result(), strict=True):
+                results[position] = result
+        complete = [result for result in results if result is not None]
+        assert len(complete) == len(paths)
+        return complete
+
+    def _find(self, paths: Sequence[str]) -> Iterator[tuple[int, _Encoded]]:
+        source = self._settings.source
+        if source == "parquet":
+            yield from self._rows.find([parse_row_path(path) for path in paths])
+        elif source == "folders":
+            yield from enumerate(Path(path) for path in paths)
+        else:
+            yield from enumerate(self._packaged(path) for path in paths)
+
+    def _packaged(self, path: str) -> np.ndarray:
+        name, row = parse_row_path(path)
+        if self._settings.source == "digits" and name == "digits":
+            pixels = load_digits().pixels
+        elif self._settings.source == "cifar10" and name in ("cifar10/train", "cifar10/test"):
+            pixels = load_cifar10(self._settings.root, name.endswith("train"), False).pixels
+        else:
+            raise DataError(f"image path {path!r} is not of the source {self._settings.source}; index the images again")
+        if row >= len(pixels):
+            raise DataError(f"{name} has {len(pixels)} images and no image {row}; run the index stage again")
+        return pixels[row]
+
+
+_Task = tuple[list[int], "Future[list[Result]]"]
+
+
+def _decode_all(paths: list[str], encoded: list[_Encoded], geometry: Geometry | None) -> list[Result]:
+    return [_decode(path, picture, geometry) for path, picture in zip(paths, encoded, strict=True)]
+
+
+def _decode(path: str, encoded: _Encoded, geometry: Geometry | None) -> Result:
+    try:
+        pixels = _pixels(encoded)
+        return Picture(path, pixels if geometry is None else geometry(pixels))
+    except PictureError as error:
+        return BrokenPicture(path, str(error))
+    except OSError as error:
+        return BrokenPicture(path, f"cannot be read: {error.strerror or error}")
+
+
+def _pixels(encoded: _Encoded) -> Pixels:
+    if isinstance(encoded, np.ndarray):
+        return encoded.copy()  # the data set's own memory must not be written through a picture
+    if encoded is None:
+        raise PictureError("empty: the cell image.bytes holds nothing")
+    if isinstance(encoded, bytes):
+        return decode_picture(encoded)
+    return decode_picture(encoded.read() if isinstance(encoded, Span) else encoded.read_bytes())

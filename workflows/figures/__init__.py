@@ -1,0 +1,1 @@
+"""What the draw stage draws: tables and arrays read, records handed to the report."""

@@ -1,0 +1,1 @@
+"""Sources of columns, checkpoints and histories: what a rank of an actor group adds to a fit."""

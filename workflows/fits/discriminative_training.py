@@ -1,0 +1,270 @@
+"""One rank's share of the training by gradient: words with a linear layer, and a linear layer on generative words."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from gmm_ops.discriminative.classifier import LinearClassifier
+from gmm_ops.discriminative.classifier_training import ClassifierGradient, ClassifierState
+from gmm_ops.discriminative.evaluation import Evaluation, evaluate
+from gmm_ops.discriminative.histogram import Histograms, soft_histograms
+from gmm_ops.discriminative.loss import Gradient, batch_gradient
+from gmm_ops.discriminative.settings import DiscriminativeSettings
+from gmm_ops.discriminative.training import TrainingState, advance, start
+from gmm_ops.fitting.schedule import MinibatchSchedule, Step
+from gmm_ops.mixtures.mixture import Mixture
+from workflows.fits.fit_history import LossRow
+from workflows.fits.labelled_images import ImageSource, LabelledImages
+from workflows.fits.minibatches import PARTS, OwnParts, ends_epoch, mixed_minibatches, steps_of
+from workflows.plan.run_plan import LayerPlan, Plan
+from workflows.runtime.collective import Collective
+from workflows.runtime.devices import STORAGE_DTYPES
+from workflows.settings import Settings
+from workflows.storage.states import with_prefix
+
+PART_COLUMNS = 4_096
+"""Columns that a part of a global minibatch has at least: smaller tiles cost more than they compute."""
+FEWEST_PARTS = 4
+"""Parts of a global minibatch at least: so many actors can share a fit of the smallest layer."""
+
+STEPS_AN_EPOCH = 40
+"""Minibatches of an epoch, if possible: a scope of few images takes smaller ones, else Adam would hardly move."""
+
+FEWEST_IMAGES = 10
+"""Images of a minibatch at least: with one or two, single images throw the linear layer about, and a loss far above
+that of guessing says nothing about the fit."""
+
+HISTOGRAM_BYTES = 256 * 2**20
+"""Histograms of the generative words that a rank keeps; those of other chunks are computed anew in every epoch."""
+
+HELD_OUT_CHUNKS = 10
+"""Chunks whose held-out images are judged together, whoever does it."""
+
+
+class DiscriminativeTraining:
+    """The second phase of a fit (IG Eq. 8); see ``discriminative_fit`` for the first and the last.
+
+    Two things learn from the same global minibatches: words with their linear layer, and a linear layer on the
+    histograms of the generative words, which stay as they are. Every rank takes its own parts of a minibatch, all
+    gradients are added in float64, and every rank makes the same step of Adam; so the number of ranks changes nothing
+    but the order of float64 sums. After an epoch both are judged on the held-out images, and stop by themselves.
+
+    Args:
+        rank, world: place in the fit group.
+        settings: of the run.
+        layer: of the fit.
+        source: the scope's images.
+        generative: the dictionary of the first phase.
+        n_labels: of the scope.
+        seed: of the minibatches.
+
+    Attributes:
+        rows: one for every step.
+    """
+
+    def __init__(
+        self,
+        *,
+        rank: int,
+        world: int,
+        settings: Settings,
+        layer: LayerPlan,
+        source: ImageSource,
+        generative: Mixture,
+        n_labels: int,
+        seed: int,
+    ) -> None:
+        self.rank, self.world, self.source, self.n_labels = rank, world, source, n_labels
+        self.generative = generative.to(source.device)
+        self.limits = discriminative_settings(settings)
+        sizes = source.chunk_sizes()
+        batch = global_batch(self.limits.minibatch, sum(sizes))
+        self.schedule = MinibatchSchedule(sizes, batch, buffer_minibatches(batch, layer, settings), seed)
+        self.steps = steps_of(self.schedule, self.limits.epochs)
+        self._parts = OwnParts(self.schedule, self._chunk, rank, world, parts_of(batch, layer))
+        self._histograms: dict[tuple[str, int], Histograms] = {}
+        self._kept_bytes = 0
+        self.words: TrainingState
+        self.frozen: ClassifierState
+        self.rows: list[LossRow] = []
+        self._proved: tuple[TrainingState, ClassifierState, int] | None = None
+
+    def begin(self, words: Mixture, layer_variance: Float[Tensor, " D"]) -> None:
+        """Before the first step. words: what training starts from. layer_variance: of every unit."""
+        device = self.source.device
+        self.words = start(words.to(device), self.n_labels, self.steps, layer_variance, self.limits)
+        self.frozen = ClassifierState.start(self.generative.n_words, self.n_labels, self.steps, device)
+
+    def restore(self, arrays: Mapping[str, np.ndarray]) -> None:
+        """Take the state that ``to_arrays`` gave."""
+        device = self.source.device
+        self._proved = None
+        self.words = TrainingState.from_arrays(with_prefix(arrays, "words.")).to(device)
+        self.frozen = ClassifierState.from_arrays(with_prefix(arrays, "frozen.")).to(device)
+        self.rows = [LossRow(*row) for row in arrays["loss_history"].tolist()]
+
+    def to_arrays(self) -> dict[str, np.ndarray]:
+        """For a checkpoint: the state before the last step, whose loss is known to be a good one.
+
+        What the last step led to is judged by the next minibatch alone; a state that proves bad then must not have
+        replaced a good one. Once training is over its best parameters have been judged.
+        """
+        known = None if self.done else self._proved
+        words, frozen, steps = known or (self.words, self.frozen, len(self.rows))
+        rows = np.array(self.rows[:steps], np.float64).reshape(-1, len(LossRow._fields))
+        return {
+            **{f"words.{name}": values for name, values in words.to_arrays().items()},
+            **{f"frozen.{name}": values for name, values in frozen.to_arrays().items()},
+            "loss_history": rows,
+        }
+
+    @property
+    def done(self) -> bool:
+        """Whether both have stopped."""
+        return self.words.should_stop(self.limits) and self.frozen.should_stop(self.limits)
+
+    def take_step(self, collective: Collective) -> None:
+        """The next global minibatch, and the judgement if it ends an epoch. Raises Diverged."""
+        step, before_it = self.schedule.step(len(self.rows)), (self.words, self.frozen, len(self.rows))
+        learning = not self.words.should_stop(self.limits), not self.frozen.should_stop(self.limits)
+        gradient, linear = self._gradients(step, collective, *learning)
+        before = self.rows[-1].columns if self.rows else 0.0
+        columns = before + max(gradient.count, linear.count) * self.source.layer.stored
+        seen = {"step": step.index + 1, "epoch": step.epoch, "columns": columns}
+        if learning[0]:
+            self.words = advance(self.words, gradient, self.limits)
+            seen |= {"loss": gradient.loss / gradient.count, "error": gradient.wrong / gradient.count}
+        if learning[1]:
+            self.frozen = self.frozen.advanced(linear, self.limits)
+            seen |= {"generative_loss": linear.loss / linear.count}
+        if ends_epoch(self.schedule, step):
+            seen |= self._judge(collective, *learning)
+        self._proved = before_it
+        self.rows.append(LossRow(**{name: seen.get(name, float("nan")) for name in LossRow._fields}))
+
+    def models(self) -> dict[str, tuple[Mixture, LinearClassifier]]:
+        """The dictionaries and linear layers that the fit comes to, by loss."""
+        best = self.words.result()
+        return {
+            "discriminative": (best.to_mixture(), LinearClassifier.of(best)),
+            "generative": (self.generative, self.frozen.result()),
+        }
+
+    def _gradients(
+        self, step: Step, collective: Collective, words: bool, frozen: bool
+    ) -> tuple[Gradient, ClassifierGradient]:
+        """Sums over the whole global minibatch, the same on every rank."""
+        sizes = self.generative.n_words, self.generative.n_units, self.n_labels
+        gradient = Gradient.zero(*sizes, self.source.device)
+        linear = ClassifierGradient.zero(sizes[0], sizes[2], self.source.device)
+        for part in self._parts.of(step):
+            if words:
+                gradient += batch_gradient(self.words.parameters, part.columns, part.labels, self.limits.dtype)
+            if frozen:
+                linear += ClassifierGradient.of(self.frozen.classifier, part.histograms, part.labels)
+        first, second = gradient.pack(), linear.pack()
+        packed = collective.all_reduce_sum(torch.cat([first, second]))
+        split = packed.split([len(first), len(second)])
+        return Gradient.unpack(split[0], *sizes), ClassifierGradient.unpack(split[1], sizes[0], sizes[2])
+
+    def _chunk(self, chunk: int) -> LabelledImages:
+        return self._with_histograms("fitted", chunk, *self.source.fitted(chunk))
+
+    def _with_histograms(
+        self, which: str, chunk: int, columns: Float[Tensor, "N positions D"], labels: Int[Tensor, " N"]
+    ) -> LabelledImages:
+        # Of all images of the chunk at once, so that the bits do not depend on what is kept.
+        found = self._histograms.get((which, chunk))
+        if found is None:
+            found = soft_histograms(self.generative, columns, self.limits.dtype)
+            if self._kept_bytes + found.nbytes <= HISTOGRAM_BYTES:
+                self._histograms[which, chunk] = found
+                self._kept_bytes += found.nbytes
+        return LabelledImages(columns, labels, found)
+
+    def _judge(self, collective: Collective, words: bool, frozen: bool) -> dict[str, float]:
+        """Mean losses and errors of the held-out images, which decide what is kept and who stops."""
+        sums = torch.stack([Evaluation.zero().pack()] * 2)
+        for images in self._held_out():
+            sums += torch.stack([self._judge_words(images, words), self._judge_frozen(images, frozen)])
+        totals = [Evaluation.unpack(row) for row in collective.all_reduce_sum(sums)]
+        seen: dict[str, float] = {}
+        if words:
+            self.words = self.words.judged(totals[0].mean_loss)
+            seen["held_out_loss"] = totals[0].mean_loss
+            seen |= {"held_out_error_soft": totals[0].soft_error, "held_out_error_hard": totals[0].hard_error}
+        if frozen:
+            self.frozen = self.frozen.judged(totals[1].mean_loss)
+            seen["generative_held_out_loss"] = totals[1].mean_loss
+            seen["generative_held_out_error_soft"] = totals[1].soft_error
+        return seen
+
+    def _judge_words(self, images: LabelledImages, learning: bool) -> Float[Tensor, "4"]:
+        if not learning:
+            return Evaluation.zero().pack()
+        now = self.words.parameters
+        layer = LinearClassifier.of(now)
+        return evaluate(
+            now.to_mixture(), layer, images.columns, images.labels, hard=True, dtype=self.limits.dtype
+        ).pack()
+
+    def _judge_frozen(self, images: LabelledImages, learning: bool) -> Float[Tensor, "4"]:
+        if not learning:
+            return Evaluation.zero().pack()
+        return Evaluation.of_logits(self.frozen.classifier.logits(images.histograms), images.labels).pack()
+
+    def _held_out(self) -> Iterator[LabelledImages]:
+        """This rank's held-out images, some chunks at a time; the tiles do not depend on the number of ranks."""
+        sizes = self.source.held_out_sizes()
+        for first in range(HELD_OUT_CHUNKS * self.rank, len(sizes), HELD_OUT_CHUNKS * self.world):
+            chunks = [chunk for chunk in range(first, min(first + HELD_OUT_CHUNKS, len(sizes))) if sizes[chunk]]
+            if chunks:
+                blocks = (self._with_histograms("held out", chunk, *self.source.held_out(chunk)) for chunk in chunks)
+                yield LabelledImages.joined(list(blocks))
+
+
+def global_batch(wanted: int, images: int) -> int:
+    """Images of a global minibatch: fewer than wanted where an epoch would have fewer than 40, but at least 10."""
+    return min(wanted, max(FEWEST_IMAGES, images // STEPS_AN_EPOCH))
+
+
+def parts_of(batch: int, layer: LayerPlan) -> int:
+    """Parts of a global minibatch; never of the number of ranks, on which no sum may depend."""
+    return max(FEWEST_PARTS, min(PARTS, batch * layer.stored // PART_COLUMNS))
+
+
+def buffer_minibatches(batch: int, layer: LayerPlan, settings: Settings) -> int:
+    """Minibatches that are mixed at a time."""
+    image = layer.stored * layer.units * STORAGE_DTYPES[settings.extract.dtype].itemsize
+    return mixed_minibatches(batch, image, settings.extract.images_per_chunk)
+
+
+def training_bytes(settings: Settings, plan: Plan, layer: LayerPlan) -> int:
+    """Of one rank: buffered images, histograms, a float32 minibatch, float64 copies of the parameters."""
+    batch = global_batch(settings.discriminative.batch, plan.train_images)
+    mixed = min(buffer_minibatches(batch, layer, settings) * batch, plan.train_images)
+    column = layer.units * STORAGE_DTYPES[settings.extract.dtype].itemsize
+    # Those of buffered images are held also where the others are computed anew.
+    histograms = min(plan.train_images, HISTOGRAM_BYTES // (layer.words * 8) + mixed) * layer.words * 8
+    parameters = layer.words * (2 * layer.units + len(plan.class_names)) * 8
+    return mixed * layer.stored * column + histograms + batch * layer.stored * layer.units * 4 + 10 * parameters
+
+
+def discriminative_settings(settings: Settings) -> DiscriminativeSettings:
+    """The run's settings as the core knows them."""
+    given = settings.discriminative
+    return DiscriminativeSettings(
+        mixture_rate=given.mixture_rate,
+        classifier_rate=given.classifier_rate,
+        minibatch=given.batch,
+        epochs=given.epochs,
+        patience=given.patience,
+        var_floor=settings.fit.var_floor,
+        precision=given.precision,
+        max_loss=given.max_loss,
+    )

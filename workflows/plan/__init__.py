@@ -1,0 +1,1 @@
+"""What a run will do: layers, shapes, windows, scopes, requests."""

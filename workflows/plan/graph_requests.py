@@ -1,0 +1,101 @@
+"""Which graphs are mined with the dictionaries of which scope."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from workflows.errors import DataError
+from workflows.networks.naming import shortened
+from workflows.plan.requests import ALL, requested_classes, requested_images
+from workflows.plan.run_plan import Plan
+from workflows.plan.scopes import Confusions, Scope, class_scopes
+from workflows.settings import Settings
+from workflows.words.word_maps import ImageColumns
+
+
+@dataclass(frozen=True)
+class ScopeGraphs:
+    """The graphs of one scope.
+
+    Attributes:
+        scope: whose dictionaries explain them.
+        classes: ids of classes that have a class graph, ascending.
+        images: ids of images that have an image graph, ascending.
+    """
+
+    scope: Scope
+    classes: tuple[int, ...]
+    images: tuple[int, ...]
+
+    def __len__(self) -> int:
+        return len(self.classes) + len(self.images)
+
+
+@dataclass(frozen=True)
+class GraphRequests:
+    """Everything that ``[mine]`` asks for.
+
+    Attributes:
+        scopes: in the order of the run.
+        silent: what ``all`` leaves out, as words: classes that no image of a scope is predicted as, and classes whose
+            own scope cannot be fitted.
+    """
+
+    scopes: tuple[ScopeGraphs, ...]
+    silent: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return sum(len(graphs) for graphs in self.scopes)
+
+
+def requested_graphs(settings: Settings, plan: Plan, images: ImageColumns, scopes: Sequence[Scope]) -> GraphRequests:
+    """Class graphs of the requested classes and image graphs of the requested images, scope by scope.
+
+    An image is explained by every scope that explains its prediction.
+
+    Raises:
+        DataError: a class or an image that was asked for cannot be explained by any scope.
+    """
+    classes, silent = requested_classes(settings.mine.classes, plan, images)
+    explained = sorted({label for scope in scopes for label in scope.explains})
+    chosen = np.array(requested_images(settings.mine.images, plan, images, explained=frozenset(explained)), np.int64)
+    confusions, found = Confusions.of(plan, images), []
+    words = [f"no validation image is predicted as {shortened(silent)}: no class graph"] if silent else []
+    for lack, names in class_scopes(settings, plan, images)[1].items():
+        words.append(f"scope class leaves out {shortened(names)}: {lack}")
+    for scope in scopes:
+        asked = sorted(set(classes) & set(scope.explains))
+        kept = [label for label in asked if confusions.omega(scope, label)]
+        members = chosen[np.isin(images.predicted[chosen], scope.explains)]
+        found.append(ScopeGraphs(scope, tuple(kept), tuple(members.tolist())))
+        if len(kept) < len(asked):
+            empty = shortened([plan.class_names[label] for label in asked if label not in kept])
+            words.append(f"no validation image of scope {scope.name} is predicted as {empty}: no class graph")
+    if ALL not in settings.mine.classes:
+        _refuse_unexplained(classes, found, plan)
+    return GraphRequests(tuple(found), tuple(words))
+
+
+def refuse_unexplained_names(settings: Settings, plan: Plan, known: Sequence[Scope], classes: Sequence[int]) -> None:
+    """Before anything is computed: in a run of lists alone, classes that none of them names.
+
+    Raises:
+        DataError: see above.
+    """
+    if settings.fit.scopes == ("list",):
+        every = ScopeGraphs(known[0], tuple(label for scope in known for label in scope.explains), ())
+        _refuse_unexplained(classes, [every], plan)
+
+
+def _refuse_unexplained(classes: Sequence[int], found: Sequence[ScopeGraphs], plan: Plan) -> None:
+    explained = {label for graphs in found for label in graphs.classes}
+    for label in classes:
+        if label not in explained:
+            raise DataError(
+                f"mine.classes: no scope of the run explains {plan.class_names[label]!r}, or no validation image of "
+                "its scope is predicted as it: name it in [[fit.lists]], add 'joint' or 'class' to fit.scopes, or ask "
+                "for another class"
+            )

@@ -1,0 +1,160 @@
+"""What a run will do, decided once before any long work: layers, shapes, windows, classes."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from gmm_ops.graphs.windows import Window
+from workflows.errors import RunFolderError
+from workflows.storage.atomic import write_bytes
+from workflows.storage.run_folder import RunFolder
+
+OUTPUT = "output"
+"""Name of the output layer; its word id is the class id (IG section 3.2)."""
+
+
+def plan_path(folder: RunFolder) -> Path:
+    """``plan.json`` of a run."""
+    return folder.root / "plan.json"
+
+
+@dataclass(frozen=True)
+class LayerPlan:
+    """One modelled layer.
+
+    Attributes:
+        name: canonical layer name (the tapped node).
+        given: the name used in the preset.
+        units: D.
+        height, width: H, W of the map; 1 x 1 for a dense layer.
+        words: K of its dictionary.
+        stored: columns stored for a training image.
+        window: which columns of the next lower modelled layer feed a column; None for the lowest.
+        pixels: which pixels of the network's input feed a column.
+        rectified: the layer ends in a ReLU, so its zeros are censored; asked by hidden Markov models only.
+    """
+
+    name: str
+    given: str
+    units: int
+    height: int
+    width: int
+    words: int
+    stored: int
+    window: Window | None
+    pixels: Window
+    rectified: bool = False
+
+    @property
+    def positions(self) -> int:
+        """H times W."""
+        return self.height * self.width
+
+    @property
+    def all_stored(self) -> bool:
+        """Whether every column of an image is stored, not a sample."""
+        return self.stored == self.positions
+
+
+@dataclass(frozen=True)
+class LayerPair:
+    """A layer and the next modelled layer above it.
+
+    Attributes:
+        lower, upper: canonical layer names.
+        window: R(p), which lower columns feed an upper column.
+        lower_words, upper_words: K of both dictionaries; the output has one word a class.
+    """
+
+    lower: str
+    upper: str
+    window: Window
+    lower_words: int
+    upper_words: int
+
+    @property
+    def name(self) -> str:
+        """``lower__upper``, as in the folder's file names."""
+        return f"{self.lower}__{self.upper}"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The whole run.
+
+    Attributes:
+        layers: modelled layers, lowest first, without the output.
+        class_names: readable name of every output, in output order.
+        images: number of rows of images.parquet; training images come first.
+        train_images: number of training images.
+        input_height, input_width: pixels of the network's input.
+        weights: absolute file of the network's state dict, torchvision:<WEIGHTS> or timm:<model>.<tag>.
+    """
+
+    layers: tuple[LayerPlan, ...]
+    class_names: tuple[str, ...]
+    images: int
+    train_images: int
+    input_height: int
+    input_width: int
+    weights: str
+
+    @property
+    def stores_everything(self) -> bool:
+        """Whether word maps can be made from stored activations, without running the network again."""
+        return all(layer.all_stored for layer in self.layers)
+
+    @property
+    def stored_images(self) -> int:
+        """Rows of the activation arrays: every image, or the training images when columns are sampled."""
+        return self.images if self.stores_everything else self.train_images
+
+    def pairs(self) -> list[LayerPair]:
+        """Neighbouring layers, from the output downwards."""
+        top = self.layers[-1]
+        found = [LayerPair(top.name, OUTPUT, Window.whole(), top.words, len(self.class_names))]
+        for lower, upper in zip(self.layers[-2::-1], self.layers[:0:-1], strict=True):
+            assert upper.window is not None
+            found.append(LayerPair(lower.name, upper.name, upper.window, lower.words, upper.words))
+        return found
+
+    @classmethod
+    def read(cls, folder: RunFolder) -> Plan:
+        """The plan of a run.
+
+        Raises:
+            RunFolderError: the index stage has not written it.
+        """
+        try:
+            return cls.from_json(plan_path(folder).read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise RunFolderError(f"{str(plan_path(folder))!r} is missing: run the index stage") from None
+
+    def write(self, folder: RunFolder) -> None:
+        """Write plan.json whole or not at all."""
+        write_bytes(plan_path(folder), self.to_json().encode())
+
+    def layer(self, name: str) -> LayerPlan:
+        """The layer of a canonical name."""
+        return next(layer for layer in self.layers if layer.name == name)
+
+    def to_json(self) -> str:
+        """Text for plan.json."""
+        raw = asdict(self)
+        for layer, plan in zip(raw["layers"], self.layers, strict=True):
+            layer["window"] = plan.window.to_dict() if plan.window else None
+            layer["pixels"] = plan.pixels.to_dict()
+        return json.dumps(raw, indent=1)
+
+    @classmethod
+    def from_json(cls, text: str) -> Plan:
+        """Inverse of ``to_json``."""
+        raw: dict[str, Any] = json.loads(text)
+        layers = []
+        for layer in raw.pop("layers"):
+            window = Window.from_dict(layer.pop("window")) if layer["window"] else layer.pop("window")
+            layers.append(LayerPlan(window=window, pixels=Window.from_dict(layer.pop("pixels")), **layer))
+        return cls(layers=tuple(layers), class_names=tuple(raw.pop("class_names")), **raw)

@@ -1,0 +1,1 @@
+"""What a finished run is asked: one folder a study, named like its command."""

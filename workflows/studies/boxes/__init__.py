@@ -1,0 +1,1 @@
+"""Do the words of the class graphs sit on the object?"""

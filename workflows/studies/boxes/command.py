@@ -1,0 +1,227 @@
+"""Do the words of the class graphs sit on the object? Boxes of a file against the positions of the words."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from jaxtyping import Bool
+from rich.console import Console
+from rich.text import Text
+
+from workflows.data.boxes import OBJECT, Boxes, BoxRow, area, input_boxes, inside, match_images, read_boxes
+from workflows.data.decoding import BrokenPicture, Pixels
+from workflows.data.reading import PictureReader
+from workflows.errors import DataError, RunFolderError, SettingsError
+from workflows.figures.draw_graphs import position_centres
+from workflows.plan.run_plan import LayerPlan, Plan
+from workflows.plan.scopes import Scope, joint_scope, read_scopes, scopes_path
+from workflows.report.parts_figure import PARTS, draw_parts_figure
+from workflows.report.parts_terminal import parts_table
+from workflows.settings import Settings
+from workflows.storage.run_folder import RunFolder
+from workflows.storage.tables import read_table, write_table
+from workflows.studies.boxes.shares import Sighting, pooled, share_row
+from workflows.words.scope_images import ranges_of
+from workflows.words.word_maps import ImageColumns, read_words
+
+Chosen = list[dict[str, Any]]
+Found = dict[int, dict[str, list[Sighting]]]
+"""Sightings of a layer by word and part."""
+
+_PHOTOS_AT_ONCE = 32
+
+
+def part_names(given: Sequence[str]) -> dict[str, str]:
+    """From the command line: ``part01=head``.
+
+    Raises:
+        SettingsError: no equals sign, or nothing on one side of it; or the name is that of the whole object.
+    """
+    pairs = [text.partition("=") for text in given]
+    for text, (part, _, name) in zip(given, pairs, strict=True):
+        if not part.strip() or not name.strip():
+            raise SettingsError(f"--name {text!r}: write PART=NAME, such as part01=head")
+        if name.strip() == OBJECT:
+            raise SettingsError(f"--name {text!r}: the whole object is called so: give the part another name")
+    return {part.strip(): name.strip() for part, _, name in pairs}
+
+
+def run_parts(root: Path, boxes: Path, names: Mapping[str, str], console: Console) -> None:
+    """Write parts.parquet and figures/[<scope>/]parts.png of a finished run, and print the layers.
+
+    Args:
+        root: the run folder.
+        boxes: a CSV file, see ``read_boxes``.
+        names: what its parts are called.
+        console: where the table goes.
+
+    Raises:
+        DataError: the file is no such table, or its boxes do not fit the photos of the run.
+        RunFolderError: the run has no class graph yet, or no layer with positions.
+    """
+    folder = RunFolder.open(root)
+    with folder.lock():
+        settings, plan = folder.settings(), Plan.read(folder)
+        nodes = _chosen_words(folder, plan)
+        lines = read_boxes(boxes, names)
+        parts = [OBJECT, *(part for line in lines for part in line.boxes)]
+        photos = Photos(_photo_boxes(folder, settings, lines), parts, plan)
+        rows = [
+            row for scope in _scopes(folder, plan) for row in _scope_rows(folder, settings, plan, scope, nodes, photos)
+        ]
+        write_table(folder.table(PARTS), rows, PARTS, network=settings.name)
+        table = read_table(folder.table(PARTS))
+        figures = [_draw(folder, settings, plan, table, scope) for scope in table["scope"].unique().to_pylist()]
+    console.print(parts_table(table, plan.class_names, {layer.name: layer.given for layer in plan.layers}))
+    in_file = len({line.image for line in lines})
+    console.print(f"{len(photos.boxes)} of the {in_file} photos of the file are in the run", highlight=False)
+    for path in (folder.table(PARTS), *figures):
+        console.print(Text(str(path)), soft_wrap=True)
+
+
+class Photos:
+    """Photos with boxes, and which positions of a layer lie in them.
+
+    Args:
+        boxes: by image and part, pixels of the network's input.
+        parts: names in the order to show them; those that no photo has are left out.
+        plan: of the run.
+    """
+
+    def __init__(self, boxes: Mapping[int, Mapping[str, Boxes]], parts: Iterable[str], plan: Plan) -> None:
+        self.boxes, self._shown = boxes, (plan.input_height, plan.input_width)
+        self.parts = [part for part in dict.fromkeys(parts) if any(part in of_photo for of_photo in boxes.values())]
+
+    def sight(self, image: int, layer: LayerPlan, here: Bool[np.ndarray, "H W"]) -> Iterator[tuple[str, Sighting]]:
+        """By part: how many of the positions ``here`` of a layer lie in the boxes of a photo."""
+        count, (height, width) = int(here.sum()), self._shown
+        for part in self.parts if count else ():
+            boxes = self.boxes.get(image, {}).get(part)
+            if boxes is None:
+                yield part, Sighting(image, count, None)
+                continue
+            # The centre of a field that reaches far over the edge is the last pixel's, not one behind it.
+            y = position_centres(layer.pixels.rows, layer.height, height).clip(0.5, height - 0.5)
+            x = position_centres(layer.pixels.columns, layer.width, width).clip(0.5, width - 0.5)
+            hits = int((inside(y, x, boxes) & here).sum())
+            yield part, Sighting(image, count, hits, area(boxes) / (height * width))
+
+
+def _chosen_words(folder: RunFolder, plan: Plan) -> Chosen:
+    """Nodes of all class graphs in layers that have positions."""
+    if not folder.table("nodes").exists() or not folder.table("exemplars").exists():
+        raise RunFolderError(f"{str(folder.root)!r} has no class graphs yet: finish the run first")
+    spread = [layer.name for layer in plan.layers if layer.positions > 1]
+    if not spread:
+        raise RunFolderError("every layer of this run has a single position: boxes say nothing about dense layers")
+    table = read_table(folder.table("nodes"), ["graph", "scope", "layer", "word", "rank"])
+    of_class = pc.starts_with(table["graph"], "class:")
+    rows = table.filter(pc.and_(of_class, pc.is_in(table["layer"], pa.array(spread)))).to_pylist()
+    if not rows:
+        raise RunFolderError(f"{str(folder.root)!r} has no class graph: ask for one with mine.classes")
+    return list(rows)
+
+
+def _scopes(folder: RunFolder, plan: Plan) -> Sequence[Scope]:
+    return read_scopes(folder) if scopes_path(folder).exists() else (joint_scope(plan),)
+
+
+def _photo_boxes(folder: RunFolder, settings: Settings, lines: Sequence[BoxRow]) -> dict[int, dict[str, Boxes]]:
+    """By image: its boxes in the network's input; a broken picture takes no part."""
+    table = read_table(folder.images_table, ["image", "path", "status"])
+    table = table.filter(pc.not_equal(table["status"], "broken"))
+    paths, images = table["path"].to_pylist(), table["image"].to_pylist()
+    matched = match_images(lines, paths)
+    places = sorted(matched)
+    found = {}
+    with PictureReader(settings.data, geometry=_only_size) as reader:
+        sizes = (one for batch in reader.stream([paths[place] for place in places], _PHOTOS_AT_ONCE) for one in batch)
+        for place, picture in zip(places, sizes, strict=True):
+            if isinstance(picture, BrokenPicture):
+                raise DataError(f"{picture.path!r} could be read before, now it is {picture.reason}: restore it")
+            height, width = picture.pixels.shape[:2]
+            found[images[place]] = input_boxes(matched[place], (height, width), settings.preprocessing)
+    return found
+
+
+def _only_size(pixels: Pixels) -> Pixels:
+    """As large, and without the pixels."""
+    return np.empty((*pixels.shape[:2], 0), np.uint8)
+
+
+def _scope_rows(
+    folder: RunFolder, settings: Settings, plan: Plan, scope: Scope, nodes: Chosen, photos: Photos
+) -> Iterator[dict[str, Any]]:
+    """Rows of the class graphs of a scope, layer by layer from the top."""
+    own = [node for node in nodes if node["scope"] == scope.name]
+    images = ImageColumns.read(folder, plan.train_images, plan.images)
+    member = scope.contains(images.label)
+    for graph in dict.fromkeys(node["graph"] for node in own):
+        label = int(graph.removeprefix("class:"))
+        omega = np.flatnonzero(member & (images.predicted == label)) + plan.train_images
+        for layer in plan.layers[::-1]:
+            chosen = [node for node in own if node["graph"] == graph and node["layer"] == layer.name]
+            words = [node["word"] for node in chosen]
+            sources = {
+                "exemplars": _in_exemplars(folder, scope.name, layer, words, photos),
+                "validation": _in_maps(folder, settings, plan, scope.name, layer, words, omega, photos),
+            }
+            key = {"graph": graph, "scope": scope.name, "layer": layer.name}
+            for source, found in sources.items() if chosen else ():
+                yield from ({**key, "source": source, **row} for row in _layer_rows(chosen, found, photos.parts))
+
+
+def _layer_rows(chosen: Chosen, found: Found, parts: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """A row for every part and word, and one for the words together."""
+    for part in parts:
+        of_words = [found[node["word"]][part] for node in chosen]
+        for node, sightings in zip(chosen, of_words, strict=True):
+            yield {"word": node["word"], "rank": node["rank"], "part": part, **share_row(sightings)}
+        yield {"part": part, **share_row(pooled(of_words))}
+
+
+def _in_exemplars(folder: RunFolder, scope: str, layer: LayerPlan, words: Sequence[int], photos: Photos) -> Found:
+    wanted = [("scope", "=", scope), ("layer", "=", layer.name)]
+    rows = read_table(folder.table("exemplars"), ["word", "image", "y", "x"], wanted).to_pylist()
+    found: Found = {word: {part: [] for part in photos.parts} for word in words}
+    for row in rows:
+        if row["word"] in found:
+            here = np.zeros((layer.height, layer.width), bool)
+            here[row["y"], row["x"]] = True
+            for part, sighting in photos.sight(row["image"], layer, here):
+                found[row["word"]][part].append(sighting)
+    return found
+
+
+def _in_maps(
+    folder: RunFolder,
+    settings: Settings,
+    plan: Plan,
+    scope: str,
+    layer: LayerPlan,
+    words: Sequence[int],
+    omega: np.ndarray,
+    photos: Photos,
+) -> Found:
+    found: Found = {word: {part: [] for part in photos.parts} for word in words}
+    for first, stop in ranges_of(omega, settings.extract.images_per_shard, settings.extract.images_per_chunk):
+        stop = min(stop, plan.images)
+        maps = read_words(folder, scope, layer.name, first, stop).numpy()
+        for image in omega[(omega >= first) & (omega < stop)].tolist():
+            for word in words:
+                for part, sighting in photos.sight(image, layer, maps[image - first] == word):
+                    found[word][part].append(sighting)
+    return found
+
+
+def _draw(folder: RunFolder, settings: Settings, plan: Plan, table: pa.Table, scope: str) -> Path:
+    png, svg = folder.figure(PARTS, "png", scope), folder.figure(PARTS, "svg", scope)
+    titles = {layer.name: layer.given for layer in plan.layers}
+    rows = table.filter(pc.equal(table["scope"], scope))
+    draw_parts_figure(rows, png, svg, network=settings.name, class_names=plan.class_names, layer_titles=titles)
+    return png

@@ -1,0 +1,104 @@
+"""How many words, by which loss: the extraction once, then every layer with several numbers of words."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.text import Text
+
+from workflows.context import StageContext
+from workflows.errors import SettingsError
+from workflows.pipeline import run_pipeline
+from workflows.report.numbers import duration
+from workflows.report.sweep_figure import draw_sweep_figure
+from workflows.report.sweep_terminal import sweep_table, verdict_lines
+from workflows.report.sweep_verdicts import sweep_verdicts
+from workflows.runtime.cluster import connect
+from workflows.runtime.progress import StageBar
+from workflows.settings import Settings, parse_settings
+from workflows.storage.names import JOINT
+from workflows.storage.run_folder import RunFolder
+from workflows.storage.tables import read_table
+from workflows.studies.sweep import cells as sweep
+from workflows.studies.sweep.cells import SWEEP, Losses, SweepRequest
+
+
+def sweep_request(words: str, losses: str = "both") -> SweepRequest:
+    """From the command line: ``10,25,50`` and ``both`` or ``generative``.
+
+    Raises:
+        SettingsError: no whole numbers above 0, or another word for the losses.
+    """
+    try:
+        numbers = sorted({int(part) for part in words.split(",")})
+    except ValueError:
+        numbers = []
+    if not numbers or numbers[0] < 1:
+        raise SettingsError(f"--words {words!r}: give whole numbers above 0 with commas between, such as 10,25,50")
+    known: dict[str, Losses] = {"both": "both", "generative": "generative"}
+    if losses not in known:
+        raise SettingsError(f"--losses {losses!r}: give both, or generative for likelihoods without labels")
+    return SweepRequest(tuple(numbers), known[losses])
+
+
+def sweep_settings(settings: Settings, layers: Sequence[str], losses: Losses) -> Settings:
+    """The same run with other modelled layers, as they are without any; of likelihoods alone if so asked.
+
+    Raises:
+        SettingsError: the run has one hidden Markov model, not a dictionary a layer; words are sliced; there are
+            other scopes than joint; or a setting contradicts.
+    """
+    if settings.hmm is not None:
+        raise SettingsError("sweep compares dictionaries of single layers: give a preset without an [hmm] section")
+    if settings.fit.word_slices > 1:
+        raise SettingsError("sweep fits every dictionary whole: set fit.word_slices = 1")
+    if settings.fit.scopes != (JOINT,):
+        raise SettingsError("sweep fits dictionaries of all classes: set fit.scopes = ['joint'] and fit.lists = []")
+    raw = settings.model_dump(mode="json")
+    if losses == "generative":
+        raw["fit"]["loss"] = losses
+    if layers:
+        raw["network"]["layers"] = list(layers)
+        raw["fit"]["words"] = [max(settings.fit.words)]
+    return parse_settings(raw)
+
+
+def run_sweep(
+    settings: Settings, request: SweepRequest, root: Path, console: Console, address: str | None = None
+) -> RunFolder:
+    """Extract what is not extracted, fit the cells that are not fitted, write the table, the plot and the verdicts.
+
+    Args:
+        settings: of the run, see ``sweep_settings``.
+        request: numbers of words and losses.
+        root: the run folder; a folder of ``run`` with the same settings will do.
+        console: where the bars and the verdicts go.
+        address: of a Ray cluster; None starts a local Ray.
+
+    Raises:
+        RunError: whatever stops it; the same call goes on where it was, cell by cell.
+    """
+    begun = time.monotonic()
+    folder = run_pipeline(settings, root, console, "index", address)
+    sweep.refuse_impossible(folder, settings, request)
+    run_pipeline(settings, root, console, "extract", address)
+    bar = StageBar(console)
+    with folder.lock(), connect(address) as offered, bar.stage(SWEEP) as progress:
+        sweep.run(StageContext(settings, folder, SWEEP, progress, bar.warn, offered), request)
+    show_sweep(folder, settings.name, console)
+    console.print(f"this command took {duration(time.monotonic() - begun)}", highlight=False)
+    return folder
+
+
+def show_sweep(folder: RunFolder, network: str, console: Console) -> None:
+    """Draw sweep.png and sweep.svg from sweep.parquet; print the table and the verdicts."""
+    rows = read_table(folder.table(SWEEP))
+    png, svg = folder.figure(SWEEP, "png"), folder.figure(SWEEP, "svg")
+    draw_sweep_figure(rows, png, svg, network=network)
+    console.print(sweep_table(rows))
+    for line in verdict_lines(sweep_verdicts(rows)):
+        console.print(line, soft_wrap=True)
+    console.print(Text(f"table {folder.table(SWEEP)}\nplot {png}"), soft_wrap=True)

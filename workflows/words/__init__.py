@@ -1,0 +1,1 @@
+"""Columns and word maps read back; dictionaries in use: assigning, judging, summarising, paths."""

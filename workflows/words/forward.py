@@ -1,0 +1,123 @@
+"""The frozen network over one shard: decode, forward once, hand out every modelled layer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from workflows.data.decoding import BrokenPicture, Picture
+from workflows.data.preprocessing import Preprocessor
+from workflows.data.reading import PictureReader
+from workflows.data.shards import Shard
+from workflows.errors import DataError
+from workflows.networks.loading import load_network
+from workflows.networks.taps import TappedNetwork
+from workflows.plan.run_plan import OUTPUT, Plan
+from workflows.runtime.devices import STORAGE_DTYPES, choose_device
+from workflows.settings import Settings
+from workflows.storage.images_table import read_image_rows
+from workflows.storage.run_folder import RunFolder
+
+
+@dataclass(frozen=True)
+class ForwardBatch:
+    """Images behind one forward pass.
+
+    Attributes:
+        first: image id of row 0; of a shard the others follow.
+        logits: (N, M) float32 on the CPU.
+        columns: layer name -> (N, H*W, D) as the network computed them, on its device; within the storage dtype.
+        broken: row -> why its picture could not be read; its columns are those of a black picture.
+    """
+
+    first: int
+    logits: Float[Tensor, "N M"]
+    columns: dict[str, Tensor]
+    broken: dict[int, str]
+
+
+class FrozenForward:
+    """A network ready to run over shards.
+
+    A shard is always cut into the same batches, so what it yields does not depend on how many actors share
+    the work. The next batch is decoded while the current one is in the network.
+    """
+
+    def __init__(self, settings: Settings, plan: Plan, folder: RunFolder) -> None:
+        self.settings, self.plan, self.folder = settings, plan, folder
+        self.device = choose_device(settings.runtime.device)
+        self.precision = torch.bfloat16 if settings.extract.precision == "bfloat16" else torch.float32
+        if self.device.type == "cuda":
+            # TF32 keeps 10 bits of mantissa: far too few for "float32" columns, and on by default for convolutions.
+            torch.backends.cudnn.allow_tf32 = False
+            torch.backends.cuda.matmul.allow_tf32 = False
+        names = [layer.name for layer in plan.layers]
+        network = load_network(settings.network.model_copy(update={"weights": plan.weights}))
+        self.network = TappedNetwork(network, names).to(self.device, self.precision)
+        self.preprocessor = Preprocessor(settings.preprocessing)
+        threads = settings.runtime.decode_threads
+        self.reader = PictureReader(settings.data, threads, geometry=self.preprocessor.crop)
+
+    def __call__(self, shard: Shard) -> Iterator[ForwardBatch]:
+        """Yield the shard's batches in order.
+
+        Raises:
+            DataError: NaN or infinite activations, or values beyond the storage dtype.
+        """
+        return self.of(range(shard.first, shard.stop))
+
+    def of(self, images: Sequence[int]) -> Iterator[ForwardBatch]:
+        """Yield batches of some images, ascending ids near each other. Raises DataError, see ``__call__``."""
+        first = images[0]
+        table = read_image_rows(self.folder.images_table, first, images[-1] + 1, ["path"])
+        paths = table["path"].take([image - first for image in images]).to_pylist()
+        done = 0
+        for results in self.reader.stream(paths, self.settings.extract.batch):
+            yield self._forward(images[done : done + len(results)], *self._stack(results))
+            done += len(results)
+
+    def _stack(self, results: Sequence[Picture | BrokenPicture]) -> tuple[np.ndarray, dict[int, str]]:
+        """Crops (N, H, W, 3) uint8, black where the picture is broken, and why by row."""
+        size = (self.plan.input_height, self.plan.input_width)
+        black = np.zeros((*size, 3), np.uint8)
+        broken = {row: result.reason for row, result in enumerate(results) if isinstance(result, BrokenPicture)}
+        crops = [black if isinstance(result, BrokenPicture) else result.pixels for result in results]
+        return self.preprocessor.stack(crops, size), broken
+
+    @torch.inference_mode()
+    def _forward(self, images: Sequence[int], pixels: np.ndarray, broken: dict[int, str]) -> ForwardBatch:
+        batch = self.preprocessor.normalise(pixels, self.device).to(self.precision)
+        logits, maps = self.network(batch)
+        columns = {layer.name: self._checked(maps[layer.name], layer.name, images) for layer in self.plan.layers}
+        if not torch.isfinite(logits).all():
+            self._refuse(logits, OUTPUT, images, logits.dtype)
+        return ForwardBatch(images[0], logits.float().cpu(), columns, broken)
+
+    def _checked(self, maps: Tensor, layer: str, images: Sequence[int]) -> Tensor:
+        """(N, D, H, W) -> (N, H*W, D); refuses what the storage dtype cannot hold."""
+        dtype = STORAGE_DTYPES[self.settings.extract.dtype]
+        columns = maps.permute(0, 2, 3, 1).reshape(len(maps), -1, maps.shape[1])  # a view of channels-last maps
+        low, high = torch.aminmax(columns)  # NaN and infinity survive into both
+        if not (torch.isfinite(low) and torch.isfinite(high) and max(-low, high) <= torch.finfo(dtype).max):
+            self._refuse(maps, layer, images, dtype)
+        return columns
+
+    def _refuse(self, maps: Tensor, layer: str, images: Sequence[int], dtype: torch.dtype) -> None:
+        finite = torch.isfinite(maps).flatten(1).all(1)
+        row = int(torch.argmin(finite.int())) if not finite.all() else int(maps.abs().flatten(1).amax(1).argmax())
+        image = images[row]
+        path = read_image_rows(self.folder.images_table, image, image + 1, ["path"])["path"][0].as_py()
+        if not finite.all():
+            raise DataError(
+                f"layer {layer!r} has NaN or infinite activations at image {image} ({path}): "
+                f"check network.weights and the [preprocessing] section"
+            )
+        raise DataError(
+            f"layer {layer!r} reaches {maps.abs().max():.3g} at image {image} ({path}), beyond {dtype}: "
+            f"set extract.dtype = 'float32'"
+        )

@@ -1,0 +1,75 @@
+"""Which images a scope reads, found without a pass over all images for every scope."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+
+import numpy as np
+from jaxtyping import Int
+
+from workflows.plan.scope import Scope
+from workflows.words.word_maps import ImageColumns
+
+Ids = Int[np.ndarray, " n"]
+
+
+class ScopeImages:
+    """The images of a run by their class, so that those of a scope cost as much as they are.
+
+    Args:
+        images: labels and predictions of all images.
+    """
+
+    def __init__(self, images: ImageColumns) -> None:
+        self.total = len(images.label)
+        self._by_label = _ByClass(images.label)
+        self._by_prediction = _ByClass(images.predicted)
+
+    def members(self, scope: Scope) -> Ids:
+        """S_T and S_V of the scope together, ascending ids."""
+        return np.arange(self.total) if scope.holds_all else self._by_label.of(scope.labels)
+
+    def assigned(self, scope: Scope) -> Ids:
+        """Images that get words, see ``Scope.assigns``."""
+        if scope.holds_all:
+            return np.arange(self.total)
+        return np.union1d(self._by_label.of(scope.labels), self._by_prediction.of(scope.explains))
+
+
+def shards_of(images: Ids, images_per_shard: int) -> list[int]:
+    """Indices of the shards that hold some of the images."""
+    return np.unique(images // images_per_shard).tolist()
+
+
+def ranges_of(images: Ids, images_per_shard: int, images_per_chunk: int) -> Iterator[tuple[int, int]]:
+    """First image and the one behind the last of every run of chunks that hold some of the images, shard by shard.
+
+    Chunks are read whole, so a run begins and ends with one; it may reach beyond the last image of the run folder.
+    """
+    chunks = np.unique(images // images_per_chunk)
+    shard = chunks // (images_per_shard // images_per_chunk)
+    breaks = np.flatnonzero((np.diff(chunks) > 1) | (np.diff(shard) > 0)) + 1
+    for run in np.split(chunks, breaks) if len(chunks) else ():
+        yield int(run[0]) * images_per_chunk, (int(run[-1]) + 1) * images_per_chunk
+
+
+def names_by_shard(shards_of_names: Iterable[tuple[str, Sequence[int]]]) -> dict[int, list[str]]:
+    """Names that each shard serves, from the shards that every name (of a scope, of a fit) has images in."""
+    found: dict[int, list[str]] = {}
+    for name, shards in shards_of_names:
+        for shard in shards:
+            found.setdefault(shard, []).append(name)
+    return dict(sorted(found.items()))
+
+
+class _ByClass:
+    """Ids of images in order of their class; a class is one range."""
+
+    def __init__(self, classes: Int[np.ndarray, " N"]) -> None:
+        self._order = np.argsort(classes, kind="stable")
+        self._classes = classes[self._order]
+
+    def of(self, classes: Sequence[int]) -> Ids:
+        first, stop = (np.searchsorted(self._classes, np.asarray(classes), side) for side in ("left", "right"))
+        ranges = [self._order[start:end] for start, end in zip(first, stop, strict=True)]
+        return np.sort(np.concatenate([np.empty(0, np.int64), *ranges])).astype(np.int64)
