@@ -1,9 +1,13 @@
-"""The names of the classes in the order of the network's output."""
+"""The names of the classes in the order of the network's output, and whether the images' labels follow it."""
 
 from __future__ import annotations
 
+import difflib
 import json
+import re
+from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +16,20 @@ from jaxtyping import Int
 from workflows.errors import DataError
 
 _PREFIX = "torchvision:"
+_LISTED = 10
+"""Classes that a message lists before it counts the others."""
+
+_MOST_CLASSES = 5000
+"""Above, the confusion matrix of ``order_warning`` would take more than 100 MB."""
+
+
+@dataclass(frozen=True)
+class Pairing:
+    """The label of every class of a source, the names in output order, and what the user should know of it."""
+
+    labels: tuple[int, ...]
+    names: tuple[str, ...]
+    notes: tuple[str, ...] = ()
 
 
 def named_classes(setting: str) -> tuple[str, ...] | None:
@@ -25,64 +43,211 @@ def named_classes(setting: str) -> tuple[str, ...] | None:
     return _from_torchvision(setting) if setting.startswith(_PREFIX) else _from_json(Path(setting))
 
 
-def names_for_labels(
-    names: tuple[str, ...] | None, labels: Int[np.ndarray, "N"], paths: Sequence[str]
-) -> tuple[str, ...]:
-    """Names for a source that carries its labels as numbers; without names the numbers 0 to the largest label.
+def refuse_unnamed_labels(
+    names: tuple[str, ...], labels: Int[np.ndarray, "N"], paths: Sequence[str], whose: str = "data.class_names"
+) -> None:
+    """Labels that are numbers must be positions in ``names``.
 
     Raises:
         DataError: a label has no name.
     """
-    if names is None:
-        return tuple(str(label) for label in range(int(labels.max()) + 1))
     outside = np.flatnonzero(labels >= len(names))
     if len(outside):
         first = outside[0]
         raise DataError(
-            f"image {paths[first]!r} has label {labels[first]}, outside data.class_names, whose {len(names)} names are "
+            f"image {paths[first]!r} has label {labels[first]}, outside {whose}, whose {len(names)} names are "
             f"labels 0 to {len(names) - 1}; give a name for every label ({len(outside)} images are outside)"
         )
-    return names
 
 
-def names_for_classes(names: tuple[str, ...] | None, own_names: Sequence[str]) -> tuple[str, ...]:
-    """Names for a source that has its own; those of the setting come first.
+def pair_classes(names: tuple[str, ...] | None, own: Sequence[str], what: str = "class folders") -> Pairing:
+    """Match the classes of a source, which have names of their own, with the names in output order.
 
-    Raises:
-        DataError: the setting has another number of names.
-    """
-    if names is not None and len(names) != len(own_names):
-        raise DataError(
-            f"data.class_names has {len(names)} names, but the source has {len(own_names)} classes; "
-            "give one name per class, or leave data.class_names empty"
-        )
-    return tuple(own_names) if names is None else names
+    Classes that are all called like a name, up to case, punctuation and a number in front, are matched by name.
+    Where not one is, they stand for the names in order (``n01440764`` for ``tench``) and must be as many.
 
-
-def labels_of_folders(names: tuple[str, ...] | None, folders: Sequence[str]) -> tuple[list[int], tuple[str, ...]]:
-    """The label of every class folder, and the names in output order.
-
-    Folders that are all called like a name are matched by name; otherwise the sorted folders stand for the
-    names in order (``n01440764`` for ``tench``) and must be as many.
+    Args:
+        names: in output order; None: the source's own names, in their order.
+        own: names of the source, sorted as texts.
+        what: the classes are called in messages.
 
     Raises:
-        DataError: the folders are neither.
+        DataError: some classes are called like a name and some are not, a name that occurs twice is meant, the
+            numbers differ, or the order contradicts names that are nearly equal.
     """
     if names is None:
-        return list(range(len(folders))), tuple(folders)
-    if len(set(names)) == len(names) and set(folders) <= set(names):
-        return [names.index(folder) for folder in folders], names
-    if len(folders) != len(names):
+        ordered, notes = _in_order(own, what)
+        return Pairing(tuple(ordered.index(name) for name in own), tuple(ordered), notes)
+    found = _by_name(names, own)
+    strangers = [name for name in own if name not in found]
+    if not strangers:
+        return Pairing(tuple(_only(found[name], name, names) for name in own), names)
+    if found:
+        raise DataError(_partly_named(names, own, strangers, what))
+    if len(own) != len(names):
         raise DataError(
-            f"data.class_names has {len(names)} names for {len(folders)} class folders ({folders[0]}, ...): "
-            "the folders must be called like the names, or be as many, in the order of the names"
+            f"data.class_names has {len(names)} names for {len(own)} {what} ({own[0]}, ...): "
+            f"the {what} must be called like the names, or be as many, in the order of the names"
         )
-    return list(range(len(folders))), names
+    ordered, notes = _in_order(own, what)
+    _refuse_contradiction(names, ordered, what)
+    return Pairing(tuple(ordered.index(name) for name in own), names, notes)
+
+
+def _by_name(names: Sequence[str], own: Sequence[str]) -> dict[str, list[int]]:
+    """Positions in ``names`` of every class that is called like a name; exactly, or if none is, loosely."""
+    exact: dict[str, list[int]] = {}
+    loose: dict[str, list[int]] = {}
+    for position, name in enumerate(names):
+        exact.setdefault(name, []).append(position)
+        loose.setdefault(_bare(name), []).append(position)
+    keys = Counter(_bare(name) for name in own)
+    found = {}
+    for name in own:
+        key = _bare(name)
+        positions = exact.get(name) or (loose.get(key) if keys[key] == 1 else None)
+        if positions:
+            found[name] = positions
+    return found
+
+
+def _bare(name: str) -> str:
+    """Small letters and digits alone, without a number or WordNet id in front: ``001.Black_footed`` -> blackfooted."""
+    bare = re.sub(r"[\W_]+", "", re.sub(r"^n?\d+[\W_]+(?=.*[^\W\d_])", "", name).casefold())
+    return bare or name
+
+
+def _only(positions: list[int], name: str, names: Sequence[str]) -> int:
+    if len(positions) > 1:
+        shown = " and ".join(f"{position} ({names[position]!r})" for position in positions)
+        raise DataError(
+            f"data.class_names: class {name!r} fits the outputs {shown}; make their names differ, as do those of the "
+            "class folders"
+        )
+    return positions[0]
+
+
+def _partly_named(names: Sequence[str], own: Sequence[str], strangers: Sequence[str], what: str) -> str:
+    listed = []
+    for name in strangers[:_LISTED]:
+        near = difflib.get_close_matches(name, names, n=2, cutoff=0.5)
+        near = near or [other for other in names if _contains(_bare(name), _bare(other))][:2]
+        listed.append(f"{name!r}" + (f" (nearest: {', '.join(near)})" if near else ""))
+    more = f" and {len(strangers) - _LISTED} more" if len(strangers) > _LISTED else ""
+    return (
+        f"data.class_names: {len(own) - len(strangers)} of {len(own)} {what} are called like a name, but not "
+        f"{', '.join(listed)}{more}; rename these, or change the names: {what} must all be called like "
+        "names, or none of them"
+    )
+
+
+def _contains(one: str, other: str) -> bool:
+    """Whether one bare name holds the other, as ``cats`` holds ``cat``; two letters are in too many words."""
+    return (len(one) > 2 and one in other) or (len(other) > 2 and other in one)
+
+
+def _refuse_contradiction(names: Sequence[str], ordered: Sequence[str], what: str) -> None:
+    """Pairing by position must not give ``cats`` the name ``dog`` where ``cat`` is among the names."""
+    bare = [_bare(name) for name in names]
+    for position, name in enumerate(ordered):
+        own = _bare(name)
+        alike = [names[other] for other, known in enumerate(bare) if _contains(own, known)]
+        if alike and not _contains(own, bare[position]):
+            raise DataError(
+                f"data.class_names: in the order of the {what}, {name!r} would be {names[position]!r}, but it is "
+                f"nearly {alike[0]!r}; call the {what} like the names"
+            )
+
+
+def _in_order(own: Sequence[str], what: str) -> tuple[list[str], tuple[str, ...]]:
+    """Texts in their order; numbers 0 to n - 1 or 1 to n in that of numbers; a note where the two differ."""
+    stems = {re.sub(r"[0-9]+$", "", name) for name in own}
+    endings = [re.search(r"[0-9]+$", name) for name in own]
+    if len(stems) != 1 or not all(endings):
+        return list(own), ()
+    numbers = {name: int(ending.group()) for name, ending in zip(own, endings, strict=True) if ending}
+    numeric = sorted(own, key=lambda name: (numbers[name], name))
+    if numeric == list(own):
+        return numeric, ()
+    counted = sorted(numbers.values()) in ([*range(len(own))], [*range(1, len(own) + 1)])
+    as_numbers = stems == {""} and counted
+    taken, left = (numeric, own) if as_numbers else (own, numeric)
+    kinds = ("numbers", "texts") if as_numbers else ("texts", "numbers")
+    note = (
+        f"the {what} are labels in the order of {kinds[0]} ({', '.join(taken[:4])}, ...), not of {kinds[1]} "
+        f"({', '.join(left[:4])}, ...; {'as' if as_numbers else 'unlike'} torchvision's ImageFolder); if the network "
+        "has the other order, list them in it in data.class_names"
+    )
+    return list(taken), (note,)
+
+
+def order_warning(labels: Int[np.ndarray, "N"], predicted: Int[np.ndarray, "N"], names: Sequence[str]) -> str | None:
+    """What to tell where labels and outputs look permuted: the accuracy now, after the permutation, and which it is.
+
+    The permutation is the assignment of labels to outputs with most images (Kuhn 1955). Only pairs count in which
+    most images of the label and most of the output meet, for on few images an assignment always gains something;
+    and the images that it would gain must exceed those that it would lose by three standard errors (McNemar's test).
+
+    Args:
+        labels: of the images.
+        predicted: output of every image; negative where its picture was broken.
+        names: of the outputs.
+    """
+    whole = predicted >= 0
+    labels, predicted = labels[whole], predicted[whole]
+    present = np.union1d(labels, predicted)
+    if not 1 < len(present) <= _MOST_CLASSES:
+        return None
+    size = len(present)
+    cells = np.searchsorted(present, labels) * size + np.searchsorted(present, predicted)
+    confusion = np.bincount(cells, minlength=size * size).reshape(size, size)
+    moves = _moves(confusion)
+    now, best = _accuracies(confusion, moves)
+    if not _is_clear(confusion, moves, now, best):
+        return None
+    shown = [f"{names[present[label]]!r} looks like output {names[present[output]]!r}" for label, output in moves]
+    more = f", and {len(shown) - _LISTED} more" if len(shown) > _LISTED else ""
+    return (
+        f"{now:.1%} of {len(labels)} images are predicted as they are labelled, but {best:.1%} would be with the "
+        f"classes in another order: label {', '.join(shown[:_LISTED])}{more}; see whether data.class_names and the "
+        "labels are in the order of the network's outputs"
+    )
+
+
+def _moves(confusion: Int[np.ndarray, "C C"]) -> list[tuple[int, int]]:
+    """Labels that another output fits, with that output."""
+    # Late, because scipy costs half a second.
+    from scipy.optimize import linear_sum_assignment
+
+    rows, columns = linear_sum_assignment(confusion, maximize=True)
+    meet = 2 * confusion[rows, columns] > np.maximum(confusion.sum(1)[rows], confusion.sum(0)[columns])
+    return [(int(row), int(column)) for row, column in zip(rows[meet], columns[meet], strict=True) if row != column]
+
+
+def _accuracies(confusion: Int[np.ndarray, "C C"], moves: Sequence[tuple[int, int]]) -> tuple[float, float]:
+    touched = {one for move in moves for one in move}
+    right = int(np.trace(confusion))
+    lost = sum(int(confusion[one, one]) for one in touched)
+    gained = sum(int(confusion[move]) for move in moves)
+    images = int(confusion.sum())
+    return right / images, (right - lost + gained) / images
+
+
+def _is_clear(confusion: Int[np.ndarray, "C C"], moves: Sequence[tuple[int, int]], now: float, best: float) -> bool:
+    touched = {one for move in moves for one in move}
+    gained = sum(int(confusion[move]) for move in moves)
+    lost = sum(int(confusion[one, one]) for one in touched)
+    # A lone pair is what a network that knows one class gives.
+    if len(moves) < 2 or gained - lost <= 3 * (gained + lost) ** 0.5:
+        return False
+    # One image a class says little of that class: then most of the data must speak.
+    several = all(confusion[move] >= 3 for move in moves)
+    return several or (best >= 0.6 and now < best / 2)
 
 
 def _from_json(path: Path) -> tuple[str, ...]:
     try:
-        names = json.loads(path.read_text(encoding="utf-8"))
+        names = json.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         raise DataError(
             f"data.class_names {str(path)!r} does not exist; give a JSON list of names or {_PREFIX}<WEIGHTS>"

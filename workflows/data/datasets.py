@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Int
 
-from workflows.data.class_names import labels_of_folders, named_classes, names_for_classes, names_for_labels
+from workflows.data.class_names import Pairing, named_classes, pair_classes, refuse_unnamed_labels
 from workflows.data.folders import scan_folders
 from workflows.data.image_index import TRAIN, VALIDATION, ImageIndex, build_index
 from workflows.data.packaged import load_cifar10, load_digits
@@ -19,7 +20,16 @@ from workflows.settings import DataSettings
 __all__ = ["TRAIN", "VALIDATION", "ImageIndex", "index_images"]
 
 _Labels = Int[np.ndarray, "N"]
-_Listed = tuple[dict[str, Sequence[str]], dict[str, _Labels], tuple[str, ...]]
+
+
+@dataclass(frozen=True)
+class _Listed:
+    """Paths and labels by split; no names where labels are numbers that the network's outputs will name."""
+
+    paths: dict[str, Sequence[str]]
+    labels: dict[str, _Labels]
+    names: tuple[str, ...]
+    notes: tuple[str, ...] = ()
 
 
 def index_images(settings: DataSettings, seed: int) -> ImageIndex:
@@ -32,13 +42,14 @@ def index_images(settings: DataSettings, seed: int) -> ImageIndex:
     Raises:
         DataError: images, columns, labels or class names are missing or contradict each other.
     """
-    paths, labels, names = _SOURCES[settings.source](settings, seed)
+    listed = _SOURCES[settings.source](settings, seed)
+    paths, labels = listed.paths, listed.labels
     limits = {TRAIN: settings.max_train, VALIDATION: settings.max_validation}
     for split, limit in limits.items():
         kept = balanced_rows(labels[split], limit, seed)
         if len(kept) < len(labels[split]):
             paths[split], labels[split] = [paths[split][row] for row in kept], labels[split][kept]
-    return build_index(paths, labels, names)
+    return build_index(paths, labels, listed.names, listed.notes)
 
 
 def _parquet(settings: DataSettings, seed: int) -> _Listed:
@@ -51,46 +62,49 @@ def _parquet(settings: DataSettings, seed: int) -> _Listed:
     labels: dict[str, _Labels] = {}
     for split, of_split in files.items():
         paths[split], labels[split] = shard_rows(of_split)
-    all_paths = [path for of_split in paths.values() for path in of_split]
-    return paths, labels, names_for_labels(names, np.concatenate(list(labels.values())), all_paths)
+    for split in files if names is not None else ():
+        refuse_unnamed_labels(names or (), labels[split], paths[split])
+    return _Listed(paths, labels, names or ())
 
 
 def _folders(settings: DataSettings, seed: int) -> _Listed:
     names = named_classes(settings.class_names)
     classes = scan_folders(settings.folders)
-    class_labels, names = labels_of_folders(names, list(classes))
+    pairing = pair_classes(names, list(classes))
     paths = [path for files in classes.values() for path in files]
-    labels = np.repeat(np.array(class_labels, dtype=np.int64), [len(files) for files in classes.values()])
-    return _drawn(paths, labels, names, settings, seed)
+    labels = np.repeat(np.array(pairing.labels, dtype=np.int64), [len(files) for files in classes.values()])
+    return _drawn(paths, labels, pairing, settings, seed)
 
 
 def _digits(settings: DataSettings, seed: int) -> _Listed:
     digits = load_digits()
-    names = names_for_classes(named_classes(settings.class_names), digits.class_names)
-    return _drawn([f"digits#{i}" for i in range(len(digits.labels))], digits.labels, names, settings, seed)
+    pairing = pair_classes(named_classes(settings.class_names), digits.class_names, "classes of the source")
+    labels = np.array(pairing.labels)[digits.labels]
+    return _drawn([f"digits#{i}" for i in range(len(labels))], labels, pairing, settings, seed)
 
 
 def _cifar10(settings: DataSettings, seed: int) -> _Listed:
     names = named_classes(settings.class_names)
     paths: dict[str, Sequence[str]] = {}
     labels: dict[str, _Labels] = {}
-    own_names: tuple[str, ...] = ()
     for split, folder in ((TRAIN, "train"), (VALIDATION, "test")):
         images = load_cifar10(settings.root, split == TRAIN, settings.download)
-        paths[split], labels[split] = [f"cifar10/{folder}#{i}" for i in range(len(images.labels))], images.labels
-        own_names = images.class_names
-    return paths, labels, names_for_classes(names, own_names)
+        pairing = pair_classes(names, images.class_names, "classes of the source")
+        paths[split] = [f"cifar10/{folder}#{i}" for i in range(len(images.labels))]
+        labels[split] = np.array(pairing.labels)[images.labels]
+    return _Listed(paths, labels, pairing.names)
 
 
-def _drawn(paths: Sequence[str], labels: _Labels, names: tuple[str, ...], settings: DataSettings, seed: int) -> _Listed:
+def _drawn(paths: Sequence[str], labels: _Labels, pairing: Pairing, settings: DataSettings, seed: int) -> _Listed:
     validation = validation_mask(labels, settings.validation_fraction, seed)
     if not validation.any():
         raise DataError("every class has a single image, so none is left for validation; add images to data.folders")
     rows = {TRAIN: np.flatnonzero(~validation), VALIDATION: np.flatnonzero(validation)}
-    return (
+    return _Listed(
         {split: [paths[row] for row in of_split.tolist()] for split, of_split in rows.items()},
         {split: labels[of_split] for split, of_split in rows.items()},
-        names,
+        pairing.names,
+        pairing.notes,
     )
 
 

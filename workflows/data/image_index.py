@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pyarrow as pa
@@ -27,7 +27,9 @@ class ImageIndex:
         path: text; ``file.parquet#row``, a file, ``cifar10/train#i`` or ``digits#i``.
         label: int32, position of the class in ``class_names``.
         split: text, ``train`` (S_T) or ``validation`` (S_V).
-        class_names: the names in output order; more than the labels in use is allowed.
+        class_names: the names in output order; more than the labels in use is allowed. None where labels are numbers
+            that nothing names, until the number of outputs is known (``for_outputs``).
+        notes: what the user should know of how the images were found.
     """
 
     image: Int[np.ndarray, "N"]
@@ -35,6 +37,7 @@ class ImageIndex:
     label: Int[np.ndarray, "N"]
     split: np.ndarray
     class_names: tuple[str, ...]
+    notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.image)
@@ -42,7 +45,30 @@ class ImageIndex:
     @property
     def label_name(self) -> np.ndarray:
         """Text, the class name of every image."""
+        if not self.class_names:
+            return self.label.astype(str).astype(object)
         return np.asarray(self.class_names, dtype=object)[self.label]
+
+    def for_outputs(self, outputs: int) -> ImageIndex:
+        """The index of a network with so many outputs; numbers name them where nothing else does.
+
+        Raises:
+            DataError: a label is no output, or there is another number of names.
+        """
+        outside = np.flatnonzero(self.label >= outputs)
+        if not self.class_names and len(outside):
+            first = outside[0]
+            raise DataError(
+                f"image {self.path[first]!r} has label {self.label[first]}, but the network has {outputs} outputs, "
+                f"labels 0 to {outputs - 1}; correct the labels ({len(outside)} images are outside), or use a network "
+                "made for these classes"
+            )
+        if self.class_names and len(self.class_names) != outputs:
+            raise DataError(
+                f"the network has {outputs} outputs, the data {len(self.class_names)} classes: name every output in "
+                "order with data.class_names, or use a network made for these classes"
+            )
+        return replace(self, class_names=self.class_names or tuple(map(str, range(outputs))))
 
     def rows(self, split: str, label: int | None = None) -> range:
         """Row numbers of a split, or of one class of it; contiguous, empty if there are none.
@@ -91,7 +117,10 @@ class ImageIndex:
 
 
 def build_index(
-    paths: dict[str, Sequence[str]], labels: dict[str, np.ndarray], class_names: Sequence[str]
+    paths: dict[str, Sequence[str]],
+    labels: dict[str, np.ndarray],
+    class_names: Sequence[str],
+    notes: tuple[str, ...] = (),
 ) -> ImageIndex:
     """Order the images of both splits by label; equal labels keep the order of the source.
 
@@ -113,6 +142,7 @@ def build_index(
         label=np.concatenate(label_parts),
         split=np.concatenate(split_parts),
         class_names=tuple(class_names),
+        notes=notes,
     )
 
 

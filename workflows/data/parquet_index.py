@@ -13,6 +13,9 @@ from workflows.data.folders import natural_key
 from workflows.data.parquet_rows import absolute, open_shard
 from workflows.errors import DataError
 
+_HIGHEST = 2**31 - 1
+"""Largest label: the image table has 32 bits for it."""
+
 
 def shard_files(patterns: Sequence[str], field: str) -> list[str]:
     """Absolute paths of the files that ``data.<field>`` names, in the order given, each pattern's in natural order.
@@ -63,8 +66,14 @@ def _labels(file: str) -> Int[np.ndarray, "n"]:
     if column.null_count:
         row = np.flatnonzero(column.is_null().to_numpy())[0]
         raise DataError(f"row {row} of {file!r} has no label; every image needs one")
-    labels = column.to_numpy().astype(np.int64)
+    try:
+        labels = column.cast(pa.int64()).to_numpy()
+    except pa.ArrowInvalid as error:
+        raise DataError(f"the column label of {file!r} must hold positions of classes: {error}") from None
     if labels.min() < 0:
         row = int(np.argmax(labels < 0))
         raise DataError(f"row {row} of {file!r} has label {labels[row]}; labels must be 0 or above")
+    if labels.max() > _HIGHEST:
+        row = int(np.argmax(labels > _HIGHEST))
+        raise DataError(f"row {row} of {file!r} has label {labels[row]}; labels must be positions of classes")
     return labels

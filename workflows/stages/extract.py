@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from workflows.context import StageContext
+from workflows.data.class_names import order_warning
 from workflows.data.shards import Shard, plan_shards
 from workflows.errors import DataError
 from workflows.fits.columns import sampled_positions
@@ -119,6 +120,9 @@ def run(context: StageContext) -> None:
     check_scopes(context, plan, plan_scopes(settings, plan, images), images)  # the fit stage tells its warnings
     if settings.hmm is not None:
         requested_images(settings.draw.paths, plan, images, asked_by="draw.paths")
+    permuted = order_warning(images.label, images.predicted, plan.class_names)
+    if permuted is not None:
+        context.warn(permuted)
     if tally.found:
         context.warn(f"{len(tally.found)} broken images were skipped; images.parquet says which and why")
 

@@ -47,6 +47,7 @@ def run(context: StageContext) -> None:
     context.begin(1)
     index = index_images(settings.data, settings.seed)
     plan = make_plan(settings, index, context.folder)
+    index = index.for_outputs(len(plan.class_names))
     known = known_scopes(settings, plan)
     check_requests(settings, plan, known)
     refuse_lone_classes(settings, plan, index.label)
@@ -55,7 +56,7 @@ def run(context: StageContext) -> None:
     refuse_more_words_than_columns(settings, plan, scope_sizes(settings, plan, [joint_scope(plan)], labels))
     sizes = scope_sizes(settings, plan, known, labels)
     refuse_small_scopes(settings, plan, sizes)
-    warnings = thin_dictionaries(settings, plan, sizes)
+    warnings = [*index.notes, *thin_dictionaries(settings, plan, sizes)]
     for words in warnings:
         context.warn(words)
     runtime = settings.runtime
@@ -86,11 +87,7 @@ def make_plan(settings: Settings, index: ImageIndex, folder: RunFolder) -> Plan:
     names = [name for name, _, _ in layers]
     tapped = TappedNetwork(network, names)
     shapes, outputs = layer_shapes(tapped, shape), count_outputs(tapped, shape)
-    if outputs != len(index.class_names):
-        raise DataError(
-            f"the network has {outputs} outputs, the data {len(index.class_names)} classes: name every output in "
-            f"order with data.class_names, or use a network made for these classes"
-        )
+    index = index.for_outputs(outputs)
     plans = []
     every = zip(layers, settings.words_of_layers(len(layers)), strict=True)
     for level, ((name, given, rectified), words) in enumerate(every):
