@@ -7,18 +7,18 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from gmm_ops.axes import Columns
+from gmm_ops.fitting.collective import Collective
 from gmm_ops.mixtures.gaussian import peaks, refuse_non_finite, refuse_other_shape
 from gmm_ops.mixtures.mixture import Assignment
 from gmm_ops.mixtures.near_ties import ExactScores
 from gmm_ops.mixtures.products import full_precision
+from gmm_ops.mixtures.slices import WordSlice
 from gmm_ops.word_slices.powers import powers
-from gmm_ops.word_slices.reduce import Reduce
-from gmm_ops.word_slices.slices import WordSlice
 from gmm_ops.word_slices.tiles import refuse_other_columns, rows_per_tile, scored_tiles, slice_weights
 
 
 @torch.no_grad()
-def sliced_assign(words: WordSlice, columns: Columns, reduce: Reduce, tile_rows: int | None = None) -> Assignment:
+def sliced_assign(words: WordSlice, columns: Columns, reduce: Collective, tile_rows: int | None = None) -> Assignment:
     """`gmm_ops.mixtures.mixture.assign` of a sliced dictionary (IG Sec. 3.1): words by whole numbering.
 
     Each slice settles its own best word in float64 among those within float32 rounding of its best, and the
@@ -48,7 +48,7 @@ def sliced_assign(words: WordSlice, columns: Columns, reduce: Reduce, tile_rows:
     return Assignment(word, posterior, log_joint)
 
 
-def _lowest(word: Int[Tensor, " n"], wins: Tensor, n_words: int, reduce: Reduce) -> Int[Tensor, " n"]:
+def _lowest(word: Int[Tensor, " n"], wins: Tensor, n_words: int, reduce: Collective) -> Int[Tensor, " n"]:
     """The lowest of the slices' winning words."""
     candidate = torch.where(wins, word, n_words)
     return (-reduce.all_reduce_max(-candidate.double())).long()

@@ -7,9 +7,9 @@ import torch
 from gmm_ops.discriminative.evaluation import Evaluation
 from gmm_ops.discriminative.histogram import ImageColumns
 from gmm_ops.discriminative.loss import ImageLabels, refuse_other_labels
+from gmm_ops.fitting.collective import Collective
 from gmm_ops.word_slices.gradient import ParameterSlice
 from gmm_ops.word_slices.histograms import sliced_hard_histograms, sliced_soft_histograms
-from gmm_ops.word_slices.reduce import Reduce
 
 
 @torch.no_grad()
@@ -17,7 +17,7 @@ def sliced_evaluate(
     parameters: ParameterSlice,
     columns: ImageColumns,
     labels: ImageLabels,
-    reduce: Reduce,
+    reduce: Collective,
     *,
     hard: bool = False,
     dtype: torch.dtype = torch.float32,

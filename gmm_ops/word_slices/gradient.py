@@ -21,12 +21,12 @@ from gmm_ops.discriminative.histogram import (
 )
 from gmm_ops.discriminative.loss import Gradient, ImageLabels, cross_entropy, refuse_other_labels
 from gmm_ops.discriminative.parameters import Parameters
+from gmm_ops.fitting.collective import Collective, log_sum_exp
 from gmm_ops.mixtures.estep import Engine
 from gmm_ops.mixtures.mixture import Mixture
 from gmm_ops.mixtures.products import full_precision
+from gmm_ops.mixtures.slices import WordSlice
 from gmm_ops.word_slices.histograms import Forward, HistogramReader
-from gmm_ops.word_slices.reduce import Reduce, log_sum_exp
-from gmm_ops.word_slices.slices import WordSlice
 from gmm_ops.word_slices.tiles import refuse_other_columns, rows_per_tile
 
 
@@ -42,14 +42,14 @@ class ParameterSlice:
     first: int
     n_words: int
 
-    def words(self, reduce: Reduce) -> WordSlice:
+    def words(self, reduce: Collective) -> WordSlice:
         """The dictionary's slice; its shares are a softmax over the words of all slices."""
         logits = self.own.word_logits
         total = log_sum_exp(torch.logsumexp(logits, dim=0, keepdim=True), reduce)
         own = Mixture(logits - total, self.own.mean, (2.0 * self.own.log_sd).exp(), self.own.center)
         return WordSlice(own, self.first, self.n_words)
 
-    def logits(self, histograms: Histograms, reduce: Reduce) -> Float[Tensor, "N M"]:
+    def logits(self, histograms: Histograms, reduce: Collective) -> Float[Tensor, "N M"]:
         """From each slice's part (N, K_own) of the histograms; the same bits on every slice."""
         return reduce.all_reduce_sum(histograms @ self.own.weight.T) + self.own.bias
 
@@ -59,7 +59,7 @@ def sliced_batch_gradient(
     parameters: ParameterSlice,
     columns: ImageColumns,
     labels: ImageLabels,
-    reduce: Reduce,
+    reduce: Collective,
     dtype: torch.dtype = torch.float32,
     *,
     engine: Engine = "auto",

@@ -16,18 +16,18 @@ from gmm_ops.discriminative.histogram import (
     groups,
     refuse_other_image_columns,
 )
+from gmm_ops.fitting.collective import Collective
 from gmm_ops.mixtures.estep import Engine
 from gmm_ops.mixtures.products import full_precision
+from gmm_ops.mixtures.slices import WordSlice
 from gmm_ops.word_slices.assignment import sliced_assign
 from gmm_ops.word_slices.image_tiles import ImageTile, Normaliser, TileReader
-from gmm_ops.word_slices.reduce import Reduce
-from gmm_ops.word_slices.slices import WordSlice
 from gmm_ops.word_slices.tiles import refuse_other_columns, rows_per_tile, scored_tile, slice_weights
 
 
 @torch.no_grad()
 def sliced_soft_histograms(
-    words: WordSlice, columns: ImageColumns, reduce: Reduce, dtype: torch.dtype = torch.float32
+    words: WordSlice, columns: ImageColumns, reduce: Collective, dtype: torch.dtype = torch.float32
 ) -> Histograms:
     """(N, K_own): mean posterior of the own words over an image's positions, float64; rows sum to 1 over all slices.
 
@@ -39,7 +39,7 @@ def sliced_soft_histograms(
 
 
 @torch.no_grad()
-def sliced_hard_histograms(words: WordSlice, columns: ImageColumns, reduce: Reduce) -> Histograms:
+def sliced_hard_histograms(words: WordSlice, columns: ImageColumns, reduce: Collective) -> Histograms:
     """(N, K_own): share of an image's positions whose hard word is an own one; rows sum to 1 over all slices.
 
     columns: (N, positions, D), the same on every slice. Raises NonFiniteActivations, RefusedInput.
@@ -69,7 +69,7 @@ class HistogramReader:
     """Own histograms of images, group by group."""
 
     def __init__(
-        self, words: WordSlice, reduce: Reduce, dtype: torch.dtype, engine: Engine, device: torch.device
+        self, words: WordSlice, reduce: Collective, dtype: torch.dtype, engine: Engine, device: torch.device
     ) -> None:
         self.reduce, self.place, self.center = reduce, words, words.own.center
         self.weights = slice_weights(words, dtype)

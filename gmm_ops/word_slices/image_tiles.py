@@ -9,10 +9,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from gmm_ops.discriminative.tile_scorer import KeptPosteriors, TilePosteriors
+from gmm_ops.fitting.collective import Collective
 from gmm_ops.mixtures.estep import Engine
 from gmm_ops.word_slices.kept_words import KeptWords
 from gmm_ops.word_slices.powers import powers
-from gmm_ops.word_slices.reduce import Reduce
 from gmm_ops.word_slices.sweep import is_sparse
 from gmm_ops.word_slices.tiles import ScoredTile
 
@@ -31,7 +31,9 @@ class ImageTile:
 class TileReader:
     """Makes the tiles of one call. The engine is this slice's choice: both make the same two reductions."""
 
-    def __init__(self, n_words: int, reduce: Reduce, dtype: torch.dtype, device: torch.device, engine: Engine) -> None:
+    def __init__(
+        self, n_words: int, reduce: Collective, dtype: torch.dtype, device: torch.device, engine: Engine
+    ) -> None:
         self.n_words, self.reduce = n_words, reduce
         # The loop leaves out words under 1e-10 of a posterior, which float64 products are asked to see.
         self.engine: Engine = "dense" if device.type != "cpu" or dtype == torch.float64 else engine

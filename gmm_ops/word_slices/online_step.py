@@ -13,13 +13,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from gmm_ops.errors import RefusedInput
+from gmm_ops.fitting.collective import Collective
 from gmm_ops.mixtures.em import EMPTY_SHARE
 from gmm_ops.mixtures.mixture import Mixture
 from gmm_ops.mixtures.online_step import OnlineEMSettings, OnlineEMState, start, step_size
+from gmm_ops.mixtures.slices import WordSlice, refuse_broken_slices
 from gmm_ops.mixtures.statistics import MixtureStatistics, WorstColumns
-from gmm_ops.word_slices.reduce import Reduce
 from gmm_ops.word_slices.reseeding import reseed_own
-from gmm_ops.word_slices.slices import WordSlice, refuse_broken_slices
 from gmm_ops.word_slices.totals import LayerTotals
 
 
@@ -40,7 +40,7 @@ class SliceState:
         """Parameters of the next E-step."""
         return WordSlice(self.own.mixture, self.first, self.n_words)
 
-    def result(self, settings: OnlineEMSettings, reduce: Reduce) -> WordSlice:
+    def result(self, settings: OnlineEMSettings, reduce: Collective) -> WordSlice:
         """The fitted slice: the last parameters, or their average, its shares divided by those of all slices."""
         average = self.own.average
         if not settings.polyak or not bool(average.count.any()):
@@ -62,7 +62,7 @@ class SliceState:
         return cls(OnlineEMState.from_arrays(arrays), int(arrays["first"]), int(arrays["n_words"]))
 
 
-def sliced_start(words: WordSlice, settings: OnlineEMSettings, reduce: Reduce) -> SliceState:
+def sliced_start(words: WordSlice, settings: OnlineEMSettings, reduce: Collective) -> SliceState:
     """State before the first minibatch. words: from ``initial_slice``, or a slice of a fitted dictionary.
 
     Raises RefusedInput, on every slice alike, unless the slices tile one dictionary.
@@ -75,7 +75,7 @@ def sliced_start(words: WordSlice, settings: OnlineEMSettings, reduce: Reduce) -
 
 @torch.no_grad()
 def sliced_advance(
-    state: SliceState, batch: MixtureStatistics, worst: WorstColumns, settings: OnlineEMSettings, reduce: Reduce
+    state: SliceState, batch: MixtureStatistics, worst: WorstColumns, settings: OnlineEMSettings, reduce: Collective
 ) -> SliceState:
     """`gmm_ops.mixtures.online_step.advance` of one slice: S <- (1 - g) S + g * batch mean, re-seed, M-step. Pure.
 
@@ -109,7 +109,7 @@ def maximise_own(
     center: Float[Tensor, " D"],
     var_floor: float,
     first: int,
-    reduce: Reduce,
+    reduce: Collective,
 ) -> Mixture:
     """M-step of the own words: pi = S0 / total S0, mu = S1 / S0, var = max(S2 / S0 - mu^2, floor).
 
@@ -145,7 +145,7 @@ def _blend(before: MixtureStatistics, batch: MixtureStatistics, g: float) -> Mix
     )
 
 
-def _refuse_zero_variance(variance: Float[Tensor, "K_own D"], first: int, reduce: Reduce) -> None:
+def _refuse_zero_variance(variance: Float[Tensor, "K_own D"], first: int, reduce: Collective) -> None:
     flat = (~(variance > 0.0).all(dim=1)).nonzero()
     word = float(first + int(flat[0])) if len(flat) else torch.inf
     # Every slice must learn of it: one that stops alone leaves the others waiting.

@@ -9,10 +9,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from gmm_ops.fitting.collective import Collective, gathered
 from gmm_ops.mixtures.online_step import OnlineEMSettings
+from gmm_ops.mixtures.slices import WordSlice
 from gmm_ops.mixtures.statistics import MixtureStatistics, WorstColumns
-from gmm_ops.word_slices.reduce import Reduce, gathered
-from gmm_ops.word_slices.slices import WordSlice
 from gmm_ops.word_slices.totals import LayerTotals
 
 
@@ -23,7 +23,7 @@ def reseed_own(
     words: WordSlice,
     var_floor: float,
     settings: OnlineEMSettings,
-    reduce: Reduce,
+    reduce: Collective,
 ) -> tuple[MixtureStatistics, Int[Tensor, " R"], bool]:
     """(statistics, own words moved, whether any slice moved one): `gmm_ops.mixtures.online_step.reseed` over slices.
 
@@ -55,7 +55,7 @@ def reseed_own(
 
 
 def _emptiest(
-    share: Float[Tensor, " K_own"], words: WordSlice, settings: OnlineEMSettings, reduce: Reduce
+    share: Float[Tensor, " K_own"], words: WordSlice, settings: OnlineEMSettings, reduce: Collective
 ) -> tuple[int, Float[Tensor, "candidates 2"]]:
     """(words below the least share, (share, word) of every slice's emptiest words), over all slices."""
     size = settings.max_reseeds

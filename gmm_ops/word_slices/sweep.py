@@ -10,15 +10,15 @@ from torch import Tensor
 
 from gmm_ops.axes import Columns
 from gmm_ops.errors import RefusedInput
+from gmm_ops.fitting.collective import Collective
 from gmm_ops.mixtures.estep import Engine
 from gmm_ops.mixtures.gaussian import refuse_non_finite, refuse_other_shape
 from gmm_ops.mixtures.products import full_precision, weighted_sums
+from gmm_ops.mixtures.slices import WordSlice
 from gmm_ops.mixtures.sparse_estep import DENSE_SHARE, neglected_below
 from gmm_ops.mixtures.statistics import MixtureStatistics, WorstColumns
 from gmm_ops.word_slices.kept_words import KeptWords
 from gmm_ops.word_slices.powers import powers
-from gmm_ops.word_slices.reduce import Reduce
-from gmm_ops.word_slices.slices import WordSlice
 from gmm_ops.word_slices.tiles import ScoredTile, refuse_other_columns, rows_per_tile, scored_tiles, slice_weights
 from gmm_ops.word_slices.worst_columns import worst_of
 
@@ -30,7 +30,7 @@ ROWS_LOOKED_AT = 512
 def sliced_sweep(
     words: WordSlice,
     columns: Columns,
-    reduce: Reduce,
+    reduce: Collective,
     *,
     engine: Engine = "auto",
     n_worst: int = 0,
@@ -72,7 +72,7 @@ def sliced_sweep(
 class _Sweep:
     """What one sweep gathers. Both engines make the same two reductions per tile, so slices may differ in theirs."""
 
-    def __init__(self, words: WordSlice, columns: Columns, reduce: Reduce, engine: Engine) -> None:
+    def __init__(self, words: WordSlice, columns: Columns, reduce: Collective, engine: Engine) -> None:
         device = columns.device
         self.n_words, self.reduce = words.n_words, reduce
         self.engine: Engine = "dense" if device.type != "cpu" else engine
@@ -112,7 +112,7 @@ def is_sparse(score: Float[Tensor, "n K_own"], best: Float[Tensor, " n"], n_word
 
 
 @torch.no_grad()
-def sliced_log_likelihood(words: WordSlice, columns: Columns, reduce: Reduce) -> Float[Tensor, " n"]:
+def sliced_log_likelihood(words: WordSlice, columns: Columns, reduce: Collective) -> Float[Tensor, " n"]:
     """log p(x) per column under the whole dictionary, natural logarithm, float64; the same bits on every slice.
 
     columns: (n, D), the same on every slice. Raises NonFiniteActivations, RefusedInput.

@@ -11,10 +11,10 @@ from torch import Tensor
 
 from gmm_ops.axes import Columns
 from gmm_ops.errors import RefusedInput
+from gmm_ops.fitting.collective import Collective
 from gmm_ops.mixtures.gaussian import ScoreParameters, centred, expand_columns, padded, score_parameters
 from gmm_ops.mixtures.products import ROW_MULTIPLE, row_products
-from gmm_ops.word_slices.reduce import Reduce
-from gmm_ops.word_slices.slices import WordSlice
+from gmm_ops.mixtures.slices import WordSlice
 
 TILE_BYTES = 2**25
 """Bytes of a float32 (rows, K_own) block of scores on a CPU."""
@@ -89,7 +89,7 @@ def scored_tile(
     return ScoredTile(start, tile.shape[0], features, row_products(features, parameters.weights))
 
 
-def refuse_other_columns(columns: Columns, reduce: Reduce) -> None:
+def refuse_other_columns(columns: Columns, reduce: Collective) -> None:
     """Raise RefusedInput, on every slice alike, if the slices were given different numbers of columns.
 
     Without the look they would wait for each other for ever.

@@ -8,8 +8,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from gmm_ops.fitting.collective import Collective
 from gmm_ops.mixtures.statistics import MixtureStatistics
-from gmm_ops.word_slices.reduce import Reduce
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class LayerTotals:
     variance: Float[Tensor, " D"]
 
     @classmethod
-    def of(cls, own: MixtureStatistics, reduce: Reduce) -> LayerTotals:
+    def of(cls, own: MixtureStatistics, reduce: Collective) -> LayerTotals:
         """One reduction of 2D + 1 numbers."""
         packed = reduce.all_reduce_sum(torch.cat([own.s0.sum()[None], own.s1.sum(dim=0), own.s2.sum(dim=0)]))
         share, first, second = packed.split([1, own.s1.shape[1], own.s1.shape[1]])

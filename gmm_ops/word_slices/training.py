@@ -18,9 +18,9 @@ from gmm_ops.discriminative.parameters import REVIVED_SHARE
 from gmm_ops.discriminative.settings import REMEDY, DiscriminativeSettings
 from gmm_ops.discriminative.training import TrainingState, advance, start
 from gmm_ops.errors import Diverged
+from gmm_ops.fitting.collective import Collective
+from gmm_ops.mixtures.slices import WordSlice, refuse_broken_slices
 from gmm_ops.word_slices.gradient import ParameterSlice
-from gmm_ops.word_slices.reduce import Reduce
-from gmm_ops.word_slices.slices import WordSlice, refuse_broken_slices
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ def sliced_training_start(
     total_steps: int,
     layer_variance: Float[Tensor, " D"],
     settings: DiscriminativeSettings,
-    reduce: Reduce,
+    reduce: Collective,
 ) -> SliceTraining:
     """`gmm_ops.discriminative.training.start` of one slice.
 
@@ -82,7 +82,7 @@ def sliced_training_start(
 
 @torch.no_grad()
 def sliced_training_advance(
-    training: SliceTraining, gradient: Gradient, settings: DiscriminativeSettings, reduce: Reduce
+    training: SliceTraining, gradient: Gradient, settings: DiscriminativeSettings, reduce: Collective
 ) -> SliceTraining:
     """One step of Adam on the own words, `gmm_ops.discriminative.training.advance`. Pure; one number is reduced.
 

@@ -7,10 +7,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from gmm_ops.axes import Columns
+from gmm_ops.fitting.collective import Collective, log_sum_exp
 from gmm_ops.mixtures.gaussian import centred, score_parameters, scores
+from gmm_ops.mixtures.slices import WordSlice
 from gmm_ops.mixtures.statistics import WorstColumns
-from gmm_ops.word_slices.reduce import Reduce, log_sum_exp
-from gmm_ops.word_slices.slices import WordSlice
 from gmm_ops.word_slices.tiles import WORDS_AT_ONCE
 
 COLUMNS_AT_ONCE = 1_024
@@ -24,7 +24,7 @@ def worst_of(
     size: int,
     image: Int[Tensor, " n"] | None,
     position: Int[Tensor, " n"] | None,
-    reduce: Reduce,
+    reduce: Collective,
 ) -> WorstColumns:
     """The ``size`` columns with the lowest log p(x), ordered in float64.
 
@@ -50,7 +50,7 @@ def worst_of(
     return worst
 
 
-def exact_log_likelihood(words: WordSlice, columns: Columns, reduce: Reduce) -> Float[Tensor, " n"]:
+def exact_log_likelihood(words: WordSlice, columns: Columns, reduce: Collective) -> Float[Tensor, " n"]:
     """log p(x) in float64 all through, for few columns; natural logarithm, the same bits on every slice."""
     own = words.own
     about_center = centred(columns, own.center, torch.float64)

@@ -22,14 +22,14 @@ from torch import Tensor
 
 from gmm_ops.discriminative.loss import batch_gradient
 from gmm_ops.discriminative.parameters import Parameters
+from gmm_ops.fitting.collective import gathered
 from gmm_ops.mixtures.mixture import Mixture, assign
 from gmm_ops.mixtures.online_step import OnlineEMSettings
+from gmm_ops.mixtures.slices import WordSlice, initial_slice
 from gmm_ops.mixtures.statistics import sweep
 from gmm_ops.word_slices.assignment import sliced_assign
 from gmm_ops.word_slices.gradient import ParameterSlice, sliced_batch_gradient
 from gmm_ops.word_slices.online_step import sliced_advance, sliced_start
-from gmm_ops.word_slices.reduce import gathered
-from gmm_ops.word_slices.slices import WordSlice, initial_slice
 from gmm_ops.word_slices.sweep import sliced_sweep
 from tests.benchmarks.em_pass import photo_columns
 from tests.gmm_ops.word_slices.process_slices import ProcessReduce, on_processes, peak_bytes

@@ -14,9 +14,9 @@ from gmm_ops.axes import Columns
 from gmm_ops.fitting.schedule import Step
 from gmm_ops.mixtures.averaging import MixtureAverage
 from gmm_ops.mixtures.mixture import Mixture
+from gmm_ops.mixtures.slices import initial_slice
 from gmm_ops.mixtures.statistics import MixtureStatistics, WorstColumns
 from gmm_ops.word_slices.online_step import SliceState, sliced_advance, sliced_start
-from gmm_ops.word_slices.slices import initial_slice
 from gmm_ops.word_slices.sweep import sliced_log_likelihood, sliced_sweep
 from workflows.fits.layer_fit import START_COLUMNS_A_WORD, LayerFit
 from workflows.fits.minibatches import OwnParts, in_groups

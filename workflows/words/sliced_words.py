@@ -15,10 +15,10 @@ from torch import Tensor
 from gmm_ops.discriminative.classifier import LinearClassifier
 from gmm_ops.discriminative.histogram import Histograms
 from gmm_ops.discriminative.parameters import Parameters
+from gmm_ops.fitting.collective import Collective, Lone
 from gmm_ops.mixtures.mixture import Mixture
+from gmm_ops.mixtures.slices import WordSlice, slice_bounds
 from gmm_ops.word_slices.gradient import ParameterSlice
-from gmm_ops.word_slices.reduce import LoneSlice, Reduce
-from gmm_ops.word_slices.slices import WordSlice, slice_bounds
 from workflows.storage.atomic import replacing
 from workflows.storage.states import load_state, save_state
 
@@ -48,7 +48,7 @@ class Place:
     rank: int
     world: int
     n_words: int
-    reduce: Reduce = field(default_factory=LoneSlice)
+    reduce: Collective = field(default_factory=Lone)
 
     def slice(self, own: Mixture) -> WordSlice:
         """The dictionary's slice with these words, which are the rank's own."""

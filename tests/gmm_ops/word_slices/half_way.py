@@ -9,7 +9,7 @@ from sklearn.datasets import load_digits
 
 from gmm_ops.discriminative.settings import DiscriminativeSettings
 from gmm_ops.discriminative.training import TrainingState, start
-from gmm_ops.word_slices.slices import slice_bounds
+from gmm_ops.mixtures.slices import slice_bounds
 from gmm_ops.word_slices.training import SliceTraining
 from tests.gmm_ops.drawn_columns import digit_patches, warm_mixture
 

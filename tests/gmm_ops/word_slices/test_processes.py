@@ -16,12 +16,12 @@ from gmm_ops.mixtures.estep import Engine
 from gmm_ops.mixtures.mixture import Mixture, assign
 from gmm_ops.mixtures.online_step import OnlineEMSettings, advance, start
 from gmm_ops.mixtures.seeding import initial_mixture
+from gmm_ops.mixtures.slices import initial_slice, joined
 from gmm_ops.mixtures.statistics import sweep
 from gmm_ops.word_slices.assignment import sliced_assign
 from gmm_ops.word_slices.gradient import sliced_batch_gradient
 from gmm_ops.word_slices.memory import training_bytes
 from gmm_ops.word_slices.online_step import sliced_advance, sliced_start
-from gmm_ops.word_slices.slices import initial_slice, joined
 from gmm_ops.word_slices.sweep import sliced_sweep
 from gmm_ops.word_slices.training import sliced_training_advance, sliced_training_start
 from tests.gmm_ops.drawn_columns import clustered

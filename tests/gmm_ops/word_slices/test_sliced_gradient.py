@@ -13,11 +13,11 @@ from gmm_ops.discriminative.histogram import hard_histograms, soft_histograms
 from gmm_ops.discriminative.loss import Gradient, batch_gradient, parameter_gradient
 from gmm_ops.discriminative.training import TrainingState, start
 from gmm_ops.errors import NonFiniteActivations, RefusedInput
+from gmm_ops.mixtures.slices import WordSlice, joined
 from gmm_ops.word_slices.evaluation import sliced_evaluate
 from gmm_ops.word_slices.gradient import ParameterSlice, sliced_batch_gradient
 from gmm_ops.word_slices.histograms import sliced_hard_histograms, sliced_soft_histograms
 from gmm_ops.word_slices.image_tiles import TileReader
-from gmm_ops.word_slices.slices import WordSlice, joined
 from gmm_ops.word_slices.tiles import scored_tile, slice_weights
 from tests.gmm_ops.drawn_columns import cifar_columns, warm_mixture
 from tests.gmm_ops.word_slices.half_way import EXACT, LABELS, POSITIONS, begun_fit, cut, digit_images

@@ -15,9 +15,9 @@ from gmm_ops.mixtures.estep import Engine
 from gmm_ops.mixtures.mixture import Mixture, log_likelihood
 from gmm_ops.mixtures.online_step import OnlineEMSettings, OnlineEMState, advance, start
 from gmm_ops.mixtures.seeding import initial_mixture
+from gmm_ops.mixtures.slices import WordSlice, initial_slice, joined
 from gmm_ops.mixtures.statistics import MixtureStatistics, WorstColumns, sweep
 from gmm_ops.word_slices.online_step import SliceState, sliced_advance, sliced_start
-from gmm_ops.word_slices.slices import WordSlice, initial_slice, joined
 from gmm_ops.word_slices.sweep import sliced_log_likelihood, sliced_sweep
 from tests.gmm_ops.drawn_columns import cifar_columns, clustered, digit_patches
 from tests.gmm_ops.word_slices.thread_slices import ThreadReduce, on_slices

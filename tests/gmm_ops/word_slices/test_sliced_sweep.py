@@ -9,8 +9,8 @@ import torch
 
 from gmm_ops.errors import NonFiniteActivations, RefusedInput
 from gmm_ops.mixtures.mixture import Mixture, log_likelihood
+from gmm_ops.mixtures.slices import WordSlice
 from gmm_ops.mixtures.statistics import MixtureStatistics, WorstColumns, sweep
-from gmm_ops.word_slices.slices import WordSlice
 from gmm_ops.word_slices.sweep import is_sparse, sliced_log_likelihood, sliced_sweep
 from tests.gmm_ops.drawn_columns import cifar_columns, clustered, digit_patches, warm_mixture
 from tests.gmm_ops.word_slices.thread_slices import on_slices

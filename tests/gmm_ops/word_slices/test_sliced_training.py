@@ -14,8 +14,8 @@ from gmm_ops.discriminative.loss import batch_gradient
 from gmm_ops.discriminative.training import TrainingState, advance, start
 from gmm_ops.errors import Diverged, RefusedInput
 from gmm_ops.mixtures.mixture import Mixture
+from gmm_ops.mixtures.slices import WordSlice, joined
 from gmm_ops.word_slices.gradient import sliced_batch_gradient
-from gmm_ops.word_slices.slices import WordSlice, joined
 from gmm_ops.word_slices.training import SliceTraining, sliced_training_advance, sliced_training_start
 from tests.gmm_ops.drawn_columns import warm_mixture
 from tests.gmm_ops.word_slices.half_way import EXACT, LABELS, WORDS, begun_fit, cut, digit_images

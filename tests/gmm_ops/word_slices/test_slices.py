@@ -6,11 +6,11 @@ import pytest
 import torch
 
 from gmm_ops.errors import NonFiniteActivations, RefusedInput
+from gmm_ops.fitting.collective import Lone, gathered, log_sum_exp
 from gmm_ops.mixtures.mixture import Mixture
 from gmm_ops.mixtures.seeding import initial_mixture
+from gmm_ops.mixtures.slices import WordSlice, initial_slice, joined, refuse_broken_slices, slice_bounds
 from gmm_ops.word_slices.memory import em_bytes, training_bytes
-from gmm_ops.word_slices.reduce import LoneSlice, gathered, log_sum_exp
-from gmm_ops.word_slices.slices import WordSlice, initial_slice, joined, refuse_broken_slices, slice_bounds
 from gmm_ops.word_slices.tiles import TILE_BYTES, rows_per_tile, slice_weights
 from tests.gmm_ops.drawn_columns import clustered, warm_mixture
 from tests.gmm_ops.word_slices.thread_slices import on_slices
@@ -126,7 +126,7 @@ def test_slices_about_two_centres_are_refused_by_all(mixture):
 
 def test_slices_that_fit_together_pass(mixture):
     on_slices(3, lambda reduce: refuse_broken_slices(WordSlice.of(mixture, reduce.rank, 3), reduce))
-    refuse_broken_slices(WordSlice.of(mixture, 0, 1), LoneSlice())
+    refuse_broken_slices(WordSlice.of(mixture, 0, 1), Lone())
 
 
 def test_a_start_that_cannot_be_is_refused():

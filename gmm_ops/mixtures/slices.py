@@ -9,10 +9,10 @@ import torch
 
 from gmm_ops.axes import Columns
 from gmm_ops.errors import RefusedInput
+from gmm_ops.fitting.collective import Collective, gathered
 from gmm_ops.mixtures.gaussian import refuse_non_finite
 from gmm_ops.mixtures.mixture import Mixture
 from gmm_ops.mixtures.seeding import first_variance, generator, refuse_too_many_words
-from gmm_ops.word_slices.reduce import Reduce, gathered
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ def initial_slice(
     return WordSlice(Mixture(log_pi, mean, variance.expand_as(mean).clone(), center), first, n_words)
 
 
-def refuse_broken_slices(words: WordSlice, reduce: Reduce) -> None:
+def refuse_broken_slices(words: WordSlice, reduce: Collective) -> None:
     """Raise RefusedInput, on every slice alike, unless the slices tile one dictionary in rank order."""
     numbers = torch.tensor([words.first, words.last, words.n_words], dtype=torch.float64)
     table = gathered(numbers.to(words.own.center.device), reduce).long().tolist()

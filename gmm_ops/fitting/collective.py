@@ -9,7 +9,7 @@ from jaxtyping import Float, Shaped
 from torch import Tensor
 
 
-class Reduce(Protocol):
+class Collective(Protocol):
     """Reductions over the slices of one dictionary.
 
     Every slice makes the same calls in the same order, with tensors of one shape and dtype, and all get the same
@@ -28,7 +28,7 @@ class Reduce(Protocol):
         """Maximum over slices."""
 
 
-class LoneSlice:
+class Lone:
     """The reductions of a dictionary in one slice."""
 
     rank = 0
@@ -43,14 +43,14 @@ class LoneSlice:
         return tensor.clone()
 
 
-def gathered(own: Float[Tensor, "..."], reduce: Reduce) -> Float[Tensor, "world ..."]:
+def gathered(own: Float[Tensor, "..."], reduce: Collective) -> Float[Tensor, "world ..."]:
     """The tensors of all slices in rank order; for small ones. Adding zeros keeps every bit."""
     table = own.new_zeros((reduce.world, *own.shape))
     table[reduce.rank] = own
     return reduce.all_reduce_sum(table)
 
 
-def log_sum_exp(own: Float[Tensor, " n"], reduce: Reduce) -> Float[Tensor, " n"]:
+def log_sum_exp(own: Float[Tensor, " n"], reduce: Collective) -> Float[Tensor, " n"]:
     """Log-sum-exp over all words from each slice's own, natural logarithm, in the dtype given.
 
     own: may be -inf where a slice has nothing but empty words, not on every slice.
