@@ -1,7 +1,7 @@
 """Adam with the one-cycle schedule as pure functions of plain tensors; `torch.optim` step for step.
 
-Adam: Kingma and Ba 2015. One cycle: Smith and Topin 2019; the constants are those of
-``torch.optim.lr_scheduler.OneCycleLR`` with cosine annealing.
+Adam: Kingma and Ba 2015, torch's own functional one. One cycle: Smith and Topin 2019; the constants are those of
+``torch.optim.lr_scheduler.OneCycleLR`` with cosine annealing, which needs an optimiser that keeps its own tensors.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.optim.adam import adam
 
 from gmm_ops.errors import RefusedInput
 
@@ -76,9 +77,12 @@ def one_cycle(step: int, total_steps: int, highest: float) -> tuple[float, float
             f"step must lie between 0 and {total_steps - 1}, the last of the one-cycle schedule; got {step}. "
             "Start with the number of steps that the epochs come to."
         )
+    low, high = MOMENTA
+    if total_steps == 1:
+        # torch's cycle of one step is its last, whose rate moves nothing.
+        return highest, low
     top = RISING_SHARE * total_steps - 1
     first = highest / FIRST_DIVISOR
-    low, high = MOMENTA
     if step <= top:
         done = step / top
         return _cosine(first, highest, done), _cosine(high, low, done)
@@ -90,22 +94,34 @@ def adam_step(
     values: Mapping[str, Tensor],
     gradients: Mapping[str, Tensor],
     moments: Moments,
-    rates: Mapping[str, float],
+    rates: Mapping[str, float | Tensor],
     momentum: float,
 ) -> tuple[dict[str, Tensor], Moments]:
-    """One step of Adam: (new values, new moments). rates: learning rate by name. momentum: beta 1 of this step."""
-    step = moments.step + 1
-    first_bias, second_bias = 1.0 - momentum**step, math.sqrt(1.0 - SECOND_BETA**step)
-    first: dict[str, Tensor] = {}
-    second: dict[str, Tensor] = {}
-    new: dict[str, Tensor] = {}
-    for name, value in values.items():
-        gradient = gradients[name]
-        first[name] = torch.lerp(moments.first[name], gradient, 1.0 - momentum)
-        second[name] = (moments.second[name] * SECOND_BETA).addcmul_(gradient, gradient, value=1.0 - SECOND_BETA)
-        spread = second[name].sqrt().div_(second_bias).add_(EPSILON)
-        new[name] = torch.addcdiv(value, first[name], spread, value=-rates[name] / first_bias)
-    return new, Moments(step, first, second)
+    """One step of Adam: (new values, new moments). Pure.
+
+    rates: learning rate by name, one number or one for every entry along the last axes. momentum: beta 1 of this step.
+    """
+    names = list(values)
+    # In place on zeros at rate 1, so that a rate may be a tensor and the values stay as they are.
+    moves = [torch.zeros_like(values[name]) for name in names]
+    first, second = ([part[name].clone() for name in names] for part in (moments.first, moments.second))
+    adam(
+        moves,
+        [gradients[name] for name in names],
+        first,
+        second,
+        max_exp_avg_sqs=[],
+        state_steps=[torch.tensor(float(moments.step)) for _ in names],
+        amsgrad=False,
+        beta1=momentum,
+        beta2=SECOND_BETA,
+        lr=1.0,
+        weight_decay=0.0,
+        eps=EPSILON,
+        maximize=False,
+    )
+    new = {name: values[name] + rates[name] * move for name, move in zip(names, moves, strict=True)}
+    return new, Moments(moments.step + 1, *(dict(zip(names, part, strict=True)) for part in (first, second)))
 
 
 def _cosine(start: float, end: float, done: float) -> float:

@@ -164,7 +164,7 @@ class _Fit:
         gradient = batch_gradient(state.parameters, self.columns[at], self.labels[at], self.settings.dtype)
         rates, _ = step_rates(state.step, state.total_steps, state.scale, self.settings)
         seen = Evaluation(gradient.count, gradient.loss, gradient.wrong, 0.0)
-        record = StepRecord(state.step, epoch, rates["word_logits"], seen.mean_loss, seen.soft_error)
+        record = StepRecord(state.step, epoch, float(rates["word_logits"]), seen.mean_loss, seen.soft_error)
         return advance(state, gradient, self.settings), record, seen
 
     def judge(self, state: TrainingState) -> Evaluation:

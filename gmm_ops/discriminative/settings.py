@@ -19,8 +19,8 @@ REMEDY = "Lower mixture_rate or classifier_rate, or raise var_floor."
 class DiscriminativeSettings:
     """How a dictionary is trained to carry the decision.
 
-    mixture_rate: highest learning rate of the words; for means in units of the layer's standard deviation, so that
-    a layer times 10 trains alike. classifier_rate: of the linear layer. minibatch: images of a global minibatch.
+    mixture_rate: highest learning rate of the words; for means in standard deviations of their unit in the layer, so
+    that a unit times 10 trains alike. classifier_rate: of the linear layer. minibatch: images of a global minibatch.
     epochs: passes over the images, at most. patience: stop after this many epochs without a lower held-out loss.
     var_floor: lowest variance, as a share of the layer's mean variance. precision: of the products; sums and
     parameters are float64. max_loss: a minibatch loss above this many times log M, the loss of guessing, is refused.

@@ -26,40 +26,45 @@ from gmm_ops.mixtures.mixture import Mixture
 class TrainingState(JudgedState[Parameters]):
     """The state of a fit of words and classifier; the same on every actor, bit for bit.
 
-    parameters: of the next step. log_sd_floor: lowest log standard deviation. scale: the layer's standard deviation,
-    one number.
+    parameters: of the next step. log_sd_floor: lowest log standard deviation. scale: (D,) standard deviation of every
+    unit in the layer.
     """
 
     parameters: Parameters
     log_sd_floor: float
-    scale: float
+    scale: Float[Tensor, " D"]
 
     @property
     def current(self) -> Parameters:
         """``parameters``."""
         return self.parameters
 
+    @property
+    def layer_scale(self) -> float:
+        """The layer's standard deviation: root of the mean variance of its units."""
+        return float(self.scale.square().mean().sqrt())
+
     def to(self, device: torch.device | str) -> TrainingState:
         """The same state on another device."""
-        moved = {name: getattr(self, name).to(device) for name in ("parameters", "moments", "best")}
+        moved = {name: getattr(self, name).to(device) for name in ("parameters", "moments", "best", "scale")}
         return replace(self, **moved)
 
     def to_arrays(self) -> dict[str, NDArray[Any]]:
         """Plain arrays for a checkpoint: a fit resumed from them goes on bit for bit."""
-        return super().to_arrays() | {name: np.array(getattr(self, name), np.float64) for name in _NUMBERS}
+        floor = np.array(self.log_sd_floor, np.float64)
+        return super().to_arrays() | {"log_sd_floor": floor, "scale": self.scale.cpu().numpy()}
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> TrainingState:
         """Inverse of ``to_arrays``."""
         return cls(
             Parameters.from_arrays(arrays),
-            *(float(arrays[name]) for name in _NUMBERS),
+            float(arrays["log_sd_floor"]),
+            torch.from_numpy(np.array(arrays["scale"])),
             best=Parameters.from_arrays(arrays, "best_"),
             **progress(arrays),
         )
 
-
-_NUMBERS = ("log_sd_floor", "scale")
 
 RUNAWAY = 1_000.0
 """A word farther from the centre, or wider, than this many standard deviations of the layer models no column."""
@@ -75,7 +80,9 @@ def start(
     """State before the first minibatch.
 
     mixture: of the generative fit, or from ``initial_mixture`` for the paper's start. total_steps: minibatches of
-    all epochs. layer_variance: of each unit over all columns; sets the floor and the scale of the means' rate.
+    all epochs. layer_variance: of each unit over all columns; its mean sets the floor, each the step of its unit's
+    means: with one step for all units the means of a dead unit would leave its columns by many of its standard
+    deviations, and the words with them.
     Raises RefusedInput (fewer than 2 labels, no step, a layer without variance).
     """
     if total_steps < 1:
@@ -89,7 +96,7 @@ def start(
     parameters = Parameters.from_mixture(mixture, n_labels)
     parameters = parameters.moved({"log_sd": parameters.log_sd.clamp(min=floor)})
     moments = Moments.zero(parameters.trained())
-    scale = math.sqrt(mean_variance)
+    scale = layer_variance.to(parameters.mean).sqrt()
     return TrainingState(parameters, floor, scale, moments=moments, total_steps=total_steps, best=parameters)
 
 
@@ -101,23 +108,23 @@ def advance(state: TrainingState, gradient: Gradient, settings: DiscriminativeSe
     """
     slopes = parameter_gradient(state.parameters, gradient)
     refuse_diverging(gradient, slopes, state.step, settings)
-    # In units of the layer, like the rate: Adam's epsilon would otherwise weigh more where activations are large.
+    # In standard deviations of the unit, like the rate: Adam's epsilon would otherwise weigh more where they are large.
     slopes["mean"] = slopes["mean"] * state.scale
     rates, momentum = step_rates(state.step, state.total_steps, state.scale, settings)
     values, moments = adam_step(state.parameters.trained(), slopes, state.moments, rates, momentum)
     values["log_sd"].clamp_(min=state.log_sd_floor)
     parameters = state.parameters.moved(values)
-    refuse_runaway_words(parameters, state.scale, state.step)
+    refuse_runaway_words(parameters, state.layer_scale, state.step)
     return replace(state, parameters=parameters, moments=moments)
 
 
 def step_rates(
-    step: int, total_steps: int, scale: float, settings: DiscriminativeSettings
-) -> tuple[dict[str, float], float]:
-    """(learning rate by parameter name, beta 1) of a step."""
+    step: int, total_steps: int, scale: Float[Tensor, " D"], settings: DiscriminativeSettings
+) -> tuple[dict[str, float | Tensor], float]:
+    """(learning rate by parameter name, beta 1) of a step. scale: of the means' rate, in every unit."""
     mixture, momentum = one_cycle(step, total_steps, settings.mixture_rate)
     classifier, _ = one_cycle(step, total_steps, settings.classifier_rate)
-    rates = {"word_logits": mixture, "mean": mixture * scale, "log_sd": mixture}
+    rates: dict[str, float | Tensor] = {"word_logits": mixture, "mean": mixture * scale, "log_sd": mixture}
     return {**rates, "weight": classifier, "bias": classifier}, momentum
 
 

@@ -23,6 +23,8 @@ from gmm_ops.discriminative.training import (
     step_rates,
 )
 from gmm_ops.errors import Diverged, RefusedInput
+from gmm_ops.mixtures.mixture import assign
+from gmm_ops.mixtures.online_em import fit_online
 from gmm_ops.mixtures.seeding import initial_mixture
 from tests.gmm_ops.discriminative.drawn_images import automatic_loss, drawn_images
 
@@ -37,7 +39,8 @@ def images():
 
 def begin(images, settings: DiscriminativeSettings, total_steps: int = 60) -> TrainingState:
     flat = images[0].reshape(-1, UNITS)
-    return start(initial_mixture(flat, WORDS, 0), LABELS, total_steps, flat.double().var(dim=0), settings)
+    words = initial_mixture(flat, WORDS, 0, var_floor=min(1e-4, settings.var_floor))
+    return start(words, LABELS, total_steps, flat.double().var(dim=0), settings)
 
 
 def distance(first: TrainingState, second: TrainingState) -> float:
@@ -116,6 +119,38 @@ def test_a_layer_in_other_units_trains_alike(images):
     # Columns times 100 are rounded to float32 anew.
     torch.testing.assert_close(scaled.parameters.mean, 100.0 * plain.parameters.mean, rtol=1e-5, atol=1e-4)
     torch.testing.assert_close(scaled.parameters.weight, plain.parameters.weight, rtol=1e-5, atol=1e-6)
+
+
+def test_a_unit_in_other_units_trains_alike(images):
+    """Adam's step in a unit is in proportion to that unit: one measured in thousandths changes nothing."""
+    columns, labels = images[0].double(), images[1]
+    settings = DiscriminativeSettings(precision="float64", var_floor=1e-12)
+    units = torch.tensor([1.0, 1e-3, 1.0, 50.0, 1.0, 1.0], dtype=torch.float64)
+    plain, scaled = begin((columns, labels), settings), begin((columns * units, labels), settings)
+    for rows in image_minibatches(N, 40, 0, 0):
+        plain = advance(plain, batch_gradient(plain.parameters, columns[rows], labels[rows], torch.float64), settings)
+        at = columns[rows] * units
+        scaled = advance(scaled, batch_gradient(scaled.parameters, at, labels[rows], torch.float64), settings)
+    moved = (plain.parameters.mean - begin((columns, labels), settings).parameters.mean).abs()
+    assert float(moved.mean()) > 1e-3, "the words must have moved for the comparison to mean anything"
+    torch.testing.assert_close(scaled.parameters.mean / units, plain.parameters.mean, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(scaled.parameters.weight, plain.parameters.weight, rtol=1e-6, atol=1e-8)
+
+
+def test_words_stay_on_their_columns_in_a_dead_unit(images):
+    """One step for all units drove means a thousand standard deviations out of a unit that hardly varies."""
+    noise = torch.randn(N, POSITIONS, 1, generator=torch.Generator().manual_seed(1))
+    columns = torch.cat([images[0], 4e-5 * noise], dim=2)
+    flat = columns.reshape(-1, UNITS + 1)
+    settings = DiscriminativeSettings()
+    state = start(fit_online(flat, 6, 0).mixture, LABELS, 60, flat.double().var(dim=0), settings)
+    before, first = state.parameters, assign(state.parameters.to_mixture(), flat).word
+    for step in range(60):
+        rows = image_minibatches(N, 48, 5, step // 5)[step % 5]
+        state = advance(state, batch_gradient(state.parameters, columns[rows], images[1][rows]), settings)
+    moved = (state.parameters.mean - before.mean).abs() / state.scale
+    assert 0.0 < float(moved[:, UNITS].max()) < 60 * 1e-2, "a hundredth of its deviation a step, at most"
+    assert torch.equal(assign(state.parameters.to_mixture(), flat).word.unique(), first.unique())
 
 
 def test_no_standard_deviation_falls_below_the_floor(images):
@@ -221,10 +256,10 @@ def test_nan_is_refused_where_it_appears(images):
         state.judged(math.nan)
     broken = state.parameters.moved({"bias": state.parameters.bias / 0.0})
     with pytest.raises(Diverged, match="step 3: a parameter became NaN or infinite"):
-        refuse_runaway_words(broken, state.scale, 3)
+        refuse_runaway_words(broken, state.layer_scale, 3)
     wide = state.parameters.moved({"log_sd": state.parameters.log_sd + 10.0})
     with pytest.raises(Diverged, match=r"a word has a standard deviation of .* standard deviations of the layer"):
-        refuse_runaway_words(wide, state.scale, 3)
+        refuse_runaway_words(wide, state.layer_scale, 3)
 
 
 def test_the_error_takes_the_layer_and_crosses_processes():
@@ -242,9 +277,9 @@ def test_every_image_is_in_one_minibatch_of_an_epoch():
     assert not torch.equal(torch.cat(image_minibatches(50, 10, 0, 0)), torch.cat(image_minibatches(50, 10, 0, 1)))
 
 
-def test_means_move_in_units_of_the_layer():
-    rates, momentum = step_rates(17, 60, 5.0, DiscriminativeSettings())
-    assert rates["mean"] == pytest.approx(5.0 * 1e-2)
+def test_means_move_in_standard_deviations_of_their_unit():
+    rates, momentum = step_rates(17, 60, torch.tensor([5.0, 4e-5]).double(), DiscriminativeSettings())
+    assert rates["mean"].tolist() == pytest.approx([5.0 * 1e-2, 4e-5 * 1e-2])
     assert rates["log_sd"] == rates["word_logits"] == pytest.approx(1e-2)
     assert rates["weight"] == rates["bias"] == pytest.approx(1e-1)
     assert momentum == pytest.approx(0.85)
