@@ -10,7 +10,7 @@ import pytest
 
 from tests.end_to_end.small_digits import command
 from tests.workflows.words.decided import decided, errors_of
-from workflows.fits.discriminative_fit import DiscriminativeFit, classifier_path
+from workflows.fits.discriminative_fit import DiscriminativeFit
 from workflows.plan.run_plan import Plan
 from workflows.plan.scopes import JOINT, joint_scope
 from workflows.runtime.fit_group import FitJob, run_fit
@@ -18,6 +18,7 @@ from workflows.runtime.generation import GroupSettings
 from workflows.storage.run_folder import RunFolder
 from workflows.storage.states import load_state
 from workflows.words.decisions import FittedLayer
+from workflows.words.dictionaries import classifier_path
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("local_ray", "shared_data")]
 STEPS = 200

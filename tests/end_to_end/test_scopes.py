@@ -20,9 +20,10 @@ from tests.references import cooccurrence as slow_counts
 from workflows.plan.run_plan import OUTPUT, Plan
 from workflows.plan.scopes import Scope, read_scopes, write_scopes
 from workflows.storage.arrays import read_arrays, read_rows
+from workflows.storage.images_table import ImageColumns
 from workflows.storage.run_folder import RunFolder
 from workflows.storage.tables import read_table
-from workflows.words.word_maps import FIELDS, ImageColumns, read_words, words_path
+from workflows.words.word_maps import FIELDS, read_words, words_path
 
 pytestmark = pytest.mark.usefixtures("local_ray")
 LIST = "fit.lists=[{name='pair',classes=['3','8'],rest=true}]"

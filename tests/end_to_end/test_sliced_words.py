@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 
 from tests.end_to_end.small_digits import SCOPE, TABLES, command, copy_until, run_arguments
-from workflows.fits.discriminative_fit import generative_path
 from workflows.plan.run_plan import Plan
 from workflows.storage.mixtures import load_mixture, load_reseeded
 from workflows.storage.run_folder import RunFolder
 from workflows.storage.tables import read_table
 from workflows.words.decisions import WAYS, way_column
+from workflows.words.dictionaries import generative_path
 
 DISCRIMINATIVE = ("fit.loss=discriminative", "discriminative.epochs=2", "runtime.memory_gb=20")
 

@@ -10,7 +10,6 @@ import numpy as np
 from sklearn.datasets import load_digits
 
 from gmm_ops.graphs.windows import Window
-from workflows.fits.discriminative_fit import classifier_path, generative_path
 from workflows.plan.run_plan import LayerPlan, Plan
 from workflows.plan.scope import Scope
 from workflows.settings import Settings, parse_settings
@@ -18,6 +17,7 @@ from workflows.storage.arrays import create_array, write_shard
 from workflows.storage.run_folder import RunFolder
 from workflows.storage.states import load_state
 from workflows.storage.tables import write_table
+from workflows.words.dictionaries import classifier_path, generative_path
 
 CLASSES, SIDE, UNITS = 10, 4, 6
 IMAGES, TRAIN = 720, 600

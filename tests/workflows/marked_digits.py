@@ -30,11 +30,10 @@ from workflows.stages.extract import ExtractWorker, predictions_path
 from workflows.stages.words import create_word_maps
 from workflows.storage.arrays import create_array
 from workflows.storage.chains import chain_path, save_chain
-from workflows.storage.images_table import merge_predictions
+from workflows.storage.images_table import ImageColumns, merge_predictions
 from workflows.storage.names import JOINT
 from workflows.storage.run_folder import RunFolder
 from workflows.words.chain_words import ChainWordsWorker, read_columns
-from workflows.words.word_maps import ImageColumns
 
 CLASSES, FEATURES, DEPTH = 3, 4, 4
 SIZES = (1.0, 1.3, 1.6)

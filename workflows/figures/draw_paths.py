@@ -24,10 +24,11 @@ from workflows.report.path_figure import draw_path_figure
 from workflows.report.path_views import build_path_view, read_path_tables, read_word_names
 from workflows.settings import Settings
 from workflows.storage.arrays import open_array, read_rows
+from workflows.storage.images_table import ImageColumns
 from workflows.storage.names import JOINT
 from workflows.storage.run_folder import RunFolder
 from workflows.storage.tables import read_table
-from workflows.words.word_maps import ImageColumns, read_words
+from workflows.words.word_maps import read_words
 
 PATH, JUNCTION = "path:", "junction:"
 

@@ -15,10 +15,11 @@ from workflows.report.pictures import PictureFolder
 from workflows.report.transition_figure import draw_transition_graph
 from workflows.report.transition_view import ClassPaths, build_transition_view, drawn_words, typical_images
 from workflows.settings import Settings
+from workflows.storage.images_table import ImageColumns
 from workflows.storage.names import JOINT
 from workflows.storage.run_folder import RunFolder
 from workflows.storage.tables import read_table
-from workflows.words.word_maps import ImageColumns, read_all_maps
+from workflows.words.word_maps import read_all_maps
 
 TRANSITIONS = "transitions:"
 """Begins the item of a class; its number follows."""

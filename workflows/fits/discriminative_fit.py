@@ -21,16 +21,7 @@ from workflows.settings import Settings
 from workflows.storage.mixtures import save_mixture
 from workflows.storage.run_folder import RunFolder
 from workflows.storage.states import load_state, save_state
-
-
-def classifier_path(folder: RunFolder, scope: str, layer: str) -> Path:
-    """Linear layers of both losses."""
-    return folder.mixture(scope, layer).with_suffix(".classifier.npz")
-
-
-def generative_path(folder: RunFolder, scope: str, layer: str) -> Path:
-    """The dictionary of the generative fit that the discriminative one went on from, or is compared with."""
-    return folder.mixture(scope, layer).with_suffix(".generative.npz")
+from workflows.words.dictionaries import classifier_path, generative_path
 
 
 class DiscriminativeFit:

@@ -18,8 +18,8 @@ from workflows.plan.scope import Scope
 from workflows.runtime.devices import STORAGE_DTYPES
 from workflows.settings import Settings
 from workflows.storage.arrays import open_array, read_rows
+from workflows.storage.images_table import ImageColumns
 from workflows.storage.run_folder import RunFolder
-from workflows.words.word_maps import ImageColumns
 
 
 class ImageReader(Protocol):

@@ -25,10 +25,10 @@ from workflows.plan.scope import Scope
 from workflows.runtime.collective import Collective
 from workflows.runtime.devices import STORAGE_DTYPES, choose_device
 from workflows.settings import FitSettings, Settings
+from workflows.storage.images_table import ImageColumns
 from workflows.storage.mixtures import save_mixture
 from workflows.storage.run_folder import RunFolder
 from workflows.storage.states import load_state, save_state
-from workflows.words.word_maps import ImageColumns
 
 START_COLUMNS_A_WORD = 20
 """Columns drawn for the start, a word; at least 10,000 in all."""

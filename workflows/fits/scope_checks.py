@@ -13,9 +13,9 @@ from workflows.plan.run_plan import Plan
 from workflows.plan.scope_sizes import scope_sizes, thin_dictionaries
 from workflows.plan.scopes import Scope, item_name, known_scopes
 from workflows.runtime.budget import check_disk, check_memory
+from workflows.storage.images_table import ImageColumns
 from workflows.words.scope_images import ScopeImages, names_by_shard
 from workflows.words.shard_names import names_left
-from workflows.words.word_maps import ImageColumns
 
 
 def check_scopes(context: StageContext, plan: Plan, scopes: Sequence[Scope], images: ImageColumns) -> list[str]:

@@ -13,7 +13,7 @@ from workflows.plan.requests import ALL, requested_classes, requested_images
 from workflows.plan.run_plan import Plan
 from workflows.plan.scopes import Confusions, Scope, class_scopes
 from workflows.settings import Settings
-from workflows.words.word_maps import ImageColumns
+from workflows.storage.images_table import ImageColumns
 
 
 @dataclass(frozen=True)

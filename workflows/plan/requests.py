@@ -9,7 +9,7 @@ import numpy as np
 
 from workflows.errors import DataError
 from workflows.plan.run_plan import Plan
-from workflows.words.word_maps import ImageColumns
+from workflows.storage.images_table import ImageColumns
 
 MISCLASSIFIED, ALL = "misclassified", "all"
 

@@ -12,8 +12,8 @@ from workflows.errors import SettingsError
 from workflows.plan.requests import class_id
 from workflows.plan.run_plan import Plan
 from workflows.settings.fit_settings import ListScope
+from workflows.storage.images_table import ImageColumns
 from workflows.storage.names import JOINT
-from workflows.words.word_maps import ImageColumns
 
 REST = "rest"
 """Label of a list for the classes that it does not name."""

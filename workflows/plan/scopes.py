@@ -19,9 +19,9 @@ from workflows.plan.scope_sizes import lack_of, refuse_small_scopes, scope_sizes
 from workflows.settings import Settings
 from workflows.settings.fit_settings import FitSettings
 from workflows.storage.atomic import write_bytes
+from workflows.storage.images_table import ImageColumns
 from workflows.storage.names import JOINT
 from workflows.storage.run_folder import RunFolder
-from workflows.words.word_maps import ImageColumns
 
 __all__ = [
     "JOINT",

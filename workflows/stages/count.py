@@ -16,10 +16,11 @@ from workflows.plan.run_plan import OUTPUT, LayerPair, Plan
 from workflows.plan.scopes import Scope, item_name, joint_scope, read_scopes
 from workflows.settings import Settings
 from workflows.storage.arrays import write_arrays
+from workflows.storage.images_table import ImageColumns
 from workflows.storage.run_folder import RunFolder
 from workflows.words.scope_images import ScopeImages, ranges_of
 from workflows.words.summaries import LayerBlock, WordSummary, summary_path, write_word_tables
-from workflows.words.word_maps import ImageColumns, read_member_words
+from workflows.words.word_maps import read_member_words
 
 SMALL_SHARDS = 4
 """A count of no more images than so many shards hold is one task; many such tasks run side by side. Images, not

@@ -20,11 +20,10 @@ from workflows.plan.scopes import plan_scopes
 from workflows.runtime.devices import STORAGE_DTYPES
 from workflows.settings import Settings
 from workflows.storage.arrays import array_exists, choose_codec, create_array, open_array, write_shard
-from workflows.storage.images_table import PREDICTIONS, merge_predictions
+from workflows.storage.images_table import PREDICTIONS, ImageColumns, merge_predictions
 from workflows.storage.run_folder import RunFolder
 from workflows.storage.tables import write_table
 from workflows.words.forward import ForwardBatch, FrozenForward
-from workflows.words.word_maps import ImageColumns
 
 
 def predictions_path(folder: RunFolder, shard: Shard) -> Path:

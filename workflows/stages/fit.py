@@ -24,10 +24,10 @@ from workflows.runtime.fit_group import FitJob, fit_slots, run_fits
 from workflows.runtime.generation import GroupSettings
 from workflows.settings import FitSettings
 from workflows.storage.chains import chain_path, load_chain, save_chain
+from workflows.storage.images_table import ImageColumns
 from workflows.storage.joined_parts import join_parts
 from workflows.storage.run_folder import RunFolder
 from workflows.words.sliced_words import remove_slices
-from workflows.words.word_maps import ImageColumns
 
 
 def run(context: StageContext) -> None:

@@ -24,12 +24,13 @@ from workflows.plan.run_plan import OUTPUT, Plan
 from workflows.plan.scopes import joint_scope, read_scopes
 from workflows.settings import Settings
 from workflows.storage.arrays import read_arrays
+from workflows.storage.images_table import ImageColumns
 from workflows.storage.run_folder import RunFolder
 from workflows.storage.tables import read_table, to_table, write_table
 from workflows.words.offsets import MinedGraph, count_offsets
 from workflows.words.scope_images import ScopeImages
 from workflows.words.summaries import summary_path
-from workflows.words.word_maps import ImageColumns, read_all_maps
+from workflows.words.word_maps import read_all_maps
 
 GRAPHS_AT_ONCE = 256
 """Graphs whose rows are in memory as Python objects; of the others there are Arrow tables, a quarter the size."""

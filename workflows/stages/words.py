@@ -21,6 +21,7 @@ from workflows.plan.scopes import JOINT, Scope, read_scopes
 from workflows.runtime.devices import choose_device
 from workflows.settings import Settings
 from workflows.storage.arrays import array_exists, create_array, write_shard
+from workflows.storage.images_table import ImageColumns
 from workflows.storage.mixtures import load_mixture
 from workflows.storage.run_folder import RunFolder
 from workflows.words.chain_words import ChainWordsWorker
@@ -28,7 +29,7 @@ from workflows.words.held_words import HELD_BYTES, HeldWords
 from workflows.words.scope_images import ScopeImages, names_by_shard, shards_of
 from workflows.words.shard_names import ShardNames, map_names_left, names_left
 from workflows.words.whole_maps import Batch, WholeMaps, columns_of_rows
-from workflows.words.word_maps import FIELDS, ImageColumns, words_path
+from workflows.words.word_maps import FIELDS, words_path
 
 Maps = dict[tuple[str, str, str], np.ndarray]
 """(scope, layer, field) -> (n, H, W), the images that the scope assigns."""

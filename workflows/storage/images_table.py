@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from workflows.errors import RunFolderError
+from workflows.storage.run_folder import RunFolder
 from workflows.storage.tables import read_table, write_table
 
 PREDICTIONS = pa.schema(
@@ -46,6 +48,23 @@ def read_image_rows(path: Path, first: int, stop: int, columns: Sequence[str]) -
         if stop > start:
             raise RunFolderError(f"{str(path)!r} has {start} images, rows up to {stop} are needed")
         return file.read_row_groups(groups, columns=list(columns)).slice(first - offset, stop - first)
+
+
+@dataclass(frozen=True)
+class ImageColumns:
+    """Labels and predictions of consecutive images, as arrays; predictions of broken images are -1."""
+
+    label: np.ndarray
+    predicted: np.ndarray
+    probability: np.ndarray
+
+    @classmethod
+    def read(cls, folder: RunFolder, first: int, stop: int) -> ImageColumns:
+        """Rows [first, stop) of images.parquet."""
+        rows = read_image_rows(folder.images_table, first, stop, ["label", "predicted", "probability"])
+        predicted = rows["predicted"].fill_null(-1).to_numpy().astype(np.int64)
+        probability = rows["probability"].fill_null(-1.0).to_numpy()
+        return cls(rows["label"].to_numpy().astype(np.int64), predicted, probability)
 
 
 def merge_predictions(images: Path, predictions: Sequence[Path], class_names: Sequence[str]) -> None:

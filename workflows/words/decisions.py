@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -18,22 +19,21 @@ from gmm_ops.discriminative.histogram import hard_histograms, soft_histograms
 from gmm_ops.mixtures.mixture import Mixture
 from workflows.context import StageContext
 from workflows.data.shards import Shard
-from workflows.fits.discriminative_fit import classifier_path, generative_path
-from workflows.fits.discriminative_training import discriminative_settings
 from workflows.plan.run_plan import LayerPlan, Plan
 from workflows.plan.scope import Scope
 from workflows.runtime.devices import choose_device
 from workflows.settings import Settings
+from workflows.storage.images_table import ImageColumns
 from workflows.storage.ledger import Item
 from workflows.storage.mixtures import load_mixture
 from workflows.storage.run_folder import RunFolder
 from workflows.storage.states import load_state, with_prefix
 from workflows.storage.tables import read_table, to_table, write_table
+from workflows.words.dictionaries import classifier_path, generative_path
 from workflows.words.held_words import HELD_BYTES, HeldWords
 from workflows.words.scope_images import ScopeImages, names_by_shard, shards_of
 from workflows.words.shard_names import ShardNames, item_of_shard, map_names_left
 from workflows.words.whole_maps import WholeMaps, columns_of_rows
-from workflows.words.word_maps import ImageColumns
 
 WAYS = tuple((loss, histogram) for loss in ("discriminative", "generative") for histogram in ("soft", "hard"))
 """What decides: whose words, and the mean posterior or the share of hard words."""
@@ -105,7 +105,7 @@ class DecisionsWorker:
         self._network, self._plan, self._folder, self._parts = settings.name, plan, folder, parts
         self._fits = {fit.name: fit for fit in fits}
         self._device = choose_device(settings.runtime.device)
-        self._dtype = discriminative_settings(settings).dtype
+        self._dtype = getattr(torch, settings.discriminative.precision)
         self._maps = WholeMaps(settings, plan, folder, self._device)
         self._models = HeldWords(self._load, _tensors, HELD_BYTES)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -28,6 +29,16 @@ class LayerDictionary:
     pi: Float[np.ndarray, " K"]
     mean: Float[np.ndarray, "K D"]
     reseeded: Int[np.ndarray, " K"]
+
+
+def classifier_path(folder: RunFolder, scope: str, layer: str) -> Path:
+    """Linear layers of both losses."""
+    return folder.mixture(scope, layer).with_suffix(".classifier.npz")
+
+
+def generative_path(folder: RunFolder, scope: str, layer: str) -> Path:
+    """The dictionary of the generative fit that the discriminative one went on from, or is compared with."""
+    return folder.mixture(scope, layer).with_suffix(".generative.npz")
 
 
 def read_dictionary(

@@ -13,9 +13,10 @@ from gmm_ops.graphs.cooccurrence import OffsetHistogram
 from gmm_ops.graphs.inference_graph import GraphEdge, InferenceGraph
 from workflows.context import StageContext
 from workflows.plan.run_plan import Plan
+from workflows.storage.images_table import ImageColumns
 from workflows.storage.run_folder import RunFolder
 from workflows.words.scope_images import ranges_of
-from workflows.words.word_maps import ImageColumns, read_all_maps
+from workflows.words.word_maps import read_all_maps
 
 Histograms = dict[tuple[str, str], OffsetHistogram]
 """(graph, pair of layers) -> offset histograms of the graph's edges between them, in the order of the edges."""

@@ -17,9 +17,9 @@ from torch import Tensor
 from gmm_ops.hmm.branches import BranchCounts
 from gmm_ops.hmm.chain import Chain
 from workflows.plan.run_plan import Plan
+from workflows.storage.images_table import ImageColumns
 from workflows.words.chain_words import layer_names
 from workflows.words.triage import PathCounts, Triaged
-from workflows.words.word_maps import ImageColumns
 
 START = "start"
 """The junction of level 1."""

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Int
 
 from workflows.plan.scope import Scope
-from workflows.words.word_maps import ImageColumns
+from workflows.storage.images_table import ImageColumns
 
 Ids = Int[np.ndarray, " n"]
 

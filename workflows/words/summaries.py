@@ -19,11 +19,12 @@ from workflows.plan.run_plan import OUTPUT, LayerPlan, Plan
 from workflows.plan.scope import Scope
 from workflows.settings import Settings
 from workflows.storage.arrays import read_arrays, read_rows
+from workflows.storage.images_table import ImageColumns
 from workflows.storage.run_folder import RunFolder
 from workflows.storage.tables import to_table, write_table
 from workflows.words.dictionaries import read_dictionary
 from workflows.words.scope_images import ScopeImages
-from workflows.words.word_maps import ImageColumns, read_member_words, words_path
+from workflows.words.word_maps import read_member_words, words_path
 
 EXEMPLAR_FIELDS = ("word", "image", "y", "x", "posterior", "log_joint")
 

@@ -17,11 +17,12 @@ from workflows.errors import RunFolderError
 from workflows.plan.run_plan import Plan
 from workflows.settings import Settings
 from workflows.storage.chains import chain_path, load_chain
+from workflows.storage.images_table import ImageColumns
 from workflows.storage.names import JOINT
 from workflows.storage.run_folder import RunFolder
 from workflows.storage.states import load_state, save_state
 from workflows.words.chain_words import read_columns
-from workflows.words.word_maps import ImageColumns, read_words
+from workflows.words.word_maps import read_words
 
 FIELDS = ("image", "level", "lower", "taken", "expected", "log_odds")
 """Of a triaged image: as in ``Departures``."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +11,6 @@ from torch import Tensor
 
 from workflows.plan.run_plan import OUTPUT, Plan
 from workflows.storage.arrays import read_rows
-from workflows.storage.images_table import read_image_rows
 from workflows.storage.run_folder import RunFolder
 
 FIELDS = {"word": "int32", "posterior": "float32", "log_joint": "float32"}
@@ -44,20 +42,3 @@ def read_all_maps(
     """Word maps of images [first, stop) in every layer; in the output the word is the predicted class."""
     maps = {layer.name: read_words(folder, scope, layer.name, first, stop) for layer in plan.layers}
     return maps | {OUTPUT: torch.from_numpy(predicted)[:, None, None]}
-
-
-@dataclass(frozen=True)
-class ImageColumns:
-    """Labels and predictions of consecutive images, as arrays; predictions of broken images are -1."""
-
-    label: np.ndarray
-    predicted: np.ndarray
-    probability: np.ndarray
-
-    @classmethod
-    def read(cls, folder: RunFolder, first: int, stop: int) -> ImageColumns:
-        """Rows [first, stop) of images.parquet."""
-        rows = read_image_rows(folder.images_table, first, stop, ["label", "predicted", "probability"])
-        predicted = rows["predicted"].fill_null(-1).to_numpy().astype(np.int64)
-        probability = rows["probability"].fill_null(-1.0).to_numpy()
-        return cls(rows["label"].to_numpy().astype(np.int64), predicted, probability)

@@ -18,9 +18,9 @@ from workflows.errors import DataError, RunFolderError
 from workflows.figures.draw_paths import PathDrawWorker, path_items
 from workflows.plan.run_plan import Plan
 from workflows.report.chain_view import chosen_levels
+from workflows.storage.images_table import ImageColumns
 from workflows.storage.run_folder import RunFolder
 from workflows.storage.tables import read_table
-from workflows.words.word_maps import ImageColumns
 
 
 @pytest.fixture(scope="module")

@@ -27,7 +27,7 @@ from tests.workflows.made_labelled import (
     settings_of,
 )
 from workflows.errors import DataError
-from workflows.fits.discriminative_fit import DiscriminativeFit, classifier_path, generative_path
+from workflows.fits.discriminative_fit import DiscriminativeFit
 from workflows.fits.discriminative_training import global_batch
 from workflows.fits.fit_history import history_path
 from workflows.fits.training_images import held_out_images
@@ -37,6 +37,7 @@ from workflows.storage.mixtures import load_mixture
 from workflows.storage.run_folder import RunFolder
 from workflows.storage.states import load_state
 from workflows.storage.tables import read_table
+from workflows.words.dictionaries import classifier_path, generative_path
 
 LIST = Scope("list-some", (2, 5), True, (2, 5))
 

@@ -14,9 +14,9 @@ from workflows.fits.needs import disk_needs, least_assigned, least_labels, memor
 from workflows.plan.run_plan import LayerPlan, Plan
 from workflows.plan.scopes import known_scopes
 from workflows.settings import Settings, load_settings
+from workflows.storage.images_table import ImageColumns
 from workflows.storage.run_folder import RunFolder, size_of
 from workflows.storage.states import load_state
-from workflows.words.word_maps import ImageColumns
 
 
 def test_disk_needs_are_the_bytes_of_the_arrays(digits_run: Path) -> None:

@@ -5,7 +5,7 @@ from gmm_ops.graphs.windows import Window
 from workflows.errors import DataError
 from workflows.plan.requests import check_image_request, class_id, requested_classes, requested_images
 from workflows.plan.run_plan import LayerPlan, Plan
-from workflows.words.word_maps import ImageColumns
+from workflows.storage.images_table import ImageColumns
 
 LAYER = LayerPlan("layer1.add", "add1", 4, 2, 2, 5, 4, None, Window.identity())
 PLAN = Plan((LAYER,), ("cat", "dog", "horse"), images=6, train_images=2, input_height=8, input_width=8, weights="w.pt")

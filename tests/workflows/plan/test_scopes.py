@@ -26,8 +26,8 @@ from workflows.plan.scopes import (
     write_scopes,
 )
 from workflows.settings import Settings, parse_settings
+from workflows.storage.images_table import ImageColumns
 from workflows.storage.run_folder import RunFolder
-from workflows.words.word_maps import ImageColumns
 
 NAMES = ("cat", "dog", "fox", "gnu", "hen")
 LAYER = LayerPlan("layer1.add", "add1", 4, 2, 2, 5, 4, None, Window.identity())

@@ -17,10 +17,10 @@ from workflows.runtime.reductions import tree_reduce
 from workflows.stages import count
 from workflows.stages.count import SMALL_SHARDS, Count, PairBlock, counts_of
 from workflows.storage.arrays import read_arrays
+from workflows.storage.images_table import ImageColumns
 from workflows.storage.run_folder import RunFolder
 from workflows.storage.tables import read_table
 from workflows.words.scope_images import ScopeImages
-from workflows.words.word_maps import ImageColumns
 
 
 @pytest.mark.parametrize(("images_a_block", "workers"), [(1, 1), (7, 3), (40, 2), (1000, 1)])

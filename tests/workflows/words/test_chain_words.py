@@ -20,9 +20,10 @@ from workflows.plan.run_plan import Plan
 from workflows.settings import Settings
 from workflows.storage.arrays import read_rows
 from workflows.storage.chains import chain_path, load_chain, save_chain
+from workflows.storage.images_table import ImageColumns
 from workflows.storage.run_folder import RunFolder
 from workflows.words.chain_words import path_part, read_columns
-from workflows.words.word_maps import FIELDS, ImageColumns, words_path
+from workflows.words.word_maps import FIELDS, words_path
 
 SCOPE = "joint"
 

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from workflows.data.shards import plan_shards
 from workflows.plan.scope import Scope
+from workflows.storage.images_table import ImageColumns
 from workflows.words.scope_images import ScopeImages, names_by_shard, ranges_of, shards_of
-from workflows.words.word_maps import ImageColumns
 
 
 def images_of(seed: int, images: int = 200, classes: int = 7) -> ImageColumns:

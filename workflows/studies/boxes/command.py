@@ -23,11 +23,12 @@ from workflows.plan.scopes import Scope, joint_scope, read_scopes, scopes_path
 from workflows.report.parts_figure import PARTS, draw_parts_figure
 from workflows.report.parts_terminal import parts_table
 from workflows.settings import Settings
+from workflows.storage.images_table import ImageColumns
 from workflows.storage.run_folder import RunFolder
 from workflows.storage.tables import read_table, write_table
 from workflows.studies.boxes.shares import Sighting, pooled, share_row
 from workflows.words.scope_images import ranges_of
-from workflows.words.word_maps import ImageColumns, read_words
+from workflows.words.word_maps import read_words
 
 Chosen = list[dict[str, Any]]
 Found = dict[int, dict[str, list[Sighting]]]

@@ -23,6 +23,7 @@ from workflows.runtime.dispatcher import map_shards
 from workflows.runtime.fit_group import FitJob, fit_slots, run_fits
 from workflows.settings import Settings
 from workflows.stages.fit import group_settings
+from workflows.storage.images_table import ImageColumns
 from workflows.storage.run_folder import RunFolder
 from workflows.storage.tables import write_table
 from workflows.studies.sweep.likelihood import SweepLikelihoodWorker
@@ -37,7 +38,6 @@ from workflows.studies.sweep.rows import (
 )
 from workflows.words.decisions import decide, decisions_part, shards_to_decide
 from workflows.words.shard_names import names_left
-from workflows.words.word_maps import ImageColumns
 
 SWEEP = "sweep"
 """Name of the ledger, the folder and the table."""

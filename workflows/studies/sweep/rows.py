@@ -14,12 +14,12 @@ from torch import Tensor
 
 from gmm_ops.discriminative.classifier import paired_difference
 from gmm_ops.mixtures.model_selection import bayesian_criterion, free_parameters
-from workflows.fits.discriminative_fit import generative_path
 from workflows.plan.run_plan import LayerPlan, Plan
 from workflows.plan.scope import Scope
 from workflows.storage.run_folder import RunFolder
 from workflows.storage.tables import read_table
 from workflows.words.decisions import WAYS, FittedLayer, way_column
+from workflows.words.dictionaries import generative_path
 
 ROWS = tuple(sorted(WAYS, key=lambda way: way[0] != "generative"))
 """The generative words first, that the others are compared with."""
