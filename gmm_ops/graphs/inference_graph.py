@@ -177,11 +177,11 @@ def mine(
     return InferenceGraph(root=root, nodes=tuple(nodes), edges=tuple(edges))
 
 
-def edge_drawn(log_ratio: float) -> Literal["hidden", "black", "green"]:
-    """How an edge is drawn (IG Fig. 5), by its log ratio in bits: green above 1, black above 0, else hidden."""
+def edge_drawn(log_ratio: float) -> Literal["hidden", "weak", "strong"]:
+    """How an edge is drawn (IG Fig. 5), by its log ratio in bits: strong above 1, weak above 0, else hidden."""
     if log_ratio > 1:
-        return "green"
-    return "black" if log_ratio > 0 else "hidden"
+        return "strong"
+    return "weak" if log_ratio > 0 else "hidden"
 
 
 def edge_scores(count: PairCounts, ratio: LogRatios) -> Float[Tensor, "K K_lower"]:

@@ -218,7 +218,7 @@ def assert_edges(
         assert edge["relative_frequency"] == pytest.approx(counts[s][t] / sum(counts[s]), rel=1e-12)
         assert edge["log_ratio"] == pytest.approx(bits[s, t], rel=1e-9, abs=1e-12)
         assert edge["score"] == pytest.approx(counts[s][t] * bits[s, t], rel=1e-9, abs=1e-9)
-        drawn = "hidden" if bits[s, t] <= 0 else "black" if bits[s, t] <= 1 else "green"
+        drawn = "hidden" if bits[s, t] <= 0 else "weak" if bits[s, t] <= 1 else "strong"
         assert edge["drawn"] == drawn
 
 
@@ -313,7 +313,7 @@ def test_users_load_any_graph_with_networkx(recount: Recount) -> None:
         assert graph.number_of_nodes() == len(rows(recount.root, "nodes", graph=name))
         assert graph.number_of_edges() == len(rows(recount.root, "edges", graph=name))
         root = next(node for node in graph if node[0] == OUTPUT)
-        assert graph.graph["layers"] == [OUTPUT, "layer3.0.add", "layer2.0.add", "layer1.0.add"]
+        assert graph.graph["layers"].split(",") == [OUTPUT, "layer3.0.add", "layer2.0.add", "layer1.0.add"]
         assert graph.in_degree(root) == 0
         assert nx.is_directed_acyclic_graph(graph)
         for upper, lower, edge in graph.edges(data=True):

@@ -17,6 +17,7 @@ from workflows.report.graph_view import WordMap
 from workflows.report.pictures import PictureFolder
 from workflows.report.view_tables import GraphTables, build_graph_view
 from workflows.settings import Settings
+from workflows.storage.fields import LIKELIHOOD
 from workflows.storage.images_table import read_image_rows
 from workflows.storage.run_folder import RunFolder
 from workflows.storage.tables import read_table
@@ -62,8 +63,9 @@ class GraphDrawWorker:
     def _read_tables(self, scope: str) -> None:
         """Hold the rows of one scope: those of a thousand may not fit."""
         if scope != self.scope:
-            names, wanted = ("nodes", "edges", "exemplars", "heatmaps"), [("scope", "=", scope)]
-            self.tables = {name: read_table(self.folder.table(name), filters=wanted) for name in names}
+            own, drawn = [("scope", "=", scope)], [("scope", "=", scope), ("criterion", "=", LIKELIHOOD)]
+            filters = {"nodes": drawn, "edges": drawn, "exemplars": own, "heatmaps": drawn}
+            self.tables = {name: read_table(self.folder.table(name), filters=kept) for name, kept in filters.items()}
             self.scope = scope
 
     def _images(self, graph: str, image: int | None) -> Any:

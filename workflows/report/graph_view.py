@@ -9,7 +9,7 @@ from typing import Literal, TypeAlias
 import numpy as np
 from jaxtyping import Float, Int, UInt8
 
-Drawn: TypeAlias = Literal["hidden", "black", "green"]
+Drawn: TypeAlias = Literal["hidden", "weak", "strong"]
 NodeKey: TypeAlias = tuple[str, int]
 """Layer and word."""
 

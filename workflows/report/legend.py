@@ -12,8 +12,8 @@ from workflows.report.page import Page
 from workflows.report.placement import Box
 from workflows.report.thumbnails import Shape
 
-COLOURS: Mapping[str, str] = {"black": "#2b2b2b", "green": "#0a8f3c"}
-LINE_WIDTHS: Mapping[str, float] = {"black": 0.8, "green": 1.3}
+COLOURS: Mapping[str, str] = {"weak": "#2b2b2b", "strong": "#0a8f3c"}
+LINE_WIDTHS: Mapping[str, float] = {"weak": 0.8, "strong": 1.3}
 GREY = "#5a5f66"
 REPEATED = "↻"
 
@@ -41,7 +41,7 @@ def legend_height(lines: list[str]) -> float:
 def draw_legend(page: Page, box: Box, lines: list[str]) -> None:
     """Sample arrows in the first line, sentences below."""
     x, middle = box.x, box.y + _LINE / 2
-    for name, text in (("black", "log ratio up to 1 bit"), ("green", "log ratio above 1 bit")):
+    for name, text in (("weak", "log ratio up to 1 bit"), ("strong", "log ratio above 1 bit")):
         page.curve(Outline([(x, middle), (x + 16, middle)]), COLOURS[name], LINE_WIDTHS[name])
         draw_head(page, (x + 20, middle), (1, 0), COLOURS[name])
         page.text(x + 24, box.y, text, _SIZE, kind="legend")

@@ -128,6 +128,6 @@ def _add_node(table: Table, view: GraphView, node: NodeView, edges: Sequence[Edg
     for index, edge in enumerate(edges):
         layer, word = edge.upper
         target = short_name(view.class_name) if layer == OUTPUT else f"word {word}"
-        ratio = Text(log_ratio(edge.log_ratio), style="green" if edge.drawn == "green" else "")
+        ratio = Text(log_ratio(edge.log_ratio), style="green" if edge.drawn == "strong" else "")
         blank = [Text("")] * len(own)
         table.add_row(*(blank if index else own), _name(target), Text(frequency(edge.relative_frequency)), ratio)

@@ -23,6 +23,7 @@ from workflows.report.graph_view import (
     WordMap,
 )
 from workflows.report.pictures import PictureFolder
+from workflows.storage.fields import LIKELIHOOD
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,7 @@ def build_graph_view(
     scope: str,
     network: str,
     class_names: Sequence[str],
+    criterion: str = LIKELIHOOD,
     pictures: PictureFolder | None = None,
     exemplars: int = 6,
     word_maps: Mapping[str, WordMap] | None = None,
@@ -57,6 +59,7 @@ def build_graph_view(
         scope: scope of the dictionaries.
         network: name of the run, for the heading.
         class_names: name of every class id.
+        criterion: what the words are chosen by.
         pictures: saved pictures; without them the view serves the terminal only.
         exemplars: thumbnails of a word; a word with fewer distinct images repeats some, marked.
         word_maps: for an image graph, the image's hard words of each layer: the red dots.
@@ -66,10 +69,11 @@ def build_graph_view(
     Raises:
         RunFolderError: the graph is not in the tables, or they contradict each other.
     """
-    nodes, edges = _node_rows(tables.nodes, graph, scope), _rows(tables.edges, graph=graph, scope=scope)
+    key = {"graph": graph, "scope": scope, "criterion": criterion}
+    nodes, edges = _node_rows(tables.nodes, key), _rows(tables.edges, **key)
     thumbnails = _thumbnails(tables.exemplars, scope, nodes, exemplars, class_names, pictures)
     views = {(row["layer"], row["word"]): _node_view(row, thumbnails, word_maps or {}, class_names) for row in nodes}
-    heats = _heats(tables.heatmaps, graph, scope)
+    heats = _heats(tables.heatmaps, key)
     root = [row["word"] for row in nodes if row["layer"] == OUTPUT]
     try:
         return GraphView(
@@ -93,11 +97,14 @@ def _rows(table: pa.Table, **keys: str) -> list[dict[str, Any]]:
     return list(table.to_pylist())
 
 
-def _node_rows(table: pa.Table, graph: str, scope: str) -> list[dict[str, Any]]:
-    nodes = _rows(table, graph=graph, scope=scope)
+def _node_rows(table: pa.Table, key: dict[str, str]) -> list[dict[str, Any]]:
+    nodes = _rows(table, **key)
     if not nodes:
-        known = sorted(set(table.filter(pc.equal(table["scope"], scope))["graph"].to_pylist()))
-        raise RunFolderError(f"graph {graph!r} of scope {scope!r} is not in the nodes table; {_offer(known)}")
+        others = _rows(table, scope=key["scope"], criterion=key["criterion"])
+        known = sorted({row["graph"] for row in others})
+        raise RunFolderError(
+            f"graph {key['graph']!r} of scope {key['scope']!r} is not in the nodes table; {_offer(known)}"
+        )
     return nodes
 
 
@@ -159,7 +166,7 @@ def _edge_view(
         relative_frequency=row["relative_frequency"],
         log_ratio=row["log_ratio"],
         score=row["score"],
-        drawn="black" if always and row["drawn"] == "hidden" else row["drawn"],
+        drawn="weak" if always and row["drawn"] == "hidden" else row["drawn"],
         heat=heats.get((upper, lower)),
     )
 
@@ -210,10 +217,10 @@ def _exemplar_views(
     return tuple(views)
 
 
-def _heats(table: pa.Table | None, graph: str, scope: str) -> dict[tuple[NodeKey, NodeKey], Float[np.ndarray, "H W"]]:
+def _heats(table: pa.Table | None, key: dict[str, str]) -> dict[tuple[NodeKey, NodeKey], Float[np.ndarray, "H W"]]:
     """Heat map of each edge: counts over how often the offset was inside the map."""
     heats = {}
-    for row in _rows(table, graph=graph, scope=scope) if table is not None else []:
+    for row in _rows(table, **key) if table is not None else []:
         counts = np.asarray(row["counts"], dtype=np.float64).reshape(row["height"], row["width"])
         inside = np.asarray(row["inside"], dtype=np.float64).reshape(row["height"], row["width"])
         edge = (row["upper_layer"], row["upper_word"]), (row["lower_layer"], row["lower_word"])

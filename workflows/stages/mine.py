@@ -24,6 +24,7 @@ from workflows.plan.run_plan import OUTPUT, Plan
 from workflows.plan.scopes import joint_scope, read_scopes
 from workflows.settings import Settings
 from workflows.storage.arrays import read_arrays
+from workflows.storage.fields import LIKELIHOOD
 from workflows.storage.images_table import ImageColumns
 from workflows.storage.run_folder import RunFolder
 from workflows.storage.tables import read_table, to_table, write_table
@@ -162,6 +163,7 @@ def node_rows(
         yield {
             "graph": mined.name,
             "scope": dictionaries.scope,
+            "criterion": LIKELIHOOD,
             "layer": layer,
             "word": node.word,
             "rank": node.rank,
@@ -215,6 +217,7 @@ def _edge_key(mined: MinedGraph, dictionaries: Dictionaries, edge: GraphEdge) ->
     return {
         "graph": mined.name,
         "scope": dictionaries.scope,
+        "criterion": LIKELIHOOD,
         "upper_layer": names[edge.upper_layer],
         "upper_word": edge.upper_word,
         "lower_layer": names[edge.lower_layer],

@@ -20,6 +20,9 @@ TEXT, INT, LONG, REAL, SINGLE, FLAG = (
 )
 
 GRAPH = field("graph", TEXT, "key", "`class:<id>` or `image:<id>`")
+CRITERION = field(
+    "criterion", TEXT, "key", "what the words of a graph are chosen by: `likelihood`, the paper's Algorithm 1"
+)
 SCOPE = field("scope", TEXT, "key", "classes that one dictionary explains: `joint`, `class-<id>`, `list-<name>`")
 LAYER = field("layer", TEXT, "key", "canonical layer name; `output` is the output layer, whose word is the class")
 WORD = field("word", INT, "key", "word of the layer's dictionary, from 0")
@@ -35,6 +38,9 @@ PAIR = (
     field("lower_layer", TEXT, "key", "layer of the lower word"),
     field("lower_word", INT, "key", "lower word t"),
 )
+
+LIKELIHOOD = "likelihood"
+"""The only criterion of runs from before the column was there."""
 
 NETWORK = field("network", TEXT, "key", "`name` of the run's settings", nullable=True)
 

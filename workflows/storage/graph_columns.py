@@ -5,6 +5,7 @@ from __future__ import annotations
 import pyarrow as pa
 
 from workflows.storage.fields import (
+    CRITERION,
     DOMINANT,
     DOMINANT_NAME,
     DOMINANT_SHARE,
@@ -38,6 +39,7 @@ GRAPH_COLUMNS: dict[str, list[pa.Field]] = {
     "nodes": [
         GRAPH,
         SCOPE,
+        CRITERION,
         LAYER,
         WORD,
         field("rank", INT, "", "place among the chosen words of the layer, from 0, best first"),
@@ -51,12 +53,13 @@ GRAPH_COLUMNS: dict[str, list[pa.Field]] = {
     "edges": [
         GRAPH,
         SCOPE,
+        CRITERION,
         *PAIR,
         field("count", LONG, "pairs", "Q[s,t]: co-occurrences within Omega"),
         field("relative_frequency", REAL, "share", "Q[s,t] / sum_t Q[s,t] within Omega (left label)"),
         field("log_ratio", REAL, "bits", "log2 P(t|s)/P(t) over S_V (right label)"),
         field("score", REAL, "bits x count", "Q[s,t] times log_ratio"),
-        field("drawn", TEXT, "", "`hidden` (log_ratio <= 0), `black` (up to 1) or `green` (above 1), IG Fig. 5"),
+        field("drawn", TEXT, "", "`hidden` (log_ratio <= 0), `weak` (up to 1) or `strong` (above 1), IG Fig. 5"),
     ],
     "words": [
         SCOPE,
@@ -90,6 +93,7 @@ GRAPH_COLUMNS: dict[str, list[pa.Field]] = {
     "heatmaps": [
         GRAPH,
         SCOPE,
+        CRITERION,
         *PAIR,
         field("height", INT, "positions", "rows of the window (of the lower map for edges into `output`)"),
         field("width", INT, "positions", "columns of the window"),
@@ -106,14 +110,20 @@ GRAPH_COLUMNS: dict[str, list[pa.Field]] = {
         field("used", INT, "words", "words with at least one training column; only these are measured"),
         field("dominant_share", REAL, "share", "mean over the used words of the share of their dominant class"),
         field(
-            "within",
+            "distance_within",
             REAL,
             "layer units",
             "mean Euclidean distance between centres of words with the same dominant class; null without such a pair",
             nullable=True,
         ),
-        field("between", REAL, "layer units", "the same between different dominant classes", nullable=True),
-        field("ratio", REAL, "", "within / between: below 1, words of a class lie together", nullable=True),
+        field("distance_between", REAL, "layer units", "the same between different dominant classes", nullable=True),
+        field(
+            "ratio",
+            REAL,
+            "",
+            "within / between, both above: below 1, words of a class lie together",
+            nullable=True,
+        ),
         field(
             "column_dominant_share",
             REAL,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pyarrow as pa
 
 from workflows.storage.chain_columns import CHAIN_COLUMNS
-from workflows.storage.fields import NETWORK
+from workflows.storage.fields import LIKELIHOOD, NETWORK
 from workflows.storage.fit_columns import FIT_COLUMNS
 from workflows.storage.graph_columns import GRAPH_COLUMNS
 
@@ -32,6 +32,16 @@ SORT_KEYS: dict[str, tuple[str, ...]] = {
     "parts": ("graph",),
 }
 """Sort key of each table: what people filter on. Rows with equal keys keep the order they were written in."""
+
+
+RENAMED: dict[str, dict[str, str]] = {"layers": {"within": "distance_within", "between": "distance_between"}}
+"""Columns of tables of version 0 by the names that they have now."""
+
+RECODED: dict[str, dict[str, dict[str, str]]] = {"edges": {"drawn": {"black": "weak", "green": "strong"}}}
+"""Values of columns that version 0 wrote otherwise: by table and column, what it wrote -> what it is now."""
+
+ADDED: dict[str, dict[str, str]] = {name: {"criterion": LIKELIHOOD} for name in ("nodes", "edges", "heatmaps")}
+"""Columns that version 0 did not have, and what they would have said."""
 
 
 def schema_markdown() -> str:

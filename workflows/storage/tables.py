@@ -1,6 +1,7 @@
 """The Parquet tables of a run: the public contract.
 
-Every field states its meaning and its unit in the Parquet schema itself. Columns may be added, never renamed.
+Every field states its meaning and its unit in the Parquet schema itself. Columns may be added in any version; one that
+is renamed or recoded is read from older runs as it is called now.
 """
 
 from __future__ import annotations
@@ -15,13 +16,14 @@ import pyarrow.parquet as pq
 
 from workflows.errors import RunFolderError
 from workflows.storage.atomic import replacing
-from workflows.storage.schemas import SCHEMAS, SORT_KEYS, schema_markdown
+from workflows.storage.schemas import ADDED, RECODED, RENAMED, SCHEMAS, SORT_KEYS, schema_markdown
 
 __all__ = ["ROW_GROUP", "SCHEMAS", "SORT_KEYS", "Records", "read_table", "schema_markdown", "to_table", "write_table"]
 
 ROW_GROUP = 65_536
 """Rows of a row group: the unit that a filter on the sort key skips."""
 
+Filters: TypeAlias = list[tuple[str, str, Any]]
 Records: TypeAlias = "pa.Table | Iterable[Mapping[str, Any]] | Mapping[str, Sequence[Any]]"
 
 
@@ -74,7 +76,7 @@ def read_table(
     columns: Sequence[str] | None = None,
     filters: Sequence[tuple[str, str, Any]] | None = None,
 ) -> pa.Table:
-    """Read a table, or some of its columns and rows.
+    """Read a table, or some of its columns and rows, by the names and values of this version.
 
     Args:
         path: the file.
@@ -85,16 +87,52 @@ def read_table(
         RunFolderError: the file is missing or damaged.
     """
     try:
-        return pq.read_table(
-            path,
-            columns=None if columns is None else list(columns),
-            filters=None if filters is None else list(filters),
-            partitioning=None,
-        )
+        if path.stem in _CHANGED and _is_older(path):
+            return _read_older(path, columns, list(filters or ()))
+        return _read(path, columns, list(filters or ()))
     except FileNotFoundError:
         raise RunFolderError(f"table {str(path)!r} is missing: run the stage that writes it") from None
     except (pa.ArrowInvalid, OSError) as error:
         raise RunFolderError(f"table {str(path)!r} is damaged ({error}): delete it and run again") from error
+
+
+_CHANGED = RENAMED.keys() | RECODED.keys() | ADDED.keys()
+
+
+def _read(path: Path, columns: Sequence[str] | None, filters: Filters) -> pa.Table:
+    return pq.read_table(
+        path, columns=None if columns is None else list(columns), filters=filters or None, partitioning=None
+    )
+
+
+def _is_older(path: Path) -> bool:
+    """Whether version 0 wrote the table: one of its columns had another name or was not there."""
+    names = pq.read_schema(path).names
+    renamed, added = RENAMED.get(path.stem, {}), ADDED.get(path.stem, {})
+    return bool(renamed.keys() & set(names) or added.keys() - set(names))
+
+
+def _read_older(path: Path, columns: Sequence[str] | None, filters: Filters) -> pa.Table:
+    """A table of version 0. Rows are left out by Parquet where nothing changed, and here by what is changed."""
+    name = path.stem
+    changed = {*RENAMED.get(name, {}).values(), *RECODED.get(name, {}), *ADDED.get(name, {})}
+    here = [triple for triple in filters if triple[0] in changed]
+    table = _as_now(_read(path, None, [triple for triple in filters if triple[0] not in changed]), name)
+    if here:
+        table = table.filter(pq.filters_to_expression(here))
+    return table if columns is None else table.select(list(columns))
+
+
+def _as_now(table: pa.Table, name: str) -> pa.Table:
+    renamed = RENAMED.get(name, {})
+    table = table.rename_columns([renamed.get(column, column) for column in table.column_names])
+    for column, codes in RECODED.get(name, {}).items():
+        values = [codes.get(value, value) for value in table[column].to_pylist()]
+        table = table.set_column(table.column_names.index(column), column, pa.array(values, pa.string()))
+    for column, value in ADDED.get(name, {}).items():
+        place = SCHEMAS[name].names.index(column)
+        table = table.add_column(place, column, pa.array([value] * len(table), pa.string()))
+    return table
 
 
 def _conform(rows: Records, schema: pa.Schema, name: str, constants: Mapping[str, Any]) -> pa.Table:

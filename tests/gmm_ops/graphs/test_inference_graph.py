@@ -126,7 +126,7 @@ def test_hand_made_graph_of_five_nodes() -> None:
         assert edge.relative_frequency == pytest.approx(float(share), abs=0, rel=1e-15)
         assert edge.log_ratio == pytest.approx(math.log2(ratio), rel=1e-15, abs=1e-15)
         assert edge.score == pytest.approx(count * math.log2(ratio), rel=1e-15, abs=1e-15)
-    assert [edge_drawn(edge.log_ratio) for edge in graph.edges] == ["black", "hidden", "black", "hidden", "black"]
+    assert [edge_drawn(edge.log_ratio) for edge in graph.edges] == ["weak", "hidden", "weak", "hidden", "weak"]
     assert graph.nodes_of(1) == (GraphNode(1, 0, 0, graph.nodes[1].score), GraphNode(1, 1, 1, 0.0))
 
 
@@ -254,7 +254,7 @@ def test_words_without_a_log_ratio_are_never_chosen_and_poison_nothing() -> None
 
 @pytest.mark.parametrize(
     ("log_ratio", "drawn"),
-    [(-math.inf, "hidden"), (-0.1, "hidden"), (0.0, "hidden"), (0.1, "black"), (1.0, "black"), (1.01, "green")],
+    [(-math.inf, "hidden"), (-0.1, "hidden"), (0.0, "hidden"), (0.1, "weak"), (1.0, "weak"), (1.01, "strong")],
 )
 def test_drawing_rule(log_ratio: float, drawn: str) -> None:
     assert edge_drawn(log_ratio) == drawn

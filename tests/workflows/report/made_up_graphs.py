@@ -53,7 +53,7 @@ def made_up_tables(
     layers = RESNET_LAYERS[:n_layers][::-1]
     words = {layer: sorted(rng.choice(100, top, replace=False).tolist()) for layer in layers}
     root = int(graph.split(":")[1]) if graph.startswith("class:") else 3
-    key = {"graph": graph, "scope": "joint"}
+    key = {"graph": graph, "scope": "joint", "criterion": "likelihood"}
     nodes = [_node(key, "output", root, 0, root, rng)]
     for layer in layers:
         nodes += [
@@ -67,7 +67,7 @@ def made_up_tables(
             for t, share in zip(words[layer], shares, strict=False):
                 ends = {"upper_layer": s_layer, "upper_word": s, "lower_layer": layer, "lower_word": t}
                 bits = float(rng.normal(*log_ratios))
-                drawn = "hidden" if bits <= 0 else "black" if bits <= 1 else "green"
+                drawn = "hidden" if bits <= 0 else "weak" if bits <= 1 else "strong"
                 count = int(share * 9000) + 1
                 edges.append(
                     {**key, **ends, "count": count, "relative_frequency": share, "log_ratio": bits, "drawn": drawn}

@@ -66,7 +66,7 @@ def test_green_edges_are_green() -> None:
     for edge in view.drawn_edges():
         text = log_ratio(edge.log_ratio)
         green = re.compile(rf"\x1b\[32m *{re.escape(text)}\x1b")
-        assert any(green.search(line) for line in lines) == (edge.drawn == "green")
+        assert any(green.search(line) for line in lines) == (edge.drawn == "strong")
 
 
 def test_an_image_graph_names_truth_and_prediction() -> None:

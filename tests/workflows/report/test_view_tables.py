@@ -34,7 +34,7 @@ def test_a_class_graph_is_joined_and_ordered_from_the_output_down() -> None:
     assert view.class_name == "cat"
     assert view.omega == 10
     assert len(view.edges) == tables.edges.num_rows == 3 + 9 + 9
-    assert {edge.drawn for edge in view.drawn_edges()} <= {"black", "green"}
+    assert {edge.drawn for edge in view.drawn_edges()} <= {"weak", "strong"}
     row = tables.nodes.to_pylist()[2]
     node = next(node for node in view.layers[1] if node.word == row["word"])
     assert node.dominant_class == CIFAR_NAMES[row["dominant_class"]]
@@ -42,7 +42,7 @@ def test_a_class_graph_is_joined_and_ordered_from_the_output_down() -> None:
     assert [len(node.exemplars) for layer in view.layers for node in layer] == [6] * 10
 
 
-def test_rows_of_other_graphs_and_scopes_are_left_out() -> None:
+def test_other_graphs_scopes_and_criteria_are_left_out() -> None:
     one, other = made_up_tables(LABELS, 32), made_up_tables(LABELS, 32, graph="class:7", seed=9)
     both = GraphTables(
         *(
@@ -52,7 +52,8 @@ def test_rows_of_other_graphs_and_scopes_are_left_out() -> None:
         images=one.images,
     )
     foreign = both.nodes.set_column(1, both.nodes.schema.field("scope"), pa.array(["list-a"] * both.nodes.num_rows))
-    view = view_of(replace(both, nodes=pa.concat_tables([both.nodes, foreign])))
+    effect = both.nodes.set_column(2, both.nodes.schema.field("criterion"), pa.array(["effect"] * both.nodes.num_rows))
+    view = view_of(replace(both, nodes=pa.concat_tables([both.nodes, foreign, effect])))
     assert [node.key for layer in view.layers for node in layer] == [
         node.key for layer in view_of(one).layers for node in layer
     ]
@@ -103,7 +104,7 @@ def test_code_edges_draw_what_enters_the_class() -> None:
     assert view_of(tables).drawn_edges() == ()
     drawn = view_of(tables, code_edges=True).drawn_edges()
     assert [edge.upper[0] for edge in drawn] == ["output"] * 3
-    assert {edge.drawn for edge in drawn} == {"black"}
+    assert {edge.drawn for edge in drawn} == {"weak"}
 
 
 def test_unknown_values_of_a_word_are_kept_as_unknown() -> None:
@@ -179,6 +180,6 @@ def _node(layer: str, word: int) -> NodeView:
     ],
 )
 def test_a_view_that_is_no_layered_graph_is_refused(layers, edge, words: str) -> None:
-    edges = () if edge is None else (EdgeView(*edge, 1, 0.1, 1.0, 1.0, "black"),)
+    edges = () if edge is None else (EdgeView(*edge, 1, 0.1, 1.0, 1.0, "weak"),)
     with pytest.raises(ValueError, match=words):
         GraphView("class:1", "joint", "n", "cat", layers, edges)

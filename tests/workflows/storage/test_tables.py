@@ -13,13 +13,15 @@ from workflows.storage.tables import ROW_GROUP, SCHEMAS, SORT_KEYS, read_table, 
 
 HOUSE = {
     "images": "image path split label label_name predicted predicted_name probability status reason",
-    "nodes": "graph scope layer word rank score positions share dominant_class dominant_share",
-    "edges": "graph scope upper_layer upper_word lower_layer lower_word count relative_frequency log_ratio score drawn",
+    "nodes": "graph scope criterion layer word rank score positions share dominant_class dominant_share",
+    "edges": "graph scope criterion upper_layer upper_word lower_layer lower_word count relative_frequency log_ratio "
+    "score drawn",
     "words": "scope layer word pi columns images dominant_class dominant_share reseeded",
     "exemplars": "scope layer word rank image y x posterior log_joint x0 y0 x1 y1 label",
-    "heatmaps": "graph scope upper_layer upper_word lower_layer lower_word height width "
+    "heatmaps": "graph scope criterion upper_layer upper_word lower_layer lower_word height width "
     "row_offset column_offset counts inside",
-    "layers": "scope layer units words used dominant_share within between ratio column_dominant_share column_ratio",
+    "layers": "scope layer units words used dominant_share distance_within distance_between ratio "
+    "column_dominant_share column_ratio",
     "paths": "image scope level layer word log_probability path_log_probability runner_up runner_up_log_odds",
     "transitions": "scope upper_layer upper_word lower_layer lower_word probability train_images validation_images",
     "triage": "image scope split label label_name predicted predicted_name junction level lower_layer lower_word "
@@ -41,7 +43,15 @@ KEYS = {"image": pa.int64(), "word": pa.int32(), "layer": pa.string(), "scope": 
 
 
 def node(graph: str, word: int, **changes: Any) -> dict[str, Any]:
-    row = {"graph": graph, "scope": "joint", "layer": "add2", "word": word, "rank": 0, "score": 1.5}
+    row = {
+        "graph": graph,
+        "scope": "joint",
+        "criterion": "likelihood",
+        "layer": "add2",
+        "word": word,
+        "rank": 0,
+        "score": 1.5,
+    }
     return {**row, "positions": 3, "share": 0.25, **changes}
 
 
@@ -55,6 +65,29 @@ def test_the_public_contract_has_every_promised_column() -> None:
             assert b"unit" in field.metadata
             if field.name in KEYS:
                 assert field.type == KEYS[field.name]
+
+
+def test_no_column_bears_a_word_that_sql_reserves() -> None:
+    """DuckDB's own list, and that every name stands bare wherever a query has it; BETWEEN is reserved by ISO 9075."""
+    category = "select keyword_name from duckdb_keywords() where keyword_category = 'reserved'"
+    reserved = {name for (name,) in duckdb.sql(category).fetchall()} | {"between"}
+    assert "order" in reserved
+    for table, schema in SCHEMAS.items():
+        assert not reserved & set(schema.names), table
+        duckdb.register("bare", schema.empty_table())
+        for name in schema.names:
+            query = f"select {name}, count({name}) as n from bare as b where b.{name} is not null group by {name}"
+            duckdb.sql(f"{query} order by {name}").fetchall()
+            duckdb.sql(f"select x as {name} from (select 1 as x)").fetchall()
+        duckdb.unregister("bare")
+
+
+def test_layers_of_version_0_are_read_by_their_names_of_today(tmp_path: Path) -> None:
+    old = pa.table({"scope": ["joint"] * 2, "layer": ["a", "b"], "within": [1.0, 2.0], "between": [3.0, 4.0]})
+    pq.write_table(old, tmp_path / "layers.parquet")
+    found = read_table(tmp_path / "layers.parquet", ["distance_between", "layer"], [("distance_within", ">", 1.5)])
+    assert found.to_pylist() == [{"distance_between": 4.0, "layer": "b"}]
+    assert read_table(tmp_path / "layers.parquet").column_names[2:] == ["distance_within", "distance_between"]
 
 
 def test_the_documentation_lists_every_column() -> None:
@@ -142,7 +175,7 @@ def test_files_have_row_groups_that_a_filter_skips(tmp_path: Path) -> None:
 
 def test_duckdb_sees_the_declared_types(tmp_path: Path) -> None:
     heat = {"graph": "class:1", "scope": "joint", "upper_layer": "output", "upper_word": 1, "lower_layer": "add8"}
-    heat |= {"lower_word": 2, "height": 1, "width": 2, "row_offset": 0, "column_offset": 0}
+    heat |= {"criterion": "likelihood", "lower_word": 2, "height": 1, "width": 2, "row_offset": 0, "column_offset": 0}
     write_table(tmp_path / "heatmaps.parquet", [{**heat, "counts": [3, 4], "inside": [5, 6]}], "heatmaps")
     with duckdb.connect() as base:
         rows = base.execute(

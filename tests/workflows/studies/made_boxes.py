@@ -116,13 +116,12 @@ def make(root: Path) -> RunFolder:
 def nodes() -> list[dict[str, Any]]:
     rows = []
     for graph, first in (("class:0", 0), ("class:1", 1), ("image:14", 2)):
+        key = {"graph": graph, "scope": SCOPE, "criterion": "likelihood"}
         for layer in ("dense", "squeezed", "high", "low"):
             for rank, word in enumerate((first, first + 1)):
-                key = {"graph": graph, "scope": SCOPE, "layer": layer, "word": word, "rank": rank}
-                rows.append({**key, "score": 1.0, "positions": 1, "share": 0.1})
-        output = {"graph": graph, "scope": SCOPE, "layer": "output", "word": 0, "rank": 0}
-        rows.append({**output, "score": 0.0, "positions": 1, "share": 1.0})
-    return rows
+                rows.append({**key, "layer": layer, "word": word, "rank": rank, "positions": 1, "share": 0.1})
+        rows.append({**key, "layer": "output", "word": 0, "rank": 0, "positions": 1, "share": 1.0})
+    return [row | {"score": 0.0 if row["layer"] == "output" else 1.0} for row in rows]
 
 
 def exemplars() -> list[dict[str, Any]]:

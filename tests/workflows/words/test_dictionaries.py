@@ -111,8 +111,8 @@ def test_layers_hold_what_the_loops_find(digits_run: Path) -> None:
         assert within is not None
         assert (row["units"], row["words"], row["used"]) == (layer.units, layer.words, len(shares))
         assert row["dominant_share"] == pytest.approx(sum(shares) / len(shares), rel=1e-12)
-        assert row["within"] == pytest.approx(within, rel=1e-12)
-        assert row["between"] == pytest.approx(between, rel=1e-12)
+        assert row["distance_within"] == pytest.approx(within, rel=1e-12)
+        assert row["distance_between"] == pytest.approx(between, rel=1e-12)
         assert row["ratio"] == pytest.approx(within / between, rel=1e-12)
         pure = sum(word["columns"] * word["dominant_share"] for word in own if word["columns"])
         assert row["column_dominant_share"] == pytest.approx(pure / sum(word["columns"] for word in own), rel=1e-12)
@@ -127,5 +127,5 @@ def test_words_without_columns_are_not_measured() -> None:
     found = layer_row(rows, layer, mean)
     assert (found["words"], found["used"]) == (3, 2)
     assert found["dominant_share"] == pytest.approx(0.65)
-    assert (found["within"], found["between"], found["ratio"]) == (1.0, None, None)
+    assert (found["distance_within"], found["distance_between"], found["ratio"]) == (1.0, None, None)
     assert found["column_dominant_share"] == pytest.approx(0.65)

@@ -23,6 +23,7 @@ from workflows.plan.scopes import Scope, joint_scope, read_scopes, scopes_path
 from workflows.report.parts_figure import PARTS, draw_parts_figure
 from workflows.report.parts_terminal import parts_table
 from workflows.settings import Settings
+from workflows.storage.fields import LIKELIHOOD
 from workflows.storage.images_table import ImageColumns
 from workflows.storage.run_folder import RunFolder
 from workflows.storage.tables import read_table, write_table
@@ -120,7 +121,9 @@ def _chosen_words(folder: RunFolder, plan: Plan) -> Chosen:
     spread = [layer.name for layer in plan.layers if layer.positions > 1]
     if not spread:
         raise RunFolderError("every layer of this run has a single position: boxes say nothing about dense layers")
-    table = read_table(folder.table("nodes"), ["graph", "scope", "layer", "word", "rank"])
+    table = read_table(
+        folder.table("nodes"), ["graph", "scope", "layer", "word", "rank"], [("criterion", "=", LIKELIHOOD)]
+    )
     of_class = pc.starts_with(table["graph"], "class:")
     rows = table.filter(pc.and_(of_class, pc.is_in(table["layer"], pa.array(spread)))).to_pylist()
     if not rows:
