@@ -3,14 +3,20 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
+# An index to take torch from, e.g. that of the builds without CUDA; empty: pip's own.
+TORCH_INDEX ?=
+TORCH  := "torch>=2.13,<2.14" "torchvision>=0.28,<0.29"
 
-.PHONY: demo paper test test-slow lint bench clean
+.PHONY: demo paper install test test-slow lint docs bench clean
 
 $(READY): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(if $(TORCH_INDEX),$(BIN)/python -m pip install --quiet --index-url $(TORCH_INDEX) $(TORCH))
 	$(BIN)/python -m pip install --quiet --editable ".[test]"
 	@touch $@
+
+install: $(READY)         ## the virtual environment alone
 
 demo: $(READY)            ## the whole main job on handwritten digits, no download
 	$(BIN)/inference-graphs demo
@@ -32,8 +38,10 @@ test: lint                ## the fast suite: about 13 minutes on 2 cores
 test-slow: $(READY)       ## the large real-data checks (tens of minutes)
 	$(BIN)/python -m pytest -m "slow" --timeout=3600
 
+docs: $(READY)            ## code, queries, links and commands of the pages
+	$(BIN)/python -m pytest tests/test_documents.py
+
 bench: $(READY)           ## prints ratios and appends them to tests/benchmarks/RESULTS.md
-	$(BIN)/python -m pip install --quiet --editable ".[bench]"
 	$(BIN)/python -m tests.benchmarks
 
 clean:                    ## the virtual environment and the caches; never a run folder
