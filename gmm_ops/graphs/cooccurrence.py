@@ -18,12 +18,11 @@ from jaxtyping import Int
 from torch import Tensor
 
 from gmm_ops.axes import PairCounts, WordMaps
-from gmm_ops.errors import RefusedInput
 from gmm_ops.graphs.offset_histogram import OffsetHistogram
 from gmm_ops.graphs.sliding_histogram import Kernel, PairCounter
-from gmm_ops.graphs.sorted_keys import key_widths, merge_sorted, pack, sum_equal, unpack
+from gmm_ops.graphs.sparse_table import SparseTable, dense_counts
 from gmm_ops.graphs.windows import Window
-from gmm_ops.graphs.word_maps import group_array, integer_array, positive_count, word_array, word_arrays
+from gmm_ops.graphs.word_maps import group_array, positive_count, word_array, word_arrays
 
 __all__ = ["OffsetHistogram", "SparseCounts", "WordCounts", "count_pairs", "count_words"]
 
@@ -60,34 +59,17 @@ def count_pairs(
     return torch.from_numpy(counts[0])
 
 
-@dataclass(frozen=True, eq=False)
-class SparseCounts:
+@dataclass(frozen=True)
+class SparseCounts(SparseTable):
     """Co-occurrence counts for each group of images (a predicted class, or one image): the non-zero cells.
 
-    Rows are sorted by (group, upper, lower) and every row is unique; groups and words are not negative, counts
-    are positive. Four int64 tensors of shape (P,), 32 bytes a row. ``merge`` adds two tables.
-    Raises ``RefusedInput`` when the rows are not so.
+    Rows are sorted by (group, upper, lower), as ``SparseTable`` says: 32 bytes a row.
     """
 
     group: Int[Tensor, " P"]
     upper: Int[Tensor, " P"]
     lower: Int[Tensor, " P"]
     count: Int[Tensor, " P"]
-
-    def __post_init__(self) -> None:
-        _require_table("SparseCounts", [self.group, self.upper, self.lower], self.count)
-
-    @classmethod
-    def zero(cls) -> SparseCounts:
-        """No images: what ``merge`` leaves unchanged."""
-        return cls(*(torch.zeros(0, dtype=torch.int64) for _ in range(4)))
-
-    @classmethod
-    def from_rows(
-        cls, group: Int[Tensor, " P"], upper: Int[Tensor, " P"], lower: Int[Tensor, " P"], count: Int[Tensor, " P"]
-    ) -> SparseCounts:
-        """The table of rows in any order; counts of equal rows are added."""
-        return cls(*_table_of_rows([group, upper, lower], count))
 
     @classmethod
     def from_batch(
@@ -123,73 +105,32 @@ class SparseCounts:
             return cls.zero()
         return cls(*(torch.from_numpy(np.concatenate(columns)) for columns in zip(*pieces, strict=True)))
 
-    def merge(self, other: SparseCounts) -> SparseCounts:
-        """The counts of both sets of images together. Associative and commutative, exactly."""
-        left, right = (_columns(t.group, t.upper, t.lower) for t in (self, other))
-        return SparseCounts(*_merge_tables(left, self.count, right, other.count))
-
-    def __add__(self, other: SparseCounts) -> SparseCounts:
-        return self.merge(other)
-
-    def equals(self, other: SparseCounts) -> bool:
-        """True when both tables hold the same rows, bit for bit."""
-        names = ("group", "upper", "lower", "count")
-        return all(torch.equal(getattr(self, name), getattr(other, name)) for name in names)
-
     def total(self, n_upper: int, n_lower: int) -> PairCounts:
         """All groups together, dense (n_upper, n_lower) int64."""
-        return _dense([self.upper, self.lower], self.count, (n_upper, n_lower))
+        return dense_counts([self.upper, self.lower], self.count, (n_upper, n_lower))
 
     def dense(self, group: int, n_upper: int, n_lower: int) -> PairCounts:
         """One group, dense (n_upper, n_lower) int64; all zero for a group without images."""
-        rows = _rows_of(self.group, group)
-        return _dense([self.upper[rows], self.lower[rows]], self.count[rows], (n_upper, n_lower))
+        rows = self.group_rows(group)
+        return dense_counts([self.upper[rows], self.lower[rows]], self.count[rows], (n_upper, n_lower))
 
 
-@dataclass(frozen=True, eq=False)
-class WordCounts:
-    """How many columns carry each word, for each group of images: the non-zero cells, sorted by (group, word).
-
-    Three int64 tensors of shape (P,); the same algebra and the same rules as ``SparseCounts``.
-    """
+@dataclass(frozen=True)
+class WordCounts(SparseTable):
+    """How many columns carry each word, for each group of images: the non-zero cells, sorted by (group, word)."""
 
     group: Int[Tensor, " P"]
     word: Int[Tensor, " P"]
     count: Int[Tensor, " P"]
 
-    def __post_init__(self) -> None:
-        _require_table("WordCounts", [self.group, self.word], self.count)
-
-    @classmethod
-    def zero(cls) -> WordCounts:
-        """No images."""
-        return cls(*(torch.zeros(0, dtype=torch.int64) for _ in range(3)))
-
-    @classmethod
-    def from_rows(cls, group: Int[Tensor, " P"], word: Int[Tensor, " P"], count: Int[Tensor, " P"]) -> WordCounts:
-        """The table of rows in any order; counts of equal rows are added."""
-        return cls(*_table_of_rows([group, word], count))
-
-    def merge(self, other: WordCounts) -> WordCounts:
-        """The counts of both sets of images together. Associative and commutative, exactly."""
-        left, right = _columns(self.group, self.word), _columns(other.group, other.word)
-        return WordCounts(*_merge_tables(left, self.count, right, other.count))
-
-    def __add__(self, other: WordCounts) -> WordCounts:
-        return self.merge(other)
-
-    def equals(self, other: WordCounts) -> bool:
-        """True when both tables hold the same rows, bit for bit."""
-        return all(torch.equal(getattr(self, name), getattr(other, name)) for name in ("group", "word", "count"))
-
     def total(self, n_words: int) -> Int[Tensor, " K"]:
         """Columns of each word over all groups, (n_words,) int64."""
-        return _dense([self.word], self.count, (n_words,))
+        return dense_counts([self.word], self.count, (n_words,))
 
     def dense(self, group: int, n_words: int) -> Int[Tensor, " K"]:
         """Columns of each word in one group, (n_words,) int64."""
-        rows = _rows_of(self.group, group)
-        return _dense([self.word[rows]], self.count[rows], (n_words,))
+        rows = self.group_rows(group)
+        return dense_counts([self.word[rows]], self.count[rows], (n_words,))
 
 
 def count_words(words: WordMaps, groups: Int[Tensor, " N"], n_words: int) -> WordCounts:
@@ -234,59 +175,3 @@ def _members(groups: np.ndarray) -> Iterator[tuple[int, np.ndarray | slice]]:
         images = order[start:stop]
         consecutive = images[-1] - images[0] == len(images) - 1
         yield int(name), slice(int(images[0]), int(images[-1]) + 1) if consecutive else images
-
-
-def _columns(*tensors: Tensor) -> list[np.ndarray]:
-    return [tensor.numpy() for tensor in tensors]
-
-
-def _require_table(name: str, columns: list[Tensor], count: Tensor) -> None:
-    arrays = [integer_array(f"{name} column", tensor, n_axes=1, axes="(rows,)") for tensor in [*columns, count]]
-    described = f"got {[array.dtype.name for array in arrays]} of lengths {[len(array) for array in arrays]}"
-    if any(array.dtype != np.int64 or len(array) != len(arrays[0]) for array in arrays):
-        raise RefusedInput(f"{name}: columns must be int64 and of one length, {described}; use from_rows()")
-    if any((array < lowest).any() for array, lowest in zip(arrays, [0] * len(columns) + [1], strict=True)):
-        raise RefusedInput(
-            f"{name}: groups and words must not be negative and counts at least 1, got the minima "
-            f"{[int(array.min()) for array in arrays]}; leave such rows out"
-        )
-    keys = pack(arrays[:-1], key_widths(arrays[:-1]))
-    if bool((keys[1:] <= keys[:-1]).any()):
-        raise RefusedInput(f"{name}: rows must be sorted and unique; use from_rows() for rows in any order")
-
-
-def _table_of_rows(columns: list[Tensor], count: Tensor) -> list[Tensor]:
-    arrays = [integer_array("column", tensor, 1, "(rows,)").astype(np.int64) for tensor in [*columns, count]]
-    if any((array < 0).any() for array in arrays):
-        raise RefusedInput(
-            f"rows: groups, words and counts must not be negative, got the minima "
-            f"{[int(array.min()) for array in arrays]}; leave such rows out"
-        )
-    arrays = [array[arrays[-1] > 0] for array in arrays]
-    widths = key_widths(arrays[:-1])
-    keys, counts = sum_equal(pack(arrays[:-1], widths), arrays[-1])
-    return [torch.from_numpy(array) for array in [*unpack(keys, widths), counts]]
-
-
-def _merge_tables(
-    left: list[np.ndarray], left_count: Tensor, right: list[np.ndarray], right_count: Tensor
-) -> list[Tensor]:
-    widths = key_widths(left, right)
-    keys, counts = merge_sorted(pack(left, widths), left_count.numpy(), pack(right, widths), right_count.numpy())
-    return [torch.from_numpy(array) for array in [*unpack(keys, widths), counts]]
-
-
-def _rows_of(groups: Tensor, group: int) -> slice:
-    first, last = torch.searchsorted(groups, torch.tensor([group, group + 1])).tolist()
-    return slice(first, last)
-
-
-def _dense(words: list[Tensor], count: Tensor, shape: tuple[int, ...]) -> Tensor:
-    highest = [int(column.max()) if len(column) else -1 for column in words]
-    if any(word >= size for word, size in zip(highest, shape, strict=True)):
-        raise RefusedInput(
-            f"n_words: must exceed every word of the table, got {shape} for words up to {tuple(highest)}; "
-            "pass the sizes of the dictionaries that were counted"
-        )
-    dense = torch.zeros(shape, dtype=torch.int64)
-    return dense.index_put_(tuple(words), count, accumulate=True)

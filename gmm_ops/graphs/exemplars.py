@@ -6,7 +6,8 @@ one column per image (IG section 4: six images a word).
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
+from typing import Annotated
 
 import numpy as np
 import torch
@@ -15,10 +16,11 @@ from numba import njit
 from torch import Tensor
 
 from gmm_ops.errors import RefusedInput
+from gmm_ops.records import Sums, joined, same
 
 
 @dataclass(frozen=True)
-class Exemplars:
+class Exemplars(Sums):
     """The best columns of each word, sorted by word, then by rank.
 
     Attributes:
@@ -30,13 +32,13 @@ class Exemplars:
         per_word: at most so many rows a word.
     """
 
-    word: Int[Tensor, "E"]
-    image: Int[Tensor, "E"]
-    y: Int[Tensor, "E"]
-    x: Int[Tensor, "E"]
-    posterior: Float[Tensor, "E"]
-    log_joint: Float[Tensor, "E"]
-    per_word: int = field(default=6, kw_only=True)
+    word: Annotated[Int[Tensor, "E"], joined]
+    image: Annotated[Int[Tensor, "E"], joined]
+    y: Annotated[Int[Tensor, "E"], joined]
+    x: Annotated[Int[Tensor, "E"], joined]
+    posterior: Annotated[Float[Tensor, "E"], joined]
+    log_joint: Annotated[Float[Tensor, "E"], joined]
+    per_word: Annotated[int, same] = field(default=6, kw_only=True)
 
     @classmethod
     def zero(cls, per_word: int = 6) -> Exemplars:
@@ -77,11 +79,7 @@ class Exemplars:
 
     def merge(self, other: Exemplars) -> Exemplars:
         """The best of both; the order and the grouping of merges change nothing."""
-        if self.per_word != other.per_word:
-            raise RefusedInput(f"per_word must agree to merge: {self.per_word} and {other.per_word}")
-        fields = ("word", "image", "y", "x", "posterior", "log_joint")
-        joined = (torch.cat([getattr(self, name), getattr(other, name)]) for name in fields)
-        return Exemplars(*joined, per_word=self.per_word)._best()
+        return super().merge(other)._best()
 
     def rank(self) -> Int[Tensor, "E"]:
         """Rank of each row within its word, from 0."""
@@ -101,8 +99,8 @@ class Exemplars:
         return self._take(_lexsort(self.x, self.y, self.image, -self.log_joint, -self.posterior, self.word))
 
     def _take(self, index: Int[Tensor, "E"]) -> Exemplars:
-        fields = (self.word, self.image, self.y, self.x, self.posterior, self.log_joint)
-        return Exemplars(*(values[index] for values in fields), per_word=self.per_word)
+        rows = [f.name for f in fields(self) if f.name != "per_word"]
+        return replace(self, **{name: getattr(self, name)[index] for name in rows})
 
 
 @njit(cache=True, nogil=True)

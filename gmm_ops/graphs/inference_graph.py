@@ -12,13 +12,14 @@ from torch import Tensor
 
 from gmm_ops.axes import PairCounts
 from gmm_ops.errors import RefusedInput
+from gmm_ops.records import Record
 
 LOG_BASE = 2
 """Log ratios are in bits; stored with every table that holds them."""
 
 
-@dataclass(frozen=True, eq=False)
-class LogRatios:
+@dataclass(frozen=True)
+class LogRatios(Record):
     """LR[s, t] = log2 P(t|s) / P(t) of one pair of layers.
 
     ``bits`` (K, K_lower) float64, NaN where not defined: a word that the counts never saw has no edges

@@ -14,6 +14,7 @@ from gmm_ops.axes import WordMaps
 from gmm_ops.errors import RefusedInput
 from gmm_ops.graphs.windows import Window
 from gmm_ops.graphs.word_maps import integer_array, word_arrays
+from gmm_ops.records import Sums
 
 
 @njit(cache=True, nogil=True)
@@ -42,8 +43,8 @@ def _count_offsets(upper, lower, corner, targets, first_edge, counts, inside):  
                                 counts[e, i, j] += 1
 
 
-@dataclass(frozen=True, eq=False)
-class OffsetHistogram:
+@dataclass(frozen=True)
+class OffsetHistogram(Sums):
     """How often the lower word of an edge sits at each offset of the window of its upper word.
 
     ``counts`` (E, h, w) int64: times the lower word was at that offset; ``inside`` (E, h, w) int64: times the
@@ -85,18 +86,6 @@ class OffsetHistogram:
         unsorted = np.empty_like(counts)
         unsorted[order] = counts
         return cls(torch.from_numpy(unsorted), torch.from_numpy(inside[pairs[:, 0]]))
-
-    def merge(self, other: OffsetHistogram) -> OffsetHistogram:
-        """Both sets of images together. Raises ``RefusedInput`` for other edges or another window."""
-        if self.counts.shape != other.counts.shape:
-            raise RefusedInput(
-                f"other: must count the same edges and window, got shape {tuple(other.counts.shape)} instead of "
-                f"{tuple(self.counts.shape)}; build both from one list of edges"
-            )
-        return OffsetHistogram(self.counts + other.counts, self.inside + other.inside)
-
-    def __add__(self, other: OffsetHistogram) -> OffsetHistogram:
-        return self.merge(other)
 
     def frequency(self) -> Float[Tensor, "E h w"]:
         """Share of the times an offset was inside the map that it held the lower word, float64; NaN where never."""

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
-import numpy as np
 import torch
 from jaxtyping import Float
-from numpy.typing import NDArray
 from torch import Tensor
 
 from gmm_ops.hmm.chain import Chain
 from gmm_ops.hmm.model import HiddenMarkovModel, LayerWords
+from gmm_ops.records import Record
 
 
 @dataclass(frozen=True)
-class ModelAverage:
+class ModelAverage(Record):
     """Sum of the parameters over the steps since ``since`` (Polyak and Juditsky 1992).
 
     since: step of the first term; the sum starts anew whenever the step number has doubled, so it covers the last
@@ -53,20 +50,6 @@ class ModelAverage:
         emitted = zip(rest[tables::2], rest[tables + 1 :: 2], otherwise.layers, strict=True)
         layers = tuple(LayerWords(mean, variance, layer.rectified) for mean, variance, layer in emitted)
         return HiddenMarkovModel(Chain(initial, tuple(rest[:tables])), layers)
-
-    def to_arrays(self) -> dict[str, NDArray[Any]]:
-        """Plain arrays, each named average_..."""
-        return {
-            "average_since": np.array(self.since, np.int64),
-            "average_count": np.array(self.count, np.int64),
-            "average_total": self.total.cpu().numpy(),
-        }
-
-    @classmethod
-    def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> ModelAverage:
-        """Inverse of ``to_arrays``."""
-        total = torch.from_numpy(np.array(arrays["average_total"]))
-        return cls(int(arrays["average_since"]), int(arrays["average_count"]), total)
 
 
 def _parts(model: HiddenMarkovModel) -> list[Tensor]:

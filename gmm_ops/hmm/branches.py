@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 import torch
@@ -17,35 +18,32 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from gmm_ops.errors import RefusedInput
-from gmm_ops.graphs.sorted_keys import merge_sorted, sum_equal
+from gmm_ops.graphs.cooccurrence import SparseCounts
 from gmm_ops.hmm.chain import Chain, refuse_no_number
 from gmm_ops.hmm.max_product import max_product
+from gmm_ops.records import Sums, same
 
 NONE = -1
 """Stands for a word that there is not: below the start, or expected where no image of the class came by."""
 
-Cells = tuple[Int[np.ndarray, " P"], ...]
 
-
-@dataclass(frozen=True, eq=False)
-class BranchCounts:
+@dataclass(frozen=True)
+class BranchCounts(Sums):
     """How many counted images of each class take each branch: the cells that are not zero. Merges exactly.
 
-    n_classes: M. n_states: words at each level, lowest first; the last level is the prediction. keys: per level (P,)
-    int64 ascending, (label * K_lower + lower) * K_upper + upper, where the start is the one lower word 0 of level 1.
-    counts: per level (P,) int64, positive.
+    n_classes: M. n_states: words at each level, lowest first; the last level is the prediction. levels: per level the
+    table of its branches; group is the class, upper the word at the level, lower the word below, where the start is
+    the one lower word 0 of level 1.
     """
 
-    n_classes: int
-    n_states: tuple[int, ...]
-    keys: Cells
-    counts: Cells
+    n_classes: Annotated[int, same]
+    n_states: Annotated[tuple[int, ...], same]
+    levels: tuple[SparseCounts, ...]
 
     @classmethod
     def zero(cls, n_classes: int, n_states: Sequence[int]) -> BranchCounts:
         """No image: what ``merge`` leaves unchanged."""
-        empty = tuple(np.zeros(0, np.int64) for _ in n_states)
-        return cls(n_classes, tuple(n_states), empty, empty)
+        return cls(n_classes, tuple(n_states), tuple(SparseCounts.zero() for _ in n_states))
 
     @classmethod
     def from_batch(
@@ -55,73 +53,40 @@ class BranchCounts:
 
         Raises RefusedInput for a word or a class that does not exist.
         """
-        empty = cls.zero(n_classes, n_states)
-        packed = empty._packed(words, label)
-        tables = [sum_equal(column, np.ones(len(column), np.int64)) for column in packed.T]
-        return cls(n_classes, empty.n_states, tuple(keys for keys, _ in tables), tuple(counts for _, counts in tables))
-
-    def merge(self, other: BranchCounts) -> BranchCounts:
-        """The counts of both sets of images together. Associative and commutative, exactly."""
-        if (self.n_classes, self.n_states) != (other.n_classes, other.n_states):
-            raise RefusedInput(
-                f"branches of {self.n_classes} classes and levels {self.n_states} do not merge with those of "
-                f"{other.n_classes} classes and levels {other.n_states}; count the paths of one model"
-            )
-        pairs = zip(self.keys, self.counts, other.keys, other.counts, strict=True)
-        tables = [merge_sorted(*pair) for pair in pairs]
-        return BranchCounts(
-            self.n_classes, self.n_states, tuple(keys for keys, _ in tables), tuple(counts for _, counts in tables)
-        )
-
-    def __add__(self, other: BranchCounts) -> BranchCounts:
-        return self.merge(other)
-
-    def equals(self, other: BranchCounts) -> bool:
-        """True when both hold the same cells."""
-        same = (self.n_classes, self.n_states) == (other.n_classes, other.n_states)
-        cells = zip((*self.keys, *self.counts), (*other.keys, *other.counts), strict=False)
-        return same and all(np.array_equal(left, right) for left, right in cells)
+        _refuse_other_words(words, label, n_classes, tuple(n_states))
+        classes, places = label.cpu().long(), words.cpu().long()
+        below = [torch.zeros_like(classes), *places.T[:-1]]
+        pairs = zip(places.T, below, strict=True)
+        levels = tuple(SparseCounts.from_rows(classes, upper, lower, torch.ones_like(lower)) for upper, lower in pairs)
+        return cls(n_classes, tuple(n_states), levels)
 
     def total(self, level: int) -> Int[Tensor, "K_upper K_lower"]:
         """Images of all classes that take each branch of a level (from 1), dense int64."""
         lower, upper = self._sizes(level)
-        found = np.zeros(lower * upper, np.int64)
-        np.add.at(found, self.keys[level - 1] % (lower * upper), self.counts[level - 1])
-        return torch.from_numpy(found.reshape(lower, upper).T.copy())
+        return self.levels[level - 1].total(upper, lower)
 
     def along(self, words: Int[Tensor, "n L"], label: Int[Tensor, " n"]) -> Int[Tensor, "n L"]:
         """How many counted images of ``label[i]`` take each branch of path i."""
-        packed = self._packed(words, label)
-        columns = [self._count_of(level, packed[:, level - 1]) for level in range(1, len(self.n_states) + 1)]
-        return torch.from_numpy(np.stack(columns, axis=1))
+        _refuse_other_words(words, label, self.n_classes, self.n_states)
+        classes, places = label.cpu().numpy().astype(np.int64), words.cpu().numpy().astype(np.int64).T
+        below = [np.zeros_like(classes), *places[:-1]]
+        tables = zip(self.levels, places, below, strict=True)
+        return torch.from_numpy(np.stack([table.count_of(classes, *pair) for table, *pair in tables], axis=1))
 
     def at_junction(self, level: int, label: Int[Tensor, " n"], lower: Int[Tensor, " n"]) -> Int[Tensor, "n K_upper"]:
         """How many counted images of ``label[i]`` go from ``lower[i]`` to each word of a level (from 1).
 
         lower: ignored at level 1, which has one junction, the start.
         """
-        below, upper = self._sizes(level)
-        came = np.zeros(len(label), np.int64) if level == 1 else lower.cpu().numpy()
-        first = (label.cpu().numpy().astype(np.int64) * below + came) * upper
-        return torch.from_numpy(self._count_of(level, first[:, None] + np.arange(upper)))
+        _, upper = self._sizes(level)
+        classes = label.cpu().numpy().astype(np.int64)
+        came = np.zeros_like(classes) if level == 1 else lower.cpu().numpy().astype(np.int64)
+        wanted = (classes.repeat(upper), np.tile(np.arange(upper), len(classes)), came.repeat(upper))
+        return torch.from_numpy(self.levels[level - 1].count_of(*wanted).reshape(-1, upper))
 
     def _sizes(self, level: int) -> tuple[int, int]:
         """(K_lower, K_upper) of a level, from 1."""
         return (1 if level == 1 else self.n_states[level - 2]), self.n_states[level - 1]
-
-    def _packed(self, words: Int[Tensor, "n L"], label: Int[Tensor, " n"]) -> Int[np.ndarray, "n L"]:
-        _refuse_other_words(words, label, self.n_classes, self.n_states)
-        places, classes = words.cpu().numpy().astype(np.int64), label.cpu().numpy().astype(np.int64)
-        lower = np.concatenate([np.zeros((len(places), 1), np.int64), places[:, :-1]], axis=1)
-        sizes = np.array([self._sizes(level) for level in range(1, len(self.n_states) + 1)]).reshape(-1, 2)
-        return (classes[:, None] * sizes[:, 0] + lower) * sizes[:, 1] + places
-
-    def _count_of(self, level: int, wanted: Int[np.ndarray, "*shape"]) -> Int[np.ndarray, "*shape"]:
-        keys, counts = self.keys[level - 1], self.counts[level - 1]
-        if not len(keys):
-            return np.zeros(wanted.shape, np.int64)
-        place = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)
-        return np.where(keys[place] == wanted, counts[place], 0)
 
 
 @dataclass(frozen=True)

@@ -11,13 +11,14 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from gmm_ops.errors import NonFiniteActivations, RefusedInput
+from gmm_ops.records import Record
 
 SUM_TOLERANCE = 1e-6
 """How far the probabilities of a table's column may be from 1."""
 
 
 @dataclass(frozen=True)
-class Chain:
+class Chain(Record):
     """h^1 ~ initial, h^l | h^(l-1) ~ T^l (IG Eq. 2), all float64; K may differ from layer to layer.
 
     initial: (K_1,) probabilities. transitions: one (K_upper, K_lower) table per pair of neighbouring layers, lowest
@@ -44,12 +45,6 @@ class Chain:
     def n_states(self) -> tuple[int, ...]:
         """K of every layer, lowest first."""
         return (len(self.initial), *(len(table) for table in self.transitions))
-
-    def to(self, device: torch.device | str) -> Chain:
-        """The same chain on another device."""
-        if self.initial.device == torch.device(device):
-            return self
-        return Chain(self.initial.to(device), tuple(table.to(device) for table in self.transitions))
 
     def logarithms(self) -> tuple[Float[Tensor, " K"], list[Float[Tensor, "K_upper K_lower"]]]:
         """(log initial, log of every table), natural, -inf for 0.

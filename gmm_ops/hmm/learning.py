@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
-import numpy as np
 import torch
 from jaxtyping import Float, Int
-from numpy.typing import NDArray
 from torch import Tensor
 
 from gmm_ops.axes import Columns
@@ -19,6 +16,7 @@ from gmm_ops.hmm.chain import Chain
 from gmm_ops.hmm.model import HiddenMarkovModel
 from gmm_ops.hmm.statistics import ChainStatistics
 from gmm_ops.mixtures.online_step import COLUMNS_PER_WORD, OnlineEMSettings, step_size
+from gmm_ops.records import Record
 
 __all__ = [
     "HMMSettings",
@@ -152,8 +150,9 @@ def fit_batch_em(
 
 
 @dataclass(frozen=True)
-class HMMState:
-    """All that a fit carries from one minibatch to the next; the same on every actor, bit for bit.
+class HMMState(Record):
+    """All that a fit carries from one minibatch to the next; the same on every actor, bit for bit. Resumed from its
+    arrays, a fit goes on bit for bit.
 
     step: minibatches taken. model: parameters of the next E-step. statistics: running means per image S, about the
     model's means. var_floors: (L,) lowest variance per layer, squared units. n_images: images of an epoch; the prior
@@ -170,30 +169,6 @@ class HMMState:
     def result(self, settings: HMMSettings) -> HiddenMarkovModel:
         """The fitted model: the last parameters, or their average."""
         return self.average.finish(self.model) if settings.polyak else self.model
-
-    def to_arrays(self) -> dict[str, NDArray[Any]]:
-        """Plain arrays for a checkpoint: a fit resumed from them goes on bit for bit."""
-        return {
-            "step": np.array(self.step, np.int64),
-            "n_images": np.array(self.n_images, np.int64),
-            "var_floors": self.var_floors.cpu().numpy(),
-            "statistics": self.statistics.pack().cpu().numpy(),
-            **self.model.to_arrays(),
-            **self.average.to_arrays(),
-        }
-
-    @classmethod
-    def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> HMMState:
-        """Inverse of ``to_arrays``."""
-        model = HiddenMarkovModel.from_arrays(arrays)
-        return cls(
-            int(arrays["step"]),
-            model,
-            ChainStatistics.unpack(torch.from_numpy(np.array(arrays["statistics"])), model.shape),
-            torch.from_numpy(np.array(arrays["var_floors"])),
-            int(arrays["n_images"]),
-            ModelAverage.from_arrays(arrays),
-        )
 
 
 def start(model: HiddenMarkovModel, settings: HMMSettings, n_images: int) -> HMMState:

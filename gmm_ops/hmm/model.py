@@ -18,13 +18,14 @@ from gmm_ops.hmm.chain import Chain, observed_log_likelihoods
 from gmm_ops.hmm.inference import log_evidence
 from gmm_ops.hmm.rectified_gaussian import constrained_maximum, rectified_log_densities, rectified_sums
 from gmm_ops.mixtures.gaussian import refuse_non_finite, refuse_other_shape, score_parameters, scores
+from gmm_ops.records import Record
 
 TILE_NUMBERS = 1 << 20
 """Features of one tile of columns: 8 MiB of float64, or about 340 columns of 1,000 rectified units."""
 
 
 @dataclass(frozen=True)
-class LayerWords:
+class LayerWords(Record):
     """What the words of one layer emit, float64.
 
     mean, variance: (K, D) of the Gaussian before rectification, layer units and squared. rectified: the layer ends
@@ -80,10 +81,6 @@ class LayerWords:
         """The same words with word k taken from word ``order[k]``."""
         return LayerWords(self.mean[order], self.variance[order], self.rectified)
 
-    def to(self, device: torch.device | str) -> LayerWords:
-        """The same words on another device."""
-        return LayerWords(self.mean.to(device), self.variance.to(device), self.rectified)
-
     def _tile_densities(self, tile: Columns) -> Float[Tensor, "n K"]:
         if self.rectified:
             return rectified_log_densities(tile, self.mean, self.variance)
@@ -125,7 +122,7 @@ class ModelShape:
 
 
 @dataclass(frozen=True)
-class HiddenMarkovModel:
+class HiddenMarkovModel(Record):
     """Layers of words on a chain (IG Sec. 3.1, Eq. 2 and 3).
 
     chain: one variable per layer; one more if the last variable is the prediction, which is observed and emits
@@ -181,29 +178,25 @@ class HiddenMarkovModel:
         layers = tuple(layer.relabelled(order) for layer, order in zip(self.layers, orders, strict=True))
         return HiddenMarkovModel(self.chain.relabelled(every), layers)
 
-    def to(self, device: torch.device | str) -> HiddenMarkovModel:
-        """The same model on another device."""
-        return HiddenMarkovModel(self.chain.to(device), tuple(layer.to(device) for layer in self.layers))
-
-    def to_arrays(self) -> dict[str, NDArray[Any]]:
-        """Plain arrays for a file, bit for bit."""
-        arrays = {"initial": self.chain.initial.cpu().numpy()}
-        arrays |= {f"transition_{i}": table.cpu().numpy() for i, table in enumerate(self.chain.transitions)}
+    def to_arrays(self, prefix: str = "") -> dict[str, NDArray[Any]]:
+        """Plain arrays for a file, bit for bit; the names are those of the files of every version."""
+        arrays: dict[str, Any] = {"initial": self.chain.initial}
+        arrays |= {f"transition_{i}": table for i, table in enumerate(self.chain.transitions)}
         for i, layer in enumerate(self.layers):
-            arrays |= {f"mean_{i}": layer.mean.cpu().numpy(), f"variance_{i}": layer.variance.cpu().numpy()}
-        return {**arrays, "rectified": np.array([layer.rectified for layer in self.layers])}
+            arrays |= {f"mean_{i}": layer.mean, f"variance_{i}": layer.variance}
+        arrays["rectified"] = torch.tensor([layer.rectified for layer in self.layers])
+        return {prefix + name: value.cpu().numpy() for name, value in arrays.items()}
 
     @classmethod
-    def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> HiddenMarkovModel:
+    def from_arrays(cls, arrays: Mapping[str, NDArray[Any]], prefix: str = "") -> HiddenMarkovModel:
         """Inverse of ``to_arrays``."""
 
         def tensor(name: str) -> Tensor:
-            return torch.from_numpy(np.array(arrays[name]))
+            return torch.from_numpy(np.array(arrays[prefix + name]))
 
-        tables = sum(1 for name in arrays if name.startswith("transition_"))
+        tables = sum(1 for name in arrays if name.startswith(f"{prefix}transition_"))
         chain = Chain(tensor("initial"), tuple(tensor(f"transition_{i}") for i in range(tables)))
-        rectified = arrays["rectified"].tolist()
-        pairs = enumerate(rectified)
+        pairs = enumerate(tensor("rectified").tolist())
         return cls(chain, tuple(LayerWords(tensor(f"mean_{i}"), tensor(f"variance_{i}"), flag) for i, flag in pairs))
 
     def _refuse_other_layers(self, columns: Sequence[Columns], predicted: Int[Tensor, " n"] | None) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import torch
@@ -11,15 +11,15 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from gmm_ops.axes import Columns, WordStatistics
-from gmm_ops.errors import RefusedInput
 from gmm_ops.hmm.inference import forward_backward
 from gmm_ops.hmm.model import HiddenMarkovModel, ModelShape
+from gmm_ops.records import Sums
 
 PerLayer = tuple[WordStatistics, ...]
 
 
 @dataclass(frozen=True)
-class ChainStatistics:
+class ChainStatistics(Sums):
     """Sums over images, float64 (IG Sec. 3.1, E-step; Cappe and Moulines 2009).
 
     count: images. log_likelihood: sum of log p, natural. s0: per layer (K,), sum of gamma.
@@ -37,8 +37,13 @@ class ChainStatistics:
     @classmethod
     def zero(cls, shape: ModelShape, device: torch.device | str = "cpu") -> ChainStatistics:
         """The statistics of no image: the neutral element of ``merge``."""
-        empty = torch.zeros(sum(_sizes(shape)), dtype=torch.float64, device=device)
-        return cls.unpack(empty, shape)
+
+        def zeros(*size: int) -> Tensor:
+            return torch.zeros(size, dtype=torch.float64, device=device)
+
+        s1, s2 = (tuple(map(zeros, shape.n_words, shape.n_units)) for _ in range(2))
+        tables = tuple(zeros(upper, lower) for lower, upper in pairwise(shape.n_states))
+        return cls(0.0, 0.0, tuple(map(zeros, shape.n_words)), s1, s2, tables)
 
     @classmethod
     def from_batch(
@@ -61,27 +66,6 @@ class ChainStatistics:
             posterior.xi,
         )
 
-    def merge(self, other: ChainStatistics) -> ChainStatistics:
-        """Statistics of both sets of images."""
-        return ChainStatistics(
-            self.count + other.count,
-            self.log_likelihood + other.log_likelihood,
-            *(
-                tuple(a + b for a, b in zip(getattr(self, name), getattr(other, name), strict=True))
-                for name in ("s0", "s1", "s2", "s3")
-            ),
-        )
-
-    __add__ = merge
-
-    def scaled(self, factor: float) -> ChainStatistics:
-        """Every sum times ``factor``; 1 / count gives means per image."""
-        return ChainStatistics(
-            self.count * factor,
-            self.log_likelihood * factor,
-            *(tuple(part * factor for part in getattr(self, name)) for name in ("s0", "s1", "s2", "s3")),
-        )
-
     def about(self, before: HiddenMarkovModel, after: HiddenMarkovModel) -> ChainStatistics:
         """The same sums, gathered about the means of ``before``, about those of ``after``."""
         first, second = [], []
@@ -90,38 +74,4 @@ class ChainStatistics:
             moved, weight = new.mean - old.mean, s0[:, None]
             first.append(s1 - moved * weight)
             second.append(s2 - 2.0 * moved * s1 + moved * moved * weight)
-        return ChainStatistics(self.count, self.log_likelihood, self.s0, tuple(first), tuple(second), self.s3)
-
-    def pack(self) -> Float[Tensor, " P"]:
-        """One float64 vector, count first, for an all-reduce: packing then adding equals merging."""
-        parts = [part.flatten() for name in ("s0", "s1", "s2", "s3") for part in getattr(self, name)]
-        head = torch.tensor([self.count, self.log_likelihood], dtype=torch.float64, device=self.s0[0].device)
-        return torch.cat([head, *parts])
-
-    @classmethod
-    def unpack(cls, packed: Float[Tensor, " P"], shape: ModelShape) -> ChainStatistics:
-        """Inverse of ``pack``. Raises RefusedInput for a vector of another length."""
-        sizes = _sizes(shape)
-        if packed.shape != (sum(sizes),):
-            raise RefusedInput(
-                f"packed must have shape ({sum(sizes)},) for a model of {shape}; got {tuple(packed.shape)}. Unpack "
-                "with the shape of the model that the statistics were gathered at."
-            )
-        head, *parts = packed.split(sizes)
-        layers, pairs = len(shape.n_words), len(shape.n_states) - 1
-        blocks = list(zip(shape.n_words, shape.n_units, strict=True))
-        s0, s1, s2 = parts[:layers], parts[layers : 2 * layers], parts[2 * layers : 3 * layers]
-        tables = zip(parts[3 * layers : 3 * layers + pairs], pairwise(shape.n_states), strict=True)
-        return cls(
-            float(head[0]),
-            float(head[1]),
-            tuple(part.clone() for part in s0),
-            tuple(part.reshape(block).clone() for part, block in zip(s1, blocks, strict=True)),
-            tuple(part.reshape(block).clone() for part, block in zip(s2, blocks, strict=True)),
-            tuple(part.reshape(upper, lower).clone() for part, (lower, upper) in tables),
-        )
-
-
-def _sizes(shape: ModelShape) -> list[int]:
-    blocks = [words * units for words, units in zip(shape.n_words, shape.n_units, strict=True)]
-    return [2, *shape.n_words, *blocks, *blocks, *(lower * upper for lower, upper in pairwise(shape.n_states))]
+        return replace(self, s1=tuple(first), s2=tuple(second))

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
-import numpy as np
 import torch
 from jaxtyping import Float, Int
-from numpy.typing import NDArray
 from torch import Tensor
 
 from gmm_ops.axes import ActivationMaps, Columns, WordMaps, WordStatistics
@@ -29,10 +25,11 @@ from gmm_ops.mixtures.gaussian import (
 )
 from gmm_ops.mixtures.near_ties import ExactScores
 from gmm_ops.mixtures.products import full_precision, row_products
+from gmm_ops.records import Record
 
 
 @dataclass(frozen=True)
-class Mixture:
+class Mixture(Record):
     """A diagonal Gaussian mixture (IG Eq. 1), all float64.
 
     log_pi: (K,) natural logarithm of the shares; -inf for an empty word.
@@ -64,22 +61,9 @@ class Mixture:
         """The same mixture with word k taken from word ``order[k]``."""
         return Mixture(self.log_pi[order], self.mean[order], self.variance[order], self.center)
 
-    def to(self, device: torch.device | str) -> Mixture:
-        """The same mixture on another device."""
-        return Mixture(self.log_pi.to(device), self.mean.to(device), self.variance.to(device), self.center.to(device))
-
-    def to_arrays(self) -> dict[str, NDArray[np.float64]]:
-        """Plain arrays for a file, bit for bit."""
-        return {name: getattr(self, name).cpu().numpy() for name in ("log_pi", "mean", "variance", "center")}
-
-    @classmethod
-    def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> Mixture:
-        """Inverse of ``to_arrays``."""
-        return cls(*(torch.from_numpy(np.array(arrays[n])) for n in ("log_pi", "mean", "variance", "center")))
-
 
 @dataclass(frozen=True)
-class Assignment:
+class Assignment(Record):
     """The hard word of every column.
 
     word: (n,) int64, argmax of the log joint; ties go to the lowest word.

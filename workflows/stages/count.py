@@ -134,7 +134,7 @@ def _store_pair(folder: RunFolder, scope: str, pair: LayerPair, whole: SparseCou
 def _store_layer(folder: RunFolder, scope: str, layer: str, whole: WordSummary) -> Record:
     """Words and exemplars of a layer, over S_T and S_V."""
     write_arrays(summary_path(folder, scope, layer), whole.to_arrays())
-    return {"columns": int(whole.by_label.count.sum())}
+    return {"columns": int(whole.label.count.sum())}
 
 
 def _whole(count: Count) -> dict[str, Record]:

@@ -40,12 +40,12 @@ def _count_branches(context: StageContext, plan: Plan) -> dict[str, int]:
     """First pass. The counts wait on disk: every task of the second pass reads them."""
     counts = context.reduce(_blocks(context, plan), TriageBlock.count, PathCounts.merge)
     counts.save(branches_path(context.folder))
-    return {"correct": int(counts.own.counts[0].sum())}
+    return {"correct": int(counts.own.levels[0].count.sum())}
 
 
 def _write_transitions(context: StageContext, plan: Plan) -> dict[str, int]:
     scope = JOINT
-    counts = PathCounts.load(branches_path(context.folder), plan)
+    counts = PathCounts.load(branches_path(context.folder))
     table = transition_table(plan, scope, load_chain(chain_path(context.folder, scope)).chain, counts)
     write_table(context.folder.table("transitions"), table, "transitions", network=context.settings.name)
     return {"rows": len(table)}
@@ -60,7 +60,7 @@ def _triage(context: StageContext, plan: Plan) -> dict[str, int]:
     finally:
         torch.set_num_threads(threads)
     images = ImageColumns.read(folder, 0, plan.images)
-    validation = PathCounts.load(branches_path(folder), plan).validation
+    validation = PathCounts.load(branches_path(folder)).validation
     triage = triage_table(plan, JOINT, found, images)
     junctions = junction_rows(plan, JOINT, found, images, validation)
     write_table(folder.table("triage"), triage, "triage", network=settings.name)

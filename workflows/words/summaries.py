@@ -15,6 +15,7 @@ from jaxtyping import Float, Int
 from gmm_ops.graphs.cooccurrence import WordCounts, count_words
 from gmm_ops.graphs.exemplars import Exemplars
 from gmm_ops.graphs.word_distances import centre_distances, class_distances
+from gmm_ops.records import Sums
 from workflows.plan.run_plan import OUTPUT, LayerPlan, Plan
 from workflows.plan.scope import Scope
 from workflows.settings import Settings
@@ -30,36 +31,20 @@ EXEMPLAR_FIELDS = ("word", "image", "y", "x", "posterior", "log_joint")
 
 
 @dataclass(frozen=True)
-class WordSummary:
+class WordSummary(Sums):
     """What words.parquet and exemplars.parquet need of one layer, mergeable over blocks of images.
 
     Attributes:
-        by_label: columns of every word in the training images, by true label.
-        by_prediction: columns of every word in the validation images, by predicted class.
+        label: columns of every word in the training images, by true label.
+        prediction: columns of every word in the validation images, by predicted class.
         images: training images that have the word, by word.
-        exemplars: the most typical training columns.
+        exemplar: the most typical training columns.
     """
 
-    by_label: WordCounts
-    by_prediction: WordCounts
+    label: WordCounts
+    prediction: WordCounts
     images: np.ndarray
-    exemplars: Exemplars
-
-    def merge(self, other: WordSummary) -> WordSummary:
-        """Sums, and the best of both."""
-        return WordSummary(
-            self.by_label.merge(other.by_label),
-            self.by_prediction.merge(other.by_prediction),
-            self.images + other.images,
-            self.exemplars.merge(other.exemplars),
-        )
-
-    def to_arrays(self) -> dict[str, np.ndarray]:
-        """Flat arrays for storage."""
-        arrays = {"images": self.images}
-        for name, counts in (("label", self.by_label), ("prediction", self.by_prediction)):
-            arrays |= {f"{name}_{field}": getattr(counts, field).numpy() for field in ("group", "word", "count")}
-        return arrays | {f"exemplar_{field}": getattr(self.exemplars, field).numpy() for field in EXEMPLAR_FIELDS}
+    exemplar: Exemplars
 
 
 @dataclass(frozen=True)

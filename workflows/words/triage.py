@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from gmm_ops.hmm.branches import BranchCounts, departure_levels, departures
 from gmm_ops.hmm.model import HiddenMarkovModel
+from gmm_ops.records import Sums, joined
 from workflows.data.shards import Shard
 from workflows.errors import RunFolderError
 from workflows.plan.run_plan import Plan
@@ -70,8 +72,8 @@ def n_states(plan: Plan) -> tuple[int, ...]:
 
 
 @dataclass(frozen=True)
-class PathCounts:
-    """Branches that paths take, mergeable over blocks of images.
+class PathCounts(Sums):
+    """Branches that paths take, over blocks of images.
 
     Attributes:
         own: by true class, of the correctly classified images of S_T.
@@ -96,23 +98,12 @@ class PathCounts:
         by_class = BranchCounts.from_batch(paths.words[own], paths.label[own], classes, states)
         return cls(by_class, counted(read & paths.train), counted(read & ~paths.train))
 
-    def merge(self, other: PathCounts) -> PathCounts:
-        """The counts of both sets of images together."""
-        return PathCounts(
-            self.own.merge(other.own), self.train.merge(other.train), self.validation.merge(other.validation)
-        )
-
     def save(self, path: Path) -> None:
         """Write the cells of every table and level."""
-        arrays: dict[str, np.ndarray] = {}
-        for name in ("own", "train", "validation"):
-            table = getattr(self, name)
-            for level, (keys, counts) in enumerate(zip(table.keys, table.counts, strict=True)):
-                arrays |= {f"{name}_keys_{level}": keys, f"{name}_counts_{level}": counts}
-        save_state(path, arrays)
+        save_state(path, self.to_arrays())
 
     @classmethod
-    def load(cls, path: Path, plan: Plan) -> PathCounts:
+    def load(cls, path: Path) -> PathCounts:
         """Inverse of ``save``.
 
         Raises:
@@ -122,14 +113,7 @@ class PathCounts:
             raise RunFolderError(
                 f"the counted branches {str(path)!r} are missing: delete the ledger of the paths stage, then run again"
             )
-        arrays, states = load_state(path), n_states(plan)
-
-        def table(name: str, classes: int) -> BranchCounts:
-            levels = range(len(states))
-            keys = tuple(arrays[f"{name}_keys_{level}"] for level in levels)
-            return BranchCounts(classes, states, keys, tuple(arrays[f"{name}_counts_{level}"] for level in levels))
-
-        return cls(table("own", len(plan.class_names)), table("train", 1), table("validation", 1))
+        return cls.from_arrays(load_state(path))
 
 
 def branches_path(folder: RunFolder) -> Path:
@@ -138,7 +122,7 @@ def branches_path(folder: RunFolder) -> Path:
 
 
 @dataclass(frozen=True)
-class Triaged:
+class Triaged(Sums):
     """What the second pass finds, mergeable over blocks of images in their order.
 
     Attributes:
@@ -147,14 +131,8 @@ class Triaged:
             images of S_V that leave there.
     """
 
-    errors: dict[str, np.ndarray]
+    errors: Annotated[dict[str, np.ndarray], joined]
     correct_leaving: tuple[Int[np.ndarray, " K"], ...]
-
-    def merge(self, other: Triaged) -> Triaged:
-        """Both blocks, this one's images first."""
-        errors = {name: np.concatenate([self.errors[name], other.errors[name]]) for name in FIELDS}
-        pairs = zip(self.correct_leaving, other.correct_leaving, strict=True)
-        return Triaged(errors, tuple(left + right for left, right in pairs))
 
 
 @dataclass(frozen=True)
@@ -178,7 +156,7 @@ class TriageBlock:
         """Second pass: where the errors leave, and which correct images of S_V leave as well."""
         # With one thread a product's last bits do not depend on the machine.
         torch.set_num_threads(1)
-        counts = PathCounts.load(branches_path(self.folder), self.plan).own
+        counts = PathCounts.load(branches_path(self.folder)).own
         paths = self.paths()
         return Triaged(self._errors(paths, counts), self._correct_leaving(paths, counts))
 

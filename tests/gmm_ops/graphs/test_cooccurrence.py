@@ -137,13 +137,13 @@ def test_sparse_counts_merge_in_any_order_to_the_same_table(case: Layers, seed: 
     for image in order:
         images = slice(image, image + 1)
         merged = merged + SparseCounts.from_batch(*case.part(images), groups=groups[images])
-    assert merged.equals(whole)
-    assert SparseCounts.zero().merge(whole).equals(whole)
+    assert merged == whole
+    assert SparseCounts.zero().merge(whole) == whole
     assert rows_of(whole + whole) == [(*key, 2 * count) for *key, count in rows_of(whole)]
     shuffled = torch.randperm(len(whole.count), generator=torch.Generator().manual_seed(seed))
     columns = [column[shuffled] for column in (whole.group, whole.upper, whole.lower, whole.count)]
-    assert SparseCounts.from_rows(*columns).equals(whole)
-    assert SparseCounts.from_rows(*(torch.cat([column, column]) for column in columns)).equals(whole + whole)
+    assert SparseCounts.from_rows(*columns) == whole
+    assert SparseCounts.from_rows(*(torch.cat([column, column]) for column in columns)) == whole + whole
 
 
 @unhurried
@@ -154,8 +154,8 @@ def test_word_counts(case: Layers, seed: int, cut: int) -> None:
     expected = slow.word_rows(case.lower, groups)
     assert rows_of(table) == expected
     parts = [count_words(case.lower[part], groups[part], case.n_lower) for part in (slice(cut), slice(cut, None))]
-    assert (parts[0] + parts[1]).equals(table)
-    assert parts[1].merge(parts[0]).equals(table)
+    assert (parts[0] + parts[1]) == table
+    assert parts[1].merge(parts[0]) == table
     total = [sum(row[2] for row in expected if row[1] == word) for word in range(case.n_lower)]
     assert table.total(case.n_lower).tolist() == total
     first = [sum(row[2] for row in expected if row[:2] == (0, word)) for word in range(case.n_lower)]
@@ -285,6 +285,6 @@ def test_refused_tables() -> None:
     with pytest.raises(RefusedInput, match=r"edges: must hold \(upper word, lower word\), neither negative"):
         OffsetHistogram.from_batch(MAPS, MAPS, Window.identity(), torch.tensor([[0, -1]]))
     with pytest.raises(
-        RefusedInput, match=r"other: must count the same edges and window, got shape \(1, 3, 3\) instead"
+        RefusedInput, match=r"counts: must have the same shape in what is merged, got \(2, 3, 3\) and \(1, 3, 3\)"
     ):
         OffsetHistogram.zero(2, 3, 3).merge(OffsetHistogram.zero(1, 3, 3))

@@ -48,5 +48,5 @@ def test_refuses_shapes_that_disagree():
     word, posterior, log_joint, images = _maps(0)
     with pytest.raises(RefusedInput, match=r"must have one shape \(N, H, W\)"):
         Exemplars.from_batch(word, posterior[:2], log_joint, images)
-    with pytest.raises(RefusedInput, match="per_word must agree"):
+    with pytest.raises(RefusedInput, match="per_word: must be the same in what is merged, got 3 and 4"):
         Exemplars.zero(3).merge(Exemplars.zero(4))

@@ -123,7 +123,7 @@ def test_packing_and_adding_is_merging(model, images):
     assert torch.equal(added.pack(), (one + two).pack())
     assert_same(one.merge(ChainStatistics.zero(model.shape)), one, 0.0)
     assert_same(one.scaled(0.25), ChainStatistics.unpack(0.25 * one.pack(), model.shape), 1e-15)
-    with pytest.raises(RefusedInput, match=r"packed must have shape .* got \(5,\)"):
+    with pytest.raises(RefusedInput, match=r"packed: must have shape .* got \(5,\)"):
         ChainStatistics.unpack(torch.zeros(5, dtype=torch.float64), model.shape)
 
 
