@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -14,21 +15,18 @@ from gmm_ops.axes import PairCounts
 from gmm_ops.errors import RefusedInput
 from gmm_ops.records import Record
 
-LOG_BASE = 2
-"""Log ratios are in bits; stored with every table that holds them."""
-
 
 @dataclass(frozen=True)
 class LogRatios(Record):
-    """LR[s, t] = log2 P(t|s) / P(t) of one pair of layers.
+    """LR[s, t] = log P(t|s) / P(t) of one pair of layers, in the base that ``log_ratios`` was given.
 
-    ``bits`` (K, K_lower) float64, NaN where not defined: a word that the counts never saw has no edges
+    ``values`` (K, K_lower) float64, NaN where not defined: a word that the counts never saw has no edges
     (``defined`` False). A pair that was never seen, of two words that were, is finite and negative with
     smoothing and minus infinity without.
     Source: IG Eq. 14 and 16, from the probabilities of Eq. 5 and 6.
     """
 
-    bits: Float[Tensor, "K K_lower"]
+    values: Float[Tensor, "K K_lower"]
     defined: Bool[Tensor, "K K_lower"]
 
 
@@ -37,27 +35,32 @@ def log_ratios(
     prior: Literal["marginal", "frequency"] = "marginal",
     lower_frequency: Tensor | None = None,
     pseudo_count: float = 1.0,
+    base: float = 2,
 ) -> LogRatios:
     """The log ratios of the counts N over all validation images, (K, K_lower) int64.
 
     P(t|s) = (N[s, t] + m P(t)) / (N[s, :].sum() + m) with m = ``pseudo_count``; m = 0 is the paper's Eq. 6.
     ``prior="marginal"``: P(t) = N[:, t].sum() / N.sum(). ``prior="frequency"``: P(t) is proportional to
-    ``lower_frequency`` (K_lower,), the columns that carry each lower word.
-    Raises ``RefusedInput`` for counts that are not int64 or negative, a negative or infinite m, a missing or
-    superfluous ``lower_frequency``, or one that is zero for a word that was counted.
+    ``lower_frequency`` (K_lower,), the columns that carry each lower word. ``base`` of the logarithms: 2 for bits.
+    Raises ``RefusedInput`` for counts that are not int64 or negative, a negative or infinite m, a base of 1 or less, a
+    missing or superfluous ``lower_frequency``, or one that is zero for a word that was counted.
     """
     _require_counts("total", total)
     if not 0.0 <= pseudo_count < float("inf"):
         raise RefusedInput(f"pseudo_count: must be a number from 0 up, got {pseudo_count}; use 1, or 0 as the paper")
+    if not 1.0 < base < float("inf"):
+        raise RefusedInput(f"base: must be a number above 1, got {base}; use 2 for bits, math.e for nats")
     weight = _prior_weight(total, prior, lower_frequency)
     lower_prior = weight / weight.sum().clamp(min=1e-300)
     seen_upper, seen_lower = total.sum(1) > 0, weight > 0
     smoothed = total.to(torch.float64) + pseudo_count * lower_prior
     conditional = smoothed / (total.sum(1, keepdim=True).to(torch.float64) + pseudo_count)
     defined = seen_upper[:, None] & seen_lower[None, :]
-    bits = torch.full_like(smoothed, torch.nan)
-    bits[defined] = torch.log2((conditional / lower_prior)[defined])
-    return LogRatios(bits=bits, defined=defined)
+    values = torch.full_like(smoothed, torch.nan)
+    ratios = (conditional / lower_prior)[defined]
+    # log2 is exact at powers of 2, a quotient of logarithms is not.
+    values[defined] = torch.log2(ratios) if base == 2 else torch.log(ratios) / math.log(base)
+    return LogRatios(values=values, defined=defined)
 
 
 def _prior_weight(total: Tensor, prior: str, lower_frequency: Tensor | None) -> Tensor:
@@ -89,7 +92,7 @@ def _prior_weight(total: Tensor, prior: str, lower_frequency: Tensor | None) -> 
 class GraphNode:
     """A chosen word. ``layer`` counts up from 0, the lowest; ``rank`` from 0, the best of its layer.
 
-    ``score`` is Eq. 16 of IG, in bits times pairs; 0 for the root, which is given and not chosen.
+    ``score`` is Eq. 16 of IG, log ratio times pairs; 0 for the root, which is given and not chosen.
     """
 
     layer: int
@@ -103,7 +106,7 @@ class GraphEdge:
     """Two chosen words of neighbouring layers that co-occur in Omega.
 
     ``count`` is Q[s, t]; ``relative_frequency`` = Q[s, t] / sum over all lower words of Q[s, :];
-    ``log_ratio`` is LR[s, t] in bits; ``score`` = Q[s, t] LR[s, t], its part of the sum in Eq. 16 of IG.
+    ``log_ratio`` is LR[s, t]; ``score`` = Q[s, t] LR[s, t], its part of the sum in Eq. 16 of IG.
     """
 
     upper_layer: int
@@ -178,9 +181,9 @@ def mine(
     return InferenceGraph(root=root, nodes=tuple(nodes), edges=tuple(edges))
 
 
-def edge_drawn(log_ratio: float) -> Literal["hidden", "weak", "strong"]:
-    """How an edge is drawn (IG Fig. 5), by its log ratio in bits: strong above 1, weak above 0, else hidden."""
-    if log_ratio > 1:
+def edge_drawn(log_ratio: float, base: float = 2) -> Literal["hidden", "weak", "strong"]:
+    """How an edge is drawn (IG Fig. 5): strong where P(t|s) is above 2 P(t), weak above P(t), else hidden."""
+    if log_ratio > math.log(2) / math.log(base):
         return "strong"
     return "weak" if log_ratio > 0 else "hidden"
 
@@ -189,14 +192,14 @@ def edge_scores(count: PairCounts, ratio: LogRatios) -> Float[Tensor, "K K_lower
     """Q[s, t] LR[s, t], float64; 0 where the pair is not in Omega or has no log ratio."""
     # Zero times minus infinity is not a number, and such a pair adds nothing to the sum.
     present = (count > 0) & ratio.defined
-    return torch.where(present, count.to(torch.float64) * ratio.bits, 0.0)
+    return torch.where(present, count.to(torch.float64) * ratio.values, 0.0)
 
 
 def _choose(
     upper_words: list[int], count: Tensor, ratio: LogRatios, top: int, positive_only: bool
 ) -> list[tuple[int, float]]:
     """(word, score) of the best lower words of one layer, best first."""
-    parts = edge_scores(count[upper_words], LogRatios(ratio.bits[upper_words], ratio.defined[upper_words]))
+    parts = edge_scores(count[upper_words], LogRatios(ratio.values[upper_words], ratio.defined[upper_words]))
     score = torch.zeros_like(parts[0])
     for part in parts:  # in order of rank: one order of summation, so the same sum on every machine
         score = score + part
@@ -219,7 +222,7 @@ def _edges_between(
             pairs = int(count[upper, lower])
             if pairs == 0 or not bool(ratio.defined[upper, lower]):
                 continue
-            bits = float(ratio.bits[upper, lower])
+            log_ratio = float(ratio.values[upper, lower])
             edges.append(
                 GraphEdge(
                     upper_layer=lower_layer + 1,
@@ -228,8 +231,8 @@ def _edges_between(
                     lower_word=lower,
                     count=pairs,
                     relative_frequency=pairs / row_sum,
-                    log_ratio=bits,
-                    score=pairs * bits,
+                    log_ratio=log_ratio,
+                    score=pairs * log_ratio,
                 )
             )
     return edges
@@ -254,10 +257,10 @@ def _require_chain(root: int, counts: Sequence[Tensor], ratios: Sequence[LogRati
     for place, (count, ratio) in enumerate(zip(counts, ratios, strict=True)):
         _require_counts(f"counts[{place}]", count)
         n_upper = counts[place - 1].shape[1] if place else count.shape[0]
-        if count.shape[0] != n_upper or ratio.bits.shape != count.shape or ratio.defined.shape != count.shape:
+        if count.shape[0] != n_upper or ratio.values.shape != count.shape or ratio.defined.shape != count.shape:
             raise RefusedInput(
                 f"counts[{place}], ratios[{place}]: must be of one shape that starts with the {n_upper} lower words "
-                f"of the pair above, got {tuple(count.shape)} and {tuple(ratio.bits.shape)}; "
+                f"of the pair above, got {tuple(count.shape)} and {tuple(ratio.values.shape)}; "
                 "order both from the output pair downwards"
             )
     if not 0 <= root < counts[0].shape[0]:

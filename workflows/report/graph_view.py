@@ -63,9 +63,9 @@ class NodeView:
 class EdgeView:
     """A lower word that speaks for an upper word.
 
-    ``count`` is Q[s, t] within Omega, ``relative_frequency`` Q[s, t] / sum_t Q[s, t], ``log_ratio`` in bits, ``score``
-    their product count x log ratio (IG Eq. 16). ``heat`` is how often the lower word sat at each offset of the upper
-    word's window when that offset was inside the map (NaN: never inside).
+    ``count`` is Q[s, t] within Omega, ``relative_frequency`` Q[s, t] / sum_t Q[s, t], ``log_ratio`` in the
+    tables' unit, ``score`` their product count x log ratio (IG Eq. 16). ``heat`` is how often the lower word sat at
+    each offset of the upper word's window when that offset was inside the map (NaN: never inside).
     """
 
     upper: NodeKey

@@ -11,6 +11,7 @@ from workflows.report.lettering import LINE_HEIGHT, text_width, wrap_text
 from workflows.report.page import Page
 from workflows.report.placement import Box
 from workflows.report.thumbnails import Shape
+from workflows.storage.log_unit import LOG_UNIT
 
 COLOURS: Mapping[str, str] = {"weak": "#2b2b2b", "strong": "#0a8f3c"}
 LINE_WIDTHS: Mapping[str, float] = {"weak": 0.8, "strong": 1.3}
@@ -38,10 +39,15 @@ def legend_height(lines: list[str]) -> float:
     return (len(lines) + 1) * _LINE + 2
 
 
+def arrow_samples() -> dict[str, str]:
+    """What an arrow of each strength says."""
+    return {"weak": f"log ratio up to {LOG_UNIT.doubling}", "strong": f"log ratio above {LOG_UNIT.doubling}"}
+
+
 def draw_legend(page: Page, box: Box, lines: list[str]) -> None:
     """Sample arrows in the first line, sentences below."""
     x, middle = box.x, box.y + _LINE / 2
-    for name, text in (("weak", "log ratio up to 1 bit"), ("strong", "log ratio above 1 bit")):
+    for name, text in arrow_samples().items():
         page.curve(Outline([(x, middle), (x + 16, middle)]), COLOURS[name], LINE_WIDTHS[name])
         draw_head(page, (x + 20, middle), (1, 0), COLOURS[name])
         page.text(x + 24, box.y, text, _SIZE, kind="legend")
@@ -67,7 +73,7 @@ def _sentences(view: GraphView, shapes: set[Shape]) -> list[str]:
         (
             bool(drawn),
             "An arrow leads from a lower word to the upper word it speaks for. "
-            f"Left of it: relative frequency in {whose}; right: log ratio in bits.",
+            f"Left of it: relative frequency in {whose}; right: log ratio in {LOG_UNIT.name}.",
         ),
         (
             any(edge.log_ratio <= 0 for edge in drawn),

@@ -23,13 +23,13 @@ def frequency(share: float, long: bool = True) -> str:
     return "1.0" if text == "1.00" else text.removeprefix("0")
 
 
-def log_ratio(bits: float, long: bool = True) -> str:
-    """A log ratio in bits as "2.13", short "2.1"."""
-    if math.isinf(bits):
-        return "∞" if bits > 0 else MINUS + "∞"
-    digits = 2 if long and abs(bits) < 9.995 else 1 if long or abs(bits) < 9.95 else 0
-    text = f"{abs(bits):.{digits}f}"
-    return MINUS + text if bits < 0 and float(text) > 0 else text
+def log_ratio(value: float, long: bool = True) -> str:
+    """A log ratio as "2.13", short "2.1"."""
+    if math.isinf(value):
+        return "∞" if value > 0 else MINUS + "∞"
+    digits = 2 if long and abs(value) < 9.995 else 1 if long or abs(value) < 9.95 else 0
+    text = f"{abs(value):.{digits}f}"
+    return MINUS + text if value < 0 and float(text) > 0 else text
 
 
 def duration(seconds: float) -> str:

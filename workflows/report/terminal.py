@@ -45,7 +45,7 @@ class StageStatus:
 def graph_table(view: GraphView) -> RenderableType:
     """A class or image graph from the class down: each word with the upper words it speaks for.
 
-    Log ratios above 1 bit are green, as the arrows of the figure; edges that no figure draws are left out.
+    Log ratios of strong edges are green, as the arrows of the figure; edges that no figure draws are left out.
     """
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
     for name, width in (("layer", 0), ("word", 4), ("mostly", 0), ("", 5), ("positions", 9), ("speaks for", 0)):

@@ -22,6 +22,7 @@ from workflows.storage.fields import (
     WORD,
     field,
 )
+from workflows.storage.log_unit import LOG_UNIT
 
 GRAPH_COLUMNS: dict[str, list[pa.Field]] = {
     "images": [
@@ -43,7 +44,7 @@ GRAPH_COLUMNS: dict[str, list[pa.Field]] = {
         LAYER,
         WORD,
         field("rank", INT, "", "place among the chosen words of the layer, from 0, best first"),
-        field("score", REAL, "bits x count", "IG Eq. 16: sum over chosen upper words of Q[s,t] LR[s,t]"),
+        field("score", REAL, f"{LOG_UNIT.name} x count", "IG Eq. 16: sum over chosen upper words of Q[s,t] LR[s,t]"),
         field("positions", LONG, "columns", "how many columns of Omega are this word"),
         field("share", REAL, "share", "of the layer's columns of Omega that are this word"),
         DOMINANT,
@@ -57,9 +58,14 @@ GRAPH_COLUMNS: dict[str, list[pa.Field]] = {
         *PAIR,
         field("count", LONG, "pairs", "Q[s,t]: co-occurrences within Omega"),
         field("relative_frequency", REAL, "share", "Q[s,t] / sum_t Q[s,t] within Omega (left label)"),
-        field("log_ratio", REAL, "bits", "log2 P(t|s)/P(t) over S_V (right label)"),
-        field("score", REAL, "bits x count", "Q[s,t] times log_ratio"),
-        field("drawn", TEXT, "", "`hidden` (log_ratio <= 0), `weak` (up to 1) or `strong` (above 1), IG Fig. 5"),
+        field("log_ratio", REAL, LOG_UNIT.name, f"{LOG_UNIT.logarithm} P(t|s)/P(t) over S_V (right label)"),
+        field("score", REAL, f"{LOG_UNIT.name} x count", "Q[s,t] times log_ratio"),
+        field(
+            "drawn",
+            TEXT,
+            "",
+            f"`hidden` (log_ratio <= 0), `weak` (up to {LOG_UNIT.doubling}) or `strong` (above), IG Fig. 5",
+        ),
     ],
     "words": [
         SCOPE,

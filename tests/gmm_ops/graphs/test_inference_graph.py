@@ -39,14 +39,14 @@ def integers(seed: int, shape: tuple[int, ...], high: int = 12) -> torch.Tensor:
 
 
 def assert_ratios(ratios: LogRatios, exact: Fractions) -> None:
-    for s in range(ratios.bits.shape[0]):
-        for t in range(ratios.bits.shape[1]):
+    for s in range(ratios.values.shape[0]):
+        for t in range(ratios.values.shape[1]):
             assert bool(ratios.defined[s, t]) == ((s, t) in exact)
             if (s, t) not in exact:
-                assert math.isnan(ratios.bits[s, t])
+                assert math.isnan(ratios.values[s, t])
             else:
                 expected = slow.log_ratio(exact[s, t])
-                assert float(ratios.bits[s, t]) == pytest.approx(expected, rel=1e-12, abs=1e-14)
+                assert float(ratios.values[s, t]) == pytest.approx(expected, rel=1e-12, abs=1e-14)
 
 
 @unhurried
@@ -66,7 +66,7 @@ def test_smoothed_conditionals_sum_to_one(seed: int, pseudo_count: float) -> Non
     total = integers(seed, (5, 7))
     ratios = log_ratios(total, pseudo_count=pseudo_count)
     prior = total.sum(0) / total.sum().clamp(min=1)
-    conditional = torch.where(ratios.defined, torch.exp2(ratios.bits), 0.0) * prior
+    conditional = torch.where(ratios.defined, torch.exp2(ratios.values), 0.0) * prior
     seen = total.sum(1) > 0
     assert torch.allclose(conditional.sum(1)[seen], torch.ones(int(seen.sum()), dtype=torch.float64), atol=1e-12)
 
@@ -77,16 +77,16 @@ def test_unseen_pairs_are_finite_and_unseen_words_have_no_edge() -> None:
     defined = [[True, True, False], [True, True, False], [False, False, False]]
     assert smoothed.defined.tolist() == paper.defined.tolist() == defined
     # P(1) = 1/2 and P~(1|0) = (0 + 1/2) / (6 + 1) = 1/14.
-    assert float(smoothed.bits[0, 1]) == pytest.approx(math.log2(1 / 7))
-    assert float(paper.bits[0, 1]) == -math.inf
+    assert float(smoothed.values[0, 1]) == pytest.approx(math.log2(1 / 7))
+    assert float(paper.values[0, 1]) == -math.inf
     frequency = log_ratios(total, prior="frequency", lower_frequency=torch.tensor([4, 4, 2]))
     assert frequency.defined[:2].all()
-    assert math.isfinite(frequency.bits[0, 2])
+    assert math.isfinite(frequency.values[0, 2])
 
 
 def test_independent_words_carry_no_bits() -> None:
     total = torch.tensor([1, 2, 5])[:, None] * torch.tensor([3, 4, 1, 8])[None, :]
-    assert torch.allclose(log_ratios(total).bits, torch.zeros(3, 4, dtype=torch.float64), atol=1e-14)
+    assert torch.allclose(log_ratios(total).values, torch.zeros(3, 4, dtype=torch.float64), atol=1e-14)
 
 
 def test_hand_made_graph_of_five_nodes() -> None:
@@ -172,7 +172,7 @@ def test_edges_hold_the_parts_of_the_scores(seed: int, top: int, positive_only: 
         for edge in into:
             place = 1 - node.layer
             assert edge.count == omega[place][edge.upper_word, edge.lower_word] > 0
-            assert edge.log_ratio == ratios[place].bits[edge.upper_word, edge.lower_word]
+            assert edge.log_ratio == ratios[place].values[edge.upper_word, edge.lower_word]
             assert edge.relative_frequency == edge.count / int(omega[place][edge.upper_word].sum())
     for layer in (1, 0):
         scores = [node.score for node in graph.nodes_of(layer)]
@@ -210,7 +210,7 @@ def test_relabelling_words_relabels_the_graph(seed: int) -> None:
 
 def ratios_of(bits: list[list[float]]) -> LogRatios:
     table = torch.tensor(bits, dtype=torch.float64)
-    return LogRatios(bits=table, defined=~table.isnan())
+    return LogRatios(values=table, defined=~table.isnan())
 
 
 def test_ties_go_to_the_lower_word() -> None:
