@@ -158,8 +158,9 @@ def mine(
 
     ``counts`` are Q, the co-occurrence counts of Omega alone, one (K_l, K_(l-1)) int64 for each pair of layers
     from the output pair downwards; ``ratios`` those of all validation images, in the same order. Layers are
-    numbered len(counts) (the root's) down to 0. A lower word without a defined log ratio to a chosen word is never
-    chosen; ties go to the lower word number. ``positive_only`` keeps words with a score above 0 only, and the
+    numbered len(counts) (the root's) down to 0. A lower word that does not occur in Omega with a chosen word, Q > 0 and
+    a defined log ratio, is never chosen: its score of 0 must not beat a present word's negative one. Ties go to the
+    lower word number. ``positive_only`` keeps words with a score above 0 only, and the
     graph ends where there are none. The chosen words maximise Eq. 14, layer by layer.
     Raises ``RefusedInput`` when the shapes do not chain, ``top`` is below 1, the root is no word of the first
     layer, or Omega holds no pair of the root.
@@ -203,7 +204,7 @@ def _choose(
     score = torch.zeros_like(parts[0])
     for part in parts:  # in order of rank: one order of summation, so the same sum on every machine
         score = score + part
-    eligible = ratio.defined[upper_words].any(0)
+    eligible = ((count[upper_words] > 0) & ratio.defined[upper_words]).any(0)
     if positive_only:
         eligible = eligible & (score > 0)
     # A stable sort leaves the lower word number first among equals.

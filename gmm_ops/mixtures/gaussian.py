@@ -151,3 +151,17 @@ def refuse_non_finite(columns: Columns, name: str = "columns") -> None:
         f"{name} must be finite; {int(broken.sum())} of {columns.shape[0]} columns hold NaN or infinity "
         f"(first: row {int(broken.nonzero()[0])}). Look at the layer's weights and at the image behind it."
     )
+
+
+def refuse_overflow(values: Float[Tensor, " n"], name: str = "columns") -> None:
+    """Raise RefusedInput where a number a column, scored in float32, is not finite: its squares did not fit."""
+    if values.numel() == 0 or bool(torch.isfinite(values.sum())):
+        return
+    broken = ~torch.isfinite(values)
+    if not bool(broken.any()):
+        return
+    raise RefusedInput(
+        f"{name}: must have squares that fit float32 against the variances of the words (about 1e19 at most), got "
+        f"{int(broken.sum())} of {len(values)} columns that overflow (first: row {int(broken.nonzero()[0])}); "
+        "rescale the layer's activations, or look at the image behind them"
+    )

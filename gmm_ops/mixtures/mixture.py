@@ -19,6 +19,7 @@ from gmm_ops.mixtures.gaussian import (
     peaks,
     refuse_non_finite,
     refuse_other_shape,
+    refuse_overflow,
     rows_per_tile,
     score_parameters,
     scores,
@@ -90,15 +91,16 @@ def assign(mixture: Mixture, columns: Columns, tile_rows: int | None = None) -> 
     posterior = torch.empty(n, dtype=torch.float32, device=columns.device)
     log_joint = torch.empty(n, dtype=torch.float32, device=columns.device)
     rows = tile_rows or rows_per_tile(mixture.n_words, columns.device)
-    exact = ExactScores.of(mixture.mean - mixture.center, mixture.variance, peaks(mixture.log_pi, mixture.variance))
+    exact = ExactScores.of(mixture.mean, mixture.variance, mixture.center, peaks(mixture.log_pi, mixture.variance))
     with full_precision():
         for start, real, tile in centred_tiles(columns, mixture.center, rows):
             score = row_products(expand_columns(tile), parameters.weights)[:real]
             part = slice(start, start + real)
-            word[part], joint = exact.settle(score, tile[:real])
+            word[part], joint = exact.settle(score, columns[part])
             log_joint[part] = joint.float()
             powers, _, total = exponentials(score)
             posterior[part] = (powers.gather(1, word[part, None]) / total).squeeze(1)
+    refuse_overflow(posterior + log_joint)
     return Assignment(word, posterior, log_joint)
 
 
@@ -129,6 +131,7 @@ def log_likelihood(mixture: Mixture, columns: Columns) -> Float[Tensor, " n"]:
         for start, real, tile in centred_tiles(columns, mixture.center, rows):
             _, best, total = exponentials(row_products(expand_columns(tile), parameters.weights))
             out[start : start + real] = (best.double() + total.double().log())[:real, 0]
+    refuse_overflow(out)
     return out
 
 

@@ -29,14 +29,14 @@ def sliced_assign(words: WordSlice, columns: Columns, reduce: Collective, tile_r
     refuse_non_finite(columns)
     refuse_other_columns(columns, reduce)
     own, n, device = words.own, columns.shape[0], columns.device
-    exact = ExactScores.of(own.mean - own.center, own.variance, peaks(own.log_pi, own.variance))
+    exact = ExactScores.of(own.mean, own.variance, own.center, peaks(own.log_pi, own.variance))
     word = torch.empty(n, dtype=torch.int64, device=device)
     posterior = torch.empty(n, dtype=torch.float32, device=device)
     log_joint = torch.empty(n, dtype=torch.float32, device=device)
     rows = tile_rows or rows_per_tile(words.n_words, reduce.world, device)
     with full_precision():
         for tile in scored_tiles(columns, own.center, slice_weights(words), rows):
-            found, joint = exact.settle(tile.score[: tile.rows], tile.columns_centred.contiguous())
+            found, joint = exact.settle(tile.score[: tile.rows], columns[tile.part])
             top = tile.score[: tile.rows].amax(dim=1)
             best, best_joint = reduce.all_reduce_max(torch.stack([top.double(), joint]))
             word[tile.part] = chosen = _lowest(words.first + found, joint == best_joint, words.n_words, reduce)

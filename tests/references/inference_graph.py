@@ -40,11 +40,16 @@ def log_likelihood_ratio(
     )
 
 
+def present_words(upper_words: Sequence[int], counts: Matrix, bits: dict[tuple[int, int], float]) -> list[int]:
+    """Lower words that occur in Omega with some word of the set, and have a log ratio with it (METHOD section 5)."""
+    return [t for t in range(len(counts[0])) if any((s, t) in bits and counts[s][t] > 0 for s in upper_words)]
+
+
 def best_subset(
     upper_words: Sequence[int], counts: Matrix, bits: dict[tuple[int, int], float], top: int
 ) -> tuple[float, tuple[int, ...]]:
-    """The best value over all sets of ``top`` lower words with a log ratio, and the first set that reaches it."""
-    candidates = [t for t in range(len(counts[0])) if any((s, t) in bits for s in upper_words)]
+    """The best value over all sets of ``top`` lower words that occur in Omega, and the first set that reaches it."""
+    candidates = present_words(upper_words, counts, bits)
     subsets = combinations(candidates, min(top, len(candidates)))
     return max(
         ((log_likelihood_ratio(upper_words, subset, counts, bits), subset) for subset in subsets),

@@ -145,7 +145,7 @@ def test_algorithm_1_equals_the_search_over_all_subsets(seed: int, top: int, pse
     upper_words = [1]
     for place, layer in enumerate((1, 0)):
         chosen = [node.word for node in graph.nodes_of(layer)]
-        candidates = {t for s, t in bits[place] if s in upper_words}
+        candidates = set(slow.present_words(upper_words, omega[place].tolist(), bits[place]))
         assert len(set(chosen)) == min(top, len(candidates))
         assert set(chosen) <= candidates
         if not chosen:
@@ -233,6 +233,14 @@ def test_the_paper_keeps_words_of_any_sign_and_the_code_only_positive_ones() -> 
     assert positive.edges == (GraphEdge(1, 0, 0, 1, 4, 0.5, 2.0, 8.0),)
 
 
+def test_a_word_absent_from_omega_never_beats_a_present_one() -> None:
+    # Word 0 is absent and would score 0, above the negative scores of the two words that are there.
+    counts, ratios = torch.tensor([[0, 4, 1]]), ratios_of([[2.0, -1.0, -3.0]])
+    graph = mine(0, [counts], [ratios], top=3)
+    assert [(node.word, node.score) for node in graph.nodes_of(0)] == [(2, -3.0), (1, -4.0)]
+    assert [edge.lower_word for edge in graph.edges] == [2, 1], "every chosen word has an edge"
+
+
 def test_the_graph_ends_where_nothing_can_be_chosen() -> None:
     counts = [torch.tensor([[3, 4]]), torch.tensor([[1, 1], [1, 1]])]
     ratios = [ratios_of([[-1.0, -2.0]]), ratios_of([[1.0, 1.0], [1.0, 1.0]])]
@@ -247,7 +255,8 @@ def test_words_without_a_log_ratio_are_never_chosen_and_poison_nothing() -> None
     ratios = ratios_of([[math.nan, 1.0, -math.inf, -math.inf]])
     assert edge_scores(counts, ratios).tolist() == [[0.0, 4.0, 0.0, -math.inf]]
     graph = mine(0, [counts], [ratios], top=4)
-    assert [node.word for node in graph.nodes_of(0)] == [1, 2, 3]
+    # Word 2 has no pair in Omega, so it is not eligible either.
+    assert [node.word for node in graph.nodes_of(0)] == [1, 3]
     assert [(edge.lower_word, edge.count) for edge in graph.edges] == [(1, 4), (3, 2)]
     assert graph.edges[0].relative_frequency == pytest.approx(4 / 15)
 

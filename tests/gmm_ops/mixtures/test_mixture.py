@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 
@@ -83,6 +85,49 @@ def test_a_word_too_close_to_call_in_float32_is_decided_in_float64():
     mixture = Mixture(log_pi, mean, torch.full_like(mean, 0.01), center)
     columns = 30.0 + 0.1 * torch.randn(4000, 64, generator=torch.Generator().manual_seed(0))
     assert torch.equal(assign(mixture, columns).word, (columns[:, 0].double() > 30.0 + 0.5e-4).long())
+
+
+def near_ties(ties: int, units: int, seed: int) -> tuple[Mixture, torch.Tensor]:
+    """One wide word at the centre and, for every tie, a word at the variance floor, 1e-4 of the layer's, far out.
+
+    Column i lies where its own narrow word and the wide one have the same joint, up to a float32 rounding of the
+    column and a gap of 1e-5 to 1e-2 to either side.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    mean = 3.0 * torch.randn(ties, units, generator=generator, dtype=torch.float64)
+    log_pi = torch.full((ties + 1,), 1.0 / (ties + 1), dtype=torch.float64).log()
+    variance = torch.full((ties + 1, units), 1e-4, dtype=torch.float64)
+    variance[0] = 1.0
+    mixture = Mixture(log_pi, torch.cat([torch.zeros_like(mean[:1]), mean]), variance, torch.zeros_like(mean[0]))
+    way = torch.randn(ties, units, generator=generator, dtype=torch.float64)
+    way /= way.norm(dim=1, keepdim=True)
+    gap = torch.logspace(-5, -2, ties, dtype=torch.float64) * torch.sign(torch.randn(ties, generator=generator))
+    # log N narrow - log N wide at mean + t way: D/2 log 1e4 - t^2/2 1e4 + |mean + t way|^2 / 2, set to the gap.
+    half, slope = 0.5 * (1e4 - 1.0), (mean * way).sum(dim=1)
+    rest = 0.5 * (mean * mean).sum(dim=1) + 0.5 * units * math.log(1e4) - gap
+    step = (slope + torch.sqrt(slope * slope + 4.0 * half * rest)) / (2.0 * half)
+    return mixture, (mean + step[:, None] * way).float()
+
+
+@pytest.mark.parametrize(("units", "seed"), [(8, 0), (32, 1), (64, 2)])
+def test_near_ties_at_the_variance_floor_get_the_float64_word(units, seed):
+    """600 in all: the narrow word's float32 score is known far worse than the wide one's."""
+    mixture, columns = near_ties(200, units, seed)
+    exact = log_joints(mixture, columns)
+    first, second = exact.topk(2, dim=1).values.T
+    assert float((first - second).max()) < 0.1, "these are near-ties"
+    assert 20 < int((exact.argmax(dim=1) == 0).sum()) < 180, "either word may win"
+    assert torch.equal(assign(mixture, columns).word, exact.argmax(dim=1))
+
+
+@pytest.mark.parametrize("routine", [assign, log_likelihood])
+def test_columns_too_large_for_float32_squares_are_refused(mixture, routine):
+    columns = torch.zeros(10, 12)
+    columns[4, 1] = 3e19
+    with pytest.raises(RefusedInput, match=r"columns: must have squares that fit float32.*1 of 10.*first: row 4"):
+        routine(mixture, columns)
+    with pytest.raises(RefusedInput, match="1 of 10 columns that overflow"):
+        routine(mixture, columns.double() * 1e200)
 
 
 def test_relabelling_words_relabels_the_assignment(mixture, columns):
