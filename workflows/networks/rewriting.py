@@ -54,18 +54,19 @@ def disable_inplace(graph: NetworkGraph) -> None:
 def fuse_batch_norms(graph: NetworkGraph, taps: Taps) -> None:
     """Fold a batch normalisation into the convolution before it, unless something else reads the convolution.
 
-    A tapped convolution is left alone, and so is a module that is called twice.
+    A tapped convolution is left alone, and so is a module that is called twice, or whose parameters are computed anew
+    in every call (pruned, weight-normed, spectral-normed, parametrised).
     """
     calls = Counter(node.target for node in graph.module.graph.nodes if node.op == "call_module")
     for norm in list(graph.module.graph.nodes):
         bn = graph.submodule(norm)
-        if not isinstance(bn, nn.BatchNorm2d) or bn.running_mean is None or calls[norm.target] > 1:
+        if not (type(bn) is nn.BatchNorm2d and _is_plain(bn)) or bn.running_mean is None or calls[norm.target] > 1:
             continue
         source = norm.all_input_nodes[0]
         if not graph.opaque.isdisjoint((norm, source)):
             continue
         conv = graph.submodule(source)
-        if not isinstance(conv, nn.Conv2d) or calls[source.target] > 1 or len(source.users) > 1:
+        if not (type(conv) is nn.Conv2d and _is_plain(conv)) or calls[source.target] > 1 or len(source.users) > 1:
             continue
         if source in taps.values():
             continue
@@ -74,9 +75,7 @@ def fuse_batch_norms(graph: NetworkGraph, taps: Taps) -> None:
 
 
 def copy_taps(graph: NetworkGraph, taps: Taps) -> None:
-    """Where there are opaque modules, tap copies: nobody knows what those overwrite."""
-    if not graph.opaque:
-        return
+    """Tap copies, made before a later operation can overwrite what was tapped."""
     for name, node in taps.items():
         with graph.module.graph.inserting_after(node):
             taps[name] = graph.module.graph.call_function(torch.clone, (node,))
@@ -106,11 +105,17 @@ def _replace_module(root: nn.Module, path: str, module: nn.Module) -> None:
     setattr(root.get_submodule(parent), name, module)
 
 
+def _is_plain(module: nn.Module) -> bool:
+    """Whether a module does what its class says with the parameters it shows."""
+    hooks = (module._forward_pre_hooks, module._forward_hooks)
+    return not any(hooks) and "forward" not in vars(module) and "weight" not in vars(module)
+
+
 def _is_fresh(graph: NetworkGraph, node: fx.Node) -> bool:
     """Whether the result is new memory; dropout, flatten and slices may hand on their input's."""
     module = graph.submodule(node)
     if module is not None:
-        return isinstance(module, _FRESH_MODULES) and node not in graph.opaque
+        return type(module) in _FRESH_MODULES and node not in graph.opaque
     return node.target in _FRESH_FUNCTIONS
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,8 +12,10 @@ from jaxtyping import Float
 from torch import Tensor, fx, nn
 
 from workflows.errors import NetworkError
+from workflows.networks.copying import own_copy
 from workflows.networks.hooking import HookedNetwork, call_of
-from workflows.networks.rewriting import copy_taps, disable_inplace, fuse_batch_norms, overwrite_untapped
+from workflows.networks.rewriting import Taps, copy_taps, disable_inplace, fuse_batch_norms, overwrite_untapped
+from workflows.networks.rewriting_choice import EVERY_CHANGE, Rewriting
 from workflows.networks.tracing import OUTPUT, NetworkGraph, UntraceableNetwork, trace_network
 
 Tap = Literal["pre", "post"]
@@ -69,18 +70,17 @@ def resolve_layers(network: nn.Module, names: Sequence[str], tap: Tap) -> list[R
 class TappedNetwork(nn.Module):
     """A frozen copy of a network whose forward pass also gives the activations of the modelled layers.
 
-    No tapped activation is copied or overwritten. The copy runs channels-last with batch normalisation folded into
-    the convolutions, which changes the logits by rounding only.
+    No tapped activation is overwritten, and none is copied where the operations are rewritten. That the copy gives what
+    the network gives is for ``choose_rewriting`` to say: what it finds is the ``rewriting`` to ask for.
 
     Args:
-        network: the network, left as it is.
+        network: the network, left as it is; one that cannot be copied is shared, and takes ``recorded`` or ``own``.
         layers: layer names lowest first, or what ``resolve_layers`` gave.
         tap: see ``resolve_layers``.
-        channels_last: lay activations out with the units of a position side by side (a column is contiguous).
-        fuse: fold batch normalisations where no tap lies between.
+        rewriting: what is changed in the copy.
 
     Raises:
-        NetworkError: as ``resolve_layers``.
+        NetworkError: as ``resolve_layers``; the network would be changed and cannot be copied.
     """
 
     def __init__(
@@ -88,16 +88,15 @@ class TappedNetwork(nn.Module):
         network: nn.Module,
         layers: Sequence[str | ResolvedLayer],
         tap: Tap = "pre",
-        channels_last: bool = True,
-        fuse: bool = True,
+        rewriting: Rewriting = EVERY_CHANGE,
     ) -> None:
         super().__init__()
         given = [layer.name if isinstance(layer, ResolvedLayer) else layer for layer in layers]
-        network = copy.deepcopy(network).eval().requires_grad_(False)
+        network = own_copy(network, shared=rewriting.operations != "rewritten").eval().requires_grad_(False)
         self.layers = tuple(resolve_layers(network, given, tap))
-        self.channels_last = channels_last
-        self.body = _body(network, [layer.name for layer in self.layers], fuse).eval()
-        if channels_last:
+        self.rewriting = rewriting
+        self.body = _body(network, [layer.name for layer in self.layers], rewriting).eval()
+        if rewriting.channels_last:
             self.body.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def forward(
@@ -108,46 +107,38 @@ class TappedNetwork(nn.Module):
         Raises:
             NetworkError: the logits are not (N, M), or a tapped layer is neither (N, D, H, W) nor (N, D).
         """
-        if self.channels_last:
-            images = images.contiguous(memory_format=torch.channels_last)
+        layout = torch.channels_last if self.rewriting.channels_last else torch.contiguous_format
+        images = images.contiguous(memory_format=layout)
         logits, tapped = self.body(images)
-        if logits.ndim != 2:
-            raise NetworkError(f"network: the logits must be (N, classes), the network gives {tuple(logits.shape)}")
+        check_logits(logits)
         maps = {layer.name: _as_maps(layer, value) for layer, value in zip(self.layers, tapped, strict=True)}
         return logits, maps
 
 
-def layer_shapes(tapped: TappedNetwork, input_shape: tuple[int, int, int]) -> dict[str, tuple[int, int, int]]:
-    """Units, height and width (D, H, W) of every modelled layer for images of ``input_shape`` (C, H, W).
+def check_logits(logits: object) -> Float[Tensor, "N M"]:
+    """The logits themselves.
 
     Raises:
-        NetworkError: the network cannot take such images, or a layer has no columns.
+        NetworkError: they are no tensor (N, classes).
     """
-    _, maps = _run_once(tapped, input_shape)
-    return {name: (value.shape[1], value.shape[2], value.shape[3]) for name, value in maps.items()}
+    if not isinstance(logits, Tensor):
+        raise NetworkError(f"network: must give one tensor of logits (N, classes), gives a {type(logits).__name__}")
+    if logits.ndim != 2:
+        raise NetworkError(f"network: the logits must be (N, classes), the network gives {tuple(logits.shape)}")
+    return logits
 
 
-def count_outputs(tapped: TappedNetwork, input_shape: tuple[int, int, int]) -> int:
-    """M, the number of classes the network tells apart; raises as ``layer_shapes``."""
-    return _run_once(tapped, input_shape)[0].shape[1]
+def explained(error: Exception, input_shape: tuple[int, ...]) -> NetworkError:
+    """What a network raised over images of (channels, height, width), with the setting that would help."""
+    return NetworkError(
+        f"network: it cannot take images of (channels, height, width) {input_shape}: {error}; "
+        "change preprocessing.resize and preprocessing.crop"
+    )
 
 
-@torch.inference_mode()
-def _run_once(tapped: TappedNetwork, input_shape: tuple[int, int, int]) -> tuple[Tensor, dict[str, Tensor]]:
-    parameter = next(tapped.parameters(), torch.empty(0))
-    image = torch.zeros((1, *input_shape), dtype=parameter.dtype, device=parameter.device)
-    try:
-        return tapped(image)
-    except NetworkError:
-        raise
-    except Exception as error:  # foreign code may fail in any way
-        raise NetworkError(
-            f"network: it cannot take images of (channels, height, width) {input_shape}: {error}; "
-            "change preprocessing.resize and preprocessing.crop"
-        ) from error
-
-
-def _body(network: nn.Module, names: Sequence[str], fuse: bool) -> nn.Module:
+def _body(network: nn.Module, names: Sequence[str], rewriting: Rewriting) -> nn.Module:
+    if rewriting.operations == "own":
+        return HookedNetwork(network, names)
     try:
         graph = trace_network(network)
         taps = {name: graph.node(name) for name in names}
@@ -155,17 +146,25 @@ def _body(network: nn.Module, names: Sequence[str], fuse: bool) -> nn.Module:
         return HookedNetwork(network, names)
     logits = "logits of the network"  # no layer can be called so
     taps[logits] = graph.result
-    disable_inplace(graph)
-    if fuse:
-        fuse_batch_norms(graph, taps)
-    copy_taps(graph, taps)
-    overwrite_untapped(graph, taps)
+    if rewriting.operations == "rewritten":
+        _rewrite(graph, taps, rewriting.fused)
+    else:
+        copy_taps(graph, taps)
     end = next(node for node in reversed(graph.module.graph.nodes) if node.op == "output")
     end.args = ((taps[logits], tuple(taps[name] for name in names)),)
     graph.module.graph.lint()
     graph.module.recompile()
     graph.module.delete_all_unused_submodules()
     return graph.module
+
+
+def _rewrite(graph: NetworkGraph, taps: Taps, fused: bool) -> None:
+    disable_inplace(graph)
+    if fused:
+        fuse_batch_norms(graph, taps)
+    if graph.opaque:
+        copy_taps(graph, taps)  # nobody knows what opaque modules overwrite
+    overwrite_untapped(graph, taps)
 
 
 def _resolve_node(graph: NetworkGraph, given: str, tap: Tap) -> ResolvedLayer:

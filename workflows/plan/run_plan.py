@@ -9,6 +9,7 @@ from typing import Any
 
 from gmm_ops.graphs.windows import Window
 from workflows.errors import RunFolderError
+from workflows.networks.rewriting_choice import EVERY_CHANGE, Rewriting
 from workflows.storage.atomic import write_bytes
 from workflows.storage.run_folder import RunFolder
 
@@ -92,6 +93,8 @@ class Plan:
         train_images: number of training images.
         input_height, input_width: pixels of the network's input.
         weights: absolute file of the network's state dict, torchvision:<WEIGHTS> or timm:<model>.<tag>.
+        rewriting: how every actor runs the network; decided anew by the train stage for trained weights.
+        probabilities: the network ends in a softmax, so its outputs are probabilities, not logits.
     """
 
     layers: tuple[LayerPlan, ...]
@@ -101,6 +104,8 @@ class Plan:
     input_height: int
     input_width: int
     weights: str
+    rewriting: Rewriting = EVERY_CHANGE
+    probabilities: bool = False
 
     @property
     def stores_everything(self) -> bool:
@@ -157,4 +162,5 @@ class Plan:
         for layer in raw.pop("layers"):
             window = Window.from_dict(layer.pop("window")) if layer["window"] else layer.pop("window")
             layers.append(LayerPlan(window=window, pixels=Window.from_dict(layer.pop("pixels")), **layer))
-        return cls(layers=tuple(layers), class_names=tuple(raw.pop("class_names")), **raw)
+        rewriting = Rewriting(**raw.pop("rewriting", {}))
+        return cls(layers=tuple(layers), rewriting=rewriting, class_names=tuple(raw.pop("class_names")), **raw)

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import torch
+from jaxtyping import Float
 from torch import nn
 
 from workflows.context import StageContext
@@ -18,9 +20,10 @@ from workflows.data.reading import PictureReader
 from workflows.errors import DataError
 from workflows.fits.needs import disk_needs, least_assigned, least_labels, memory_needs, planned_actors
 from workflows.networks.dense_chain import chain_layers
+from workflows.networks.equivalence import check_network
 from workflows.networks.loading import build_network, is_downloaded, load_network
 from workflows.networks.receptive_fields import trace_window
-from workflows.networks.taps import TappedNetwork, count_outputs, layer_shapes, resolve_layers
+from workflows.networks.taps import resolve_layers
 from workflows.plan.graph_requests import refuse_unexplained_names
 from workflows.plan.requests import ALL, check_image_request, class_id
 from workflows.plan.run_plan import LayerPlan, Plan
@@ -81,12 +84,12 @@ def make_plan(settings: Settings, index: ImageIndex, folder: RunFolder) -> Plan:
     """
     trained = settings.network.weights == "train"
     network = build_network(settings.network, settings.seed) if trained else load_network(settings.network)
-    pixels = _first_picture(settings, index)
-    shape = (3, pixels.shape[0], pixels.shape[1])
+    images = _example_images(settings, index)
+    shape = (images.shape[1], images.shape[2], images.shape[3])
     layers = _modelled_layers(settings, network)
     names = [name for name, _, _ in layers]
-    tapped = TappedNetwork(network, names)
-    shapes, outputs = layer_shapes(tapped, shape), count_outputs(tapped, shape)
+    checked = check_network(network, names, images)
+    shapes, outputs = checked.shapes, checked.logits.shape[1]
     index = index.for_outputs(outputs)
     plans = []
     every = zip(layers, settings.words_of_layers(len(layers)), strict=True)
@@ -96,10 +99,16 @@ def make_plan(settings: Settings, index: ImageIndex, folder: RunFolder) -> Plan:
         pixels_fed = trace_window(network, None, name, shape)
         stored = _stored_columns(settings, height * width)
         plans.append(LayerPlan(name, given, units, height, width, words, stored, window, pixels_fed, rectified))
-    train_images = len(index.rows("train"))
-    height, width, _ = pixels.shape
-    weights = _weights(settings.network.weights, folder)
-    return Plan(tuple(plans), tuple(index.class_names), len(index), train_images, height, width, weights)
+    return Plan(
+        tuple(plans),
+        tuple(index.class_names),
+        images=len(index),
+        train_images=len(index.rows("train")),
+        input_height=shape[1],
+        input_width=shape[2],
+        weights=_weights(settings.network.weights, folder),
+        rewriting=checked.rewriting,
+    )
 
 
 def check_requests(settings: Settings, plan: Plan, known: Sequence[Scope]) -> None:
@@ -141,10 +150,17 @@ def _stored_columns(settings: Settings, positions: int) -> int:
     return min(int(wanted), positions)
 
 
-def _first_picture(settings: Settings, index: ImageIndex) -> np.ndarray:
-    """The crop (H, W, 3) uint8 of the first readable picture."""
+def _example_images(settings: Settings, index: ImageIndex) -> Float[torch.Tensor, "2 C H W"]:
+    """The first readable picture as the network sees it, and its negative upside down."""
+    preprocessor = Preprocessor(settings.preprocessing)
+    pixels = _first_picture(settings, index, preprocessor)
+    return preprocessor.normalise(preprocessor.stack([pixels, 255 - pixels[::-1, ::-1]]))
+
+
+def _first_picture(settings: Settings, index: ImageIndex, preprocessor: Preprocessor) -> np.ndarray:
+    """The crop (H, W, C) uint8 of the first readable picture."""
     reasons = []
-    with PictureReader(settings.data, threads=1, geometry=Preprocessor(settings.preprocessing).crop) as reader:
+    with PictureReader(settings.data, threads=1, geometry=preprocessor.crop) as reader:
         for path in index.path[:20]:
             (picture,) = reader.read([str(path)])
             if not isinstance(picture, BrokenPicture):

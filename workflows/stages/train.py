@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 
@@ -9,6 +11,7 @@ from workflows.context import StageContext
 from workflows.data.decoding import BrokenPicture
 from workflows.data.preprocessing import Preprocessor
 from workflows.data.reading import PictureReader
+from workflows.networks.equivalence import check_network
 from workflows.networks.loading import build_network
 from workflows.networks.training import accuracy, train_classifier
 from workflows.settings import Settings
@@ -24,6 +27,7 @@ def run(context: StageContext) -> None:
         context.begin(0)
         return
     context.begin(1)
+    names = [layer.name for layer in plan.layers]
     train = _images(settings, folder, 0, plan.train_images)
     # Weights must not depend on how many cores this machine has, and two threads gain nothing on small networks.
     torch.set_num_threads(settings.training.threads or settings.runtime.threads)
@@ -33,8 +37,14 @@ def run(context: StageContext) -> None:
         settings.training,
         settings.seed,
         progress=lambda epoch, epochs, loss: context.progress.note(f"epoch {epoch} of {epochs}, loss {loss:.3f}"),
+        channels_last=plan.rewriting.channels_last,
     )
-    share = accuracy(network, *_images(settings, folder, plan.train_images, plan.images))
+    # The index stage checked the rewriting with random weights, which hide faults: normalisation does nothing yet.
+    network.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+    checked = check_network(network, names, train[0][:2])
+    replace(plan, rewriting=checked.rewriting).write(folder)
+    images, labels = _images(settings, folder, plan.train_images, plan.images)
+    share = accuracy(network, images.contiguous(), labels)
     with replacing(folder.weights) as temporary:
         torch.save(network.state_dict(), temporary)
     context.finished("network", {"validation_accuracy": share})

@@ -58,7 +58,7 @@ class FrozenForward:
             torch.backends.cuda.matmul.allow_tf32 = False
         names = [layer.name for layer in plan.layers]
         network = load_network(settings.network.model_copy(update={"weights": plan.weights}))
-        self.network = TappedNetwork(network, names).to(self.device, self.precision)
+        self.network = TappedNetwork(network, names, rewriting=plan.rewriting).to(self.device, self.precision)
         self.preprocessor = Preprocessor(settings.preprocessing)
         threads = settings.runtime.decode_threads
         self.reader = PictureReader(settings.data, threads, geometry=self.preprocessor.crop)

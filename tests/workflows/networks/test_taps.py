@@ -21,9 +21,11 @@ from tests.workflows.networks.sample_networks import (
 from workflows.errors import NetworkError
 from workflows.networks.architectures import digits_resnet, resnet20_cifar
 from workflows.networks.compiled_ops import torchvision
+from workflows.networks.equivalence import check_network
 from workflows.networks.listing import list_layers
 from workflows.networks.receptive_fields import operation_shapes
-from workflows.networks.taps import ResolvedLayer, TappedNetwork, count_outputs, layer_shapes, resolve_layers
+from workflows.networks.rewriting_choice import Rewriting
+from workflows.networks.taps import ResolvedLayer, TappedNetwork, resolve_layers
 from workflows.networks.tracing import trace_network
 
 IMAGES = torch.randn((3, 3, 32, 32), generator=torch.Generator().manual_seed(0))
@@ -60,7 +62,7 @@ def test_logits_and_taps_are_the_plain_networks(
     which: str, tap: str, channels_last: bool, fuse: bool, request: pytest.FixtureRequest
 ) -> None:
     network = request.getfixturevalue(which)
-    tapped = TappedNetwork(network, ["add1", "add4", "add8"], tap, channels_last, fuse)
+    tapped = TappedNetwork(network, ["add1", "add4", "add8"], tap, Rewriting(fused=fuse, channels_last=channels_last))
     logits, maps = tapped(IMAGES)
     torch.testing.assert_close(logits, network(IMAGES), rtol=1e-4, atol=1e-4)
     expected = plain_taps(network, list(maps))
@@ -167,17 +169,17 @@ def test_dense_layers_and_the_output_are_maps_of_one_position() -> None:
 
 
 def test_shapes_and_outputs(resnet20: nn.Module) -> None:
-    tapped = TappedNetwork(resnet20, ["add2", "add4", "add8"])
+    checked = check_network(resnet20, ["add2", "add4", "add8"], IMAGES[:2])
     shapes = {"layer1.1.add": (16, 32, 32), "layer2.0.add": (32, 16, 16), "layer3.1.add": (64, 8, 8)}
-    assert layer_shapes(tapped, (3, 32, 32)) == shapes
-    assert count_outputs(tapped, (3, 32, 32)) == 10
+    assert checked.shapes == shapes
+    assert torch.equal(checked.logits, resnet20(IMAGES[:2]))
 
 
 @pytest.mark.parametrize("shape", [(1, 32, 32), (3, 16, 16)])
 def test_images_that_the_network_cannot_take(shape: tuple[int, int, int]) -> None:
-    tapped = TappedNetwork(torchvision.models.alexnet(weights=None, num_classes=2), ["conv1_1"])
+    network = torchvision.models.alexnet(weights=None, num_classes=2).eval()
     with pytest.raises(NetworkError, match=r"cannot take images of .*preprocessing\.resize and preprocessing\.crop"):
-        layer_shapes(tapped, shape)
+        check_network(network, ["conv1_1"], torch.zeros(2, *shape))
 
 
 def test_whatever_a_network_raises_is_one_error() -> None:
@@ -188,7 +190,7 @@ def test_whatever_a_network_raises_is_one_error() -> None:
     network = nn.Sequential(nn.Conv2d(3, 4, 1), Clumsy())
     words = r"(?s)cannot take images of .* \(3, 8, 8\): index 50 is out of bounds .*; change preprocessing"
     with pytest.raises(NetworkError, match=words):
-        layer_shapes(TappedNetwork(network, ["0"]), (3, 8, 8))
+        check_network(network, ["0"], torch.zeros(2, 3, 8, 8))
     with pytest.raises(NetworkError, match=words):
         operation_shapes(trace_network(network), (3, 8, 8))
 
@@ -296,7 +298,7 @@ def test_modules_that_cannot_be_traced_are_opaque_operations() -> None:
     for handle in handles:
         handle.remove()
     for fuse in (True, False):
-        found, maps = TappedNetwork(network, ["add1", "pooled", "conv2"], fuse=fuse)(IMAGES)
+        found, maps = TappedNetwork(network, ["add1", "pooled", "conv2"], rewriting=Rewriting(fused=fuse))(IMAGES)
         torch.testing.assert_close(found, logits, rtol=1e-4, atol=1e-5)
         torch.testing.assert_close(maps["add"], expected["norm"] + expected["norm"].tanh(), rtol=1e-4, atol=1e-5)
         torch.testing.assert_close(maps["pooled"], expected["pooled"], rtol=1e-4, atol=1e-5)
