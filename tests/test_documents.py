@@ -24,8 +24,9 @@ from PIL import Image
 from typer.main import get_command
 
 from tests.end_to_end.small_digits import command
-from workflows.artefacts import ARTEFACTS
-from workflows.cli.app import app, find_preset
+from workflows.cli.app import app
+from workflows.cli.options import find_preset
+from workflows.pipeline import STAGES
 from workflows.runtime.cluster import Resources
 from workflows.settings import Settings, load_settings, parse_settings
 from workflows.storage.tables import SCHEMAS, schema_markdown
@@ -213,8 +214,8 @@ def test_the_readme_names_every_preset_and_artefact() -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     for preset in (ROOT / "infra" / "presets").glob("*.toml"):
         assert f"| `{preset.stem}` |" in text
-    for names in ARTEFACTS.values():
-        for name in names:
+    for stage in STAGES.values():
+        for name in stage.writes:
             assert name in text
     for room in (path for path in (ROOT / "workflows").iterdir() if path.is_dir() and (path / "__init__.py").exists()):
         assert f"{room.name}/" in text

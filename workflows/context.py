@@ -1,22 +1,25 @@
-"""What every stage is given."""
+"""What a stage is, and what it is given."""
 
 from __future__ import annotations
 
 import hashlib
+import importlib
 import json
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
-from workflows.data.shards import Shard, plan_shards
-from workflows.plan.run_plan import Plan
-from workflows.runtime.cluster import Resources, plan_actors
-from workflows.runtime.dispatcher import DispatchReport, PoolSettings, map_shards
-from workflows.runtime.reductions import tree_reduce
 from workflows.settings import Settings
 from workflows.storage.ledger import Item, Ledger
 from workflows.storage.run_folder import RunFolder
+
+if TYPE_CHECKING:
+    # Imported where they are used: whether a run is finished must be told without torch, Ray and Dask.
+    from workflows.data.shards import Shard
+    from workflows.plan.run_plan import Plan
+    from workflows.runtime.cluster import Resources
+    from workflows.runtime.dispatcher import DispatchReport, PoolSettings
 
 T = TypeVar("T")
 S = TypeVar("S")
@@ -24,20 +27,48 @@ S = TypeVar("S")
 LAYOUT = "1"
 """Version of what the stages write."""
 
-READS: dict[str, tuple[str, ...]] = {
-    "paths": ("triage",),
-    "count": ("draw.exemplars",),
-    "mine": ("mine",),
-    "draw": ("mine", "draw", "triage"),
-}
-"""Settings that may change in a finished run, by the first stages that read them; those stages then run again."""
+
+def _no_choice(settings: Settings) -> str:
+    return ""
 
 
-OF_SCOPES = ("fit", "errors", "words", "count")
-"""Stages whose items are those of the scopes: more classes in ``mine.classes`` may mean more class scopes."""
+@dataclass(frozen=True)
+class Stage:
+    """One entry of the registry ``workflows.pipeline.STAGES``: ``workflows/stages/<name>.py`` with ``run(context)``.
 
-_SCOPES = ("scopes", "lists", "loss", "min_confusions", "max_neighbours", "min_images")
-"""Fields of ``[fit]`` that the extract stage checks once it knows the confusion matrix."""
+    Attributes:
+        name: of its module, its ledger and its bar.
+        writes: artefacts, relative to the run folder.
+        reads: settings that may change in a finished run, as ``section`` or ``section.field``, where this stage is the
+            first to read them; it runs again when they do.
+        items: settings that say which items it has; with another answer it runs again, and keeps what it has.
+        of_scopes: its items are named ``<scope>/<name>``.
+        needs_ray: False runs it in the driver, before Ray is started.
+    """
+
+    name: str
+    writes: tuple[str, ...]
+    reads: tuple[str, ...] = ()
+    items: Callable[[Settings], str] = _no_choice
+    of_scopes: bool = False
+    needs_ray: bool = True
+
+    def run(self, context: StageContext) -> None:
+        """Do the work; the stage's module is imported now."""
+        importlib.import_module(f"workflows.stages.{self.name}").run(context)
+
+    def fingerprint(self, settings: Settings) -> str:
+        """Of the changeable settings that it reads; a ledger with another one is void."""
+        values = settings.model_dump(mode="json")
+        read = {}
+        for path in self.reads:
+            section, _, field = path.partition(".")
+            read[path] = values[section][field] if field else values[section]
+        return f"{LAYOUT}:{hashlib.sha256(json.dumps(read, sort_keys=True).encode()).hexdigest()[:16]}"
+
+    def is_done(self, folder: RunFolder, settings: Settings) -> bool:
+        """Whether it came to its end with these settings."""
+        return folder.ledger(self.name).stage_done(self.fingerprint(settings), self.items(settings))
 
 
 class Progress(Protocol):
@@ -53,32 +84,13 @@ class Progress(Protocol):
         """Show a short text beside the bar."""
 
 
-def fingerprint(stage: str, settings: Settings) -> str:
-    """Of the changeable settings that a stage reads; a ledger with another one is void."""
-    values = settings.model_dump(mode="json")
-    read = {}
-    for path in READS.get(stage, ()):
-        section, _, field = path.partition(".")
-        read[path] = values[section][field] if field else values[section]
-    return f"{LAYOUT}:{hashlib.sha256(json.dumps(read, sort_keys=True).encode()).hexdigest()[:16]}"
-
-
-def asked_items(stage: str, settings: Settings) -> str:
-    """Settings that say which items a stage has; with another answer it runs again, and keeps what it has."""
-    if stage == "extract":
-        return json.dumps(settings.fit.model_dump(mode="json", include=set(_SCOPES)), sort_keys=True)
-    if stage in OF_SCOPES and "class" in settings.fit.scopes:
-        return json.dumps(sorted(set(settings.mine.classes)))
-    return ""
-
-
 @dataclass(frozen=True)
 class StageContext:
     """Settings, folder and progress of one stage of one run."""
 
     settings: Settings
     folder: RunFolder
-    stage: str
+    stage: Stage
     progress: Progress
     warn: Callable[[str], None]
     offered: Resources | None = None
@@ -93,6 +105,9 @@ class StageContext:
 
     def pool(self, items: int, name: str = "shard") -> PoolSettings:
         """How wide and how patient the actors of this stage are."""
+        from workflows.runtime.cluster import plan_actors
+        from workflows.runtime.dispatcher import PoolSettings
+
         assert self.offered is not None, "stages with actors run connected"
         actors = plan_actors(self.settings.runtime, self.offered, items)
         attempts = self.settings.runtime.max_attempts
@@ -108,6 +123,8 @@ class StageContext:
 
     def worker_settings(self) -> Settings:
         """The settings as actors need them: the device that Ray gives them, and paths that hold in any folder."""
+        from workflows.runtime.cluster import plan_actors
+
         assert self.offered is not None, "stages with actors run connected"
         device = plan_actors(self.settings.runtime, self.offered).device
         runtime = self.settings.runtime.model_copy(update={"device": device})
@@ -118,15 +135,19 @@ class StageContext:
     @property
     def ledger(self) -> Ledger:
         """What this stage has finished."""
-        return self.folder.ledger(self.stage)
+        return self.folder.ledger(self.stage.name)
 
     def reduce(self, items: Sequence[T], map_fn: Callable[[T], S], merge_fn: Callable[[S, S], S]) -> S:
         """One Dask reduction over small work items; the result does not depend on who runs it."""
+        from workflows.runtime.reductions import tree_reduce
+
         workers = self.offered.cpus if self.offered is not None else 1
         return tree_reduce(items, map_fn, merge_fn, scheduler=self.scheduler, n_workers=workers)
 
     def plan(self) -> Plan:
         """The plan that the index stage wrote."""
+        from workflows.plan.run_plan import Plan
+
         return Plan.read(self.folder)
 
     def map_shards_left(
@@ -136,6 +157,9 @@ class StageContext:
 
         ``check`` sees every new record after it is in the ledger, and may stop the run.
         """
+        from workflows.data.shards import plan_shards
+        from workflows.runtime.dispatcher import map_shards
+
         shards = plan_shards(plan.images, self.settings.extract.images_per_shard)
         done = self.begin(len(shards))
         left = [shard for shard in shards if shard.index not in done]
@@ -156,7 +180,7 @@ class StageContext:
 
         ``wanted``: the items, where the ledger may hold others that an earlier command asked for; None: all it holds.
         """
-        self.ledger.begin(fingerprint(self.stage, self.settings), total, asked_items(self.stage, self.settings))
+        self.ledger.begin(self.stage.fingerprint(self.settings), total, self.stage.items(self.settings))
         done = {item: record for item, record in self.ledger.items().items() if wanted is None or item in wanted}
         self.progress.start(total, len(done))
         return done

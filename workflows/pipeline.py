@@ -1,37 +1,68 @@
-"""The stages in order: skip what is done, resume what was interrupted, stop where asked."""
+"""The stages of a run as one registry, and how they run: skip what is done, resume what was interrupted.
+
+A new stage is one entry of ``STAGES`` and one file ``workflows/stages/<name>.py``.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import json
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 
 from gmm_ops.errors import RefusedInput
-from workflows.artefacts import ARTEFACTS
-from workflows.context import StageContext, asked_items, fingerprint
+from workflows.context import Stage, StageContext
 from workflows.errors import RunError, SettingsError
-from workflows.runtime.cluster import Resources, connect
-from workflows.runtime.progress import StageBar
 from workflows.settings import Settings
-from workflows.stages import count, draw, errors, extract, fit, index, mine, paths, train, words
 from workflows.storage.run_folder import RunFolder
 
-RUNS: dict[str, Callable[[StageContext], None]] = {
-    "index": index.run,
-    "train": train.run,
-    "extract": extract.run,
-    "fit": fit.run,
-    "errors": errors.run,
-    "words": words.run,
-    "paths": paths.run,
-    "count": count.run,
-    "mine": mine.run,
-    "draw": draw.run,
+if TYPE_CHECKING:
+    from workflows.runtime.cluster import Resources
+    from workflows.runtime.progress import StageBar
+
+_OF_SCOPES = ("scopes", "lists", "loss", "min_confusions", "max_neighbours", "min_images")
+"""Fields of ``[fit]`` that the extract stage checks once it knows the confusion matrix."""
+
+
+def _checked_scopes(settings: Settings) -> str:
+    return json.dumps(settings.fit.model_dump(mode="json", include=set(_OF_SCOPES)), sort_keys=True)
+
+
+def _class_scopes(settings: Settings) -> str:
+    """More classes in ``mine.classes`` may mean more class scopes."""
+    return json.dumps(sorted(set(settings.mine.classes))) if "class" in settings.fit.scopes else ""
+
+
+STAGES: dict[str, Stage] = {
+    stage.name: stage
+    for stage in (
+        Stage("index", ("images.parquet", "plan.json"), needs_ray=False),
+        Stage("train", ("weights.pt",), needs_ray=False),
+        Stage("extract", ("activations", "predictions"), items=_checked_scopes),
+        Stage("fit", ("scopes.json", "mixtures", "history.parquet"), items=_class_scopes, of_scopes=True),
+        Stage("errors", ("decisions", "decisions.parquet", "errors.parquet"), items=_class_scopes),
+        Stage("words", ("words", "path_parts"), items=_class_scopes),
+        Stage(
+            "paths",
+            ("paths.parquet", "transitions.parquet", "triage.parquet", "junctions.parquet"),
+            reads=("triage",),
+        ),
+        Stage(
+            "count",
+            ("cooccurrence", "words.parquet", "exemplars.parquet", "layers.parquet"),
+            reads=("draw.exemplars",),
+            items=_class_scopes,
+            of_scopes=True,
+        ),
+        Stage("mine", ("nodes.parquet", "edges.parquet", "heatmaps.parquet"), reads=("mine",)),
+        Stage("draw", ("figures", "pictures"), reads=("mine", "draw", "triage")),
+    )
 }
-IN_DRIVER = ("index", "train")
-"""Stages that need no Ray."""
+"""In order. Each artefact has one writer, but images.parquet: the index stage writes what is known before a picture is
+read, the extract stage completes it with predictions."""
 
 
 def run_pipeline(
@@ -53,53 +84,63 @@ def run_pipeline(
     with RunFolder.claimed(root).lock():
         folder = RunFolder.create_or_open(root, settings)
         left = stages_left(folder, settings, wanted)
-        bar = StageBar(console)
-        for stage in left:
-            if stage in IN_DRIVER:
-                with _forgotten_if_refused(folder, stage):
-                    _run_stage(stage, folder, settings, bar, None)
-        on_cluster = [stage for stage in left if stage not in IN_DRIVER]
-        if on_cluster:
-            with connect(address) as offered:
-                for stage in on_cluster:
-                    _run_stage(stage, folder, settings, bar, offered)
+        if left:
+            folder.remove_leftovers()
+            _run_stages(left, folder, settings, console, address)
     return folder
 
 
-def stages_left(folder: RunFolder, settings: Settings, wanted: Sequence[str]) -> list[str]:
-    """Stages that are not done with these settings, and every stage behind the first of them."""
-    for place, stage in enumerate(wanted):
-        if not folder.ledger(stage).stage_done(fingerprint(stage, settings), asked_items(stage, settings)):
-            return list(wanted[place:])
-    return []
-
-
-@contextmanager
-def _forgotten_if_refused(folder: RunFolder, stage: str) -> Iterator[None]:
-    """A refused plan leaves no run behind: the corrected command may use the same folder."""
-    try:
-        yield
-    except (RunError, RefusedInput):
-        if stage == "index":
-            folder.forget()
-        raise
-
-
-def stages_until(until: str | None) -> list[str]:
-    """Names of all stages up to and including one.
+def stages_until(until: str | None) -> list[Stage]:
+    """All stages up to and including the one of a name.
 
     Raises:
         SettingsError: there is no such stage.
     """
-    names = list(ARTEFACTS)
-    if until is None:
-        return names
-    if until not in names:
+    names = list(STAGES)
+    if until is not None and until not in names:
         raise SettingsError(f"--until {until!r} is no stage; the stages are {', '.join(names)}")
-    return names[: names.index(until) + 1]
+    return list(STAGES.values())[: None if until is None else names.index(until) + 1]
 
 
-def _run_stage(stage: str, folder: RunFolder, settings: Settings, bar: StageBar, offered: Resources | None) -> None:
-    with bar.stage(stage) as progress:
-        RUNS[stage](StageContext(settings, folder, stage, progress, bar.warn, offered))
-    folder.ledger(stage).end()
+def stages_left(folder: RunFolder, settings: Settings, wanted: Sequence[Stage]) -> list[Stage]:
+    """Stages that are not done with these settings, and every stage behind the first of them."""
+    for place, stage in enumerate(wanted):
+        if not stage.is_done(folder, settings):
+            return list(wanted[place:])
+    return []
+
+
+def _run_stages(
+    left: Sequence[Stage], folder: RunFolder, settings: Settings, console: Console, address: str | None
+) -> None:
+    from workflows.runtime.progress import StageBar
+
+    bar = StageBar(console)
+    for stage in left:
+        if not stage.needs_ray:
+            with _forgotten_if_refused(folder, stage):
+                _run_stage(stage, folder, settings, bar, None)
+    on_cluster = [stage for stage in left if stage.needs_ray]
+    if on_cluster:
+        from workflows.runtime.cluster import connect
+
+        with connect(address) as offered:
+            for stage in on_cluster:
+                _run_stage(stage, folder, settings, bar, offered)
+
+
+@contextmanager
+def _forgotten_if_refused(folder: RunFolder, stage: Stage) -> Iterator[None]:
+    """A refused plan leaves no run behind: the corrected command may use the same folder."""
+    try:
+        yield
+    except (RunError, RefusedInput):
+        if stage.name == "index":
+            folder.forget()
+        raise
+
+
+def _run_stage(stage: Stage, folder: RunFolder, settings: Settings, bar: StageBar, offered: Resources | None) -> None:
+    with bar.stage(stage.name) as progress:
+        stage.run(StageContext(settings, folder, stage, progress, bar.warn, offered))
+    folder.ledger(stage.name).end()

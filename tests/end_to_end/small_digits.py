@@ -62,13 +62,13 @@ def command(arguments: Sequence[str]) -> int:
 
 def copy_until(source: Path, target: Path, last: str) -> Path:
     """A copy of a finished run in which the stages behind ``last`` never ran."""
-    from workflows.artefacts import ARTEFACTS
+    from workflows.pipeline import STAGES
 
     shutil.copytree(source, target)
-    stages = list(ARTEFACTS)
+    stages = list(STAGES)
     for stage in stages[stages.index(last) + 1 :]:
         (target / "ledgers" / f"{stage}.jsonl").unlink(missing_ok=True)
-        for name in ARTEFACTS[stage]:
+        for name in STAGES[stage].writes:
             path = target / name
             if path.is_dir():
                 shutil.rmtree(path)

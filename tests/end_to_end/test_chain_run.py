@@ -16,7 +16,7 @@ from tests.end_to_end.small_chain import TABLES, chain_arguments
 from tests.end_to_end.small_digits import SCOPE, activations, command, copy_until, word_maps
 from tests.references.hmm import Enumerated, enumerate_paths
 from tests.references.rectified_gaussian import log_density
-from workflows.artefacts import ARTEFACTS
+from workflows.pipeline import STAGES
 from workflows.plan.run_plan import OUTPUT, Plan
 from workflows.storage.chains import chain_path, load_chain
 from workflows.storage.run_folder import RunFolder
@@ -213,7 +213,7 @@ def test_a_driver_killed_in_the_stages_of_the_chain_goes_on(
 
 
 def test_another_triage_runs_from_the_paths_on(chain_run: Path, chain_weights: Path, tmp_path: Path) -> None:
-    root = copy_until(chain_run, tmp_path / "run", list(ARTEFACTS)[-1])
+    root = copy_until(chain_run, tmp_path / "run", list(STAGES)[-1])
     begun = {stage: ledger(root, stage).seconds for stage in ("extract", "fit", "words")}
     assert command(chain_arguments(root, chain_weights, "triage.min_images=30", until="paths")) == 0
     assert {stage: ledger(root, stage).seconds for stage in begun} == begun, "an earlier stage was begun again"

@@ -13,7 +13,7 @@ import pytest
 from tests.end_to_end.killing import LATE_STEP, Driver, address_of_local_ray, checkpoint_step, ledger, ledger_lines
 from tests.end_to_end.small_digits import TABLES, activations, run_arguments, stored_maps
 from tests.end_to_end.test_invariance import assert_same_arrays
-from workflows.artefacts import ARTEFACTS
+from workflows.pipeline import STAGES
 from workflows.storage.tables import read_table
 
 KILLED_IN = ("extract", "fit", "words", "count", "mine", "draw")
@@ -145,4 +145,4 @@ def test_nothing_half_written_is_left(chain: Chain, digits_run: Path) -> None:
         return {str(path.relative_to(root)) for path in root.rglob("*") if path.is_file()}
 
     assert files(chain.root) == files(digits_run)
-    assert all(ledger(chain.root, stage).done for stage in ARTEFACTS)
+    assert all(ledger(chain.root, stage).done for stage in STAGES)

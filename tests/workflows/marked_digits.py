@@ -23,6 +23,7 @@ from tests.workflows.data.made_files import encoded, write_names, write_shard
 from workflows.context import StageContext
 from workflows.data.shards import plan_shards
 from workflows.networks.architectures import mlp
+from workflows.pipeline import STAGES
 from workflows.plan.run_plan import Plan
 from workflows.settings import Settings, parse_settings
 from workflows.stages import index, paths
@@ -75,7 +76,7 @@ def one_thread() -> Iterator[None]:
 def context_of(folder: RunFolder, settings: Settings, stage: str) -> StageContext:
     """A stage in this process, its reductions on threads."""
     quiet = Quiet()
-    return StageContext(settings, folder, stage, quiet, quiet.warnings.append)
+    return StageContext(settings, folder, STAGES[stage], quiet, quiet.warnings.append)
 
 
 def digits_of(label: int) -> np.ndarray:

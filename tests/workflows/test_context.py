@@ -7,9 +7,8 @@ from pathlib import Path
 import pytest
 
 from tests.end_to_end.small_digits import SETTINGS
-from workflows.artefacts import ARTEFACTS
-from workflows.cli.app import find_preset
-from workflows.pipeline import stages_left
+from workflows.cli.options import find_preset
+from workflows.pipeline import STAGES, stages_left
 from workflows.settings import load_settings
 from workflows.storage.run_folder import RunFolder
 
@@ -28,7 +27,7 @@ from workflows.storage.run_folder import RunFolder
 def test_changed_settings_void_the_stages_that_read_them(
     digits_run: Path, digits_weights: Path, fields: list[str], first: str | None
 ) -> None:
-    stages = list(ARTEFACTS)
+    stages = list(STAGES)
     changed = load_settings(find_preset("digits"), [f"network.weights={digits_weights}", *SETTINGS, *fields])
-    left = stages_left(RunFolder.open(digits_run), changed, stages)
-    assert left == ([] if first is None else stages[stages.index(first) :])
+    left = stages_left(RunFolder.open(digits_run), changed, list(STAGES.values()))
+    assert [stage.name for stage in left] == ([] if first is None else stages[stages.index(first) :])

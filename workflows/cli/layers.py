@@ -1,17 +1,54 @@
-"""What ``inference-graphs layers`` prints: the names that ``network.layers`` can choose from."""
+"""``inference-graphs layers``: names, sizes and aliases of a network's layers."""
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Annotated
+
+import typer
 from rich.console import Console
 from rich.markup import escape
 
-from workflows.errors import SettingsError
-from workflows.networks.listing import ListedLayer, list_layers
-from workflows.networks.loading import build_network
+from workflows.cli.options import Set, console, find_preset
+from workflows.errors import RunError, SettingsError
 from workflows.settings import NetworkSettings, Settings
+
+if TYPE_CHECKING:
+    from workflows.networks.listing import ListedLayer
 
 SIDE = 224
 """Pixels of the input of a network that is given without a preset."""
+
+
+def layers(
+    network: Annotated[
+        str,
+        typer.Argument(
+            metavar="NETWORK",
+            help="torchvision:<model>, timm:<model>, package.module:callable, or a preset, whose network it then is.",
+        ),
+    ],
+    size: Annotated[
+        int | None,
+        typer.Option(min=1, help="Pixels of the square input; default: the preset's crop, 224 without a preset."),
+    ] = None,
+    set_: Set = None,
+) -> None:
+    """Names, sizes and aliases of the layers that network.layers can name. Needs no weights and no images.
+
+    Examples:
+
+        inference-graphs layers torchvision:resnet18
+
+        inference-graphs layers timm:resnet10t --size 176
+
+        inference-graphs layers cifar10_resnet20 --size 32
+    """
+    from workflows.settings import load_settings
+
+    if ":" in network and set_:
+        raise RunError("layers: --set changes a preset; give one, or a network without --set")
+    asked = network if ":" in network else load_settings(find_preset(network), set_ or ())
+    print_layers(asked, size, console())
 
 
 def print_layers(asked: str | Settings, size: int | None, console: Console) -> None:
@@ -26,6 +63,9 @@ def print_layers(asked: str | Settings, size: int | None, console: Console) -> N
         NetworkError: the network cannot be built, or cannot take such images.
         SettingsError: the settings leave the size to the pictures.
     """
+    from workflows.networks.listing import list_layers
+    from workflows.networks.loading import build_network
+
     if isinstance(asked, str):
         network, side = NetworkSettings(name=asked, weights="train", layers=("output",)), size or SIDE
     else:

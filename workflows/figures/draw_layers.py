@@ -9,11 +9,10 @@ import torch
 
 from gmm_ops.graphs.word_distances import centre_distances
 from workflows.plan.run_plan import LayerPlan, Plan
-from workflows.plan.scope import split_item
 from workflows.report.fit_figure import draw_fit_figure
 from workflows.report.similarity_figure import LayerSimilarity, draw_similarity_figure
 from workflows.settings import Settings
-from workflows.storage.names import JOINT
+from workflows.storage.names import JOINT, split_item
 from workflows.storage.run_folder import RunFolder
 from workflows.storage.tables import read_table
 from workflows.words.dictionaries import read_dictionary

@@ -75,17 +75,6 @@ class Scope:
         return self.contains(images.label) | np.isin(images.predicted, self.explains)
 
 
-def item_name(scope: str, name: str) -> str:
-    """Key of a work item of one scope in a ledger: ``<scope>/<name>``, in scope `joint` the bare name."""
-    return name if scope == JOINT else f"{scope}/{name}"
-
-
-def split_item(item: str) -> tuple[str, str]:
-    """Scope and name of a work item; inverse of ``item_name`` where names hold no slash."""
-    scope, slash, name = item.rpartition("/")
-    return (scope, name) if slash else (JOINT, item)
-
-
 def joint_scope(plan: Plan) -> Scope:
     """All classes."""
     every = tuple(range(len(plan.class_names)))

@@ -14,13 +14,13 @@ from workflows.errors import DataError, RunFolderError
 from workflows.networks.naming import shortened
 from workflows.plan.requests import ALL, requested_classes
 from workflows.plan.run_plan import Plan
-from workflows.plan.scope import REST, Scope, item_name, joint_scope, list_scope, split_item
+from workflows.plan.scope import REST, Scope, joint_scope, list_scope
 from workflows.plan.scope_sizes import lack_of, refuse_small_scopes, scope_sizes
 from workflows.settings import Settings
 from workflows.settings.fit_settings import FitSettings
 from workflows.storage.atomic import write_bytes
 from workflows.storage.images_table import ImageColumns
-from workflows.storage.names import JOINT
+from workflows.storage.names import JOINT, item_name, split_item
 from workflows.storage.run_folder import RunFolder
 
 __all__ = [
@@ -176,7 +176,7 @@ def _refuse_without_scopes(left_out: dict[str, list[str]]) -> None:
 
 def scopes_path(folder: RunFolder) -> Path:
     """``scopes.json`` of a run."""
-    return folder.root / "scopes.json"
+    return folder.scopes_file
 
 
 def write_scopes(folder: RunFolder, scopes: Sequence[Scope]) -> None:

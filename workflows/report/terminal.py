@@ -1,10 +1,9 @@
-"""Tables for the terminal: a graph, and where a run stands. Readable at 80 columns."""
+"""A graph as a table for the terminal, readable at 80 columns."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Literal
 
 from rich import box
 from rich.console import Group, RenderableType
@@ -13,33 +12,8 @@ from rich.text import Text
 
 from workflows.report.graph_view import OUTPUT, EdgeView, GraphView, NodeView
 from workflows.report.lettering import short_name
-from workflows.report.numbers import duration, frequency, log_ratio, percent, size
+from workflows.report.numbers import frequency, log_ratio, percent
 from workflows.storage.names import JOINT
-
-StageState: TypeAlias = Literal["done", "running", "stopped", "waiting", "failed"]
-_STATE_STYLES: dict[StageState, str] = {
-    "done": "green",
-    "running": "yellow",
-    "stopped": "yellow",
-    "waiting": "dim",
-    "failed": "bold red",
-}
-
-
-@dataclass(frozen=True)
-class StageStatus:
-    """Where a stage stands: its shards (or other work items), time in seconds and size of its artefacts in bytes.
-
-    ``left`` is None while the number of items is unknown.
-    """
-
-    name: str
-    state: StageState
-    done: int
-    failed: int
-    left: int | None
-    seconds: float
-    size: int
 
 
 def graph_table(view: GraphView) -> RenderableType:
@@ -64,32 +38,6 @@ def graph_table(view: GraphView) -> RenderableType:
             _add_node(table, view, node, edges, first=place == 0)
         table.add_section()
     return Group(_heading(view), table)
-
-
-def status_table(stages: Sequence[StageStatus]) -> Table:
-    """Stages of a run in order, with a line of totals."""
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0), show_footer=True)
-    table.add_column("stage", "total", no_wrap=True)
-    table.add_column("state", no_wrap=True)
-    for name, count in (
-        ("done", sum(stage.done for stage in stages)),
-        ("failed", sum(stage.failed for stage in stages)),
-        ("left", sum(stage.left or 0 for stage in stages)),
-    ):
-        table.add_column(name, str(count), justify="right", no_wrap=True)
-    table.add_column("time", duration(sum(stage.seconds for stage in stages)), justify="right", no_wrap=True)
-    table.add_column("size", size(sum(stage.size for stage in stages)), justify="right", no_wrap=True)
-    for stage in stages:
-        table.add_row(
-            Text(stage.name),
-            Text(stage.state, style=_STATE_STYLES[stage.state]),
-            str(stage.done),
-            Text(str(stage.failed), style="bold red" if stage.failed else ""),
-            "?" if stage.left is None else str(stage.left),
-            duration(stage.seconds) if stage.seconds else "–",
-            size(stage.size) if stage.size else "–",
-        )
-    return table
 
 
 def _heading(view: GraphView) -> Text:

@@ -45,3 +45,14 @@ def joined_slug(*names: str) -> str:
 
 def _percent(match: re.Match[str]) -> str:
     return "".join(f"%{byte:02X}" for byte in match.group().encode())
+
+
+def item_name(scope: str, name: str) -> str:
+    """Key of a work item of one scope in a ledger: ``<scope>/<name>``, in scope `joint` the bare name."""
+    return name if scope == JOINT else f"{scope}/{name}"
+
+
+def split_item(item: str) -> tuple[str, str]:
+    """Scope and name of a work item; inverse of ``item_name`` where names hold no slash."""
+    scope, slash, name = item.rpartition("/")
+    return (scope, name) if slash else (JOINT, item)

@@ -7,7 +7,7 @@ import json
 import os
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -101,8 +101,6 @@ class RunFolder:
     def lock(self) -> Iterator[None]:
         """Hold the folder for one driver; released when the block ends, and by the kernel when the driver is killed.
 
-        Also removes temporary files that a killed driver left.
-
         Raises:
             RunFolderError: another driver holds it.
         """
@@ -115,7 +113,6 @@ class RunFolder:
                 raise RunFolderError(_held(self.root, os.read(descriptor, 200).decode())) from None
             os.truncate(descriptor, 0)
             os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()}".encode(), 0)
-            self._sweep()
             yield
         finally:
             os.close(descriptor)
@@ -134,7 +131,8 @@ class RunFolder:
             os.close(descriptor)
         return False
 
-    def _sweep(self) -> None:
+    def remove_leftovers(self) -> None:
+        """Remove temporary files that a killed driver left; for the driver that holds the folder."""
         for pattern in (f".*{TEMPORARY_SUFFIX}", f"*{_ZARR_TEMPORARY_SUFFIX}"):
             for leftover in self.root.rglob(pattern):
                 leftover.unlink(missing_ok=True)
@@ -148,6 +146,18 @@ class RunFolder:
     def images_table(self) -> Path:
         """``images.parquet``."""
         return self.table("images")
+
+    @property
+    def scopes_file(self) -> Path:
+        """``scopes.json``, see ``workflows.plan.scopes``."""
+        return self.root / "scopes.json"
+
+    def scope_names(self) -> tuple[str, ...]:
+        """Names of the scopes in scopes.json, in order; none where it is not there: before the fit, and of a chain."""
+        try:
+            return tuple(scope["name"] for scope in json.loads(self.scopes_file.read_text(encoding="utf-8")))
+        except FileNotFoundError:
+            return ()
 
     @property
     def predictions_dir(self) -> Path:
@@ -224,9 +234,14 @@ class RunFolder:
 
 def size_of(path: Path) -> int:
     """Bytes of a file, or of all files below a folder; 0 if it is not there."""
-    if path.is_dir():
-        return sum(size_of(entry) for entry in path.iterdir())
-    return path.stat().st_size if path.exists() else 0
+    if not path.is_dir():
+        return path.stat().st_size if path.exists() else 0
+    total = 0
+    with os.scandir(path) as entries:  # which know what they are without a look at each file
+        for entry in entries:
+            with suppress(FileNotFoundError):  # a driver may be renaming its temporary files
+                total += size_of(Path(entry.path)) if entry.is_dir() else entry.stat().st_size
+    return total
 
 
 def differing_fields(stored: Settings, given: Settings, fitted: bool = True) -> list[str]:

@@ -14,9 +14,10 @@ import pytest
 from typer.main import get_command
 from typer.testing import CliRunner
 
-from workflows.artefacts import ARTEFACTS
-from workflows.cli.app import app, find_preset, main
+from workflows.cli.app import app, main
+from workflows.cli.options import find_preset
 from workflows.errors import RunError
+from workflows.pipeline import STAGES
 from workflows.settings import load_settings
 
 COMMANDS = ("run", "layers", "status", "show", "sweep", "parts", "demo")
@@ -74,7 +75,7 @@ def test_every_option_is_explained(name: str) -> None:
 
 
 def test_until_names_every_stage() -> None:
-    assert f"Last stage: {', '.join(ARTEFACTS)}." in " ".join(help_of("run").split())
+    assert f"Last stage: {', '.join(STAGES)}." in " ".join(help_of("run").split())
 
 
 @pytest.mark.parametrize("name", ["run", "show"])

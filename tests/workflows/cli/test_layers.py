@@ -7,8 +7,8 @@ from io import StringIO
 import pytest
 from rich.console import Console
 
-from workflows.cli.app import find_preset
 from workflows.cli.layers import print_layers
+from workflows.cli.options import find_preset
 from workflows.errors import NetworkError, SettingsError
 from workflows.settings import Settings, load_settings
 

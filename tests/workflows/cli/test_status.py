@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
+from io import StringIO
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from tests.workflows.made_labelled import settings_of
-from workflows.cli.status import stage_statuses
+from workflows.cli.status import StageStatus, stage_statuses, status, status_table
+from workflows.pipeline import STAGES
 from workflows.plan.scope import Scope
 from workflows.plan.scopes import write_scopes
-from workflows.report.terminal import StageStatus
 from workflows.storage.run_folder import RunFolder
 
 
@@ -74,3 +77,29 @@ def test_without_scopes_all_items_count(folder: RunFolder) -> None:
     folder.ledger("fit").record("restart 0")
     found = status_of(folder, "fit")
     assert (found.done, found.left) == (1, 2)
+
+
+def test_the_status_of_a_run_adds_up() -> None:
+    stages = [
+        StageStatus("index", "done", 1, 0, 0, 1.24, 812_000),
+        StageStatus("extract", "failed", 38, 2, 3, 95.0, 3_200_000_000),
+        StageStatus("fit", "waiting", 0, 0, None, 0.0, 0),
+    ]
+    stream = StringIO()
+    Console(file=stream, width=80).print(status_table(stages))
+    lines = stream.getvalue().splitlines()
+    assert max(len(line) for line in lines) <= 80
+    cells = [line.split() for line in lines]
+    assert ["index", "done", "1", "0", "0", "1.2", "s", "812", "kB"] in cells
+    assert ["extract", "failed", "38", "2", "3", "1", "min", "35", "s", "3.2", "GB"] in cells
+    assert ["fit", "waiting", "0", "0", "?", "–", "–"] in cells
+    assert ["total", "39", "2", "3", "1", "min", "36", "s", "3.2", "GB"] in cells
+
+
+def test_status_as_json(folder: RunFolder, capsys: pytest.CaptureFixture[str]) -> None:
+    status(folder.root, as_json=True)
+    told = json.loads(capsys.readouterr().out)
+    assert told["run"] == str(folder.root)
+    assert [stage["name"] for stage in told["stages"]] == list(STAGES)
+    fit = told["stages"][list(STAGES).index("fit")]
+    assert (fit["state"], fit["done"], fit["left"]) == ("done", 6, 0)

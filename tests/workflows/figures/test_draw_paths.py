@@ -18,6 +18,7 @@ from workflows.errors import DataError, RunFolderError
 from workflows.figures.draw_paths import PathDrawWorker, path_items
 from workflows.plan.run_plan import Plan
 from workflows.report.chain_view import chosen_levels
+from workflows.run import open_run
 from workflows.storage.images_table import ImageColumns
 from workflows.storage.run_folder import RunFolder
 from workflows.storage.tables import read_table
@@ -39,7 +40,7 @@ def misclassified(worker: PathDrawWorker) -> list[dict]:
 
 def shown(root: Path, image: int, width: int = 100) -> str:
     stream = io.StringIO()
-    show_graph(root, None, image, Console(file=stream, width=width))
+    show_graph(open_run(root), f"image:{image}", Console(file=stream, width=width))
     return stream.getvalue()
 
 
@@ -183,7 +184,7 @@ def test_show_prints_the_path_then_the_graph_if_there_is_one(worker: PathDrawWor
         assert f"word {step.word.word} " in other
         assert step.runner_up is not None
         assert f"word {step.runner_up.word} " in other
-    with pytest.raises(DataError, match="--image 650 is no image of this run; ids run from 0 to 649"):
+    with pytest.raises(DataError, match="image 650 is no image of this run; ids run from 0 to 649"):
         shown(root, 650)
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from gmm_ops.graphs.windows import Window
 from tests.end_to_end.small_digits import activations, stored_maps
-from workflows.cli.app import find_preset
+from workflows.cli.options import find_preset
 from workflows.fits.needs import disk_needs, least_assigned, least_labels, memory_needs, words_bytes
 from workflows.plan.run_plan import LayerPlan, Plan
 from workflows.plan.scopes import known_scopes

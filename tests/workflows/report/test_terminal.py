@@ -9,7 +9,7 @@ from rich.console import Console, RenderableType
 from tests.workflows.report.made_up_graphs import CIFAR_NAMES, made_up_tables
 from workflows.report.graph_view import GraphView
 from workflows.report.numbers import frequency, log_ratio, percent
-from workflows.report.terminal import StageStatus, graph_table, status_table
+from workflows.report.terminal import graph_table
 from workflows.report.view_tables import build_graph_view
 
 LABELS = [i % 10 for i in range(40)]
@@ -73,18 +73,3 @@ def test_an_image_graph_names_truth_and_prediction() -> None:
     assert printed(graph_table(view_of("image:5")), 80)[0] == (
         "Inference graph of image 5: predicted cat (87 %), true label dog"
     )
-
-
-def test_the_status_of_a_run_adds_up() -> None:
-    stages = [
-        StageStatus("index", "done", 1, 0, 0, 1.24, 812_000),
-        StageStatus("extract", "failed", 38, 2, 3, 95.0, 3_200_000_000),
-        StageStatus("fit", "waiting", 0, 0, None, 0.0, 0),
-    ]
-    lines = printed(status_table(stages), 80)
-    assert max(len(line) for line in lines) <= 80
-    cells = [line.split() for line in lines]
-    assert ["index", "done", "1", "0", "0", "1.2", "s", "812", "kB"] in cells
-    assert ["extract", "failed", "38", "2", "3", "1", "min", "35", "s", "3.2", "GB"] in cells
-    assert ["fit", "waiting", "0", "0", "?", "–", "–"] in cells
-    assert ["total", "39", "2", "3", "1", "min", "36", "s", "3.2", "GB"] in cells

@@ -11,6 +11,7 @@ import pytest
 from gmm_ops.graphs.cooccurrence import SparseCounts
 from tests.workflows.stages.test_fit_stage import Seen
 from workflows.context import StageContext
+from workflows.pipeline import STAGES
 from workflows.plan.run_plan import Plan
 from workflows.plan.scopes import Scope, read_scopes, write_scopes
 from workflows.runtime.reductions import tree_reduce
@@ -45,7 +46,7 @@ def test_the_bar_is_of_the_scopes_that_are_asked_for_now(digits_run: Path, tmp_p
         (folder.root / artefact / "joint").rename(folder.root / artefact / "list-a")
     write_scopes(folder, [Scope("list-a", (3, 8), True, (3, 8))])
     seen = Seen()
-    count.run(StageContext(folder.settings(), folder, "count", seen, seen.warnings.append))
+    count.run(StageContext(folder.settings(), folder, STAGES["count"], seen, seen.warnings.append))
     assert seen.starts == [(6, 0)]
     assert len(folder.ledger("count").items()) == 12
     assert set(read_table(folder.table("words"))["scope"].to_pylist()) == {"list-a"}

@@ -15,6 +15,7 @@ from tests.workflows.made_chain import UNITS, chain_settings_of, dense_activatio
 from workflows.context import StageContext
 from workflows.errors import DataError
 from workflows.fits.training_images import held_out_images
+from workflows.pipeline import STAGES
 from workflows.runtime.cluster import Resources
 from workflows.stages import fit
 from workflows.storage.chains import chain_path, load_chain
@@ -63,7 +64,7 @@ def stage(tmp_path: Path, local_ray: Resources) -> Stage:
         if not again:
             folder, _ = made_run(tmp_path / "run", settings, made if layers is None else layers, predicted, broken)
         seen = Seen()
-        fit.run(StageContext(settings, folder, "fit", seen, seen.warnings.append, local_ray))
+        fit.run(StageContext(settings, folder, STAGES["fit"], seen, seen.warnings.append, local_ray))
         folder.ledger("fit").end()
         return folder, seen
 

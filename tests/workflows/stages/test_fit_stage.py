@@ -17,6 +17,7 @@ from workflows.context import StageContext
 from workflows.errors import BudgetError, DataError
 from workflows.fits.fit_history import history_path
 from workflows.fits.needs import mixtures_bytes
+from workflows.pipeline import STAGES
 from workflows.plan.scopes import read_scopes, scopes_path
 from workflows.runtime.cluster import Resources
 from workflows.settings import Settings, parse_settings
@@ -64,7 +65,7 @@ def fitted(local_ray: Resources) -> Fit:
 
     def run(folder: RunFolder, settings: Settings) -> Seen:
         seen = Seen()
-        fit.run(StageContext(settings, folder, "fit", seen, seen.warnings.append, local_ray))
+        fit.run(StageContext(settings, folder, STAGES["fit"], seen, seen.warnings.append, local_ray))
         folder.ledger("fit").end()
         return seen
 

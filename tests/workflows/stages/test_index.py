@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.end_to_end.small_digits import command
-from workflows.cli.app import find_preset
+from workflows.cli.options import find_preset
 from workflows.data.datasets import index_images
 from workflows.errors import DataError, NetworkError, SettingsError
 from workflows.fits.needs import disk_needs, memory_needs

@@ -9,6 +9,7 @@ import pytest
 from rich.console import Console
 
 from workflows.context import StageContext
+from workflows.pipeline import STAGES
 from workflows.runtime.progress import StageBar
 from workflows.stages import mine
 from workflows.storage.run_folder import RunFolder
@@ -28,6 +29,6 @@ def test_tables_do_not_depend_on_the_graphs_at_once(
         folder.table(table).unlink()
     monkeypatch.setattr(mine, "GRAPHS_AT_ONCE", at_once)
     with StageBar(Console(quiet=True)).stage("mine") as progress:
-        mine.run(StageContext(folder.settings(), folder, "mine", progress, warn=lambda _: None))
+        mine.run(StageContext(folder.settings(), folder, STAGES["mine"], progress, warn=lambda _: None))
     for table in TABLES:
         assert read_table(folder.table(table)).equals(before[table], check_metadata=True)

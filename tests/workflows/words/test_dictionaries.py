@@ -13,7 +13,7 @@ from gmm_ops.graphs.windows import Window
 from gmm_ops.hmm.chain import Chain
 from gmm_ops.hmm.model import HiddenMarkovModel, LayerWords
 from tests.references.word_distances import class_distances
-from workflows.cli.app import find_preset
+from workflows.cli.options import find_preset
 from workflows.errors import RunFolderError
 from workflows.plan.run_plan import LayerPlan, Plan
 from workflows.settings import Settings, load_settings

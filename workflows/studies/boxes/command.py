@@ -68,6 +68,7 @@ def run_parts(root: Path, boxes: Path, names: Mapping[str, str], console: Consol
     """
     folder = RunFolder.open(root)
     with folder.lock():
+        folder.remove_leftovers()
         settings, plan = folder.settings(), Plan.read(folder)
         nodes = _chosen_words(folder, plan)
         lines = read_boxes(boxes, names)

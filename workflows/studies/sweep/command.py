@@ -9,7 +9,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.text import Text
 
-from workflows.context import StageContext
+from workflows.context import Stage, StageContext
 from workflows.errors import SettingsError
 from workflows.pipeline import run_pipeline
 from workflows.report.numbers import duration
@@ -24,6 +24,9 @@ from workflows.storage.run_folder import RunFolder
 from workflows.storage.tables import read_table
 from workflows.studies.sweep import cells as sweep
 from workflows.studies.sweep.cells import SWEEP, Losses, SweepRequest
+
+STAGE = Stage(SWEEP, ("sweep.parquet", "sweep"))
+"""What it has in common with a stage: a ledger, actors, a bar."""
 
 
 def sweep_request(words: str, losses: str = "both") -> SweepRequest:
@@ -87,7 +90,8 @@ def run_sweep(
     run_pipeline(settings, root, console, "extract", address)
     bar = StageBar(console)
     with folder.lock(), connect(address) as offered, bar.stage(SWEEP) as progress:
-        sweep.run(StageContext(settings, folder, SWEEP, progress, bar.warn, offered), request)
+        folder.remove_leftovers()
+        sweep.run(StageContext(settings, folder, STAGE, progress, bar.warn, offered), request)
     show_sweep(folder, settings.name, console)
     console.print(f"this command took {duration(time.monotonic() - begun)}", highlight=False)
     return folder

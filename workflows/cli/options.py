@@ -1,0 +1,59 @@
+"""What several commands are told, and how all of them print."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from workflows.errors import RunError
+from workflows.pipeline import STAGES
+
+Preset = Annotated[
+    str, typer.Argument(help="A TOML file, or the name of a shipped preset (digits, cifar10_resnet20, ...).")
+]
+Set = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set", help="Override a field: [bold]section.field=value[/bold]; may be repeated.", metavar="FIELD=VALUE"
+    ),
+]
+Out = Annotated[Path | None, typer.Option(help="Run folder; default runs/<name of the preset>.")]
+Until = Annotated[str | None, typer.Option(help=f"Last stage: {', '.join(STAGES)}.")]
+Address = Annotated[str | None, typer.Option(help="Ray cluster to join (auto, host:port); default: a local Ray.")]
+Folder = Annotated[Path, typer.Argument(metavar="DIR", help="A run folder.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object instead, for programs.")]
+
+
+def console(stderr: bool = False) -> Console:
+    """Without emoji codes: a class called ``:cat:`` is shown by its name."""
+    return Console(stderr=stderr, emoji=False)
+
+
+def print_json(content: Any) -> None:
+    """One JSON value on standard output, as it is: no colours, no folding."""
+    typer.echo(json.dumps(content, indent=1, ensure_ascii=False))
+
+
+def default_out(name: str) -> Path:
+    """``runs/<name>``, whatever characters a name has."""
+    from workflows.storage.names import slug
+
+    return Path("runs") / slug(name)
+
+
+def find_preset(name: str) -> Path:
+    """A TOML file as given, or the shipped preset of that name."""
+    import infra
+
+    shipped = Path(infra.__file__).parent / "presets"
+    given = Path(name)
+    known = sorted(path.stem for path in shipped.glob("*.toml"))
+    if name not in known and (given.is_file() or given.suffix == ".toml"):
+        return given
+    if name not in known:
+        raise RunError(f"preset {name!r} is neither a file nor a shipped preset; shipped are {', '.join(known)}")
+    return shipped / f"{name}.toml"

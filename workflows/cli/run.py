@@ -1,0 +1,27 @@
+"""``inference-graphs run``."""
+
+from __future__ import annotations
+
+from rich.markup import escape
+
+from workflows.cli.options import Address, Out, Preset, Set, Until, console, default_out, find_preset
+
+
+def run(preset: Preset, set_: Set = None, out: Out = None, until: Until = None, address: Address = None) -> None:
+    """Run a preset: what is finished is skipped, what was interrupted goes on.
+
+    Examples:
+
+        inference-graphs run digits
+
+        inference-graphs run infra/presets/cifar10_resnet20.toml --set fit.words=50 --out runs/fifty
+
+        inference-graphs run animals_resnet50 --until fit --address auto
+    """
+    from workflows.pipeline import run_pipeline
+    from workflows.settings import load_settings
+
+    settings = load_settings(find_preset(preset), set_ or ())
+    out_console = console()
+    folder = run_pipeline(settings, out or default_out(settings.name), out_console, until, address)
+    out_console.print(f"run folder {escape(str(folder.root))}", highlight=False, soft_wrap=True)

@@ -1,0 +1,45 @@
+"""``inference-graphs sweep``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.markup import escape
+
+from workflows.cli.options import Address, Preset, Set, console, default_out, find_preset
+
+
+def sweep(
+    preset: Preset,
+    words: Annotated[str, typer.Option(help="Numbers of words K, with commas between.")] = "10,25,50,100,200",
+    layers: Annotated[
+        str | None, typer.Option(help="Layers, with commas between, lowest first; default: the preset's.")
+    ] = None,
+    losses: Annotated[str, typer.Option(help="both, or generative: likelihoods alone, which need no labels.")] = "both",
+    set_: Set = None,
+    out: Annotated[Path | None, typer.Option(help="Run folder; default runs/<name of the preset>-sweep.")] = None,
+    address: Address = None,
+) -> None:
+    """How many words: every layer with several K, by likelihood and by the labels (IG Fig. 4 right).
+
+    Dictionaries are those of all classes (scope joint). One extraction; then sweep.parquet, figures/sweep.png and what
+    became of the paper's expectations. The same command goes on where it was, cell by cell. Other --words add to the
+    table and the plot what they fit; another --out starts anew.
+
+    Examples:
+
+        inference-graphs sweep digits --words 5,10,20
+
+        inference-graphs sweep cifar10_resnet20 --layers add8,add9 --set discriminative.epochs=10
+    """
+    from workflows.settings import load_settings
+    from workflows.studies.sweep.command import run_sweep, sweep_request, sweep_settings
+
+    request = sweep_request(words, losses)
+    names = [name.strip() for name in layers.split(",") if name.strip()] if layers else []
+    settings = sweep_settings(load_settings(find_preset(preset), set_ or ()), names, request.losses)
+    out_console = console()
+    folder = run_sweep(settings, request, out or default_out(f"{settings.name}-sweep"), out_console, address)
+    out_console.print(f"run folder {escape(str(folder.root))}", highlight=False, soft_wrap=True)
