@@ -54,8 +54,28 @@ def test_a_class_folder_without_a_readable_image(run: FolderRun, refused: Refuse
     assert_nothing_was_made(run)
 
 
+def test_a_class_folder_that_is_called_like_no_name(run: FolderRun, refused: Refused) -> None:
+    names = run.root / "names.json"
+    names.write_text('["cat", "dog", "foxes"]')
+    told = refused(run.arguments([f"data.class_names={names}"]), "data.class_names", "but not 'fox' (nearest: foxes")
+    assert "2 of 3 class folders are called like a name" in told
+    assert_nothing_was_made(run)
+
+
+def test_what_is_no_image_is_left_out_with_a_word(run: FolderRun, capsys: pytest.CaptureFixture[str]) -> None:
+    (run.images / "cat" / "notes.txt").write_text("not an image")
+    assert command(run.arguments()) == 0
+    told = " ".join(capsys.readouterr().out.split())
+    assert "warning data.folders: 1 file was left out: 1 without an image extension (.txt); the first is" in told
+
+
 def test_parquet_files_that_do_not_exist(run: FolderRun, refused: Refused) -> None:
-    fields = ["data.source=parquet", f"data.train=['{run.root}/train-*.parquet']", "data.validation=['x.parquet']"]
+    fields = [
+        "data.source=parquet",
+        "data.folders=[]",
+        f"data.train=['{run.root}/train-*.parquet']",
+        "data.validation=['x.parquet']",
+    ]
     refused(run.arguments(fields), "data.train", "train-*.parquet")
     assert_nothing_was_made(run)
 
@@ -135,6 +155,12 @@ def test_few_columns_a_word_are_warned_of(run: FolderRun, capsys: pytest.Capture
         ("fitt.words=3", ["fitt", "no such field", "did you mean fit"]),
         ("fit.words=many", ["fit.words", "came: 'many'"]),
         ("fit.minibatch=-5", ["fit.minibatch", "greater than 0", "came: -5"]),
+        ("preprocessing.scale=inf", ["preprocessing.scale", "finite", "came: inf"]),
+        ("preprocessing.mean=[nan,0.0,0.0]", ["preprocessing.mean.0", "finite"]),
+        ("runtime.disk_margin=nan", ["runtime.disk_margin"]),
+        ("data.train=[x.parquet]", ["data.train is not read with source = 'folders'", "data.folders"]),
+        ("data.root=/tmp", ["data.root is not read with source = 'folders'", "leave it out"]),
+        ("mine.classes=[true]", ["mine.classes.0", "valid string"]),
         ("fit.words=[5,6,7]", ["fit.words has 3 numbers for 2 layers"]),
         ("extract.batch=7", ["extract", "images_per_shard (20) must be a multiple of batch"]),
         ("network.weights=train", ["needs a [training] section"]),

@@ -127,6 +127,12 @@ def _only(positions: list[int], name: str, names: Sequence[str]) -> int:
     return positions[0]
 
 
+def listed(names: Sequence[str]) -> str:
+    """The first ten names, quoted, and how many more there are."""
+    more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
+    return ", ".join(repr(name) for name in names[:_LISTED]) + more
+
+
 def _partly_named(names: Sequence[str], own: Sequence[str], strangers: Sequence[str], what: str) -> str:
     listed = []
     for name in strangers[:_LISTED]:

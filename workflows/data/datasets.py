@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import os
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Int
 
-from workflows.data.class_names import Pairing, named_classes, pair_classes, refuse_unnamed_labels
-from workflows.data.folders import scan_folders
+from workflows.data.class_names import Pairing, listed, named_classes, pair_classes, refuse_unnamed_labels
+from workflows.data.folders import FolderListing, scan_folders
 from workflows.data.image_index import TRAIN, VALIDATION, ImageIndex, build_index
 from workflows.data.packaged import load_cifar10, load_digits
 from workflows.data.parquet_index import shard_files, shard_rows
@@ -35,9 +36,10 @@ class _Listed:
 def index_images(settings: DataSettings, seed: int) -> ImageIndex:
     """List the images of a run with label and split, class-ordered.
 
-    Parquet and CIFAR-10 come with their own training and validation images. Folders and digits are split by a
-    seeded, stratified draw of ``validation_fraction``; a class with one image trains. Afterwards ``max_train`` and
-    ``max_validation`` keep a seeded, class-balanced subset. The same settings and seed give the same index.
+    Parquet and CIFAR-10 come with their own training and validation images, and folders do where ``data.validation``
+    names some. Other folders and digits are split by a seeded, stratified draw of ``validation_fraction``; a class with
+    one image trains. Afterwards ``max_train`` and ``max_validation`` keep a seeded, class-balanced subset. The same
+    settings and seed give the same index.
 
     Raises:
         DataError: images, columns, labels or class names are missing or contradict each other.
@@ -69,11 +71,44 @@ def _parquet(settings: DataSettings, seed: int) -> _Listed:
 
 def _folders(settings: DataSettings, seed: int) -> _Listed:
     names = named_classes(settings.class_names)
-    classes = scan_folders(settings.folders)
-    pairing = pair_classes(names, list(classes))
-    paths = [path for files in classes.values() for path in files]
-    labels = np.repeat(np.array(pairing.labels, dtype=np.int64), [len(files) for files in classes.values()])
-    return _drawn(paths, labels, pairing, settings, seed)
+    trained = scan_folders(settings.folders)
+    pairing = pair_classes(names, list(trained.classes))
+    pairing = replace(pairing, notes=(*pairing.notes, *trained.notes))
+    if not settings.validation:
+        return _drawn(*_of_folders(trained, pairing), pairing, settings, seed)
+    counted = scan_folders(settings.validation, "data.validation")
+    _refuse_shared_folders(settings)
+    _refuse_other_classes(trained.classes, counted.classes)
+    images = {TRAIN: _of_folders(trained, pairing), VALIDATION: _of_folders(counted, pairing)}
+    paths: dict[str, Sequence[str]] = {split: found for split, (found, _) in images.items()}
+    labels = {split: found for split, (_, found) in images.items()}
+    return _Listed(paths, labels, pairing.names, (*pairing.notes, *counted.notes))
+
+
+def _of_folders(listing: FolderListing, pairing: Pairing) -> tuple[list[str], _Labels]:
+    """Paths and labels of the images of all classes, whose names are sorted in both."""
+    sizes = [len(files) for files in listing.classes.values()]
+    paths = [path for files in listing.classes.values() for path in files]
+    return paths, np.repeat(np.array(pairing.labels, dtype=np.int64), sizes)
+
+
+def _refuse_shared_folders(settings: DataSettings) -> None:
+    trained, counted = ([os.path.realpath(root) for root in roots] for roots in (settings.folders, settings.validation))
+    for one in trained:
+        for other in counted:
+            if os.path.commonpath([one, other]) in (one, other):
+                raise DataError(
+                    f"data.validation {other!r} and data.folders {one!r} are the same folder or lie in each other; "
+                    "an image belongs to one split"
+                )
+
+
+def _refuse_other_classes(trained: Collection[str], counted: Collection[str]) -> None:
+    lacking, more = (sorted(set(a) - set(b)) for a, b in ((trained, counted), (counted, trained)))
+    if lacking or more:
+        told = [f"data.validation lacks {listed(lacking)}"] if lacking else []
+        told += [f"data.folders lacks {listed(more)}"] if more else []
+        raise DataError(f"{' and '.join(told)}: both must have the same class folders; add these, or remove the others")
 
 
 def _digits(settings: DataSettings, seed: int) -> _Listed:

@@ -19,7 +19,7 @@ from workflows.errors import DataError
 Pixels = UInt8[np.ndarray, "H W 3"]
 """An RGB picture, 0 to 255."""
 
-FORMATS = ("JPEG", "PNG", "BMP", "GIF", "TIFF", "WEBP", "PPM")
+FORMATS = ("JPEG", "PNG", "BMP", "GIF", "TIFF", "WEBP", "PPM", "JPEG2000")
 """Formats that are opened. A closed list: some others of Pillow's start outside programs."""
 
 MAX_PIXELS = 89_478_485

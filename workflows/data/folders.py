@@ -4,24 +4,63 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 from workflows.data.decoding import PictureError, check_readable
 from workflows.errors import DataError
+from workflows.storage.names import readable_name, stored_path
 
-EXTENSIONS = frozenset((".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".pbm"))
+EXTENSIONS = frozenset(
+    (
+        *(".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".jp2", ".j2k", ".jpx", ".png", ".apng", ".bmp", ".dib", ".gif"),
+        *(".tif", ".tiff", ".webp", ".ppm", ".pgm", ".pbm", ".pnm"),
+    )
+)
+"""Of the formats that ``decoding`` opens."""
+
+_RUBBISH = frozenset(
+    (
+        *("@eadir", "#recycle", "__macosx", "$recycle.bin", "system volume information", "lost+found"),
+        *("thumbs.db", "desktop.ini"),
+    )
+)
+"""What systems put into folders, besides hidden names: of no interest to anybody."""
+
+_SPLITS = frozenset(("train", "training", "val", "valid", "validation", "test", "testing", "dev"))
 
 
 @dataclass(frozen=True)
 class ClassFolder:
-    """One class of one root: its folder and the image files directly in it, in natural order."""
+    """One class of one root: its folder and the image files in it, at any depth, in natural order.
+
+    Attributes:
+        name: of the class, in readable characters.
+        folder: absolute path.
+        files: relative to ``folder``.
+        left_out: files that are no images, by the reason.
+    """
 
     name: str
     folder: str
     files: tuple[str, ...]
+    left_out: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def is_deep(self) -> bool:
+        """Whether its images lie in several folders of it, and none directly."""
+        return len({os.path.dirname(file) for file in self.files} | {""}) > 2 and all("/" in f for f in self.files)
+
+
+@dataclass(frozen=True)
+class FolderListing:
+    """The images of every class, by absolute path, and what the user should know of what was left out."""
+
+    classes: dict[str, list[str]]
+    notes: tuple[str, ...]
 
 
 def natural_key(name: str) -> tuple[list[str | int], str]:
@@ -30,56 +69,127 @@ def natural_key(name: str) -> tuple[list[str | int], str]:
     return [int(part) if i % 2 else part.casefold() for i, part in enumerate(parts)], name
 
 
-def scan_folders(roots: Sequence[str], n_threads: int = 4) -> dict[str, list[str]]:
-    """Class name to the absolute paths of its images, names sorted; roots in the order given.
+def scan_folders(roots: Sequence[str], field: str = "data.folders", n_threads: int = 4) -> FolderListing:
+    """Class name to the paths of its images (``stored_path``), names sorted; roots in the order given.
 
-    Names are listed, pictures are not read, except for one readable picture in every class folder.
-    Hidden names, files beside the class folders and files without an image extension are left out.
+    Names are listed, pictures are not read, except for one readable picture in every class. Folders in class folders
+    are read too, as torchvision's ImageFolder does. Hidden names and what systems leave behind are skipped; other
+    files without an image extension, links that lead nowhere and images of no class are left out with a note.
 
     Raises:
-        DataError: a root is missing or holds no class folder, or a class folder holds no readable image.
+        DataError: a root is missing or holds no class folder, holds splits instead of classes, or a class folder holds
+            no readable image.
     """
     if not roots:
-        raise DataError("data.folders is empty; give folders that hold one folder of images per class")
-    absolute_roots = [os.path.abspath(Path(root).expanduser()) for root in roots]
+        raise DataError(f"{field} is empty; give folders that hold one folder of images per class")
+    absolute_roots = [os.path.abspath(root) for root in roots]
     if len(set(absolute_roots)) < len(roots):
-        raise DataError(f"data.folders names a folder twice ({', '.join(roots)}); every image may occur once")
-    found = [entry for root in absolute_roots for entry in _class_folders(root)]
+        raise DataError(f"{field} names a folder twice ({', '.join(map(repr, roots))}); every image may occur once")
+    found = [entry for root in absolute_roots for entry in _class_folders(root, field)]
     with ThreadPoolExecutor(n_threads) as pool:
         # Consumed in order, so that the first bad folder is reported whatever the threads do.
         for _ in pool.map(_demand_readable, found):
             pass
     classes: dict[str, list[str]] = {name: [] for name in sorted({entry.name for entry in found})}
     for entry in found:
-        classes[entry.name] += [os.path.join(entry.folder, file) for file in entry.files]
-    return classes
+        classes[entry.name] += [stored_path(os.path.join(entry.folder, file)) for file in entry.files]
+    left_out = [pair for root in absolute_roots for pair in _beside(root)]
+    left_out += [pair for entry in found for pair in entry.left_out]
+    return FolderListing(classes, _notes(field, left_out))
 
 
-def _class_folders(root: str) -> list[ClassFolder]:
+def _notes(field: str, left_out: Sequence[tuple[str, str]]) -> tuple[str, ...]:
+    if not left_out:
+        return ()
+    reasons = Counter(reason for _, reason in left_out).most_common()
+    shown = ", ".join(f"{count} {reason}" for reason, count in reasons[:6]) + (", ..." if len(reasons) > 6 else "")
+    files = "1 file was" if len(left_out) == 1 else f"{len(left_out)} files were"
+    return (f"{field}: {files} left out: {shown}; the first is {left_out[0][0]!r}",)
+
+
+def _class_folders(root: str, field: str) -> list[ClassFolder]:
     if not os.path.isdir(root):
-        raise DataError(f"data.folders: {root!r} is not a folder; give folders that hold one folder per class")
+        raise DataError(f"{field}: {root!r} is not a folder; give folders that hold one folder per class")
     with os.scandir(root) as entries:
-        names = sorted(entry.name for entry in entries if not entry.name.startswith(".") and entry.is_dir())
+        names = sorted(entry.name for entry in entries if not _is_rubbish(entry.name) and entry.is_dir())
     if not names:
-        raise DataError(f"data.folders: {root!r} holds no class folder; put the images of each class in a folder of it")
-    return [_class_folder(name, os.path.join(root, name)) for name in names]
+        raise DataError(f"{field}: {root!r} holds no class folder; put the images of each class in a folder of it")
+    # Links back to the root or across to another class must not make its images those of this class.
+    seen = {_identity(folder) for folder in (root, *(os.path.join(root, name) for name in names))}
+    folders = [_class_folder(name, os.path.join(root, name), seen) for name in names]
+    _refuse_splits(root, folders, field)
+    for folder in folders:
+        if not folder.files:
+            raise DataError(
+                f"class folder {folder.folder!r} holds no image (known are {', '.join(sorted(EXTENSIONS))}); "
+                "remove the folder or add images"
+            )
+    return folders
 
 
-def _class_folder(name: str, folder: str) -> ClassFolder:
-    with os.scandir(folder) as entries:
-        files = [
-            entry.name
-            for entry in entries
-            if not entry.name.startswith(".")
-            and os.path.splitext(entry.name)[1].lower() in EXTENSIONS
-            and entry.is_file()
-        ]
-    if not files:
+def _refuse_splits(root: str, folders: Sequence[ClassFolder], field: str) -> None:
+    """Folders in class folders are read, so one folder too high would make classes of splits."""
+    splits = [folder.name for folder in folders if folder.name.casefold() in _SPLITS]
+    deep = [folder.name for folder in folders if folder.is_deep]
+    if len(splits) == len(folders) or len(set(splits) & set(deep)) > 1:
         raise DataError(
-            f"class folder {folder!r} holds no image directly in it (known are {', '.join(sorted(EXTENSIONS))}); "
-            "remove the folder or add images"
+            f"{field}: {root!r} holds the folders {', '.join(splits)}, which are splits and no classes: set "
+            f"data.folders = [{os.path.join(root, splits[0])!r}], and data.validation to that of the validation images"
         )
-    return ClassFolder(name, folder, tuple(sorted(files, key=natural_key)))
+    if len(folders) == 1 and deep:
+        raise DataError(
+            f"{field}: {root!r} holds the single folder {deep[0]!r}, and that several folders of images; if these are "
+            f"the classes, set {field} = [{os.path.join(root, deep[0])!r}]"
+        )
+
+
+def _class_folder(name: str, folder: str, seen: set[tuple[int, int]]) -> ClassFolder:
+    files, left_out = [], []
+    for path, reason in _walk(folder, "", set(seen)):
+        if reason:
+            left_out.append((os.path.join(folder, path), reason))
+        else:
+            files.append(path)
+    return ClassFolder(readable_name(name), folder, tuple(sorted(files, key=natural_key)), tuple(sorted(left_out)))
+
+
+def _walk(folder: str, below: str, seen: set[tuple[int, int]]) -> Iterator[tuple[str, str]]:
+    """Every file by its path in the class folder, with the reason why it is left out, or none."""
+    with os.scandir(os.path.join(folder, below)) as entries:
+        listed = sorted((entry for entry in entries if not _is_rubbish(entry.name)), key=lambda entry: entry.name)
+    for entry in listed:
+        path = os.path.join(below, entry.name)
+        if entry.is_file():
+            extension = os.path.splitext(entry.name)[1].lower()
+            known = extension in EXTENSIONS
+            yield path, "" if known else f"without an image extension ({readable_name(extension) or 'none'})"
+        elif not entry.is_dir():
+            yield path, "link that leads nowhere" if entry.is_symlink() else "no regular file"
+        elif (identity := _identity(entry.path)) not in seen:
+            # A folder is listed once, so a link to a folder above it ends here.
+            seen.add(identity)
+            yield from _walk(folder, path, seen)
+
+
+def _identity(folder: str) -> tuple[int, int]:
+    found = os.stat(folder)
+    return found.st_dev, found.st_ino
+
+
+def _beside(root: str) -> Iterator[tuple[str, str]]:
+    """Pictures that lie beside the class folders."""
+    with os.scandir(root) as entries:
+        for entry in sorted(entries, key=lambda entry: entry.name):
+            if (
+                os.path.splitext(entry.name)[1].lower() in EXTENSIONS
+                and not _is_rubbish(entry.name)
+                and entry.is_file()
+            ):
+                yield entry.path, "beside the class folders, in none of them"
+
+
+def _is_rubbish(name: str) -> bool:
+    return name.startswith(".") or name.casefold() in _RUBBISH
 
 
 def _demand_readable(entry: ClassFolder) -> None:

@@ -15,6 +15,7 @@ from workflows.data.packaged import load_cifar10, load_digits
 from workflows.data.parquet_rows import CACHE_BYTES, ParquetRows, Span, parse_row_path
 from workflows.errors import DataError
 from workflows.settings import DataSettings
+from workflows.storage.names import file_path
 
 __all__ = ["BrokenPicture", "Picture", "PictureReader"]
 
@@ -115,7 +116,7 @@ class PictureReader:
         if source == "parquet":
             yield from self._rows.find([parse_row_path(path) for path in paths])
         elif source == "folders":
-            yield from enumerate(Path(path) for path in paths)
+            yield from enumerate(Path(file_path(path)) for path in paths)
         else:
             yield from enumerate(self._packaged(path) for path in paths)
 

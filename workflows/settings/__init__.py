@@ -14,7 +14,16 @@ from typing import Any, Literal
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from workflows.errors import SettingsError
-from workflows.settings.fit_settings import DiscriminativeFitSettings, FitSettings, HMMSettings, ListScope, Section
+from workflows.settings.fit_settings import (
+    DiscriminativeFitSettings,
+    FitSettings,
+    HMMSettings,
+    ListScope,
+    Names,
+    Section,
+    UserPath,
+    UserPaths,
+)
 
 __all__ = [
     "DENSE",
@@ -43,23 +52,36 @@ class DataSettings(Section):
         description="parquet shards (image{bytes,path}, label) | image folders by class | "
         "torchvision's CIFAR-10 | scikit-learn's digits"
     )
-    train: tuple[str, ...] = Field((), description="parquet: files or glob patterns of the training images")
-    validation: tuple[str, ...] = Field((), description="parquet: files or glob patterns of the validation images")
-    folders: tuple[str, ...] = Field(
+    train: UserPaths = Field((), description="parquet: files or glob patterns of the training images")
+    validation: UserPaths = Field(
+        (),
+        description="parquet: files or glob patterns of the validation images; folders: as `folders`, with the same "
+        "class folders, instead of drawing them",
+    )
+    folders: UserPaths = Field(
         (), description="folders: each holds one folder per class; equal class folders are joined"
     )
-    root: str = Field("", description="cifar10: where torchvision keeps its files")
+    root: UserPath = Field("", description="cifar10: where torchvision keeps its files")
     download: bool = Field(False, description="cifar10: let torchvision download the files")
     validation_fraction: float = Field(
-        0.25, gt=0, lt=1, description="folders, digits: stratified share that becomes S_V"
+        0.25, gt=0, lt=1, description="folders without `validation`, digits: stratified share that becomes S_V"
     )
-    class_names: str = Field(
+    class_names: UserPath = Field(
         "",
         description="JSON list of the names in output order, or torchvision:<WEIGHTS> for the names in the weights",
     )
     max_train: int | None = Field(None, gt=0, description="at most so many training images (class-balanced)")
     max_validation: int | None = Field(None, gt=0, description="at most so many validation images")
     max_broken: float = Field(0.01, ge=0, le=1, description="share of unreadable images that stops the run")
+
+    @model_validator(mode="after")
+    def _reads_what_is_named(self) -> DataSettings:
+        reads = {"parquet": ("train", "validation"), "folders": ("folders", "validation"), "cifar10": ("root",)}
+        for field, instead in (("train", "folders"), ("validation", ""), ("folders", "train"), ("root", "")):
+            if getattr(self, field) and field not in reads.get(self.source, ()):
+                offer = f"name them in data.{instead}" if instead in reads.get(self.source, ()) else "leave it out"
+                raise ValueError(f"data.{field} is not read with source = {self.source!r}: {offer}")
+        return self
 
 
 class PreprocessingSettings(Section):
@@ -87,11 +109,11 @@ class NetworkSettings(Section):
         "current folder is looked into as well"
     )
     arguments: dict[str, Any] = Field(default_factory=dict, description="keyword arguments of the callable")
-    weights: str = Field(
+    weights: UserPath = Field(
         description="a state dict file, torchvision:<WEIGHTS> or timm:<model>.<tag> to download, or `train` for the "
         "training section"
     )
-    layers: tuple[str, ...] = Field(
+    layers: Names = Field(
         min_length=1,
         description="modelled layers, lowest first: node names or aliases (add3, conv2_1); "
         "with an [hmm] section `dense`: all dense layers of the chain that ends in the output",
@@ -162,8 +184,8 @@ class CountSettings(Section):
 class MineSettings(Section):
     """Algorithm 1."""
 
-    classes: tuple[str, ...] = Field(("all",), description="class names or ids; all")
-    images: tuple[str, ...] = Field(
+    classes: Names = Field(("all",), description="class names or ids; all")
+    images: Names = Field(
         ("misclassified",),
         description="image ids, misclassified (validation images), or misclassified:N for the first N; empty: none",
     )
@@ -179,7 +201,7 @@ class DrawSettings(Section):
     rectangle_layers: int = Field(2, ge=0, description="so many highest layers show rectangles, lower ones patches")
     exemplars: int = Field(6, gt=0, le=12)
     code_edges: bool = Field(False, description="always draw the edges of the class node, as the authors' code")
-    paths: tuple[str, ...] = Field(
+    paths: Names = Field(
         ("misclassified:12",),
         description="[hmm]: images whose path is drawn: ids, misclassified, misclassified:N for the first N",
     )
@@ -288,7 +310,7 @@ def load_settings(preset: Path, overrides: Sequence[str] = ()) -> Settings:
         SettingsError: the file is missing or no TOML, or a field is unknown, mistyped or contradictory.
     """
     try:
-        raw = tomllib.loads(preset.read_text(encoding="utf-8"))
+        raw = tomllib.loads(_text(preset))
     except FileNotFoundError:
         raise SettingsError(f"preset {str(preset)!r} does not exist; presets ship in infra/presets") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, IsADirectoryError) as error:
@@ -296,6 +318,14 @@ def load_settings(preset: Path, overrides: Sequence[str] = ()) -> Settings:
     for override in overrides:
         _apply(raw, override)
     return parse_settings(raw)
+
+
+def _text(preset: Path) -> str:
+    content = preset.read_bytes()
+    if content.startswith((b"\xff\xfe", b"\xfe\xff")):
+        raise SettingsError(f"preset {str(preset)!r} is UTF-16; save it as UTF-8")
+    # Some editors begin UTF-8 with a byte order mark, which TOML does not know.
+    return content.decode("utf-8-sig").replace("\r\n", "\n")
 
 
 def parse_settings(raw: dict[str, Any]) -> Settings:

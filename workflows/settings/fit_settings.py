@@ -2,30 +2,43 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+import os
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 ScopeKind = Literal["joint", "class", "list"]
 
 
 class Section(BaseModel):
-    """One table of a preset: frozen, and without fields of other names."""
+    """One table of a preset: frozen, without fields of other names, its numbers finite."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+def _as_texts(given: Any) -> Any:
+    listed = [given] if isinstance(given, str | int) else given
+    if not isinstance(listed, list | tuple):
+        return given
+    return [str(one) if isinstance(one, int) and not isinstance(one, bool) else one for one in listed]
+
+
+Names = Annotated[tuple[str, ...], BeforeValidator(_as_texts)]
+"""Names or ids; a number is its text, one alone a list of one."""
+
+UserPath = Annotated[str, AfterValidator(os.path.expanduser)]
+"""A path, ``~`` being the home of who starts the command."""
+
+UserPaths = Annotated[tuple[UserPath, ...], BeforeValidator(_as_texts)]
+"""Several; one alone is a list of one."""
 
 
 class ListScope(Section):
     """A dictionary of named classes, ``[[fit.lists]]`` in a preset."""
 
     name: str = Field(min_length=1, description="of the scope, which is called list-<name>")
-    classes: tuple[str, ...] = Field(min_length=1, description="class names or ids; their graphs can be mined")
+    classes: Names = Field(min_length=1, description="class names or ids; their graphs can be mined")
     rest: bool = Field(False, description="every other class is one more label, `rest`")
-
-    @field_validator("classes", mode="before")
-    @classmethod
-    def _ids_as_text(cls, classes: Any) -> Any:
-        return [str(one) if isinstance(one, int) else one for one in classes] if isinstance(classes, list) else classes
 
 
 class FitSettings(Section):

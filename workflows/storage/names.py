@@ -1,8 +1,9 @@
-"""From the names users give (layers, scopes, graphs) to names of files: safe and injective."""
+"""Names that users give (layers, scopes, graphs) as names of files, and names of their files as text."""
 
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 
 CHAIN = "chain"
@@ -15,6 +16,10 @@ _UNSAFE = re.compile(r"[^A-Za-z0-9._-]")
 # A double underscore joins two slugs, so no slug may hold, begin or end with what could be mistaken for one.
 _JOINER_LIKE = re.compile(r"^_|_$|(?<=_)_|_(?=_)")
 _LONGEST = 100
+
+_BYTES = "bytes:"
+_SURROGATE = re.compile("[\udc80-\udcff]")
+"""How Python shows a byte of a file name that is no UTF-8."""
 
 
 def slug(name: str) -> str:
@@ -41,6 +46,36 @@ def slug(name: str) -> str:
 def joined_slug(*names: str) -> str:
     """The slugs of several names joined by a double underscore, as in ``<lower>__<upper>``."""
     return "__".join(slug(name) for name in names)
+
+
+def stored_path(path: str) -> str:
+    """A path as tables keep it: itself where it is UTF-8, else ``bytes:`` and the path with ``\\xe9`` for such bytes.
+
+    ``file_path`` is its inverse; ``path`` must be absolute, so that none begins with ``bytes:`` by itself.
+    """
+    if _SURROGATE.search(path) is None:
+        return path
+    escaped = path.replace("\\", "\\\\")
+    return _BYTES + _SURROGATE.sub(lambda match: f"\\x{ord(match.group()) - 0xDC00:02x}", escaped)
+
+
+def file_path(stored: str) -> str:
+    """The path that the system knows, from ``stored_path``."""
+    if not stored.startswith(_BYTES):
+        return stored
+    return re.sub(
+        r"\\(\\|x([0-9a-f]{2}))",
+        lambda match: chr(0xDC00 + int(match.group(2), 16)) if match.group(2) else "\\",
+        stored.removeprefix(_BYTES),
+    )
+
+
+def readable_name(name: str) -> str:
+    """A name of a file in characters that can be printed: what is no UTF-8 is taken as Latin-1, or as ``\\x80``."""
+    if _SURROGATE.search(name) is None:
+        return name
+    latin = os.fsencode(name).decode("latin-1")
+    return latin if latin.isprintable() else _SURROGATE.sub(lambda m: f"\\x{ord(m.group()) - 0xDC00:02x}", name)
 
 
 def _percent(match: re.Match[str]) -> str:

@@ -16,7 +16,7 @@ from workflows.errors import RunFolderError, SettingsError
 from workflows.settings import Settings, parse_settings
 from workflows.storage.atomic import TEMPORARY_SUFFIX, write_bytes
 from workflows.storage.ledger import Ledger
-from workflows.storage.names import JOINT, joined_slug, slug
+from workflows.storage.names import JOINT, joined_slug, readable_name, slug
 
 FORMAT = 2
 """Version of the layout below; a run folder of another version is refused."""
@@ -63,9 +63,9 @@ class RunFolder:
         """A folder that holds a run, or could; nothing is written.
 
         Raises:
-            RunFolderError: it is a file, or holds other files.
+            RunFolderError: it is a file, holds other files, or its path is no UTF-8.
         """
-        folder = cls(root.resolve())
+        folder = cls(_resolved(root))
         if folder.root.exists() and not folder.run_file.exists():
             _refuse_strange_files(folder.root)
         return folder
@@ -85,7 +85,7 @@ class RunFolder:
         Raises:
             RunFolderError: there is no run, or one of another format.
         """
-        folder = cls(root.resolve())
+        folder = cls(_resolved(root))
         folder.settings()
         return folder
 
@@ -307,6 +307,14 @@ def _refuse_other_settings(folder: RunFolder, settings: Settings) -> None:
             + "\n  ".join(differences)
             + "\ngive another --out, delete the folder, or use the folder's values"
         )
+
+
+def _resolved(root: Path) -> Path:
+    """Absolute; the shell leaves ``~`` in ``--out=~/run``."""
+    resolved = root.expanduser().resolve()
+    if readable_name(str(resolved)) != str(resolved):
+        raise RunFolderError(f"--out: must be a path of UTF-8 characters, got {str(resolved)!r}; give another folder")
+    return resolved
 
 
 def _refuse_strange_files(root: Path) -> None:

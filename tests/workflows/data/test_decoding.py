@@ -142,7 +142,7 @@ def test_hostile_bytes_give_pixels_or_a_picture_error(kind: str) -> None:
     ("made", "reason"),
     [
         (b"", "empty"),
-        (b"hello", "not a picture in a known format (JPEG, PNG, BMP, GIF, TIFF, WEBP, PPM)"),
+        (b"hello", "not a picture in a known format (JPEG, PNG, BMP, GIF, TIFF, WEBP, PPM, JPEG2000)"),
         (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "not a picture in a known format"),
         (encoded(RGB)[:60], "broken or truncated"),
         (encoded(noise(40, 40), "JPEG")[:900], "truncated"),

@@ -5,7 +5,7 @@ import pytest
 from workflows.errors import SettingsError
 from workflows.settings import load_settings
 
-PRESETS = Path(__file__).parents[2] / "infra" / "presets"
+PRESETS = Path(__file__).parents[3] / "infra" / "presets"
 
 
 @pytest.mark.parametrize("path", sorted(PRESETS.glob("*.toml")), ids=lambda path: path.stem)
@@ -148,3 +148,36 @@ def test_training_needs_its_section(tmp_path):
     (tmp_path / "preset.toml").write_text(text.replace("[training]\nepochs = 8\n", ""))
     with pytest.raises(SettingsError, match=r"network\.weights = 'train' needs a \[training\] section"):
         load_settings(tmp_path / "preset.toml")
+
+
+def test_numbers_are_names_and_one_is_a_list(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/ada")
+    overrides = ["network.layers=[0,2]", "fit.words=3", "mine.classes=[0,'cat']", "mine.images=[12]", "draw.paths=7"]
+    paths = ["network.weights=~/w.pt", "data.class_names=~/names.json", "data.source=folders", "data.folders=~/images"]
+    settings = load_settings(PRESETS / "digits.toml", [*overrides, *paths, "data.validation=['~/val','val']"])
+    assert settings.network.layers == ("0", "2")
+    assert settings.mine.classes == ("0", "cat")
+    assert settings.mine.images == ("12",)
+    assert settings.draw.paths == ("7",)
+    assert settings.network.weights == "/home/ada/w.pt"
+    assert settings.data.class_names == "/home/ada/names.json"
+    assert settings.data.folders == ("/home/ada/images",)
+    assert settings.data.validation == ("/home/ada/val", "val")
+
+
+def test_a_preset_saved_by_an_editor_of_windows(tmp_path):
+    text = (PRESETS / "digits.toml").read_text(encoding="utf-8")
+    (tmp_path / "bom.toml").write_bytes(b"\xef\xbb\xbf" + text.replace("\n", "\r\n").encode())
+    assert load_settings(tmp_path / "bom.toml") == load_settings(PRESETS / "digits.toml")
+    (tmp_path / "wide.toml").write_bytes(text.encode("utf-16"))
+    with pytest.raises(SettingsError, match=r"wide.toml' is UTF-16; save it as UTF-8"):
+        load_settings(tmp_path / "wide.toml")
+
+
+@pytest.mark.parametrize(
+    "field", ["preprocessing.scale", "fit.tolerance", "runtime.item_timeout_s", "training.learning_rate"]
+)
+@pytest.mark.parametrize("value", ["inf", "nan"])
+def test_numbers_are_finite(field, value):
+    with pytest.raises(SettingsError, match=rf"{field}: .*(finite|greater than) .*came: {value}"):
+        load_settings(PRESETS / "digits.toml", [f"{field}={value}"])

@@ -205,3 +205,10 @@ def test_sizes_count_every_file(tmp_path: Path) -> None:
     (tmp_path / "a" / "y").write_bytes(b"123")
     assert size_of(tmp_path / "a") == 8
     assert size_of(tmp_path / "none") == 0
+
+
+def test_a_path_of_home_and_one_that_is_no_utf8(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert RunFolder.claimed(Path("~/run")).root == tmp_path / "run"
+    with pytest.raises(RunFolderError, match=r"--out: must be a path of UTF-8 characters, got '.*caf.udce9/run'; give"):
+        RunFolder.claimed(tmp_path / os.fsdecode(b"caf\xe9") / "run")
