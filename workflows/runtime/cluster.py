@@ -18,6 +18,9 @@ _OBJECT_STORE = 512 * 1024**2
 
 _KNOCK_S = 10.0
 
+_LONGEST_FOLDER = 107 - len("/ray/session_2026-01-01_00-00-00_000000_0000000/sockets/plasma_store")
+"""Characters that the name of a Unix socket leaves for the temporary folder."""
+
 _connection = {"joined": False}
 """Whether the Ray of this process is a cluster that others started. A process has one Ray at most."""
 
@@ -65,13 +68,29 @@ def connect(
         num_gpus: GPUs of a local Ray; None finds them.
 
     Raises:
-        RunError: there is no cluster at ``address``.
+        RunError: there is no cluster at ``address``, the temporary folder's name is too long for sockets, or a local
+            Ray does not start.
     """
     if ray.is_initialized():
         yield resources()
         return
+    asked_by = "--address" if address else "RAY_ADDRESS"
     address = address or os.environ.get("RAY_ADDRESS") or "local"
     if address == "local":
+        _start(num_cpus, num_gpus)
+    else:
+        _join(address, asked_by)
+    _connection["joined"] = address != "local"
+    try:
+        yield resources()
+    finally:
+        _connection["joined"] = False
+        ray.shutdown()
+
+
+def _start(num_cpus: int | None, num_gpus: int | None) -> None:
+    _refuse_long_temporary_folder()
+    try:
         ray.init(
             address="local",
             num_cpus=num_cpus,
@@ -81,20 +100,33 @@ def connect(
             log_to_driver=False,
             logging_level="ERROR",
         )
-    else:
-        _join(address)
-    _connection["joined"] = address != "local"
-    try:
-        yield resources()
-    finally:
-        _connection["joined"] = False
-        ray.shutdown()
+    except (OSError, ValueError, RuntimeError, TimeoutError, ray.exceptions.RayError) as error:
+        raise RunError(
+            f"a local Ray did not start ({_first_line(error)}); on a busy machine give the same command again, or set "
+            f"RAY_raylet_start_wait_time_s=300; Ray's logs are in {os.path.join(_temporary_folder(), 'ray')!r}"
+        ) from error
 
 
-def _join(address: str) -> None:
+def _temporary_folder() -> str:
+    """Where Ray puts its sockets, by its own rule."""
+    return os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or "/tmp"  # noqa: S108
+
+
+def _refuse_long_temporary_folder() -> None:
+    """Names of Unix sockets are bounded by the kernel; Ray's are long."""
+    folder = _temporary_folder()
+    if len(os.fsencode(folder)) > _LONGEST_FOLDER:
+        name = "RAY_TMPDIR" if os.environ.get("RAY_TMPDIR") else "TMPDIR"
+        raise RunError(
+            f"{name}: must have at most {_LONGEST_FOLDER} characters, for Ray's sockets lie in it, got "
+            f"{len(os.fsencode(folder))} ({folder!r}); set RAY_TMPDIR=/tmp or another short folder"
+        )
+
+
+def _join(address: str, asked_by: str) -> None:
     if "://" in address:
         raise RunError(
-            f"--address {address!r}: the driver must run inside the cluster: give host:port or auto, "
+            f"{asked_by} {address!r}: the driver must run inside the cluster: give host:port or auto, "
             "or send the command with `ray job submit`"
         )
     try:
@@ -102,10 +134,16 @@ def _join(address: str) -> None:
             _knock(address)
         ray.init(address=address, log_to_driver=False, logging_level="ERROR")
     except (OSError, ValueError, RuntimeError) as error:
+        remedy = "leave --address out" if asked_by == "--address" else "unset RAY_ADDRESS"
         raise RunError(
-            f"--address {address!r}: no Ray cluster answers there ({error}); "
-            "leave --address out to start a local Ray, or start one with `ray start --head`"
+            f"{asked_by} {address!r}: no Ray cluster answers there ({_first_line(error)}); "
+            f"{remedy} to start a local Ray, or start one with `ray start --head`"
         ) from error
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
 
 
 def _knock(address: str) -> None:

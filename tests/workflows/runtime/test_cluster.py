@@ -63,6 +63,15 @@ for address in sys.argv[1:]:
             pass
     except RunError as error:
         print(error)
+import os
+for name, value in (("RAY_ADDRESS", "127.0.0.1:1"), ("RAY_ADDRESS", ""), ("RAY_TMPDIR", "/tmp/" + "y" * 99)):
+    os.environ[name] = value
+    os.environ["TMPDIR"] = "/tmp/" + "x" * 99
+    try:
+        with connect():
+            pass
+    except RunError as error:
+        print(error)
 """
 
 
@@ -71,12 +80,19 @@ def test_an_address_where_nobody_answers_is_refused_soon() -> None:
     finished = subprocess.run(
         [sys.executable, "-c", NOWHERE, *addresses], capture_output=True, text=True, timeout=60, check=True
     )
-    refused, nonsense, client = finished.stdout.splitlines()
+    refused, nonsense, client, variable, long_folder, own_folder = finished.stdout.splitlines()
     assert refused.startswith("--address '127.0.0.1:1': no Ray cluster answers there")
     assert "Connection refused" in refused
     assert "ray start --head" in refused
     assert "an address is host:port or auto" in nonsense
     assert "the driver must run inside the cluster" in client
+    assert variable.startswith("RAY_ADDRESS '127.0.0.1:1': no Ray cluster answers there")
+    assert "unset RAY_ADDRESS to start a local Ray" in variable
+    assert "--address" not in variable
+    assert long_folder.startswith("TMPDIR: must have at most ")
+    assert "got 104 ('/tmp/xxx" in long_folder
+    assert long_folder.endswith("set RAY_TMPDIR=/tmp or another short folder")
+    assert own_folder.startswith("RAY_TMPDIR: must have")
 
 
 @pytest.mark.parametrize(
