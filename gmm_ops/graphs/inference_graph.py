@@ -13,6 +13,7 @@ from torch import Tensor
 
 from gmm_ops.axes import PairCounts
 from gmm_ops.errors import RefusedInput
+from gmm_ops.inputs import as_count, as_tensor
 from gmm_ops.records import Record
 
 
@@ -45,7 +46,9 @@ def log_ratios(
     Raises ``RefusedInput`` for counts that are not int64 or negative, a negative or infinite m, a base of 1 or less, a
     missing or superfluous ``lower_frequency``, or one that is zero for a word that was counted.
     """
+    total = as_tensor("total", total)
     _require_counts("total", total)
+    lower_frequency = None if lower_frequency is None else as_tensor("lower_frequency", lower_frequency)
     if not 0.0 <= pseudo_count < float("inf"):
         raise RefusedInput(f"pseudo_count: must be a number from 0 up, got {pseudo_count}; use 1, or 0 as the paper")
     if not 1.0 < base < float("inf"):
@@ -165,7 +168,9 @@ def mine(
     Raises ``RefusedInput`` when the shapes do not chain, ``top`` is below 1, the root is no word of the first
     layer, or Omega holds no pair of the root.
     """
-    _require_chain(root, counts, ratios, top)
+    root, top = as_count("root", root, 0), as_count("top", top)
+    counts = [as_tensor(f"counts[{place}]", count) for place, count in enumerate(counts)]
+    _require_chain(root, counts, ratios)
     layer = len(counts)
     nodes = [GraphNode(layer=layer, word=root, rank=0, score=0.0)]
     edges: list[GraphEdge] = []
@@ -247,9 +252,7 @@ def _require_counts(name: str, counts: Int[Tensor, "K K_lower"]) -> None:
         )
 
 
-def _require_chain(root: int, counts: Sequence[Tensor], ratios: Sequence[LogRatios], top: int) -> None:
-    if top < 1:
-        raise RefusedInput(f"top: must be at least 1, got {top}; IG keeps 3 words a layer")
+def _require_chain(root: int, counts: Sequence[Tensor], ratios: Sequence[LogRatios]) -> None:
     if not counts or len(counts) != len(ratios):
         raise RefusedInput(
             f"counts, ratios: must have one entry for each pair of layers, got {len(counts)} and {len(ratios)}; "

@@ -7,6 +7,7 @@ op from the upper layer back to the lower one, and ``join`` where two branches m
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
@@ -32,8 +33,14 @@ class AxisWindow:
     def __post_init__(self) -> None:
         for field in fields(self):
             value = getattr(self, field.name)
-            if not isinstance(value, int) and not (field.name == "size" and value is None):
-                raise RefusedInput(f"{field.name}: must be a whole number, got {value!r}; convert it to int first")
+            if field.name == "size" and value is None:
+                continue
+            try:
+                object.__setattr__(self, field.name, operator.index(value))
+            except TypeError as error:
+                raise RefusedInput(
+                    f"{field.name}: must be a whole number, got {value!r}; convert it to int first"
+                ) from error
         if self.size is None:
             if (self.stride, self.offset) != (0, 0):
                 raise RefusedInput(

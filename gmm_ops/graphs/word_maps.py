@@ -8,6 +8,7 @@ from torch import Tensor
 
 from gmm_ops.axes import WordMaps
 from gmm_ops.errors import RefusedInput
+from gmm_ops.inputs import as_count, as_tensor
 
 # The kernels are compiled for this type alone: one compilation, whatever type the word maps are kept in.
 WORD_TYPE = np.int32
@@ -57,7 +58,7 @@ def group_array(groups: Int[Tensor, " N"], n_images: int) -> np.ndarray:
 
 def integer_array(name: str, tensor: Tensor, n_axes: int, axes: str) -> np.ndarray:
     """The tensor in host memory. Raises ``RefusedInput`` for a wrong number of axes or a type without integers."""
-    array = tensor.detach().cpu().numpy()
+    array = as_tensor(name, tensor).cpu().numpy()
     if array.ndim != n_axes:
         raise RefusedInput(f"{name}: must have the axes {axes}, got shape {array.shape}; reshape it first")
     if array.dtype.kind not in "iu":
@@ -67,7 +68,7 @@ def integer_array(name: str, tensor: Tensor, n_axes: int, axes: str) -> np.ndarr
 
 def positive_count(name: str, value: int) -> int:
     """``value`` if it is a possible number of words. Raises ``RefusedInput`` below 1 or above the int32 range."""
-    if not 1 <= value <= np.iinfo(WORD_TYPE).max:
+    if not 1 <= as_count(name, value, -(2**63)) <= np.iinfo(WORD_TYPE).max:
         raise RefusedInput(
             f"{name}: must be at least 1 and fit in int32, got {value}; pass the number of words of the dictionary"
         )

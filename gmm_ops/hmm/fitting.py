@@ -66,7 +66,7 @@ def initial_model(
     return HiddenMarkovModel(Chain(initial, tuple(tables)), tuple(layers))
 
 
-def fit_online(
+def fit_chain(
     columns: Sequence[Columns],
     n_words: int | Sequence[int],
     seed: int,

@@ -18,7 +18,7 @@ from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
-from gmm_ops.hmm.fitting import fit_online
+from gmm_ops.hmm.fitting import fit_chain
 from tests.workflows.data.made_files import encoded, write_names, write_shard
 from workflows.context import StageContext
 from workflows.data.shards import plan_shards
@@ -196,7 +196,7 @@ def make_run(root: Path, settings: Settings) -> tuple[RunFolder, Plan]:
     observed = settings.hmm is not None and settings.hmm.output == "fixed"
     seen = {"predicted": predicted[predicted >= 0], "n_classes": CLASSES} if observed else {}
     words, rectified = [layer.words for layer in plan.layers], [layer.rectified for layer in plan.layers]
-    fitted = fit_online(columns, words, seed=0, rectified=rectified, **seen)
+    fitted = fit_chain(columns, words, seed=0, rectified=rectified, **seen)
     save_chain(chain_path(folder, JOINT), fitted.model)
     return folder, plan
 

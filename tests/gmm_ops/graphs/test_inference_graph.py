@@ -285,7 +285,7 @@ def test_refusals() -> None:
         log_ratios(counts, lower_frequency=torch.ones(2))
     with pytest.raises(RefusedInput, match=r"positive for every lower word that was counted"):
         log_ratios(counts, prior="frequency", lower_frequency=torch.tensor([0, 1]))
-    with pytest.raises(RefusedInput, match=r"top: must be at least 1, got 0"):
+    with pytest.raises(RefusedInput, match=r"top: must be a whole number of at least 1, got 0"):
         mine(0, [counts], [ratios], top=0)
     with pytest.raises(RefusedInput, match=r"counts, ratios: must have one entry for each pair of layers, got 1 and 0"):
         mine(0, [counts], [])

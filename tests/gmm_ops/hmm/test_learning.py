@@ -10,7 +10,7 @@ import torch
 from scipy.optimize import linear_sum_assignment
 
 from gmm_ops.errors import RefusedInput
-from gmm_ops.hmm.fitting import HMMFit, fit_online, initial_model
+from gmm_ops.hmm.fitting import HMMFit, fit_chain, initial_model
 from gmm_ops.hmm.learning import HMMSettings, HMMState, advance, fit_batch_em, maximise, start
 from gmm_ops.hmm.model import HiddenMarkovModel
 from gmm_ops.hmm.statistics import ChainStatistics
@@ -70,7 +70,7 @@ def test_a_unit_that_is_always_zero_does_not_diverge(images):
     assert bool((mean >= -5.0 * deviation * (1 + 1e-12)).all())
     assert bool((mean < 0).all())
     assert bool(torch.isfinite(fitted.log_likelihood(columns, images[1])).all())
-    online = fit_online(
+    online = fit_chain(
         columns, (4, 3, 4), 0, HMMSettings(minibatch=500, epochs=4, restarts=1, warmup=2), LAYERS["rectified"]
     )
     ratio = online.model.layers[0].mean[:, 2] / online.model.layers[0].variance[:, 2].sqrt()
@@ -93,7 +93,7 @@ def fit(images) -> HMMFit:
     settings = HMMSettings(
         minibatch=250, epochs=12, restarts=4, warmup=2, polyak=True, tolerance=0.0, transition_prior=0.1
     )
-    return fit_online(images[0], LAYERS["n_words"], 0, settings, LAYERS["rectified"], images[1], 3)
+    return fit_chain(images[0], LAYERS["n_words"], 0, settings, LAYERS["rectified"], images[1], 3)
 
 
 def test_a_known_model_is_found_again(fit, truth):
@@ -120,7 +120,7 @@ def test_the_best_restart_is_kept(fit):
 
 def test_the_same_seed_gives_the_same_fit_and_another_seed_another(images):
     settings = HMMSettings(minibatch=500, epochs=1, restarts=1, warmup=2)
-    fits = [fit_online(images[0], 3, seed, settings, LAYERS["rectified"], images[1], 3) for seed in (5, 5, 6)]
+    fits = [fit_chain(images[0], 3, seed, settings, LAYERS["rectified"], images[1], 3) for seed in (5, 5, 6)]
     assert torch.equal(fits[0].model.layers[0].mean, fits[1].model.layers[0].mean)
     assert not torch.equal(fits[0].model.layers[0].mean, fits[2].model.layers[0].mean)
 
@@ -218,7 +218,7 @@ def test_default_settings_suit_few_images(images):
     settings = HMMSettings().for_images(300, 4)
     assert (settings.minibatch, settings.warmup) == (100, 2)
     few = ([x[:300] for x in images[0]], images[1][:300])
-    found = fit_online(few[0], 4, 0, rectified=LAYERS["rectified"])
+    found = fit_chain(few[0], 4, 0, rectified=LAYERS["rectified"])
     assert found.model.shape.n_classes is None
     assert all(curve[-1] > curve[0] for curve in found.held_out)
 
@@ -236,15 +236,15 @@ def test_bad_input_is_refused(images):
     with pytest.raises(RefusedInput, match="n_words must not be larger than the number of columns; got 5000 words"):
         initial_model(columns, 5_000, 0, LAYERS["rectified"])
     with pytest.raises(RefusedInput, match="rectified layer must be 0 or more"):
-        fit_online(columns, 4, 0)
+        fit_chain(columns, 4, 0)
     with pytest.raises(RefusedInput, match="n_words must be one value, or one for each of the 3 layers; got 2"):
-        fit_online(columns, (4, 3), 0)
+        fit_chain(columns, (4, 3), 0)
     with pytest.raises(RefusedInput, match="predicted and n_classes must be given together; got no n_classes"):
-        fit_online(columns, 4, 0, predicted=predicted)
+        fit_chain(columns, 4, 0, predicted=predicted)
     with pytest.raises(RefusedInput, match=r"observed must lie in 0 \.\.\. 1; row"):
-        fit_online(columns, 4, 0, predicted=predicted, n_classes=2)
+        fit_chain(columns, 4, 0, predicted=predicted, n_classes=2)
     with pytest.raises(RefusedInput, match="all of the same 2 images or more; got rows"):
-        fit_online([columns[0], columns[1][:9]], 4, 0)
+        fit_chain([columns[0], columns[1][:9]], 4, 0)
     with pytest.raises(RefusedInput, match="statistics must hold at least one image"):
         maximise(ChainStatistics.zero(begin(images).shape), begin(images))
     state = start(begin(images), HMMSettings(), 10)
