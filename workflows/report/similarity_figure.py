@@ -10,9 +10,9 @@ import numpy as np
 from jaxtyping import Float, Int, UInt8
 from matplotlib import colormaps
 from PIL import Image
+from scipy.optimize import isotonic_regression
 
 from workflows.report.class_colours import class_colour, rgb
-from workflows.report.label_places import spread
 from workflows.report.legend import GREY
 from workflows.report.lettering import LINE_HEIGHT, fit_text, longest, printable, short_name, text_width, wrap_text
 from workflows.report.numbers import percent
@@ -215,3 +215,18 @@ def _strip(dominant: Int[np.ndarray, " used"], n_classes: int, side: int) -> UIn
 
 def _coloured(levels: Float[np.ndarray, "rows columns"]) -> UInt8[np.ndarray, "rows columns 3"]:
     return np.rint(colormaps[_COLOURS](levels)[..., :3] * 255).astype(np.uint8)
+
+
+def spread(wanted: Sequence[float], gap: float, low: float, high: float) -> list[float]:
+    """Places at least ``gap`` apart in [low, high], in the same order, with the least squared distance moved.
+
+    Args:
+        wanted: ascending.
+        gap: between two neighbouring places.
+        low, high: bounds of every place; where they leave too little room, places run beyond ``high``.
+    """
+    steps = gap * np.arange(len(wanted))
+    firsts = isotonic_regression(np.asarray(wanted, np.float64) - steps).x if len(wanted) else steps
+    # The least squares within bounds are those without, cut off at the bounds.
+    highest = high - gap * (len(wanted) - 1)
+    return list(np.maximum(low, np.minimum(firsts, highest)) + steps)

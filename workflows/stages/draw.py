@@ -7,12 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from workflows.context import StageContext
-from workflows.figures.draw_graphs import GraphDrawWorker
-from workflows.figures.draw_layers import FIT, SIMILARITY, FitDrawWorker, SimilarityDrawWorker
-from workflows.figures.draw_transitions import TransitionDrawWorker, transition_items
+from workflows.figures.draw_graphs import FIT, SIMILARITY, FitDrawWorker, GraphDrawWorker, SimilarityDrawWorker
 from workflows.plan.run_plan import Plan
 from workflows.plan.scopes import item_name, read_scopes, split_item
-from workflows.report.parts_figure import PARTS
+from workflows.report.parts_report import PARTS
 from workflows.runtime.dispatcher import map_shards
 from workflows.settings import Settings
 from workflows.storage.graphs import scoped_graphs
@@ -29,12 +27,18 @@ def _path_worker(settings: Settings, plan: Plan, folder: RunFolder) -> FigureWor
     return PathDrawWorker(settings, plan, folder)
 
 
+def _transition_worker(settings: Settings, plan: Plan, folder: RunFolder) -> FigureWorker:
+    from workflows.figures.draw_paths import TransitionDrawWorker
+
+    return TransitionDrawWorker(settings, plan, folder)
+
+
 WORKERS: dict[str, Callable[[Settings, Plan, RunFolder], FigureWorker]] = {
     "class": GraphDrawWorker,
     "image": GraphDrawWorker,
     "path": _path_worker,
     "junction": _path_worker,
-    "transitions": TransitionDrawWorker,
+    "transitions": _transition_worker,
     SIMILARITY: SimilarityDrawWorker,
     FIT: FitDrawWorker,
 }
@@ -64,7 +68,7 @@ def figure_items(folder: RunFolder, settings: Settings, plan: Plan) -> list[str]
         graphs[scope].append(graph)
     items = [item_name(scope, name) for scope in scopes for name in (*graphs[scope], SIMILARITY, FIT)]
     if settings.hmm is not None:
-        from workflows.figures.draw_paths import path_items
+        from workflows.figures.draw_paths import path_items, transition_items
 
         items += [*path_items(folder, settings, plan), *transition_items(folder, settings, plan)]
     return items

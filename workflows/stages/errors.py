@@ -15,8 +15,7 @@ from pyarrow import dataset
 from gmm_ops.discriminative.classifier import PairedDifference
 from workflows.context import StageContext
 from workflows.plan.scopes import item_name, read_scopes
-from workflows.storage.joined_parts import join_parts
-from workflows.storage.tables import write_table
+from workflows.storage.tables import join_parts, write_table
 from workflows.words.decisions import (
     NETWORK,
     WAYS,

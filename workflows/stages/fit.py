@@ -25,8 +25,8 @@ from workflows.runtime.generation import GroupSettings
 from workflows.settings import FitSettings
 from workflows.storage.chains import chain_path, load_chain, save_chain
 from workflows.storage.images_table import ImageColumns
-from workflows.storage.joined_parts import join_parts
 from workflows.storage.run_folder import RunFolder
+from workflows.storage.tables import join_parts
 from workflows.words.sliced_words import remove_slices
 
 

@@ -9,9 +9,8 @@ from workflows.data.shards import plan_shards
 from workflows.plan.run_plan import Plan
 from workflows.storage.chains import chain_path, load_chain
 from workflows.storage.images_table import ImageColumns
-from workflows.storage.joined_parts import join_parts
 from workflows.storage.names import JOINT
-from workflows.storage.tables import write_table
+from workflows.storage.tables import join_parts, write_table
 from workflows.words.chain_words import path_part
 from workflows.words.path_tables import junction_rows, transition_table, triage_table
 from workflows.words.triage import PathCounts, TriageBlock, Triaged, branches_path

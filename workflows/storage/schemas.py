@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import pyarrow as pa
 
-from workflows.storage.chain_columns import CHAIN_COLUMNS
 from workflows.storage.fields import LIKELIHOOD, NETWORK
-from workflows.storage.fit_columns import FIT_COLUMNS
+from workflows.storage.fit_columns import CHAIN_COLUMNS, FIT_COLUMNS
 from workflows.storage.graph_columns import GRAPH_COLUMNS
 
 _COLUMNS = GRAPH_COLUMNS | CHAIN_COLUMNS | FIT_COLUMNS

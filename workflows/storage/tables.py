@@ -12,10 +12,11 @@ from typing import Any, TypeAlias
 
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
 from workflows.errors import RunFolderError
-from workflows.storage.atomic import replacing
+from workflows.storage.atomic import TEMPORARY_SUFFIX, replacing
 from workflows.storage.schemas import ADDED, RECODED, RENAMED, SCHEMAS, SORT_KEYS, schema_markdown
 
 __all__ = ["ROW_GROUP", "SCHEMAS", "SORT_KEYS", "Records", "read_table", "schema_markdown", "to_table", "write_table"]
@@ -173,3 +174,50 @@ def _array(columns: Mapping[str, Any], field: pa.Field, length: int, name: str) 
     if array.null_count and not field.nullable:
         raise ValueError(f"table {name}: column {field.name} must not be null ({array.null_count} rows are)")
     return array
+
+
+def join_parts(
+    path: Path, parts: Sequence[Path], table: str, filters: Sequence[tuple[str, str, Any]] | None = None
+) -> int:
+    """Write ``path`` from parts that ``write_table`` wrote, in their order, whole or not at all; returns the rows.
+
+    Row groups are full whatever the parts hold, so the file does not depend on how the rows were cut, and some row
+    groups are in memory, never the table.
+
+    Args:
+        path: the file; replaced if it is there.
+        parts: files of the same table, already in the order of its sort key.
+        table: a name of ``SCHEMAS``.
+        filters: rows to keep, as in ``read_table``; None keeps all.
+
+    Raises:
+        RunFolderError: a part is missing or damaged.
+    """
+    for missing in (part for part in parts if not part.exists()):
+        raise RunFolderError(f"table {str(missing)!r} is missing: run the stage that writes it")
+    try:
+        source = ds.dataset([str(part) for part in parts], SCHEMAS[table], format="parquet")
+        chosen = None if filters is None else pq.filters_to_expression(list(filters))
+        rows = source.scanner(filter=chosen, batch_size=ROW_GROUP, batch_readahead=2, fragment_readahead=1)
+        with replacing(path) as temporary:
+            # The writer numbers its files: there is one.
+            stem = temporary.name.removesuffix(TEMPORARY_SUFFIX)
+            ds.write_dataset(
+                rows,
+                temporary.parent,
+                basename_template=f"{stem}-{{i}}{TEMPORARY_SUFFIX}",
+                format="parquet",
+                file_options=ds.ParquetFileFormat().make_write_options(compression="zstd"),
+                min_rows_per_group=ROW_GROUP,
+                max_rows_per_group=ROW_GROUP,
+                preserve_order=True,
+                existing_data_behavior="overwrite_or_ignore",
+            )
+            written = temporary.with_name(f"{stem}-0{TEMPORARY_SUFFIX}")
+            if written.exists():
+                written.rename(temporary)
+            else:  # no rows, no file
+                pq.write_table(SCHEMAS[table].empty_table(), temporary, compression="zstd")
+            return int(pq.read_metadata(temporary).num_rows)
+    except pa.ArrowInvalid as error:
+        raise RunFolderError(f"parts of {str(path)!r} are damaged ({error}): delete them and run again") from error

@@ -14,7 +14,7 @@ from tests.workflows.report.made_up_graphs import RESNET_LAYERS, made_up_tables
 from tests.workflows.report.made_up_paths import made_up_junction, made_up_path, made_up_path_junctions
 from tests.workflows.report.made_up_sweeps import made_up_sweep
 from tests.workflows.report.test_fit_figure import history, svg_texts
-from tests.workflows.report.test_parts_figure import TITLES, made_up_parts
+from tests.workflows.report.test_parts_report import TITLES, made_up_parts
 from tests.workflows.report.test_similarity_figure import layer
 from tests.workflows.report.test_transition_figure import drawn_paths
 from tests.workflows.report.test_transition_figure import view_of as transition_view
@@ -22,14 +22,12 @@ from workflows.report.fit_figure import draw_fit_figure
 from workflows.report.graph_figure import draw_class_graph
 from workflows.report.graph_view import GraphView
 from workflows.report.junction_figure import draw_junction_figure
-from workflows.report.parts_figure import draw_parts_figure
-from workflows.report.parts_terminal import parts_table
+from workflows.report.parts_report import draw_parts_figure, parts_table
 from workflows.report.path_figure import draw_path_figure
 from workflows.report.path_table import path_table
 from workflows.report.similarity_figure import draw_similarity_figure
 from workflows.report.sweep_figure import draw_sweep_figure
-from workflows.report.sweep_terminal import sweep_table, verdict_lines
-from workflows.report.sweep_verdicts import sweep_verdicts
+from workflows.report.sweep_verdicts import sweep_table, sweep_verdicts, verdict_lines
 from workflows.report.terminal import graph_table
 from workflows.report.transition_figure import draw_transition_graph
 from workflows.report.view_tables import build_graph_view

@@ -2,8 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from workflows.report.lettering import text_width
-from workflows.report.name_pairs import fit_pair
+from workflows.report.lettering import fit_pair, text_width
 
 TEMPLATE = "predicted {} (62 %), true label {}"
 LONG = "three-toed sloth of a very long row of animals in a very long name"

@@ -8,8 +8,7 @@ import pytest
 from rich.console import Console
 
 from tests.workflows.report.made_up_sweeps import likelihoods_alone, made_up_sweep
-from workflows.report.sweep_terminal import sweep_table, verdict_lines
-from workflows.report.sweep_verdicts import Verdict, sweep_verdicts
+from workflows.report.sweep_verdicts import Verdict, sweep_table, sweep_verdicts, verdict_lines
 
 AS_EXPECTED = {
     "add1": {"generative": (700, 650, 600), "discriminative": (500, 450, 400)},

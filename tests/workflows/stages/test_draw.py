@@ -8,8 +8,8 @@ import pytest
 
 from tests.end_to_end.killing import ledger
 from tests.end_to_end.small_digits import command, copy_until, run_arguments
-from workflows.figures.draw_layers import FIT, SIMILARITY, SimilarityDrawWorker
-from workflows.figures.draw_transitions import TransitionDrawWorker, transition_items
+from workflows.figures.draw_graphs import FIT, SIMILARITY, SimilarityDrawWorker
+from workflows.figures.draw_paths import TransitionDrawWorker, transition_items
 from workflows.plan.run_plan import Plan
 from workflows.report.similarity_figure import LayerSimilarity
 from workflows.report.transition_view import ClassPaths

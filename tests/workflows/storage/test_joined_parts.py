@@ -11,8 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from workflows.errors import RunFolderError
-from workflows.storage.joined_parts import join_parts
-from workflows.storage.tables import ROW_GROUP, SCHEMAS, read_table, write_table
+from workflows.storage.tables import ROW_GROUP, SCHEMAS, join_parts, read_table, write_table
 
 ROWS = 2 * ROW_GROUP + 1_000
 

@@ -20,8 +20,7 @@ from workflows.errors import DataError, RunFolderError, SettingsError
 from workflows.figures.draw_graphs import position_centres
 from workflows.plan.run_plan import LayerPlan, Plan
 from workflows.plan.scopes import Scope, joint_scope, read_scopes, scopes_path
-from workflows.report.parts_figure import PARTS, draw_parts_figure
-from workflows.report.parts_terminal import parts_table
+from workflows.report.parts_report import PARTS, draw_parts_figure, parts_table
 from workflows.settings import Settings
 from workflows.storage.fields import LIKELIHOOD
 from workflows.storage.images_table import ImageColumns

@@ -14,8 +14,7 @@ from workflows.errors import SettingsError
 from workflows.pipeline import run_pipeline
 from workflows.report.numbers import duration
 from workflows.report.sweep_figure import draw_sweep_figure
-from workflows.report.sweep_terminal import sweep_table, verdict_lines
-from workflows.report.sweep_verdicts import sweep_verdicts
+from workflows.report.sweep_verdicts import sweep_table, sweep_verdicts, verdict_lines
 from workflows.runtime.cluster import connect
 from workflows.runtime.progress import StageBar
 from workflows.settings import Settings, parse_settings

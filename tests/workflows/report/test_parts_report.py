@@ -16,8 +16,7 @@ from matplotlib.colors import to_hex
 from rich.console import Console
 
 from workflows.errors import RunFolderError
-from workflows.report.parts_figure import _figure, draw_parts_figure
-from workflows.report.parts_terminal import parts_table
+from workflows.report.parts_report import _figure, draw_parts_figure, parts_table
 from workflows.storage.schemas import SCHEMAS
 
 NAMES = ["tiger, Panthera tigris", "zebra", *(f"class {number}" for number in range(2, 9))]
