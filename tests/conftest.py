@@ -9,6 +9,8 @@ from pathlib import Path
 # Before anything imports ray: a local cluster asks for tokens otherwise, and the suite starts several.
 os.environ["RAY_AUTH_MODE"] = "disabled"
 os.environ.pop("RAY_ADDRESS", None)
+# Before anything imports torch: the suite's processes share the cores, and threads that wait for each other burn them.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 
