@@ -1,13 +1,22 @@
-"""Windows R(p) by experiment: put NaN into lower positions and see which upper positions become NaN.
+"""Windows R(p) by experiment: change lower positions and see which upper positions change.
 
-It runs in float64 on the processor: the float32 convolutions may use Winograd or Fourier kernels, which spread NaN
-beyond the window. One axis at a time: NaN fills a whole row (or column) of the lower map.
+One axis at a time: a whole row (or column) of the lower map is changed. It is filled with NaN first, which passes
+through every ReLU and every maximum; but comparisons, signs, casts and sorting lose NaN. So it is exchanged for large
+random numbers as well, several times where these reach positions that NaN did not: nothing then says which operation
+lost what, and a gate that is shut for one draw is open for another.
+
+It runs in float64 on the processor with torch's own kernels, where a position's result is bit by bit the same whatever
+other positions hold. The float32 convolutions may use Winograd or Fourier kernels, which spread any change beyond the
+window; a network that cannot run in float64 is measured with those switched off.
 """
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable
+import contextlib
+import logging
+import warnings
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,14 +25,19 @@ from torch import Tensor, fx, nn
 
 from gmm_ops.graphs.windows import AxisWindow, Window
 from workflows.errors import NetworkError
+from workflows.networks.copying import own_copy
 from workflows.networks.hooking import call_of, watch_call
 from workflows.networks.tracing import OUTPUT, NetworkGraph, UntraceableNetwork, trace_network
 
 _IMAGES_AT_ONCE = 8
+_SPREADS = (1.0, 10.0, 0.1, 100.0, 1.0, 3.0, 1000.0, 0.3)
+"""Of the random numbers that take the place of lower positions, in standard deviations of the lower map."""
 
 Relation = Bool[Tensor, "lower upper"]
 """Whether a lower position of an axis feeds an upper position of it."""
 
+_Relations = tuple[Relation, Relation]
+_log = logging.getLogger(__name__)
 _Continue = Callable[[Float[Tensor, "N D_lower H_lower W_lower"]], Float[Tensor, "N D H W"]]
 
 
@@ -51,19 +65,60 @@ def measure_relations(
     Raises:
         NetworkError: a layer does not exist, or ``lower`` feeds no position of ``upper``.
     """
-    network = copy.deepcopy(network).to("cpu", torch.float64).eval().requires_grad_(False)
-    # NaN lives in the lower maps only; the picture itself must be ordinary.
     generator = torch.Generator().manual_seed(0)
     image = torch.rand((1, *input_shape), generator=generator, dtype=torch.float64)
-    with torch.no_grad():
+    twin = _twin(network)
+    if twin is not None:
         try:
-            maps, resume = _split_graph(network, lower, upper, image)
-        except UntraceableNetwork:
-            maps, resume = _split_hooks(network, lower, upper, image)
-        rows = _relation(_as_maps(maps), resume, maps.ndim, axis=2)
-        columns = _relation(_as_maps(maps), resume, maps.ndim, axis=3)
+            return _measure(twin, lower, upper, image)
+        except NetworkError:
+            raise
+        except Exception as error:  # float32 tensors of its own, or whatever else
+            _log.info("the window of %s is measured in the network's own precision: %s", upper, error)
+    try:
+        with _own_kernels():
+            return _measure(own_copy(network, shared=True).eval(), lower, upper, image.to(_precision(network)))
+    except NetworkError:
+        raise
+    except Exception as error:  # foreign code may fail in any way
+        raise NetworkError(
+            f"network.layers: what feeds {upper!r} from {lower or 'the input'!r} cannot be measured "
+            f"({type(error).__name__}: {error}); choose other layers"
+        ) from error
+
+
+def _twin(network: nn.Module) -> nn.Module | None:
+    try:
+        return own_copy(network).to("cpu", torch.float64).eval().requires_grad_(False)
+    except NetworkError:
+        return None
+
+
+@contextlib.contextmanager
+def _own_kernels() -> Iterator[None]:
+    """torch without Winograd and its like."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the switch warns of devices that are not there
+        with torch.backends.mkldnn.flags(enabled=False), torch.backends.nnpack.flags(enabled=False):
+            yield
+
+
+def _precision(network: nn.Module) -> torch.dtype:
+    return next((value.dtype for value in network.parameters() if value.is_floating_point()), torch.float32)
+
+
+@torch.no_grad()
+def _measure(network: nn.Module, lower: str | None, upper: str, image: Float[Tensor, "1 C H W"]) -> _Relations:
+    names = f"{lower or 'the input'!r} {{}} {upper!r}"
+    refused = names.format("feeds") + " by the network's operations, yet no change was seen there; choose other layers"
+    try:
+        maps, resume = _split_graph(network, lower, upper, image)
+    except UntraceableNetwork:
+        maps, resume = _split_hooks(network, lower, upper, image)
+        refused = names.format("is not upstream of") + "; list the layers lowest first"
+    rows, columns = (_relation(_as_maps(maps), resume, maps.ndim, axis) for axis in (2, 3))
     if not bool(rows.any()):
-        raise NetworkError(f"network.layers: {lower!r} is not upstream of {upper!r}; list the layers lowest first")
+        raise NetworkError(f"network.layers: {refused}")
     return rows, columns
 
 
@@ -100,16 +155,46 @@ def _fit(
 
 
 def _relation(maps: Float[Tensor, "1 D H W"], resume: _Continue, ndim: int, axis: int) -> Relation:
-    extent = maps.shape[axis]
-    found = []
-    for start in range(0, extent, _IMAGES_AT_ONCE):
-        positions = range(start, min(start + _IMAGES_AT_ONCE, extent))
-        poisoned = maps.repeat(len(positions), 1, 1, 1)
-        for image, position in enumerate(positions):
-            poisoned[image].select(axis - 1, position).fill_(float("nan"))
-        upper = _as_maps(resume(poisoned if ndim == 4 else poisoned.flatten(1)))
-        found.append(upper.isnan().any(dim=1).any(dim=4 - axis))
-    return torch.cat(found)
+    """Upper positions that any change of a row (axis 2) or column (axis 3) of the lower map changes."""
+    generator = torch.Generator().manual_seed(axis)
+    scale = float(maps.std()) if maps.numel() > 1 else 0.0
+    usual: dict[int, Tensor] = {}
+
+    def changed(draw: Callable[[Tensor], Tensor]) -> Relation:
+        found = []
+        for first in range(0, maps.shape[axis], _IMAGES_AT_ONCE):
+            count = min(_IMAGES_AT_ONCE, maps.shape[axis] - first)
+            given = maps.repeat(count, 1, 1, 1)
+            if count not in usual:  # a batch of another size may be computed in another order
+                usual[count] = _resumed(given, resume, ndim)
+            for image in range(count):
+                row = given[image].select(axis - 1, first + image)
+                row.copy_(draw(row))
+            found.append(_differs(_resumed(given, resume, ndim), usual[count], 5 - axis))
+        return torch.cat(found)
+
+    def random(spread: float, row: Tensor) -> Tensor:
+        return torch.randn(row.shape, generator=generator, dtype=row.dtype) * spread * (scale or 1.0) + row.mean()
+
+    found = changed(lambda row: torch.full_like(row, float("nan")))
+    for spread in _SPREADS:
+        seen = changed(partial(random, spread))
+        if bool((seen <= found).all()) and bool(found.any()):
+            break  # nothing loses NaN
+        found |= seen
+    return found
+
+
+def _differs(upper: Float[Tensor, "N D H W"], usual: Float[Tensor, "N D H W"], across: int) -> Bool[Tensor, "N upper"]:
+    """Which positions differ in any bit, whatever the unit and the place along the other axis."""
+    differs = (upper != usual) & ~(upper.isnan() & usual.isnan())
+    return differs.any(dim=across).any(dim=1)
+
+
+def _resumed(
+    maps: Float[Tensor, "N D H W"], resume: _Continue, ndim: int
+) -> Float[Tensor, "N D_upper H_upper W_upper"]:
+    return _as_maps(resume(maps.clone() if ndim == 4 else maps.flatten(1)))
 
 
 def _split_graph(
@@ -128,7 +213,9 @@ def _split_graph(
     values = prefix(image)
 
     def resume(maps: Tensor) -> Tensor:
+        # Copies: an operation may overwrite them.
         aside = [value.expand(len(maps), *value.shape[1:]) if _per_image(value) else value for value in values[1:]]
+        aside = [value.clone() if isinstance(value, Tensor) else value for value in aside]
         return suffix(maps, *aside)[0]
 
     return values[0], resume

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, fx, nn
+from torch import fx, nn
 
 from gmm_ops.errors import RefusedInput
 from gmm_ops.graphs.windows import AxisWindow, Window
@@ -40,6 +40,17 @@ _RECTIFYING = {"relu", "relu6", "leaky_relu", "elu", "selu", "softplus", "hardta
 _SMOOTH = {"gelu", "silu", "mish", "sigmoid", "tanh", "hardswish", "hardsigmoid", "stochastic_depth"}
 _ELEMENTWISE_NAMES = _ARITHMETIC | _COMPARING | _PASSING | _RECTIFYING | _SMOOTH
 _CONCATENATIONS = {torch.cat, torch.concat}
+_PARAMETERS: dict[str, tuple[str, ...]] = {
+    "conv2d": ("input", "weight", "bias", "stride", "padding", "dilation", "groups"),
+    "max_pool2d": ("input", "kernel_size", "stride", "padding", "dilation", "ceil_mode", "return_indices"),
+    "avg_pool2d": ("input", "kernel_size", "stride", "padding", "ceil_mode", "count_include_pad"),
+    "adaptive_avg_pool2d": ("input", "output_size"),
+    "adaptive_max_pool2d": ("input", "output_size", "return_indices"),
+    "pad": ("input", "pad", "mode", "value"),
+    "mean": ("input", "dim", "keepdim"),
+    "amax": ("input", "dim", "keepdim"),
+}
+"""Of the functions with a rule, in the order of their positions."""
 _MODULE_ARGUMENTS = ("kernel_size", "stride", "padding", "dilation", "padding_mode", "return_indices", "output_size")
 
 
@@ -65,6 +76,22 @@ def input_windows(
     Raises:
         UnknownWindow: the operation is not known, or steps unevenly over its input.
     """
+    try:
+        return _windows(graph, node, shapes, last, window)
+    except UnknownWindow:
+        raise
+    except Exception as error:  # a form of calling that no rule foresaw
+        name = graph.names.get(node, str(node))
+        raise UnknownWindow(f"{name}: its arguments cannot be read ({type(error).__name__}: {error})") from error
+
+
+def _windows(
+    graph: NetworkGraph,
+    node: fx.Node,
+    shapes: Mapping[fx.Node, torch.Size],
+    last: frozenset[fx.Node],
+    window: Window,
+) -> dict[fx.Node, Window]:
     inputs = [source for source in node.all_input_nodes if source in shapes and source.op != "get_attr"]
     axes = len(shapes.get(node, ()))  # none: several tensors at once
     if axes == 2 or (axes > 2 and window == Window.whole()):
@@ -81,10 +108,13 @@ def input_windows(
         return _units_last_windows(graph, node, shapes, last, window)
     rule = _rule(graph, node)
     if rule is not None:
-        if not inputs or len(shapes[inputs[0]]) != 4:
+        arguments = _arguments(graph, node, shapes)
+        source = arguments["input"]
+        if len(shapes.get(source, ())) != 4:
             raise UnknownWindow(f"{graph.names[node]} reads no map of shape (N, D, H, W)")
-        through = rule(_arguments(graph, node), shapes[inputs[0]], shapes[node], window)
-        return {inputs[0]: through}
+        through = rule(arguments, shapes[source], shapes[node], window)
+        # A kernel that is computed from lower maps reads all of them.
+        return {**dict.fromkeys(inputs, Window.whole()), source: through}
     if not is_elementwise(graph, node):
         raise UnknownWindow(f"{graph.names[node]}: no window rule for {_title(graph, node)}")
     return {source: _broadcast(shapes[source], shapes[node], window) for source in inputs}
@@ -210,32 +240,29 @@ def _title(graph: NetworkGraph, node: fx.Node) -> str:
     return name.rstrip("_")
 
 
-def _arguments(graph: NetworkGraph, node: fx.Node) -> Arguments:
+def _arguments(graph: NetworkGraph, node: fx.Node, shapes: Mapping[fx.Node, torch.Size]) -> Arguments:
+    """The operation's arguments by name, with ``input`` as a node; ``kernel_size`` where only a kernel was given."""
     module = graph.submodule(node)
     if module is not None:
-        return {name: getattr(module, name) for name in _MODULE_ARGUMENTS if hasattr(module, name)}
+        given = {name: getattr(module, name) for name in _MODULE_ARGUMENTS if hasattr(module, name)}
+        return {"input": node.all_input_nodes[0], **given}
     if node.target is operator.getitem:
-        return {"index": node.args[1]}
-    if node.op == "call_method":
-        return {**dict(zip(("input", "dim"), node.args, strict=False)), **node.kwargs}
-    normal = node.normalized_arguments(graph.module, normalize_to_only_use_kwargs=True)
-    if normal is None:
-        raise UnknownWindow(f"{graph.names[node]}: the arguments cannot be read")
-    arguments = dict(normal.kwargs)
-    weight = arguments.get("weight")
-    if isinstance(weight, fx.Node):
-        arguments["kernel_size"] = _kernel_of(graph, weight)
-    return arguments
+        return {"input": node.args[0], "index": node.args[1]}
+    named = dict(zip(_PARAMETERS[_title(graph, node)], node.args, strict=False)) | dict(node.kwargs)
+    tensors = {name: named.pop(name) for name in ("input", "weight", "bias") if name in named}
+    if _holds_traced(named):
+        raise UnknownWindow(f"{graph.names[node]}: an argument is computed from what comes: {named}")
+    if "weight" in tensors:
+        weight = tensors["weight"]
+        assert isinstance(weight, fx.Node)
+        named["kernel_size"] = tuple(shapes[weight][2:])
+    return {"input": tensors["input"], **named}
 
 
-def _kernel_of(graph: NetworkGraph, weight: fx.Node) -> Pair:
-    if weight.op != "get_attr":
-        raise UnknownWindow("a convolution whose kernel is computed")
-    value: Any = graph.module
-    for part in str(weight.target).split("."):
-        value = getattr(value, part)
-    assert isinstance(value, Tensor)
-    return value.shape[2], value.shape[3]
+def _holds_traced(value: Any) -> bool:
+    found: list[fx.Node] = []
+    fx.node.map_arg(value, found.append)
+    return bool(found)
 
 
 def is_elementwise(graph: NetworkGraph, node: fx.Node, units_axis: int = 1) -> bool:

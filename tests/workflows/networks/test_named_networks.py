@@ -19,6 +19,7 @@ from workflows.networks.loading import build_network, is_downloaded, load_networ
 from workflows.networks.perturbation import measure_window
 from workflows.networks.receptive_fields import trace_window
 from workflows.networks.taps import TappedNetwork
+from workflows.networks.tracing import trace_network
 from workflows.settings import NetworkSettings
 
 PROJECT = Path(__file__).resolve().parents[3]
@@ -108,6 +109,26 @@ def test_windows_of_timm_are_those_of_perturbation() -> None:
     network = build_network(named("timm:test_resnet"), seed=1)
     asked = ("conv1.3", "layer2.0.conv1", (3, 96, 96))
     assert trace_window(network, *asked) == measure_window(network, *asked) == Window.square(4, -8, 17)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "layer", "expected"),
+    [
+        ("nfnet_l0", "stem.conv2.conv2d", (1, -1, 3)),
+        ("nfnet_l0", "stem.conv4.conv2d", (2, -1, 3)),
+        ("resnetv2_50x1_bit", "stages.0.blocks.1.conv2.conv2d", (1, -1, 3)),
+        ("resnetv2_50x1_bit", "stem.conv.conv2d", (2, -3, 7)),
+    ],
+)
+def test_weight_standardised_convolutions_of_timm(name: str, layer: str, expected: tuple[int, int, int]) -> None:
+    """Behind a convolution of the second one a group normalisation sees every position."""
+    pytest.importorskip("timm", reason="needs the extra timm: pip install 'inference-graphs[timm]'")
+    network = build_network(named(f"timm:{name}"), seed=1)
+    graph = trace_network(network)
+    source = graph.nodes[layer].all_input_nodes[0]
+    below = None if source is graph.input else graph.names[source]
+    assert trace_window(network, below, layer, (3, 64, 64)) == Window.square(*expected)
 
 
 def test_timm_modules_that_cannot_be_traced_are_one_operation_each() -> None:

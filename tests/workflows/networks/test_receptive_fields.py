@@ -228,6 +228,140 @@ def _must_not_measure(*_arguments: object) -> Window:
     raise AssertionError("this operation has a rule and must not be measured")
 
 
+class Convolving(nn.Module):
+    """A convolution by function, in one of the forms of calling it."""
+
+    def __init__(self, form: str) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(4, 2 if "groups" in form else 4, 3, 5))
+        self.bias, self.form = nn.Parameter(torch.randn(4)), form
+
+    def forward(self, maps: Tensor) -> Tensor:
+        weight, bias = self.weight, self.bias
+        forms: dict[str, Callable[[], Tensor]] = {
+            "plain": lambda: F.conv2d(maps, weight),
+            "positional": lambda: F.conv2d(maps, weight, bias, 2, 1, 1, 1),
+            "tuples": lambda: F.conv2d(maps, weight, None, (2, 1), (1, 2), (1, 2)),
+            "keywords": lambda: F.conv2d(maps, weight=weight, bias=bias, stride=2, padding=(0, 2)),
+            "all keywords": lambda: F.conv2d(weight=weight, input=maps, padding=1),
+            "same": lambda: F.conv2d(maps, weight, bias, padding="same"),
+            "valid": lambda: torch.conv2d(maps, weight, bias, 1, "valid"),
+            "torch": lambda: torch.conv2d(maps, weight, bias, stride=(1, 2)),
+            "groups": lambda: torch.conv2d(maps, weight, bias, [1, 1], [1, 2], [1, 1], 2),
+            "dilated": lambda: F.conv2d(maps, weight, dilation=2, padding=2),
+            "standardised": lambda: F.conv2d(maps, weight - weight.mean((1, 2, 3), keepdim=True), bias, padding=1),
+        }
+        return forms[self.form]()
+
+
+FORMS = (
+    *("plain", "positional", "tuples", "keywords", "all keywords", "same", "valid", "torch", "groups", "dilated"),
+    "standardised",
+)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_convolutions_by_function_are_those_of_modules(form: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    monkeypatch.setattr("workflows.networks.receptive_fields.measure_window", _must_not_measure)
+    network = OneOperation(Convolving(form)).eval()
+    twins = {
+        "plain": nn.Conv2d(4, 4, (3, 5)),
+        "positional": nn.Conv2d(4, 4, (3, 5), 2, 1),
+        "tuples": nn.Conv2d(4, 4, (3, 5), (2, 1), (1, 2), (1, 2)),
+        "keywords": nn.Conv2d(4, 4, (3, 5), 2, (0, 2)),
+        "all keywords": nn.Conv2d(4, 4, (3, 5), padding=1),
+        "same": nn.Conv2d(4, 4, (3, 5), padding="same"),
+        "valid": nn.Conv2d(4, 4, (3, 5), padding="valid"),
+        "torch": nn.Conv2d(4, 4, (3, 5), (1, 2)),
+        "groups": nn.Conv2d(4, 4, (3, 5), padding=(1, 2), groups=2),
+        "dilated": nn.Conv2d(4, 4, (3, 5), dilation=2, padding=2),
+        "standardised": nn.Conv2d(4, 4, (3, 5), padding=1),
+    }
+    asked = ("lower", "upper", (3, 20, 20))
+    assert trace_window(network, *asked) == trace_window(OneOperation(twins[form]).eval(), *asked)
+    if form not in ("dilated", "tuples", "keywords", "torch"):  # holes, or cut at the map between them
+        assert_as_measured(network, *asked)
+
+
+MEASURED: dict[str, tuple[Callable[[Tensor], Tensor], Window]] = {
+    "pooling by a traced size": (lambda maps: F.avg_pool2d(maps, maps.size(3) // 4), Window.square(4, -4, 12)),
+    "padding by a traced size": (lambda maps: F.pad(maps, [maps.shape[3] % 2 + 1] * 4), Window.square(1, -2, 3)),
+    "float": (lambda maps: torch.flip(maps.float(), (1,)), Window.square(1, -1, 3)),
+    "float32 constants": (lambda maps: torch.einsum("nchw,cd->ndhw", maps, torch.ones(4, 4)), Window.square(1, -1, 3)),
+    "slices by a traced size": (
+        lambda maps: maps[:, :, : maps.shape[2] // 2, : maps.shape[3] // 2],
+        Window.square(1, -1, 3),
+    ),
+    "interpolated": (lambda maps: F.interpolate(maps, scale_factor=0.5), Window.square(2, -2, 5)),
+    "unpooled": (lambda maps: F.max_pool2d_with_indices(maps, 3, 1, 1)[0], Window.square(1, -2, 5)),
+    "dynamic kernel": (
+        lambda maps: F.conv2d(maps, maps.mean((0, 2, 3))[:, None, None, None].expand(4, 4, 3, 3), padding=1),
+        Window.whole(),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", MEASURED)
+def test_traced_arguments_and_float32_are_measured(name: str) -> None:
+    torch.manual_seed(0)
+    operation, expected = MEASURED[name]
+    assert trace_window(OneOperation(Call(operation)).eval(), "lower", "upper", (3, 16, 16)) == expected
+
+
+def _one_hot(maps: Tensor) -> Tensor:
+    return F.one_hot(maps.argmax(1), 4).permute(0, 3, 1, 2).to(maps.dtype)
+
+
+LOSING: dict[str, Callable[[Tensor], Tensor]] = {
+    "sign": torch.sign,
+    "where": lambda maps: torch.where(maps > 0, 1.0, -1.0).to(maps.dtype),
+    "heaviside": lambda maps: torch.heaviside(maps, torch.zeros((), dtype=maps.dtype)),
+    "fmax": lambda maps: torch.fmax(maps, torch.zeros_like(maps)),
+    "fmin": lambda maps: torch.fmin(maps, torch.ones_like(maps)),
+    "nan_to_num": torch.nan_to_num,
+    "one hot": _one_hot,
+    "greater": lambda maps: (maps > 0.1).to(maps.dtype),
+    "less": lambda maps: maps.lt(0).double().to(maps.dtype),
+    "equal": lambda maps: (maps.round() == 0).to(maps.dtype),
+    "round": lambda maps: (maps * 3).round().nan_to_num(),
+    "cast": lambda maps: maps.clamp(-100, 100).int().to(maps.dtype),
+    "clamp": lambda maps: maps.clamp(0, 1).nan_to_num(),
+    "masked fill": lambda maps: torch.ones_like(maps).masked_fill(maps > 0, 0),
+    "sort of units": lambda maps: maps.sort(dim=1).indices.to(maps.dtype),
+    "top of units": lambda maps: torch.zeros_like(maps).scatter(1, maps.topk(2, dim=1).indices, 1.0),
+    "isfinite": lambda maps: torch.where(maps.isfinite(), maps, torch.zeros_like(maps)),
+    "signbit": lambda maps: torch.signbit(maps).to(maps.dtype),
+    "bucketize": lambda maps: torch.bucketize(maps, torch.tensor([-0.5, 0.0, 0.5], dtype=maps.dtype)).to(maps.dtype),
+    "nansum": lambda maps: torch.nansum(maps, 1, keepdim=True).expand(-1, 4, -1, -1).contiguous(),
+    "logical": lambda maps: torch.logical_and(maps > 0, maps < 2).to(maps.dtype),
+    "half NaN is lost": lambda maps: torch.cat([maps[:, :2], maps[:, 2:].sign()], 1),
+}
+
+
+@pytest.mark.parametrize("name", LOSING)
+def test_what_loses_nan_is_measured_all_the_same(name: str) -> None:
+    torch.manual_seed(0)
+    network = OneOperation(Call(LOSING[name])).eval()
+    assert measure_window(network, "lower", "upper", (3, 12, 12)) == Window.square(1, -1, 3)
+    assert trace_window(network, "lower", "upper", (3, 12, 12)) == Window.square(1, -1, 3)
+
+
+def test_windows_between_two_losses_of_nan() -> None:
+    torch.manual_seed(0)
+    first, second = nn.Conv2d(4, 4, 3, padding=1), nn.Conv2d(4, 4, 5, stride=2, padding=2)
+    network = OneOperation(nn.Sequential(Call(torch.sign), first, Call(torch.sign), second, Call(_one_hot))).eval()
+    assert trace_window(network, "lower", "upper", (3, 24, 24)) == Window.square(2, -5, 11)
+
+
+def test_upstream_but_never_fed_is_refused() -> None:
+    torch.manual_seed(0)
+    network = OneOperation(Call(lambda maps: torch.zeros_like(maps.sign()))).eval()
+    words = r"'lower' feeds 'upper' by the network's operations, yet no change was seen there; choose other layers"
+    with pytest.raises(NetworkError, match=words):
+        trace_window(network, "lower", "upper", (3, 12, 12))
+
+
 UNRULED: dict[str, tuple[nn.Module, Window]] = {
     "reflection": (nn.Conv2d(4, 4, 3, padding=1, padding_mode="reflect"), Window.square(1, -2, 5)),
     "transposed": (nn.ConvTranspose2d(4, 4, 2, 2), Window.whole()),
