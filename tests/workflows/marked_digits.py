@@ -19,7 +19,7 @@ from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
 from gmm_ops.hmm.fitting import fit_chain
-from tests.workflows.data.made_files import encoded, write_names, write_shard
+from tests.workflows.data.made_files import encoded, write_names, write_parquet
 from workflows.context import StageContext
 from workflows.data.shards import plan_shards
 from workflows.networks.architectures import mlp
@@ -136,7 +136,7 @@ def write_pictures(root: Path, broken: bool) -> None:
         cells = [picture_file(picture) for picture in np.concatenate(pictures)]
         if broken:
             cells[5] = b"no picture"
-        write_shard(root / f"{split}.parquet", cells, labels)
+        write_parquet(root / f"{split}.parquet", cells, labels)
 
 
 def settings_of(

@@ -60,7 +60,9 @@ def refuse_unnamed_labels(
         )
 
 
-def pair_classes(names: tuple[str, ...] | None, own: Sequence[str], what: str = "class folders") -> Pairing:
+def pair_classes(
+    names: tuple[str, ...] | None, own: Sequence[str], what: str = "class folders", in_order: bool = False
+) -> Pairing:
     """Match the classes of a source, which have names of their own, with the names in output order.
 
     Classes that are all called like a name, up to case, punctuation and a number in front, are matched by name.
@@ -70,13 +72,14 @@ def pair_classes(names: tuple[str, ...] | None, own: Sequence[str], what: str = 
         names: in output order; None: the source's own names, in their order.
         own: names of the source, sorted as texts.
         what: the classes are called in messages.
+        in_order: ``own`` is in label order, as the source gives it.
 
     Raises:
         DataError: some classes are called like a name and some are not, a name that occurs twice is meant, the
             numbers differ, or the order contradicts names that are nearly equal.
     """
     if names is None:
-        ordered, notes = _in_order(own, what)
+        ordered, notes = (list(own), ()) if in_order else _in_order(own, what)
         return Pairing(tuple(ordered.index(name) for name in own), tuple(ordered), notes)
     found = _by_name(names, own)
     strangers = [name for name in own if name not in found]
@@ -89,7 +92,7 @@ def pair_classes(names: tuple[str, ...] | None, own: Sequence[str], what: str = 
             f"data.class_names has {len(names)} names for {len(own)} {what} ({own[0]}, ...): "
             f"the {what} must be called like the names, or be as many, in the order of the names"
         )
-    ordered, notes = _in_order(own, what)
+    ordered, notes = (list(own), ()) if in_order else _in_order(own, what)
     _refuse_contradiction(names, ordered, what)
     return Pairing(tuple(ordered.index(name) for name in own), names, notes)
 

@@ -13,7 +13,7 @@ from workflows.data.class_names import Pairing, listed, named_classes, pair_clas
 from workflows.data.folders import FolderListing, scan_folders
 from workflows.data.image_index import TRAIN, VALIDATION, ImageIndex, build_index
 from workflows.data.packaged import load_cifar10, load_digits
-from workflows.data.parquet_index import shard_files, shard_rows
+from workflows.data.parquet_index import LabelledRows, labelled_rows, parquet_files
 from workflows.data.splits import balanced_rows, validation_mask
 from workflows.errors import DataError
 from workflows.settings import DataSettings
@@ -56,17 +56,33 @@ def index_images(settings: DataSettings, seed: int) -> ImageIndex:
 
 def _parquet(settings: DataSettings, seed: int) -> _Listed:
     names = named_classes(settings.class_names)
-    files = {split: shard_files(getattr(settings, split), split) for split in (TRAIN, VALIDATION)}
+    files = {split: parquet_files(getattr(settings, split), split) for split in (TRAIN, VALIDATION)}
     shared = sorted(set(files[TRAIN]) & set(files[VALIDATION]))
     if shared:
         raise DataError(f"data.train and data.validation both name {shared[0]!r}; an image belongs to one split")
-    paths: dict[str, Sequence[str]] = {}
-    labels: dict[str, _Labels] = {}
-    for split, of_split in files.items():
-        paths[split], labels[split] = shard_rows(of_split)
-    for split in files if names is not None else ():
-        refuse_unnamed_labels(names or (), labels[split], paths[split])
-    return _Listed(paths, labels, names or ())
+    every = labelled_rows([*files[TRAIN], *files[VALIDATION]], settings.image_column, settings.label_column)
+    pairing = _pair_labels(names, every)
+    labels = every.labels if pairing is None else np.array(pairing.labels)[every.labels]
+    first = every.paths.index(f"{files[VALIDATION][0]}#0")
+    return _Listed(
+        {TRAIN: every.paths[:first], VALIDATION: every.paths[first:]},
+        {TRAIN: labels[:first], VALIDATION: labels[first:]},
+        () if pairing is None else pairing.names,
+        () if pairing is None else pairing.notes,
+    )
+
+
+def _pair_labels(names: tuple[str, ...] | None, rows: LabelledRows) -> Pairing | None:
+    """None where labels are numbers that nothing names."""
+    if rows.names is None:
+        if names is None:
+            return None
+        refuse_unnamed_labels(names, rows.labels, rows.paths)
+        return Pairing(tuple(range(len(names))), names)
+    if rows.as_texts:
+        return pair_classes(names, rows.names, "text labels")
+    refuse_unnamed_labels(rows.names, rows.labels, rows.paths, "the names in the metadata of the Parquet files")
+    return pair_classes(names, rows.names, "classes in the metadata", in_order=True)
 
 
 def _folders(settings: DataSettings, seed: int) -> _Listed:
@@ -113,7 +129,9 @@ def _refuse_other_classes(trained: Collection[str], counted: Collection[str]) ->
 
 def _digits(settings: DataSettings, seed: int) -> _Listed:
     digits = load_digits()
-    pairing = pair_classes(named_classes(settings.class_names), digits.class_names, "classes of the source")
+    pairing = pair_classes(
+        named_classes(settings.class_names), digits.class_names, "classes of the source", in_order=True
+    )
     labels = np.array(pairing.labels)[digits.labels]
     return _drawn([f"digits#{i}" for i in range(len(labels))], labels, pairing, settings, seed)
 
@@ -124,7 +142,7 @@ def _cifar10(settings: DataSettings, seed: int) -> _Listed:
     labels: dict[str, _Labels] = {}
     for split, folder in ((TRAIN, "train"), (VALIDATION, "test")):
         images = load_cifar10(settings.root, split == TRAIN, settings.download)
-        pairing = pair_classes(names, images.class_names, "classes of the source")
+        pairing = pair_classes(names, images.class_names, "classes of the source", in_order=True)
         paths[split] = [f"cifar10/{folder}#{i}" for i in range(len(images.labels))]
         labels[split] = np.array(pairing.labels)[images.labels]
     return _Listed(paths, labels, pairing.names)

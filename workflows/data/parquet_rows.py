@@ -1,4 +1,4 @@
-"""Encoded pictures from Parquet shards by file and row, in bounded memory."""
+"""Encoded pictures from Parquet files by file and row, in bounded memory."""
 
 from __future__ import annotations
 
@@ -11,16 +11,18 @@ from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
+import pyarrow.compute as pc
 
+from workflows.data.decoding import PictureError
+from workflows.data.parquet_columns import ImageColumn, image_column, open_parquet
 from workflows.data.parquet_pages import Chunk, Places, UnknownLayoutError, locate_rows
 from workflows.errors import DataError
+from workflows.storage.names import file_path
 
 CACHE_BYTES = 128 * 2**20
-"""Most bytes of encoded pictures that are kept for the next shard; used only where rows cannot be read singly."""
+"""Most bytes of encoded pictures that are kept for the next call; used only where rows cannot be read singly."""
 
 _PLACES_BYTES = 64 * 2**20
-_LEAF = "image.bytes"
 
 
 @dataclass(frozen=True)
@@ -33,38 +35,15 @@ class Span:
 
     def read(self) -> bytes:
         """The bytes; fewer where the file has been cut short."""
-        descriptor = os.open(self.file, os.O_RDONLY)
+        descriptor = os.open(file_path(self.file), os.O_RDONLY)
         try:
             return os.pread(descriptor, self.length, self.offset)
         finally:
             os.close(descriptor)
 
 
-def open_shard(file: str) -> pq.ParquetFile:
-    """Open a Parquet file that has the columns ``image{bytes,path}`` and ``label``.
-
-    Raises:
-        DataError: it does not exist, is no Parquet file, or lacks a column.
-    """
-    try:
-        shard = pq.ParquetFile(file)
-    except FileNotFoundError:
-        raise DataError(f"the Parquet file {file!r} does not exist; see data.train and data.validation") from None
-    except (pa.ArrowException, OSError) as error:
-        raise DataError(f"{file!r} is not a readable Parquet file: {error}") from None
-    schema = shard.schema_arrow
-    names = schema.names
-    image = schema.field("image").type if "image" in names else None
-    if (
-        image is None
-        or not pa.types.is_struct(image)
-        or image.get_field_index("bytes") < 0
-        or not _is_binary(image.field("bytes").type)
-    ):
-        raise DataError(f"{file!r} needs a column image{{bytes,path}} of encoded pictures; {_describe(schema)}")
-    if "label" not in names:
-        raise DataError(f"{file!r} needs a column label of integers; {_describe(schema)}")
-    return shard
+Encoded = Span | bytes | Path | PictureError | None
+"""A picture that is not decoded yet, or the reason why there is none; None: the cell is empty."""
 
 
 class _Sized(Protocol):
@@ -101,21 +80,23 @@ class ParquetRows:
     """Finds encoded pictures by (file, row).
 
     An uncompressed column is read picture by picture, from places found by walking its pages once. Any other is
-    read by row group, the last of which are kept up to ``cache_bytes``. Not safe for several threads.
+    read by row group, the last of which are kept up to ``cache_bytes``. A cell without bytes may have a path, absolute
+    or relative to the folder of the file. Not safe for several threads.
     """
 
-    def __init__(self, cache_bytes: int = CACHE_BYTES) -> None:
+    def __init__(self, cache_bytes: int = CACHE_BYTES, column: str = "") -> None:
+        self._column = column
         self._layouts: dict[str, _Layout] = {}
         self._places: ByteBoundedCache[Places] = ByteBoundedCache(_PLACES_BYTES)
         self._groups: ByteBoundedCache[pa.ChunkedArray] = ByteBoundedCache(cache_bytes)
 
-    def find(self, rows: Sequence[tuple[str, int]]) -> Iterator[tuple[int, Span | bytes | None]]:
+    def find(self, rows: Sequence[tuple[str, int]]) -> Iterator[tuple[int, Encoded]]:
         """Yield (position in ``rows``, picture), row group by row group, so that each is read once a call.
 
         None stands for an empty cell.
 
         Raises:
-            DataError: a file is no shard of pictures, or has no such row.
+            DataError: a file has no pictures, or no such row.
         """
         layouts = {file: self._layout(file) for file in sorted({file for file, _ in rows})}
         members: dict[tuple[str, int], list[tuple[int, int]]] = {}
@@ -125,18 +106,31 @@ class ParquetRows:
         for (file, group), wanted in sorted(members.items()):
             yield from self._of_group(layouts[file], group, wanted)
 
-    def _of_group(
+    def _of_group(self, layout: _Layout, group: int, wanted: list[tuple[int, int]]) -> Iterator[tuple[int, Encoded]]:
+        missing = []
+        for position, row, cell in self._bytes_of_group(layout, group, wanted):
+            if cell is None and layout.column.path_leaf is not None:
+                missing.append((position, row))
+            else:
+                yield position, cell
+        if missing:
+            paths = self._group_cells(layout, group, layout.column.path_leaf or "")
+            for position, row in missing:
+                yield position, _followed(paths[row].as_py(), layout.file)
+
+    def _bytes_of_group(
         self, layout: _Layout, group: int, wanted: list[tuple[int, int]]
-    ) -> Iterator[tuple[int, Span | bytes | None]]:
+    ) -> Iterator[tuple[int, int, Span | bytes | None]]:
         places = self._places_of(layout, group)
         if places is not None:
             for position, row in wanted:
                 length = int(places.length[row])
-                yield position, Span(layout.file, int(places.offset[row]), length) if length >= 0 else None
+                yield position, row, Span(layout.file, int(places.offset[row]), length) if length >= 0 else None
             return
-        cells = self._group_cells(layout.file, group)
+        leaf = layout.column.bytes_leaf
+        cells = self._group_cells(layout, group, leaf) if leaf is not None else None
         for position, row in wanted:
-            yield position, cells[row].as_py()
+            yield position, row, None if cells is None else cells[row].as_py()
 
     def _places_of(self, layout: _Layout, group: int) -> Places | None:
         chunk = layout.chunks[group]
@@ -144,7 +138,7 @@ class ParquetRows:
             return None
         places = self._places.get((layout.file, group))
         if places is None:
-            descriptor = os.open(layout.file, os.O_RDONLY)
+            descriptor = os.open(file_path(layout.file), os.O_RDONLY)
             try:
                 places = locate_rows(descriptor, chunk)
             except UnknownLayoutError:
@@ -155,20 +149,23 @@ class ParquetRows:
             self._places.put((layout.file, group), places)
         return places
 
-    def _group_cells(self, file: str, group: int) -> pa.ChunkedArray:
-        cells = self._groups.get((file, group))
+    def _group_cells(self, layout: _Layout, group: int, leaf: str) -> pa.ChunkedArray:
+        key = (f"{layout.file}:{leaf}", group)
+        cells = self._groups.get(key)
         if cells is None:
             try:
-                table = pq.ParquetFile(file).read_row_group(group, columns=[_LEAF], use_threads=False)
+                table = open_parquet(layout.file).read_row_group(group, columns=[leaf], use_threads=False)
             except (pa.ArrowException, OSError) as error:
-                raise DataError(f"row group {group} of {file!r} cannot be read: {error}") from None
-            cells = pa.chunked_array([c.field("bytes") for c in table["image"].chunks], _leaf_type(table))
-            self._groups.put((file, group), cells)
+                raise DataError(f"row group {group} of {layout.file!r} cannot be read: {error}") from None
+            cells = table[layout.column.name]
+            if leaf != layout.column.name:
+                cells = pc.struct_field(cells, leaf.removeprefix(f"{layout.column.name}."))
+            self._groups.put(key, cells)
         return cells
 
     def _layout(self, file: str) -> _Layout:
         if file not in self._layouts:
-            self._layouts[file] = _Layout.of(file)
+            self._layouts[file] = _Layout.of(file, self._column)
         return self._layouts[file]
 
 
@@ -176,22 +173,21 @@ class ParquetRows:
 class _Layout:
     # What is needed of a footer. The footer itself, which may hold whole pictures as statistics, is let go.
     file: str
+    column: ImageColumn
     first_rows: np.ndarray
     chunks: list[Chunk | None]
 
     @classmethod
-    def of(cls, file: str) -> _Layout:
-        shard = open_shard(file)
-        metadata, schema = shard.metadata, shard.schema
-        leaf = next(i for i in range(len(schema)) if schema.column(i).path == _LEAF)
-        definition = schema.column(leaf).max_definition_level
+    def of(cls, file: str, wanted: str = "") -> _Layout:
+        opened = open_parquet(file)
+        metadata, schema = opened.metadata, opened.schema
+        column = image_column(opened.schema_arrow, file, wanted)
+        leaf = next((i for i in range(len(schema)) if schema.column(i).path == column.bytes_leaf), None)
         sizes, chunks = [], []
         for group in range(metadata.num_row_groups):
-            column = metadata.row_group(group).column(leaf)
             sizes.append(metadata.row_group(group).num_rows)
-            plain = column.compression == "UNCOMPRESSED" and not schema.column(leaf).max_repetition_level
-            chunks.append(_chunk(column, sizes[-1], definition) if plain else None)
-        return cls(file, np.cumsum([0, *sizes]), chunks)
+            chunks.append(None if leaf is None else _chunk(metadata, schema.column(leaf), group, leaf))
+        return cls(file, column, np.cumsum([0, *sizes]), chunks)
 
     def group_of(self, row: int) -> tuple[int, int]:
         n_rows = int(self.first_rows[-1])
@@ -201,11 +197,30 @@ class _Layout:
         return group, row - int(self.first_rows[group])
 
 
-def _chunk(column: Any, n_rows: int, definition: int) -> Chunk:
+def _chunk(metadata: Any, leaf: Any, group: int, position: int) -> Chunk | None:
+    """Where an uncompressed column of one value a row lies; None for any other."""
+    column = metadata.row_group(group).column(position)
+    if column.compression != "UNCOMPRESSED" or leaf.max_repetition_level:
+        return None
     start = column.data_page_offset
     if column.has_dictionary_page:
         start = min(start, column.dictionary_page_offset)
-    return Chunk(start, start + column.total_compressed_size, n_rows, definition)
+    n_rows = metadata.row_group(group).num_rows
+    return Chunk(start, start + column.total_compressed_size, n_rows, leaf.max_definition_level)
+
+
+def _followed(path: str | None, file: str) -> Path | PictureError | None:
+    """The picture that a cell without bytes names; relative paths stay in the folder of the Parquet file."""
+    if not path:
+        return None
+    if "://" in path:
+        return PictureError(f"its path {path!r} is no local file; store the bytes, or download the files")
+    if os.path.isabs(path):
+        return Path(path)
+    inside = os.path.normpath(path)
+    if inside.split(os.sep)[0] == os.pardir:
+        return PictureError(f"its path {path!r} leaves the folder of the Parquet file; give absolute paths")
+    return Path(os.path.dirname(file_path(file)), inside)
 
 
 def parse_row_path(path: str) -> tuple[str, int]:
@@ -223,15 +238,3 @@ def parse_row_path(path: str) -> tuple[str, int]:
 def absolute(path: str) -> str:
     """The path without ``..``, so that an actor started in another folder finds it."""
     return os.path.abspath(Path(path).expanduser())
-
-
-def _leaf_type(table: pa.Table) -> pa.DataType:
-    return table.schema.field("image").type.field("bytes").type
-
-
-def _is_binary(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
-
-
-def _describe(schema: pa.Schema) -> str:
-    return f"it has {', '.join(f'{field.name}: {field.type}' for field in schema) or 'no column'}"

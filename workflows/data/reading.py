@@ -12,7 +12,7 @@ import numpy as np
 
 from workflows.data.decoding import BrokenPicture, Picture, PictureError, Pixels, decode_picture
 from workflows.data.packaged import load_cifar10, load_digits
-from workflows.data.parquet_rows import CACHE_BYTES, ParquetRows, Span, parse_row_path
+from workflows.data.parquet_rows import CACHE_BYTES, Encoded, ParquetRows, Span, parse_row_path
 from workflows.errors import DataError
 from workflows.settings import DataSettings
 from workflows.storage.names import file_path
@@ -21,7 +21,7 @@ __all__ = ["BrokenPicture", "Picture", "PictureReader"]
 
 Result = Picture | BrokenPicture
 Geometry = Callable[[Pixels], Pixels]
-_Encoded = Span | Path | bytes | np.ndarray | None
+_Encoded = Encoded | np.ndarray
 
 # A task for the pool: enough small pictures to pay for handing it over, few enough to keep all threads busy.
 _MOST_IN_TASK = 32
@@ -44,7 +44,7 @@ class PictureReader:
         self._settings = settings
         self._threads = threads
         self._geometry = geometry
-        self._rows = ParquetRows(cache_bytes)
+        self._rows = ParquetRows(cache_bytes, settings.image_column)
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="decode")
 
     def read(self, paths: Sequence[str]) -> list[Result]:
@@ -154,7 +154,9 @@ def _pixels(encoded: _Encoded) -> Pixels:
     if isinstance(encoded, np.ndarray):
         return encoded.copy()  # the data set's own memory must not be written through a picture
     if encoded is None:
-        raise PictureError("empty: the cell image.bytes holds nothing")
+        raise PictureError("empty: the cell has neither bytes nor a path")
+    if isinstance(encoded, PictureError):
+        raise encoded
     if isinstance(encoded, bytes):
         return decode_picture(encoded)
     return decode_picture(encoded.read() if isinstance(encoded, Span) else encoded.read_bytes())

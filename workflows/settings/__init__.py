@@ -49,7 +49,7 @@ class DataSettings(Section):
     """Which images, and which of them train the dictionaries (S_T) or are counted (S_V)."""
 
     source: Literal["parquet", "folders", "cifar10", "digits"] = Field(
-        description="parquet shards (image{bytes,path}, label) | image folders by class | "
+        description="parquet files (image{bytes,path}, label) | image folders by class | "
         "torchvision's CIFAR-10 | scikit-learn's digits"
     )
     train: UserPaths = Field((), description="parquet: files or glob patterns of the training images")
@@ -61,6 +61,8 @@ class DataSettings(Section):
     folders: UserPaths = Field(
         (), description="folders: each holds one folder per class; equal class folders are joined"
     )
+    image_column: str = Field("", description="parquet: of pictures; default: image, or the only one that can be")
+    label_column: str = Field("", description="parquet: of labels; default: label, or the only one called like it")
     root: UserPath = Field("", description="cifar10: where torchvision keeps its files")
     download: bool = Field(False, description="cifar10: let torchvision download the files")
     validation_fraction: float = Field(

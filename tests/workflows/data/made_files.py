@@ -1,4 +1,4 @@
-"""Small pictures and Parquet shards that the tests write."""
+"""Small pictures and Parquet files that the tests write."""
 
 from __future__ import annotations
 
@@ -29,8 +29,10 @@ def encoded(pixels: np.ndarray | Image.Image, kind: str = "PNG", **options: Any)
     return buffer.getvalue()
 
 
-def write_shard(path: Path, cells: Sequence[bytes | None], labels: Sequence[int] | None = None, **options: Any) -> Path:
-    """A Parquet shard of encoded pictures; None becomes an empty cell."""
+def write_parquet(
+    path: Path, cells: Sequence[bytes | None], labels: Sequence[int] | None = None, **options: Any
+) -> Path:
+    """A Parquet file of encoded pictures; None becomes an empty cell."""
     labels = [0] * len(cells) if labels is None else labels
     images = [None if cell is None else {"bytes": cell, "path": f"{i}.png"} for i, cell in enumerate(cells)]
     table = pa.table({"image": pa.array(images, IMAGE_TYPE), "label": pa.array(labels, pa.int64())})

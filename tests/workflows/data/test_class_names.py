@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.workflows.data.made_files import write_folders, write_names, write_shard
+from tests.workflows.data.made_files import write_folders, write_names, write_parquet
 from workflows.data.class_names import order_warning, pair_classes
 from workflows.data.datasets import index_images
 from workflows.errors import DataError
@@ -85,8 +85,8 @@ class TestPairing:
 
 class TestNumberedLabels:
     def test_the_outputs_name_them(self, tmp_path: Path) -> None:
-        shard = write_shard(tmp_path / "train.parquet", [b"x"] * 2, [0, 2])
-        test = write_shard(tmp_path / "test.parquet", [b"x"] * 2, [1, 0])
+        shard = write_parquet(tmp_path / "train.parquet", [b"x"] * 2, [0, 2])
+        test = write_parquet(tmp_path / "test.parquet", [b"x"] * 2, [1, 0])
         index = index_images(DataSettings(source="parquet", train=(str(shard),), validation=(str(test),)), 0)
         assert index.class_names == ()
         assert index.label_name.tolist() == ["0", "2", "0", "1"]
@@ -97,8 +97,8 @@ class TestNumberedLabels:
 
     @pytest.mark.parametrize(("label", "words"), [(2**31 - 1, None), (2**31, "has label 2147483648; .* positions")])
     def test_a_huge_label_makes_no_names(self, tmp_path: Path, label: int, words: str | None) -> None:
-        shard = write_shard(tmp_path / "train.parquet", [b"x"] * 2, [0, label])
-        test = write_shard(tmp_path / "test.parquet", [b"x"])
+        shard = write_parquet(tmp_path / "train.parquet", [b"x"] * 2, [0, label])
+        test = write_parquet(tmp_path / "test.parquet", [b"x"])
         settings = DataSettings(source="parquet", train=(str(shard),), validation=(str(test),))
         if words is None:
             with pytest.raises(DataError, match="has label 2147483647, but the network has 10 outputs"):

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tests.workflows.data.made_files import IMAGE_TYPE, encoded, noise, write_folders, write_names, write_shard
+from tests.workflows.data.made_files import IMAGE_TYPE, encoded, noise, write_folders, write_names, write_parquet
 from workflows.data import folders as scanning
 from workflows.data.datasets import TRAIN, VALIDATION, ImageIndex, index_images
 from workflows.data.decoding import check_readable
@@ -27,9 +27,9 @@ def parquet(train: Path | str, validation: Path | str, **fields: Any) -> DataSet
     return DataSettings(source="parquet", train=(str(train),), validation=(str(validation),), **fields)
 
 
-def shards(folder: Path, labels: list[int], validation: list[int]) -> DataSettings:
-    train = write_shard(folder / "train.parquet", [b"x"] * len(labels), labels)
-    test = write_shard(folder / "test.parquet", [b"x"] * len(validation), validation)
+def files_of(folder: Path, labels: list[int], validation: list[int]) -> DataSettings:
+    train = write_parquet(folder / "train.parquet", [b"x"] * len(labels), labels)
+    test = write_parquet(folder / "test.parquet", [b"x"] * len(validation), validation)
     return parquet(train, test)
 
 
@@ -47,7 +47,7 @@ def check_order(index: ImageIndex) -> None:
 
 class TestParquet:
     def test_rows_are_class_ordered_and_keep_the_order_of_the_files(self, tmp_path: Path) -> None:
-        index = index_images(shards(tmp_path, [2, 0, 1, 0, 2], [1, 1, 0]), 0)
+        index = index_images(files_of(tmp_path, [2, 0, 1, 0, 2], [1, 1, 0]), 0)
         check_order(index)
         rows = [os.path.basename(path) for path in index.path]
         assert rows[:5] == [f"train.parquet#{row}" for row in (1, 3, 2, 0, 4)]
@@ -58,14 +58,14 @@ class TestParquet:
     def test_paths_do_not_depend_on_the_folder_of_the_process(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        shards(tmp_path, [0], [0])
+        files_of(tmp_path, [0], [0])
         monkeypatch.chdir(tmp_path)
         assert index_images(parquet("train.parquet", "te*"), 0).path[0] == f"{tmp_path}/train.parquet#0"
 
     def test_files_of_a_pattern_are_in_natural_order(self, tmp_path: Path) -> None:
         for number in (10, 9, 100):
-            write_shard(tmp_path / f"part{number}.parquet", [b""])
-        write_shard(tmp_path / "test.parquet", [b""])
+            write_parquet(tmp_path / f"part{number}.parquet", [b""])
+        write_parquet(tmp_path / "test.parquet", [b""])
         index = index_images(parquet(tmp_path / "part*", tmp_path / "test.parquet"), 0)
         names = [os.path.basename(path) for path in index.path[index.rows(TRAIN).start : index.rows(TRAIN).stop]]
         assert names == ["part9.parquet#0", "part10.parquet#0", "part100.parquet#0"]
@@ -95,7 +95,7 @@ class TestParquet:
         assert index.path.tolist() != index_images(settings, 6).path.tolist()
 
     def test_patterns_and_files(self, tmp_path: Path) -> None:
-        settings = shards(tmp_path, [0], [0])
+        settings = files_of(tmp_path, [0], [0])
         with pytest.raises(DataError, match=r"data.train: no file matches '.*none-.*'"):
             index_images(parquet(tmp_path / "none-*", tmp_path / "test.parquet"), 0)
         with pytest.raises(DataError, match=r"data.validation is empty; give Parquet files"):
@@ -108,8 +108,8 @@ class TestParquet:
 
     def test_labels(self, tmp_path: Path) -> None:
         with pytest.raises(DataError, match=r"row 2 of '.*train.parquet' has label -1; labels must be 0 or above"):
-            index_images(shards(tmp_path, [0, 1, -1], [0]), 0)
-        settings = shards(tmp_path, [0, 1], [0, 3]).model_copy(
+            index_images(files_of(tmp_path, [0, 1, -1], [0]), 0)
+        settings = files_of(tmp_path, [0, 1], [0, 3]).model_copy(
             update={"class_names": write_names(tmp_path / "names.json", ["cat", "dog"])}
         )
         with pytest.raises(DataError, match=r"image '.*test.parquet#1' has label 3, outside data.class_names.*0 to 1"):
@@ -119,7 +119,7 @@ class TestParquet:
         ("labels", "words"),
         [
             (pa.array([0.5]), "must hold integers.*double"),
-            (pa.array(["cat"]), "must hold integers.*string"),
+            (pa.array([["cat"]]), "must hold integers.*list"),
             (pa.array([None], pa.int64()), "row 0 of .* has no label"),
             (pa.array([], pa.int64()), "has no row"),
         ],
@@ -127,14 +127,14 @@ class TestParquet:
     def test_columns_of_no_labels(self, tmp_path: Path, labels: pa.Array, words: str) -> None:
         images = pa.array([{"bytes": b"", "path": ""}] * len(labels), IMAGE_TYPE)
         pq.write_table(pa.table({"image": images, "label": labels}), tmp_path / "train.parquet")
-        test = write_shard(tmp_path / "test.parquet", [b""])
+        test = write_parquet(tmp_path / "test.parquet", [b""])
         with pytest.raises(DataError, match=words):
             index_images(parquet(tmp_path / "train.parquet", test), 0)
 
-    def test_a_shard_without_pictures(self, tmp_path: Path) -> None:
+    def test_a_file_without_pictures(self, tmp_path: Path) -> None:
         pq.write_table(pa.table({"label": [0]}), tmp_path / "train.parquet")
         with pytest.raises(DataError, match=r"needs a column image\{bytes,path\}"):
-            index_images(parquet(tmp_path / "train.parquet", write_shard(tmp_path / "test.parquet", [b""])), 0)
+            index_images(parquet(tmp_path / "train.parquet", write_parquet(tmp_path / "test.parquet", [b""])), 0)
 
 
 class TestFolders:
@@ -278,7 +278,7 @@ class TestClassNames:
 
 
 def test_the_table_and_back(tmp_path: Path) -> None:
-    index = index_images(shards(tmp_path, [2, 0, 1], [1, 1, 0]), 0)
+    index = index_images(files_of(tmp_path, [2, 0, 1], [1, 1, 0]), 0)
     table = index.to_table()
     assert table.schema.names == ["image", "path", "label", "label_name", "split"]
     back = ImageIndex.from_table(table.append_column("predicted", pa.array([0] * 6)), index.class_names)

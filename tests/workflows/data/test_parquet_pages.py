@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.workflows.data.made_files import write_shard
+from tests.workflows.data.made_files import write_parquet
 from workflows.data.parquet_pages import Chunk, UnknownLayoutError, hybrid_values, locate_rows
 from workflows.data.parquet_rows import _Layout
 
@@ -55,7 +55,7 @@ def test_every_row_is_where_the_pages_say(
     tmp_path: Path, layout: dict[str, Any], version: str, empty_every: int
 ) -> None:
     made = cells(330, empty_every)
-    path = write_shard(tmp_path / "a.parquet", made, row_group_size=100, data_page_version=version, **layout)
+    path = write_parquet(tmp_path / "a.parquet", made, row_group_size=100, data_page_version=version, **layout)
     assert list(located(path)) == made
     assert pq.ParquetFile(path).num_row_groups == 4
 
@@ -67,7 +67,7 @@ def test_the_real_shards(shared_data: Path) -> None:
 
 @pytest.mark.parametrize("encoding", ["DELTA_LENGTH_BYTE_ARRAY", "DELTA_BYTE_ARRAY"])
 def test_other_encodings_are_not_guessed_at(tmp_path: Path, encoding: str) -> None:
-    path = write_shard(
+    path = write_parquet(
         tmp_path / "a.parquet", cells(50), use_dictionary=False, column_encoding={"image.bytes": encoding}
     )
     with pytest.raises(UnknownLayoutError, match="encoding"):
@@ -75,7 +75,7 @@ def test_other_encodings_are_not_guessed_at(tmp_path: Path, encoding: str) -> No
 
 
 def test_damaged_pages_end_in_an_unknown_layout_or_in_places_within_the_chunk(tmp_path: Path) -> None:
-    path = write_shard(tmp_path / "a.parquet", cells(60), use_dictionary=False, write_batch_size=20, data_page_size=1)
+    path = write_parquet(tmp_path / "a.parquet", cells(60), use_dictionary=False, write_batch_size=20, data_page_size=1)
     chunk = _Layout.of(str(path)).chunks[0]
     assert chunk is not None
     intact, random, refused = path.read_bytes(), np.random.default_rng(0), 0
@@ -97,7 +97,7 @@ def test_damaged_pages_end_in_an_unknown_layout_or_in_places_within_the_chunk(tm
 
 
 def test_a_chunk_that_ends_too_early(tmp_path: Path) -> None:
-    path = write_shard(tmp_path / "a.parquet", cells(60))
+    path = write_parquet(tmp_path / "a.parquet", cells(60))
     chunk = _Layout.of(str(path)).chunks[0]
     assert chunk is not None
     descriptor = os.open(path, os.O_RDONLY)

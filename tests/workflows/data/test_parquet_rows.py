@@ -7,8 +7,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tests.workflows.data.made_files import IMAGE_TYPE, write_shard
-from workflows.data.parquet_rows import ByteBoundedCache, ParquetRows, Span, open_shard, parse_row_path
+from tests.workflows.data.made_files import IMAGE_TYPE, write_parquet
+from workflows.data.parquet_index import labelled_rows
+from workflows.data.parquet_rows import ByteBoundedCache, ParquetRows, Span, parse_row_path
 from workflows.errors import DataError
 
 
@@ -28,7 +29,7 @@ def test_scattered_rows_of_several_files(tmp_path: Path, compression: str) -> No
     made: dict[str, int] = {}
     for name, count in (("a", 40), ("b#c", 25)):
         path = tmp_path / f"{name}.parquet"
-        made[str(write_shard(path, values(count, 60), compression=compression, row_group_size=7))] = count
+        made[str(write_parquet(path, values(count, 60), compression=compression, row_group_size=7))] = count
     rows = [(file, row) for file, count in made.items() for row in range(count)] * 2
     np.random.default_rng(1).shuffle(rows)
     assert found(ParquetRows(), rows) == [np.random.default_rng(row).bytes(60) for _, row in rows]
@@ -36,12 +37,12 @@ def test_scattered_rows_of_several_files(tmp_path: Path, compression: str) -> No
 
 @pytest.mark.parametrize("compression", ["none", "snappy"])
 def test_an_empty_cell_is_none(tmp_path: Path, compression: str) -> None:
-    file = str(write_shard(tmp_path / "a.parquet", [b"x", None, b""], compression=compression))
+    file = str(write_parquet(tmp_path / "a.parquet", [b"x", None, b""], compression=compression))
     assert found(ParquetRows(), [(file, 2), (file, 1), (file, 0)]) == [b"", None, b"x"]
 
 
 def test_uncompressed_pictures_are_read_singly_and_none_is_kept(tmp_path: Path) -> None:
-    file = str(write_shard(tmp_path / "a.parquet", values(500, 5000), row_group_size=100))
+    file = str(write_parquet(tmp_path / "a.parquet", values(500, 5000), row_group_size=100))
     reader = ParquetRows()
     before = pa.total_allocated_bytes()
     assert all(isinstance(picture, Span) for _, picture in reader.find([(file, row) for row in range(500)]))
@@ -51,7 +52,7 @@ def test_uncompressed_pictures_are_read_singly_and_none_is_kept(tmp_path: Path) 
 
 
 def test_compressed_pictures_are_kept_up_to_the_bound(tmp_path: Path) -> None:
-    file = str(write_shard(tmp_path / "a.parquet", values(600, 5000), compression="snappy", row_group_size=100))
+    file = str(write_parquet(tmp_path / "a.parquet", values(600, 5000), compression="snappy", row_group_size=100))
     bound = 1_200_000  # two row groups of 500 kB
     reader = ParquetRows(cache_bytes=bound)
     before = pa.total_allocated_bytes()
@@ -63,7 +64,7 @@ def test_compressed_pictures_are_kept_up_to_the_bound(tmp_path: Path) -> None:
 
 def test_a_layout_that_is_not_understood_is_read_by_row_group(tmp_path: Path) -> None:
     file = str(
-        write_shard(
+        write_parquet(
             tmp_path / "a.parquet",
             values(50, 20),
             use_dictionary=False,
@@ -88,7 +89,7 @@ def test_the_cache_drops_what_was_used_longest_ago() -> None:
 
 
 def test_a_row_behind_the_end(tmp_path: Path) -> None:
-    file = str(write_shard(tmp_path / "a.parquet", values(3, 5)))
+    file = str(write_parquet(tmp_path / "a.parquet", values(3, 5)))
     with pytest.raises(DataError, match="has 3 rows and no row 3; run the index stage again"):
         found(ParquetRows(), [(file, 3)])
 
@@ -98,7 +99,7 @@ def write(path: Path, **columns: pa.Array) -> str:
     return str(path)
 
 
-def test_shards_that_are_none(tmp_path: Path) -> None:
+def test_files_without_pictures_or_labels(tmp_path: Path) -> None:
     labels = pa.array([1])
     image = pa.array([{"bytes": b"", "path": ""}], IMAGE_TYPE)
     wrong = [
@@ -106,7 +107,7 @@ def test_shards_that_are_none(tmp_path: Path) -> None:
         (write(tmp_path / "2", image=labels, label=labels), r"needs a column image\{bytes,path\}.*image: int64"),
         (write(tmp_path / "3", image=pa.array([{"path": ""}]), label=labels), "image{bytes,path}"),
         (write(tmp_path / "4", image=pa.array([{"bytes": "text"}]), label=labels), "image{bytes,path}"),
-        (write(tmp_path / "5", image=image), "needs a column label of integers; it has image: struct"),
+        (write(tmp_path / "5", image=image), "needs a column label of integers or names.* it has image: struct"),
         (str(tmp_path / "6"), "does not exist; see data.train and data.validation"),
         (str(tmp_path), "is not a readable Parquet file"),
     ]
@@ -114,7 +115,7 @@ def test_shards_that_are_none(tmp_path: Path) -> None:
     wrong.append((str(tmp_path / "7"), "is not a readable Parquet file"))
     for file, words in wrong:
         with pytest.raises(DataError, match=words):
-            open_shard(file)
+            labelled_rows([file])
 
 
 def test_row_paths() -> None:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.workflows.data.made_files import encoded, noise, write_folders, write_shard
+from tests.workflows.data.made_files import encoded, noise, write_folders, write_parquet
 from workflows.data.datasets import index_images
 from workflows.data.decoding import Pixels
 from workflows.data.preprocessing import Preprocessor
@@ -24,7 +24,7 @@ FOLDERS = DataSettings(source="folders")
 @pytest.mark.parametrize("threads", [1, 3])
 def test_pictures_come_in_the_order_of_the_paths(tmp_path: Path, compression: str, threads: int) -> None:
     cells = [encoded(noise(6, 5, row)) for row in range(90)]
-    file = write_shard(tmp_path / "a.parquet", cells, compression=compression, row_group_size=25)
+    file = write_parquet(tmp_path / "a.parquet", cells, compression=compression, row_group_size=25)
     rows = np.random.default_rng(0).permutation(90)
     with PictureReader(PARQUET, threads) as reader:
         pictures = reader.read([f"{file}#{row}" for row in rows])
@@ -39,19 +39,19 @@ def test_pictures_come_in_the_order_of_the_paths(tmp_path: Path, compression: st
 def test_broken_pictures_keep_their_places(tmp_path: Path, compression: str) -> None:
     good = encoded(noise(20, 20))
     cells = [good, good[:300], None, b"", b"no picture at all", encoded(noise(30, 30), "JPEG")[:-200], good]
-    file = write_shard(tmp_path / "a.parquet", cells, compression=compression)
+    file = write_parquet(tmp_path / "a.parquet", cells, compression=compression)
     with PictureReader(PARQUET) as reader:
         pictures = reader.read([f"{file}#{row}" for row in range(len(cells))])
     assert [isinstance(picture, Picture) for picture in pictures] == [True, *[False] * 5, True]
     reasons = [picture.reason for picture in pictures if isinstance(picture, BrokenPicture)]
-    starts = ("broken or truncated", "empty: the cell image.bytes", "empty: there are no", "not a picture", "broken or")
+    starts = ("broken or truncated", "empty: the cell has neither", "empty: there are no", "not a picture", "broken or")
     assert all(reason.startswith(start) for reason, start in zip(reasons, starts, strict=True)), reasons
     assert pictures[1].path == f"{file}#1"
 
 
 def test_files_that_vanish_or_are_cut_while_the_run_goes_on(tmp_path: Path) -> None:
     root = write_folders(tmp_path / "root", {"a": 3})
-    file = write_shard(tmp_path / "a.parquet", [encoded(noise(40, 40, row)) for row in range(3)])
+    file = write_parquet(tmp_path / "a.parquet", [encoded(noise(40, 40, row)) for row in range(3)])
     with PictureReader(FOLDERS) as reader:
         gone, there = reader.read([str(root / "a" / "gone.png"), str(root / "a" / "image1.png")])
     assert isinstance(gone, BrokenPicture)
