@@ -10,6 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from workflows.storage.schemas import SCHEMAS
+from workflows.studies.registry import STUDIES
+
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("gmm_ops", "workflows")
 
@@ -91,3 +94,13 @@ def test_gmm_ops_knows_arrays_alone() -> None:
     for path in (ROOT / "gmm_ops").rglob("*.py"):
         foreign = set(imported(path)) - allowed
         assert not foreign, f"{path.relative_to(ROOT)} imports {sorted(foreign)}"
+
+
+def test_a_study_is_an_entry_a_folder_and_a_command() -> None:
+    folders = {path.parent.name for path in (ROOT / "workflows" / "studies").glob("*/__init__.py")}
+    commands = {path.stem for path in (ROOT / "workflows" / "cli").glob("*.py")}
+    assert folders == set(STUDIES)
+    assert folders <= commands
+    tables = [table for study in STUDIES.values() for table in study.tables]
+    assert set(tables) <= SCHEMAS.keys()
+    assert len(set(tables)) == len(tables), "each table has one writer"

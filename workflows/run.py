@@ -162,7 +162,7 @@ class Run:
         """
         if name not in SCHEMAS:
             raise DataError(f"table: must be one of infra/tables.md, got {name!r}; {_offer(name, list(SCHEMAS))}")
-        return read_table(self.folder.table(name), columns, filters)
+        return read_table(self.folder.existing_table(name), columns, filters)
 
     def figure(self, name: str, scope: str | None = None) -> Path:
         """Where the figure of a graph is, drawn or not."""

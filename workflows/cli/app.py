@@ -8,7 +8,7 @@ import typer
 from rich.markup import escape
 
 from gmm_ops.errors import RefusedInput
-from workflows.cli.boxes import parts
+from workflows.cli.boxes import boxes, parts
 from workflows.cli.demo import demo
 from workflows.cli.layers import layers
 from workflows.cli.options import console
@@ -30,8 +30,9 @@ app = typer.Typer(
 
 INTERRUPTED = 130
 
-for command in (run, layers, status, show, sweep, parts, demo):
+for command in (run, layers, status, show, sweep, boxes, demo):
     app.command()(command)
+app.command(hidden=True)(parts)
 
 
 def main() -> None:

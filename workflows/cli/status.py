@@ -18,6 +18,7 @@ from workflows.report.numbers import duration, size
 from workflows.storage.ledger import Item, LedgerContent
 from workflows.storage.names import split_item
 from workflows.storage.run_folder import RunFolder, size_of
+from workflows.studies.registry import STUDIES
 
 StageState: TypeAlias = Literal["done", "running", "stopped", "waiting", "failed"]
 _STATE_STYLES: dict[StageState, str] = {
@@ -45,8 +46,19 @@ class StageStatus:
     size: int
 
 
+@dataclass(frozen=True)
+class StudyStatus:
+    """What a run was asked beside its stages: a study, its question and tables, and their size in bytes."""
+
+    name: str
+    question: str
+    tables: tuple[str, ...]
+    asked: bool
+    size: int
+
+
 def status(folder: Folder, as_json: AsJson = False) -> None:
-    """Stages of a run: shards done, failed and left, time, sizes.
+    """Stages of a run: shards done, failed and left, time, sizes; and which studies it was asked.
 
     Examples:
 
@@ -54,11 +66,14 @@ def status(folder: Folder, as_json: AsJson = False) -> None:
 
         inference-graphs status runs/digits --json
     """
-    stages = stage_statuses(folder)
+    stages, studies = stage_statuses(folder), study_statuses(folder)
     if as_json:
-        print_json({"run": str(folder.resolve()), "stages": [asdict(stage) for stage in stages]})
+        told = {"stages": [asdict(stage) for stage in stages], "studies": [asdict(study) for study in studies]}
+        print_json({"run": str(folder.resolve()), **told})
     else:
         console().print(status_table(stages))
+        for study in studies:
+            console().print(study_line(study), highlight=False, soft_wrap=True)
 
 
 def stage_statuses(root: Path) -> list[StageStatus]:
@@ -70,6 +85,23 @@ def stage_statuses(root: Path) -> list[StageStatus]:
     folder = RunFolder.open(root)
     driven = folder.is_locked()
     return [_status(folder, stage, folder.ledger(stage.name).content(), driven) for stage in STAGES.values()]
+
+
+def study_statuses(root: Path) -> list[StudyStatus]:
+    """One row a study: whether the run was asked it, by its tables."""
+    folder = RunFolder.open(root)
+    found = [[size_of(folder.existing_table(name)) for name in study.tables] for study in STUDIES.values()]
+    return [
+        StudyStatus(study.name, study.question, study.tables, all(sizes), sum(sizes))
+        for study, sizes in zip(STUDIES.values(), found, strict=True)
+    ]
+
+
+def study_line(study: StudyStatus) -> Text:
+    """``boxes  do words sit on objects?  boxes.parquet, 12 kB``."""
+    tables = ", ".join(f"{name}.parquet" for name in study.tables)
+    answer = f"{tables}, {size(study.size)}" if study.asked else f"not asked yet: inference-graphs {study.name} --help"
+    return Text(f"{study.name:<7} {study.question}?  {answer}", style="" if study.asked else "dim")
 
 
 def _status(folder: RunFolder, stage: Stage, content: LedgerContent, driven: bool) -> StageStatus:

@@ -20,9 +20,6 @@ from workflows.report.lettering import FAMILY, fit_text, font, printable, short_
 from workflows.report.page import DPI, png_bytes, svg_bytes
 from workflows.storage.atomic import write_bytes
 
-PARTS = "parts"
-"""Name of the table and of its figure."""
-
 Row = dict[str, Any]
 
 _WIDTH, _PANEL_HEIGHT, _TOP, _BOTTOM = 8.27, 2.0, 0.68, 0.28  # inches: the width of A4
@@ -45,7 +42,7 @@ def draw_parts_figure(
     class_names: Sequence[str],
     layer_titles: Mapping[str, str],
 ) -> None:
-    """Draw parts.parquet of one scope as PNG and SVG: six classes and four parts at most.
+    """Draw boxes.parquet of one scope as PNG and SVG: six classes and four parts at most.
 
     Args:
         rows: the table, rows of one scope.
@@ -163,7 +160,7 @@ def parts_table(rows: pa.Table, class_names: Sequence[str], layer_titles: Mappin
     """The chosen words of each layer together: share of their positions inside, against the share of the area.
 
     Args:
-        rows: parts.parquet.
+        rows: boxes.parquet.
         class_names: name of every class id.
         layer_titles: shorter names of layers.
     """

@@ -10,12 +10,14 @@ from workflows.context import StageContext
 from workflows.figures.draw_graphs import FIT, SIMILARITY, FitDrawWorker, GraphDrawWorker, SimilarityDrawWorker
 from workflows.plan.run_plan import Plan
 from workflows.plan.scopes import item_name, read_scopes, split_item
-from workflows.report.parts_report import PARTS
 from workflows.runtime.dispatcher import map_shards
 from workflows.settings import Settings
 from workflows.storage.graphs import scoped_graphs
 from workflows.storage.names import JOINT, slug
 from workflows.storage.run_folder import RunFolder
+
+BOXES = ("boxes", "parts")
+"""What the study ``boxes`` writes, now and when its command was called parts."""
 
 FigureWorker = Callable[[str], dict[str, Any]]
 
@@ -79,8 +81,8 @@ def run(context: StageContext) -> None:
     folder, plan = context.folder, context.plan()
     items = figure_items(folder, context.settings, plan)
     done = context.begin(len(items))
-    if _remove_parts(folder):
-        context.warn("parts.parquet and its figures are of the graphs before, and are removed: run parts again")
+    if _remove_boxes(folder):
+        context.warn("boxes.parquet and its figures are of the graphs before, and are removed: run boxes again")
     _remove_other_figures(folder, items)
     left = [item for item in items if item not in done]
     inputs = {"settings": context.worker_settings(), "plan": plan, "folder": folder}
@@ -94,10 +96,17 @@ def run(context: StageContext) -> None:
     )
 
 
-def _remove_parts(folder: RunFolder) -> bool:
-    """What the command ``parts`` made of the graphs and exemplars before; whether there was anything."""
-    figures = [place / f"{PARTS}.{ending}" for place in _figure_folders(folder) for ending in ("png", "svg")]
-    stale = [path for path in (folder.table(PARTS), *figures) if path.exists()]
+def _remove_boxes(folder: RunFolder) -> bool:
+    """What the study ``boxes`` made of the graphs and exemplars before; whether there was anything."""
+    stale = [
+        path
+        for name in BOXES
+        for path in (
+            folder.table(name),
+            *(place / f"{name}.{ending}" for place in _figure_folders(folder) for ending in ("png", "svg")),
+        )
+        if path.exists()
+    ]
     for path in stale:
         path.unlink()
     return bool(stale)

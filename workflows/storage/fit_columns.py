@@ -80,7 +80,7 @@ FIT_COLUMNS: dict[str, list[pa.Field]] = {
         field("fewer_words", INT, "words", "next smaller K of the sweep; null for the smallest", True),
         *paired("fewer_", "that of the same layer, loss and histogram with `fewer_words`"),
     ],
-    "parts": [
+    "boxes": [
         GRAPH,
         SCOPE,
         LAYER,

@@ -23,6 +23,8 @@ FORMAT = 2
 
 RUN_FILE = "run.json"
 LOCK_FILE = ".lock"
+_OLD_TABLES = {"boxes": "parts"}
+"""What tables were called before, by their present name."""
 _ZARR_TEMPORARY_SUFFIX = ".partial"
 _CHANGEABLE = ("runtime", "count.scheduler", "data.max_broken", "mine", "draw", "triage")
 """Fields that may differ when a run is resumed: they change no result, or only the last stages, which run again."""
@@ -222,6 +224,11 @@ class RunFolder:
     def table(self, name: str) -> Path:
         """The Parquet table ``name`` (see ``workflows.storage.tables``)."""
         return self.root / f"{slug(name)}.parquet"
+
+    def existing_table(self, name: str) -> Path:
+        """The same where it is; in a run of an earlier version it may have an earlier name."""
+        path, old = self.table(name), self.table(_OLD_TABLES.get(name, name))
+        return old if old.exists() and not path.exists() else path
 
     def ledger(self, stage: str) -> Ledger:
         """The ledger of a stage."""

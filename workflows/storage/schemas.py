@@ -28,7 +28,7 @@ SORT_KEYS: dict[str, tuple[str, ...]] = {
     "triage": ("image",),
     "junctions": ("scope", "rank"),
     "sweep": ("scope",),
-    "parts": ("graph",),
+    "boxes": ("graph",),
 }
 """Sort key of each table: what people filter on. Rows with equal keys keep the order they were written in."""
 

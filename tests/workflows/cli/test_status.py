@@ -99,6 +99,7 @@ def test_the_status_of_a_run_adds_up() -> None:
 def test_status_as_json(folder: RunFolder, capsys: pytest.CaptureFixture[str]) -> None:
     status(folder.root, as_json=True)
     told = json.loads(capsys.readouterr().out)
+    assert [(study["name"], study["asked"]) for study in told["studies"]] == [("sweep", False), ("boxes", False)]
     assert told["run"] == str(folder.root)
     assert [stage["name"] for stage in told["stages"]] == list(STAGES)
     fit = told["stages"][list(STAGES).index("fit")]

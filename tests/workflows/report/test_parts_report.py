@@ -42,7 +42,7 @@ def made_up_parts(
                         }
                         for word, share in ((4, 0.5), (9, 0.7), (2, 0.9), (None, 0.7)):
                             rows.append({**key, "word": word, **counted(share, 0.55 if part == "object" else 0.9)})
-    return pa.Table.from_pylist(rows, SCHEMAS["parts"])
+    return pa.Table.from_pylist(rows, SCHEMAS["boxes"])
 
 
 def counted(share: float | None, area: float | None) -> dict[str, Any]:
@@ -135,7 +135,7 @@ def test_the_table_fits_80_columns_and_colours_what_the_interval_leaves_no_doubt
 def test_parts_without_a_photo_are_dashes_and_scopes_are_told_apart() -> None:
     rows = made_up_parts(1, scopes=("joint", "list-cats")).to_pylist()
     rows = [row | counted(None, None) if row["part"] == "head" else row for row in rows]
-    table = pa.Table.from_pylist(rows, SCHEMAS["parts"])
+    table = pa.Table.from_pylist(rows, SCHEMAS["boxes"])
     text = printed(table, colour=False)
     heads = [line.split() for line in text.splitlines() if "head" in line]
     assert heads == [["head", *["–", "–", "0", "(3)"] * 2]] * 4

@@ -18,7 +18,7 @@ from workflows.storage.graphs import graph_names
 from workflows.storage.run_folder import RunFolder
 from workflows.storage.tables import read_table
 
-STALE = ("class-0", "image-2", "path-17", "junction-2-3", "junction-1-0", "transitions-4", "parts")
+STALE = ("class-0", "image-2", "path-17", "junction-2-3", "junction-1-0", "transitions-4", "parts", "boxes")
 
 
 @pytest.mark.usefixtures("local_ray")
@@ -31,13 +31,13 @@ def test_figures_that_nobody_asks_for_any_more_are_removed(
     for name in (*STALE, "notes", "list-dropped/class-3", "list-dropped/parts"):
         for ending in ("png", "svg"):
             (figures / f"{name}.{ending}").write_text("old")
-    table = root / "parts.parquet"
+    table = root / "boxes.parquet"
     table.write_text("old")
     fields = ("mine.classes=['3']", "mine.images=['9']")
     assert command(run_arguments(root, digits_weights, *fields)) == 0
     assert not table.exists()
     told = capsys.readouterr().out
-    assert "parts.parquet and its figures are of the graphs before, and are removed: run parts again" in told
+    assert "boxes.parquet and its figures are of the graphs before, and are removed: run boxes again" in told
     names = {path.stem for path in figures.iterdir()}
     assert names == {"class-3", "image-9", SIMILARITY, FIT, "notes"}
     assert set(ledger(root, "draw").items) == {"class:3", "image:9", SIMILARITY, FIT}

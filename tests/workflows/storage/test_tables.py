@@ -36,7 +36,7 @@ HOUSE = {
     "generative_soft generative_hard",
     "sweep": "scope layer given words loss histogram columns log_likelihood held_out_log_likelihood parameters bic "
     "images errors error network_errors network_error tie fewer_words",
-    "parts": "graph scope layer word rank part source images images_without positions inside share share_low "
+    "boxes": "graph scope layer word rank part source images images_without positions inside share share_low "
     "share_high area",
 }
 KEYS = {"image": pa.int64(), "word": pa.int32(), "layer": pa.string(), "scope": pa.string(), "graph": pa.string()}

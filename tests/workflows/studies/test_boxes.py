@@ -32,11 +32,12 @@ from tests.workflows.studies.made_boxes import (
     write_photos,
 )
 from workflows.errors import DataError, RunFolderError, SettingsError
+from workflows.run import open_run
 from workflows.storage.arrays import read_rows
 from workflows.storage.run_folder import RunFolder
 from workflows.storage.schemas import SCHEMAS
 from workflows.storage.tables import read_table, write_table
-from workflows.studies.boxes.command import part_names, run_parts
+from workflows.studies.boxes.command import part_names, run_boxes
 from workflows.studies.boxes.shares import Sighting, share_row
 from workflows.words.word_maps import words_path
 
@@ -53,9 +54,9 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, RunFolder]:
 def table(made: tuple[Path, RunFolder]) -> list[dict[str, Any]]:
     root, folder = made
     path = write_boxes(root / "boxes.csv", boxes_of(write_photos(root)))
-    run_parts(folder.root, path, {"part01": "head"}, Console(quiet=True))
-    found = read_table(folder.table("parts"))
-    assert found.schema.equals(SCHEMAS["parts"])
+    run_boxes(folder.root, path, {"part01": "head"}, Console(quiet=True))
+    found = read_table(folder.table("boxes"))
+    assert found.schema.equals(SCHEMAS["boxes"])
     return list(found.to_pylist())
 
 
@@ -150,7 +151,7 @@ def test_the_command_prints_the_layers_and_draws_them(
     root, folder = made
     path = write_boxes(root / "again.csv", boxes_of(write_photos(root)))
     monkeypatch.setenv("COLUMNS", "100")
-    monkeypatch.setattr("sys.argv", ["inference-graphs", "parts", str(folder.root), str(path), "--name", "part01=head"])
+    monkeypatch.setattr("sys.argv", ["inference-graphs", "boxes", str(folder.root), str(path), "--name", "part01=head"])
     with pytest.raises(SystemExit) as ended:
         main()
     assert not ended.value.code
@@ -161,15 +162,39 @@ def test_the_command_prints_the_layers_and_draws_them(
     # One is not in the run, one is broken.
     assert f"{len(named) - 2} of the {len(named)} photos of the file are in the run" in text
     for ending in ("png", "svg"):
-        assert folder.figure("parts", ending, SCOPE).stat().st_size > 5000
+        assert folder.figure("boxes", ending, SCOPE).stat().st_size > 5000
+
+
+def test_the_old_command_and_old_tables_still_serve(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from workflows.cli.app import main
+
+    folder = make(tmp_path)
+    path = write_boxes(tmp_path / "boxes.csv", boxes_of(write_photos(tmp_path)))
+    run_boxes(folder.root, path, {}, Console(quiet=True))
+    present = read_table(folder.table("boxes"))
+    folder.table("boxes").rename(folder.table("parts"))
+    old = folder.figure("boxes", "png", SCOPE)
+    old = old.rename(old.with_stem("parts"))
+    assert open_run(folder.root).table("boxes").equals(present), "as a run of an earlier version has it"
+    capsys.readouterr()
+    monkeypatch.setattr("sys.argv", ["inference-graphs", "parts", str(folder.root), str(path)])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert not ended.value.code
+    assert "notice parts is called boxes now, and writes boxes.parquet" in capsys.readouterr().err
+    assert read_table(folder.table("boxes")).equals(present)
+    assert not folder.table("parts").exists()
+    assert not old.exists()
 
 
 def test_names_of_parts_are_neither_markup_nor_formulas(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder, name = make(tmp_path), r"[/l] a$\x$b"
     path = write_boxes(tmp_path / "boxes.csv", boxes_of(write_photos(tmp_path)))
-    run_parts(folder.root, path, {"part01": name}, Console(width=120))
+    run_boxes(folder.root, path, {"part01": name}, Console(width=120))
     assert name in capsys.readouterr().out
-    assert name in folder.figure("parts", "svg", SCOPE).read_text()
+    assert name in folder.figure("boxes", "svg", SCOPE).read_text()
 
 
 def test_what_is_no_answer_is_refused(made: tuple[Path, RunFolder], tmp_path: Path) -> None:
@@ -177,12 +202,12 @@ def test_what_is_no_answer_is_refused(made: tuple[Path, RunFolder], tmp_path: Pa
     quiet = Console(quiet=True)
     lines = boxes_of(write_photos(root))
     with pytest.raises(DataError, match="there is no such file"):
-        run_parts(folder.root, tmp_path / "none.csv", {}, quiet)
+        run_boxes(folder.root, tmp_path / "none.csv", {}, quiet)
     with pytest.raises(DataError, match="none of the 1 lines names a photo of the run"):
-        run_parts(folder.root, write_boxes(tmp_path / "other.csv", lines[-1:]), {}, quiet)
+        run_boxes(folder.root, write_boxes(tmp_path / "other.csv", lines[-1:]), {}, quiet)
     far = [(lines[0][0], "", (0.0, 0.0, 4000.0, 50.0), None)]
     with pytest.raises(DataError, match=r"reaches out of the photo 'china/01\.png'"):
-        run_parts(folder.root, write_boxes(tmp_path / "far.csv", far), {}, quiet)
+        run_boxes(folder.root, write_boxes(tmp_path / "far.csv", far), {}, quiet)
     with pytest.raises(SettingsError, match="--name 'part01': write PART=NAME, such as part01=head"):
         part_names(["part01"])
     with pytest.raises(SettingsError, match="--name 'part01=object': the whole object is called so: give the part an"):
@@ -195,11 +220,11 @@ def test_a_run_without_class_graphs_is_refused(tmp_path: Path) -> None:
     path = write_boxes(tmp_path / "boxes.csv", boxes_of(write_photos(tmp_path)))
     write_table(folder.table("nodes"), [row for row in nodes() if row["graph"] == "image:14"], "nodes")
     with pytest.raises(RunFolderError, match=r"has no class graph: ask for one with mine\.classes"):
-        run_parts(folder.root, path, {}, Console(quiet=True))
+        run_boxes(folder.root, path, {}, Console(quiet=True))
     folder.table("nodes").unlink()
     with pytest.raises(RunFolderError, match="has no class graphs yet: finish the run first"):
-        run_parts(folder.root, path, {}, Console(quiet=True))
-    assert not folder.table("parts").exists()
+        run_boxes(folder.root, path, {}, Console(quiet=True))
+    assert not folder.table("boxes").exists()
 
 
 def test_a_picture_that_went_away_names_itself(tmp_path: Path) -> None:
@@ -207,4 +232,4 @@ def test_a_picture_that_went_away_names_itself(tmp_path: Path) -> None:
     lines = boxes_of(write_photos(tmp_path))
     (tmp_path / "photos" / CLASSES[LABELS[1]] / "01.png").write_bytes(b"no picture")
     with pytest.raises(DataError, match=r"01.png' could be read before, now it is .*: restore it"):
-        run_parts(folder.root, write_boxes(tmp_path / "boxes.csv", lines), {}, Console(quiet=True))
+        run_boxes(folder.root, write_boxes(tmp_path / "boxes.csv", lines), {}, Console(quiet=True))

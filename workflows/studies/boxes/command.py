@@ -20,7 +20,7 @@ from workflows.errors import DataError, RunFolderError, SettingsError
 from workflows.figures.draw_graphs import position_centres
 from workflows.plan.run_plan import LayerPlan, Plan
 from workflows.plan.scopes import Scope, joint_scope, read_scopes, scopes_path
-from workflows.report.parts_report import PARTS, draw_parts_figure, parts_table
+from workflows.report.parts_report import draw_parts_figure, parts_table
 from workflows.settings import Settings
 from workflows.storage.fields import LIKELIHOOD
 from workflows.storage.images_table import ImageColumns
@@ -29,6 +29,11 @@ from workflows.storage.tables import read_table, write_table
 from workflows.studies.boxes.shares import Sighting, pooled, share_row
 from workflows.words.scope_images import ranges_of
 from workflows.words.word_maps import read_words
+
+BOXES = "boxes"
+"""Name of the command, the table and the figure."""
+
+_OLD_NAME = "parts"
 
 Chosen = list[dict[str, Any]]
 Found = dict[int, dict[str, list[Sighting]]]
@@ -52,8 +57,8 @@ def part_names(given: Sequence[str]) -> dict[str, str]:
     return {part.strip(): name.strip() for part, _, name in pairs}
 
 
-def run_parts(root: Path, boxes: Path, names: Mapping[str, str], console: Console) -> None:
-    """Write parts.parquet and figures/[<scope>/]parts.png of a finished run, and print the layers.
+def run_boxes(root: Path, boxes: Path, names: Mapping[str, str], console: Console) -> None:
+    """Write boxes.parquet and figures/[<scope>/]boxes.png of a finished run, and print the layers.
 
     Args:
         root: the run folder.
@@ -76,13 +81,14 @@ def run_parts(root: Path, boxes: Path, names: Mapping[str, str], console: Consol
         rows = [
             row for scope in _scopes(folder, plan) for row in _scope_rows(folder, settings, plan, scope, nodes, photos)
         ]
-        write_table(folder.table(PARTS), rows, PARTS, network=settings.name)
-        table = read_table(folder.table(PARTS))
+        write_table(folder.table(BOXES), rows, BOXES, network=settings.name)
+        table = read_table(folder.table(BOXES))
+        _remove_old_names(folder)
         figures = [_draw(folder, settings, plan, table, scope) for scope in table["scope"].unique().to_pylist()]
     console.print(parts_table(table, plan.class_names, {layer.name: layer.given for layer in plan.layers}))
     in_file = len({line.image for line in lines})
     console.print(f"{len(photos.boxes)} of the {in_file} photos of the file are in the run", highlight=False)
-    for path in (folder.table(PARTS), *figures):
+    for path in (folder.table(BOXES), *figures):
         console.print(Text(str(path)), soft_wrap=True)
 
 
@@ -223,8 +229,14 @@ def _in_maps(
     return found
 
 
+def _remove_old_names(folder: RunFolder) -> None:
+    """What the command wrote when it was called parts: the same, now told again under its present name."""
+    for path in (folder.table(_OLD_NAME), *folder.figures.glob(f"**/{_OLD_NAME}.*")):
+        path.unlink(missing_ok=True)
+
+
 def _draw(folder: RunFolder, settings: Settings, plan: Plan, table: pa.Table, scope: str) -> Path:
-    png, svg = folder.figure(PARTS, "png", scope), folder.figure(PARTS, "svg", scope)
+    png, svg = folder.figure(BOXES, "png", scope), folder.figure(BOXES, "svg", scope)
     titles = {layer.name: layer.given for layer in plan.layers}
     rows = table.filter(pc.equal(table["scope"], scope))
     draw_parts_figure(rows, png, svg, network=settings.name, class_names=plan.class_names, layer_titles=titles)

@@ -30,7 +30,7 @@ class Sighting:
 
 
 def share_row(sightings: Iterable[Sighting]) -> dict[str, Any]:
-    """Columns ``images`` to ``area`` of a row of parts.parquet.
+    """Columns ``images`` to ``area`` of a row of boxes.parquet.
 
     The area weighs every photo by its positions, so it is the share that positions would have that fall anywhere in
     their photos. Positions of one photo are not independent; the interval (Wilson 1927) takes Kish's effective number
