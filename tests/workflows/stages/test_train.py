@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from tests.end_to_end.small_digits import TRAINING, command
-from workflows.cli.app import find_preset
+from workflows.cli.options import find_preset
 from workflows.data.shards import Shard
 from workflows.networks.loading import load_network
 from workflows.networks.rewriting_choice import EVERY_CHANGE, Rewriting
