@@ -43,6 +43,10 @@ class Lone:
         return tensor.clone()
 
 
+LONE = Lone()
+"""Of a dictionary that one actor holds whole."""
+
+
 def gathered(own: Float[Tensor, "..."], reduce: Collective) -> Float[Tensor, "world ..."]:
     """The tensors of all slices in rank order; for small ones. Adding zeros keeps every bit."""
     table = own.new_zeros((reduce.world, *own.shape))

@@ -79,14 +79,15 @@ def fit_chain(
     """Learn the words of all layers and their transitions at once by online EM (IG Sec. 3.1).
 
     columns: per layer (n, D), of the same images. predicted, n_classes: observe the prediction after the last layer.
-    A seeded tenth of the images is held out; the restart with the best held-out likelihood is kept. Default settings
-    are cut to the number of images; given ones are taken as they are. Raises NonFiniteActivations, RefusedInput.
+    A seeded tenth of the images is held out; the restart with the best held-out likelihood is kept. Minibatch and
+    warm-up follow the number of images (``HMMSettings.for_images``), whether settings are given or not.
+    Raises NonFiniteActivations, RefusedInput.
     """
     n_images = _refuse_other_images(columns, predicted, n_classes)
     order = torch.randperm(n_images, generator=generator(seed))
     judged, fitted = order.tensor_split([max(1, round(HELD_OUT_SHARE * n_images))])
     most = max(_per_layer("n_words", n_words, len(columns)))
-    settings = settings or HMMSettings().for_images(len(fitted), most)
+    settings = (settings or HMMSettings()).for_images(len(fitted), most)
     fitted_images, judged_images = (_taken(columns, predicted, rows) for rows in (fitted, judged))
     models, curves = [], []
     for restart in range(settings.restarts):

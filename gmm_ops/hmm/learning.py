@@ -14,8 +14,9 @@ from gmm_ops.errors import RefusedInput
 from gmm_ops.hmm.averaging import ModelAverage
 from gmm_ops.hmm.chain import Chain
 from gmm_ops.hmm.model import HiddenMarkovModel
+from gmm_ops.hmm.splitting import split_dead_words
 from gmm_ops.hmm.statistics import ChainStatistics
-from gmm_ops.mixtures.online_step import COLUMNS_PER_WORD, OnlineEMSettings, step_size
+from gmm_ops.mixtures.online_step import OnlineEMSettings, step_size
 from gmm_ops.records import Record
 
 __all__ = [
@@ -31,6 +32,9 @@ __all__ = [
 STEPS_PER_EPOCH = 50
 """Minibatches an epoch should have, where images allow."""
 
+IMAGES_PER_WORD = 25
+"""Fewest images per word in a minibatch: the transitions of a word need more of them than its mean."""
+
 
 @dataclass(frozen=True)
 class HMMSettings:
@@ -42,9 +46,11 @@ class HMMSettings:
     share of the layer's mean variance. transition_prior: pseudo-images per cell of every transition table. tolerance:
     stop when an epoch gains less than this, relative, in held-out log-likelihood. polyak: average the parameters
     over the last steps. restarts: fits from different starts; the one with the best held-out likelihood is kept.
+    min_share: a word whose share of its layer falls below this many times 1/K takes half of the heaviest one; 0 turns
+    that off.
     """
 
-    exponent: float = 0.6
+    exponent: float = 0.51
     offset: float = 1.0
     minibatch: int = 1_000
     epochs: int = 10
@@ -55,9 +61,12 @@ class HMMSettings:
     tolerance: float = 1e-4
     polyak: bool = False
     restarts: int = 3
+    min_share: float = 0.05
 
     def __post_init__(self) -> None:
-        OnlineEMSettings(self.exponent, self.offset, self.minibatch, self.epochs, self.warmup, 0.0, self.var_floor)
+        OnlineEMSettings(
+            self.exponent, self.offset, self.minibatch, self.epochs, self.warmup, self.min_share, self.var_floor
+        )
         rules = {
             "clamp": (self.clamp > 0.0, "positive"),
             "transition_prior": (self.transition_prior >= 0.0, "0 or more"),
@@ -75,7 +84,7 @@ class HMMSettings:
         of five layers of 1,000 units, K = 40, 20 epochs: after 17 minibatches of 1,000 all but 2 of 200 words stayed in
         use, after 2 all but 18, and the held-out log-likelihood was 9 nats an image higher.
         """
-        wanted = max(COLUMNS_PER_WORD * n_words, n_images // STEPS_PER_EPOCH)
+        wanted = max(IMAGES_PER_WORD * n_words, n_images // STEPS_PER_EPOCH)
         minibatch = max(1, min(self.minibatch, wanted, n_images))
         steps = max(1, round(n_images / minibatch))
         return replace(self, minibatch=minibatch, warmup=min(self.warmup, steps - 1))
@@ -184,7 +193,7 @@ def start(model: HiddenMarkovModel, settings: HMMSettings, n_images: int) -> HMM
 
 
 def advance(state: HMMState, batch: ChainStatistics, settings: HMMSettings) -> HMMState:
-    """One online EM step: S <- (1 - g) S + g * batch mean, M-step, S moved to the new means. Pure.
+    """One online EM step: S <- (1 - g) S + g * batch mean, splits of dead words, M-step, S moved to new means. Pure.
 
     batch: sums over the whole global minibatch at ``state.model``.
     """
@@ -195,6 +204,7 @@ def advance(state: HMMState, batch: ChainStatistics, settings: HMMSettings) -> H
     step = state.step + 1
     if state.step < settings.warmup:
         return replace(state, step=step, statistics=statistics)
+    statistics = split_dead_words(statistics, state.model, state.var_floors.tolist(), settings.min_share)
     prior = settings.transition_prior / state.n_images
     model = maximise(statistics, state.model, state.var_floors.tolist(), settings.clamp, prior)
     average = state.average.add(model, step) if settings.polyak else state.average

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from gmm_ops.axes import Columns
 from gmm_ops.errors import RefusedInput
+from gmm_ops.fitting.collective import LONE, Collective
 from gmm_ops.mixtures.estep import Engine
 from gmm_ops.mixtures.mixture import Mixture
 from gmm_ops.mixtures.statistics import MixtureStatistics
@@ -19,31 +20,48 @@ VarianceFloor = float | Float[Tensor, " D"]
 """Lowest variance allowed, squared layer units; one number or one per unit."""
 
 
-def maximise(statistics: MixtureStatistics, center: Float[Tensor, " D"], var_floor: VarianceFloor = 0.0) -> Mixture:
+def maximise(
+    statistics: MixtureStatistics,
+    center: Float[Tensor, " D"],
+    var_floor: VarianceFloor = 0.0,
+    first: int = 0,
+    collective: Collective = LONE,
+) -> Mixture:
     """M-step: pi = S0 / sum S0, mu = S1 / S0, var = max(S2 / S0 - mu^2, floor).
 
     A word without columns keeps share 0, the global mean and the layer's variance.
-    Raises RefusedInput if there are no columns, or a variance is zero with no floor to lift it.
+
+    Parameters
+    ----------
+    statistics
+        Of the own words, numbered from ``first``; shares are those of the whole dictionary.
+
+    Raises
+    ------
+    RefusedInput
+        On every slice alike: there are no columns, or a variance is zero with no floor to lift it.
     """
-    total = statistics.s0.sum()
-    if not float(total) > 0.0:
+    share, layer_variance = layer_totals(statistics, collective)
+    if not share > 0.0:
         raise RefusedInput("statistics must hold at least one column; they are empty. Merge a batch first.")
-    empty = statistics.s0 <= EMPTY_SHARE * total
-    s0 = torch.where(empty, 1.0, statistics.s0)[:, None]
-    about_center = torch.where(empty[:, None], 0.0, statistics.s1 / s0)
-    spread = torch.where(empty[:, None], layer_variance(statistics), statistics.s2 / s0 - about_center * about_center)
-    floor = torch.as_tensor(var_floor, dtype=torch.float64, device=spread.device)
-    variance = torch.maximum(spread, floor.expand_as(spread))
-    _refuse_zero_variance(variance)
-    share = torch.where(empty, 0.0, statistics.s0)
-    return Mixture(torch.log(share / share.sum()), about_center + center, variance, center)
+    empty = (statistics.s0 <= EMPTY_SHARE * share)[:, None]
+    s0 = torch.where(empty[:, 0], 1.0, statistics.s0)[:, None]
+    about_center = torch.where(empty, 0.0, statistics.s1 / s0)
+    variance = torch.where(empty, layer_variance, statistics.s2 / s0 - about_center * about_center)
+    variance.clamp_(min=torch.as_tensor(var_floor, dtype=torch.float64, device=variance.device))
+    _refuse_zero_variance(variance, first, collective)
+    own = torch.where(empty[:, 0], 0.0, statistics.s0)
+    log_pi = torch.log(own / collective.all_reduce_sum(own.sum()))
+    return Mixture(log_pi, about_center.add_(center), variance, center)
 
 
-def layer_variance(statistics: MixtureStatistics) -> Float[Tensor, " D"]:
-    """Variance of each unit over all columns, whatever their word."""
-    total = statistics.s0.sum()
-    mean = statistics.s1.sum(dim=0) / total
-    return (statistics.s2.sum(dim=0) / total - mean * mean).clamp(min=0.0)
+def layer_totals(statistics: MixtureStatistics, collective: Collective = LONE) -> tuple[float, Float[Tensor, " D"]]:
+    """(sum of s0 over all words, variance of each unit over all columns): one reduction of 2D + 1 numbers."""
+    s0, s1, s2 = statistics.s0, statistics.s1, statistics.s2
+    packed = collective.all_reduce_sum(torch.cat([s0.sum()[None], s1.sum(dim=0), s2.sum(dim=0)]))
+    share, one, two = packed.split([1, s1.shape[1], s1.shape[1]])
+    mean = one / share
+    return float(share), (two / share - mean * mean).clamp(min=0.0)
 
 
 def em_step(
@@ -75,11 +93,13 @@ def fit_batch_em(
     return mixture, history
 
 
-def _refuse_zero_variance(variance: Float[Tensor, "K D"]) -> None:
-    flat = ~(variance > 0.0)
-    if bool(flat.any()):
-        word, unit = (int(i) for i in flat.nonzero()[0])
+def _refuse_zero_variance(variance: Float[Tensor, "K_own D"], first: int, collective: Collective) -> None:
+    flat = (~(variance > 0.0)).nonzero()
+    place = [float(first + flat[0, 0]), float(flat[0, 1])] if len(flat) else [torch.inf, torch.inf]
+    # Every slice must learn of it: one that stops alone leaves the others waiting.
+    word, unit = (-collective.all_reduce_max(-variance.new_tensor(place))).tolist()
+    if word < torch.inf:
         raise RefusedInput(
-            f"var_floor must be positive where a word has no spread; word {word} is constant in unit {unit}. "
+            f"var_floor must be positive where a word has no spread; word {int(word)} is constant in unit {int(unit)}. "
             "Give a var_floor such as 1e-4 of the layer's mean variance, or fewer words."
         )

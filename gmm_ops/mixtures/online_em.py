@@ -18,7 +18,6 @@ from gmm_ops.mixtures.online_step import (
     OnlineEMState,
     advance,
     has_converged,
-    reseed,
     start,
     step_size,
 )
@@ -33,7 +32,6 @@ __all__ = [
     "advance",
     "fit_online",
     "has_converged",
-    "reseed",
     "start",
     "step_size",
 ]
@@ -41,8 +39,9 @@ __all__ = [
 HELD_OUT_SHARE = 0.1
 """Share of the images that are not fitted but judged on."""
 
-HELD_OUT_PER_STEP = 2_048
-"""Held-out columns looked at after every step; a fixed seeded choice, so steps are comparable."""
+HELD_OUT_PER_STEP = 256
+"""Held-out columns looked at after every step, at least, and a quarter of a minibatch; a fixed seeded choice, so steps
+are comparable."""
 
 CHUNKS_PER_MINIBATCH = 8
 """Columns in memory are cut into chunks of this part of a minibatch; the schedule permutes them."""
@@ -69,13 +68,15 @@ class FitResult:
     """A fitted dictionary and how it was reached.
 
     history: one record per minibatch. epoch_held_out: mean log p(x) of all held-out columns, before the
-    first epoch and after each. reseeded: (K,) int64 re-seeds per word.
+    first epoch and after each. reseeded: (K,) int64, how often each word took half of another. converged: the last
+    epoch gained less than the tolerance; otherwise more epochs may gain more.
     """
 
     mixture: Mixture
     history: tuple[StepRecord, ...]
     epoch_held_out: tuple[float, ...]
     reseeded: Int[Tensor, " K"]
+    converged: bool
 
 
 def fit_online(
@@ -90,8 +91,8 @@ def fit_online(
     """Learn a dictionary of ``n_words`` words from columns in memory.
 
     columns: (n, D). images: (n,) image of each column; a seeded tenth of the images is held out (of the
-    columns, without ``images``), unless ``held_out`` columns are given. Default settings are cut to the
-    number of columns; given ones are taken as they are.
+    columns, without ``images``), unless ``held_out`` columns are given. Minibatch, warm-up and epochs follow the
+    number of columns (``OnlineEMSettings.for_columns``), whether settings are given or not.
     Raises NonFiniteActivations, RefusedInput (K > n, images of another length).
     """
     _refuse_other_length(columns, images)
@@ -102,10 +103,10 @@ def fit_online(
         held_out = columns[judged]
     else:
         fitted = torch.arange(columns.shape[0])
-    settings = settings or OnlineEMSettings().for_columns(len(fitted), n_words)
-    fit = _Fit(columns, fitted, images, held_out, seed, settings)
-    state = start(initial_mixture(columns[fitted], n_words, seed, init, settings.var_floor), settings)
-    return fit.run(state)
+    settings = (settings or OnlineEMSettings()).for_columns(len(fitted), n_words)
+    fit = _Fit(columns, fitted, held_out, seed, settings)
+    first = initial_mixture(columns[fitted], n_words, seed, init, settings.var_floor, settings.floor_of)
+    return fit.run(start(first, settings))
 
 
 class _Fit:
@@ -115,41 +116,38 @@ class _Fit:
         self,
         columns: Columns,
         fitted: Int[Tensor, " n"],
-        images: Int[Tensor, " n"] | None,
         held_out: Columns,
         seed: int,
         settings: OnlineEMSettings,
     ) -> None:
-        self.columns, self.images, self.settings = columns, images, settings
+        self.columns, self.settings = columns, settings
         self.rows = fitted[torch.randperm(len(fitted), generator=generator(seed))]
         self.chunks = self.rows.split(max(1, settings.minibatch // CHUNKS_PER_MINIBATCH))
         self.schedule = MinibatchSchedule(tuple(len(chunk) for chunk in self.chunks), settings.minibatch, seed=seed)
         self.held_out = held_out
-        chosen = torch.randperm(len(held_out), generator=generator(seed))[:HELD_OUT_PER_STEP]
+        chosen = torch.randperm(len(held_out), generator=generator(seed))[
+            : max(HELD_OUT_PER_STEP, settings.minibatch // 4)
+        ]
         self.glimpse = held_out[chosen]
 
     def run(self, state: OnlineEMState) -> FitResult:
         history: list[StepRecord] = []
+        converged = False
         epoch_held_out = [_mean_log_likelihood(state.result(self.settings), self.held_out)]
         for epoch in range(self.settings.epochs):
             for step in self.schedule.steps(epoch):
                 state, record = self.take(state, step)
                 history.append(record)
             epoch_held_out.append(_mean_log_likelihood(state.result(self.settings), self.held_out))
-            if has_converged(epoch_held_out[1:], self.settings.tolerance):
+            converged = has_converged(epoch_held_out[1:], self.settings.tolerance)
+            if converged:
                 break
-        return FitResult(state.result(self.settings), tuple(history), tuple(epoch_held_out), state.reseeded)
+        return FitResult(state.result(self.settings), tuple(history), tuple(epoch_held_out), state.reseeded, converged)
 
     def take(self, state: OnlineEMState, step: Step) -> tuple[OnlineEMState, StepRecord]:
         row = torch.cat([self.chunks[c][torch.from_numpy(self.schedule.rows(step, c))] for c in step.buffer.chunks])
-        batch, worst = sweep(
-            state.mixture,
-            self.columns[row],
-            n_worst=self.settings.max_reseeds,
-            image=row if self.images is None else self.images[row],
-            position=row,
-        )
-        moved = advance(state, batch, worst, self.settings)
+        batch = sweep(state.mixture, self.columns[row])
+        moved = advance(state, batch, self.settings)
         record = StepRecord(
             step.index,
             step.epoch,

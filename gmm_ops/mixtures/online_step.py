@@ -2,59 +2,66 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
 
-import numpy as np
 import torch
 from jaxtyping import Float, Int
-from numpy.typing import NDArray
 from torch import Tensor
 
 from gmm_ops.errors import RefusedInput
+from gmm_ops.fitting.collective import LONE, Collective
 from gmm_ops.mixtures.averaging import MixtureAverage
-from gmm_ops.mixtures.em import layer_variance, maximise
+from gmm_ops.mixtures.em import maximise
 from gmm_ops.mixtures.mixture import Mixture
-from gmm_ops.mixtures.statistics import MixtureStatistics, WorstColumns
+from gmm_ops.mixtures.seeding import FloorOf, lowest_variance
+from gmm_ops.mixtures.slices import WordSlice, refuse_broken_slices
+from gmm_ops.mixtures.splitting import split_dead
+from gmm_ops.mixtures.statistics import MixtureStatistics
+from gmm_ops.records import Record
 
-STEPS_PER_EPOCH = 200
-"""Steps an epoch should have. Measured on ResNet columns (D = 32 to 256, K = 100 to 200, 0.07 to 0.5 million
-columns, 3 epochs): the number of steps decides, not their size. 1,000 to 2,500 columns a step came within 0.1 to
-0.5 % of 30 iterations of batch EM (D = 32, 64), 50,000 stayed 1.6 to 2 % below."""
-
-COLUMNS_PER_WORD = 25
-"""Fewest columns per word in a minibatch: with fewer, a step's sums are mostly chance."""
+COLUMNS_PER_WORD = 10
+"""Columns per word in a minibatch. Measured on 80,000 columns of ResNet-20's add8, K = 100: 10 came within 0.1 nats
+of 60 iterations of batch EM, 25 stayed 0.3 nats below (fewer steps)."""
 
 STEPS_PER_WARMUP = 50
-"""One warm-up minibatch per this many steps of the fit. 1 to 3 of 70 to 280 steps was best: without any, words are
-re-seeded before they had a chance; 20 cost 0.2 to 0.4 % of the log-likelihood."""
+"""One warm-up minibatch per this many steps of the fit, at least one: without any, words would be split before they had
+a chance."""
+
+LEAST_STEPS = 50
+"""Steps that a fit has at least, however few its columns: such a fit makes more passes over them, which are short."""
 
 
 @dataclass(frozen=True)
 class OnlineEMSettings:
     """How a dictionary is learned.
 
-    exponent, offset: step size g_n = (n + offset)^-exponent; exponent in (0.5, 1], or 0 for g = 1 always.
-    minibatch: columns in a global minibatch. epochs: passes over the columns, at most.
-    warmup: minibatches that only gather statistics. min_share: a word whose share falls below this many
-    times 1/K is re-seeded; 0 turns re-seeding off. var_floor: lowest variance, as a share of the layer's mean
-    variance. max_reseeds: words re-seeded per step, at most. tolerance: stop when an epoch gains less than
-    this, relative, in held-out log-likelihood. polyak: average the parameters over the steps after
-    ``average_after``, which ``for_columns`` sets to half the fit.
+    Minibatch, warm-up and epochs follow the number of columns, see ``for_columns``.
+
+    Attributes:
+        exponent, offset: step size g_n = (n + offset)^-exponent; exponent in (0.5, 1], or 0 for g = 1 always.
+        minibatch: columns in a global minibatch, at most.
+        epochs: passes over the columns, at most; more where these are less than ``LEAST_STEPS`` steps.
+        warmup: minibatches that only gather statistics, at most.
+        min_share: a word whose share falls below this many times 1/K takes half of the heaviest word; 0 turns that off.
+        var_floor: lowest variance, as a share of the layer's.
+        floor_of: what ``var_floor`` is a share of: the layer's mean variance over units, or each unit's own, for layers
+            whose units differ by orders of magnitude.
+        tolerance: stop when an epoch gains less than this, relative, in held-out log-likelihood.
+        polyak: average the parameters over the steps after ``average_after``, which ``for_columns`` sets to half the
+            fit.
     """
 
-    exponent: float = 0.6
+    exponent: float = 0.51
     offset: float = 1.0
     minibatch: int = 50_000
     epochs: int = 3
     warmup: int = 20
     min_share: float = 0.05
     var_floor: float = 1e-4
-    max_reseeds: int = 8
     tolerance: float = 1e-4
     polyak: bool = False
     average_after: int = 0
+    floor_of: FloorOf = "layer"
 
     def __post_init__(self) -> None:
         rules = {
@@ -65,23 +72,25 @@ class OnlineEMSettings:
             "warmup": (self.warmup >= 0, "0 or more"),
             "min_share": (0.0 <= self.min_share < 1.0, "at least 0 and below 1"),
             "var_floor": (self.var_floor >= 0.0, "0 or more"),
-            "max_reseeds": (self.max_reseeds >= 0, "0 or more"),
+            "floor_of": (self.floor_of in ("layer", "unit"), "'layer' or 'unit'"),
         }
         for name, (kept, rule) in rules.items():
             if not kept:
                 raise RefusedInput(f"{name} must be {rule}; got {getattr(self, name)}.")
 
     def for_columns(self, n_columns: int, n_words: int) -> OnlineEMSettings:
-        """These settings with minibatch and warm-up cut to the layer, so that an epoch has enough steps.
+        """These settings for so many columns an epoch.
 
-        n_columns: columns of one epoch. Both settings are upper limits here: the minibatch becomes a 200th of an
-        epoch, at least 25 columns per word, and the warm-up a 50th of the fit's steps, at least 1.
+        The minibatch becomes 10 columns a word, at most ``minibatch`` and what there is; the warm-up a 50th of the
+        fit's steps, at least 1 and at most ``warmup``; epochs grow until there are ``LEAST_STEPS`` steps. Settings
+        that were cut once are cut no further.
         """
-        wanted = max(COLUMNS_PER_WORD * n_words, n_columns // STEPS_PER_EPOCH)
-        minibatch = max(1, min(self.minibatch, wanted, n_columns))
-        steps = self.epochs * max(1, round(n_columns / minibatch))
-        warmup = min(self.warmup, max(1, steps // STEPS_PER_WARMUP), steps - 1)
-        return replace(self, minibatch=minibatch, warmup=warmup, average_after=steps // 2)
+        minibatch = max(1, min(self.minibatch, COLUMNS_PER_WORD * n_words, n_columns))
+        in_epoch = max(1, round(n_columns / minibatch))
+        epochs = max(self.epochs, -(-LEAST_STEPS // in_epoch))
+        steps = epochs * in_epoch
+        warmup = min(self.warmup, max(1, steps // STEPS_PER_WARMUP))
+        return replace(self, minibatch=minibatch, warmup=warmup, epochs=epochs, average_after=steps // 2)
 
 
 def step_size(n: int, settings: OnlineEMSettings) -> float:
@@ -90,128 +99,98 @@ def step_size(n: int, settings: OnlineEMSettings) -> float:
 
 
 @dataclass(frozen=True)
-class OnlineEMState:
-    """All that a fit carries from one minibatch to the next; the same on every actor, bit for bit.
+class OnlineEMState(Record):
+    """All that a fit of some words carries from one minibatch to the next; a fit resumed from its arrays goes on bit
+    for bit.
 
-    step: minibatches taken. mixture: parameters of the next E-step. statistics: running means per column S.
-    reseeded: (K,) int64, how often each word was re-seeded. var_floor: lowest variance, squared layer units.
-    average: sums for Polyak averaging; empty unless asked for.
+    Of a whole dictionary it is the same on every actor, bit for bit; of a slice, step and variance floor are.
+
+    Attributes:
+        step: minibatches taken.
+        words: parameters of the next E-step, with their place in the dictionary.
+        statistics: running means per column S of the own words.
+        reseeded: (K_own,) int64, how often each word took half of another.
+        var_floor: (D,) lowest variance, squared layer units.
+        average: sums for Polyak averaging; empty unless asked for.
     """
 
     step: int
-    mixture: Mixture
+    words: WordSlice
     statistics: MixtureStatistics
     reseeded: Int[Tensor, " K"]
-    var_floor: float
+    var_floor: Float[Tensor, " D"]
     average: MixtureAverage
 
-    def result(self, settings: OnlineEMSettings) -> Mixture:
-        """The fitted dictionary: the last parameters, or their average."""
-        return self.average.finish(self.mixture) if settings.polyak else self.mixture
+    @property
+    def mixture(self) -> Mixture:
+        """Parameters of the own words: of all words, where the dictionary is whole."""
+        return self.words.own
 
-    def to_arrays(self) -> dict[str, NDArray[Any]]:
-        """Plain arrays for a checkpoint: a fit resumed from them goes on bit for bit."""
-        return {
-            "step": np.array(self.step, np.int64),
-            "var_floor": np.array(self.var_floor, np.float64),
-            "reseeded": self.reseeded.cpu().numpy(),
-            "statistics": self.statistics.pack().cpu().numpy(),
-            **self.mixture.to_arrays(),
-            **self.average.to_arrays(),
-        }
-
-    def to(self, device: torch.device | str) -> OnlineEMState:
-        """The same state on another device."""
-        return replace(
-            self,
-            mixture=self.mixture.to(device),
-            statistics=self.statistics.to(device),
-            average=self.average.to(device),
-        )
-
-    @classmethod
-    def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> OnlineEMState:
-        """Inverse of ``to_arrays``."""
-        mixture = Mixture.from_arrays(arrays)
-        packed = torch.from_numpy(np.array(arrays["statistics"]))
-        return cls(
-            int(arrays["step"]),
-            mixture,
-            MixtureStatistics.unpack(packed, mixture.n_words, mixture.n_units),
-            torch.from_numpy(np.array(arrays["reseeded"])),
-            float(arrays["var_floor"]),
-            MixtureAverage.from_arrays(arrays),
-        )
+    def result(self, settings: OnlineEMSettings, collective: Collective = LONE) -> Mixture:
+        """The fitted own words: the last parameters, or their average."""
+        return self.average.finish(self.mixture, collective) if settings.polyak else self.mixture
 
 
-def start(mixture: Mixture, settings: OnlineEMSettings) -> OnlineEMState:
-    """State before the first minibatch. mixture: from ``initial_mixture``; its variance is the layer's."""
-    words, units = mixture.n_words, mixture.n_units
-    device = mixture.mean.device
+def start(words: Mixture | WordSlice, settings: OnlineEMSettings, collective: Collective = LONE) -> OnlineEMState:
+    """State before the first minibatch.
+
+    words: from ``initial_mixture`` or ``initial_slice``; the mean of their variances is the layer's.
+    Raises RefusedInput, on every slice alike, unless the slices tile one dictionary.
+    """
+    place = WordSlice.whole(words) if isinstance(words, Mixture) else words
+    own = place.own
+    refuse_broken_slices(place, collective)
+    variance = collective.all_reduce_sum(own.variance.sum(dim=0)) / place.n_words
     return OnlineEMState(
         0,
-        mixture,
-        MixtureStatistics.zero(words, units, device),
-        torch.zeros(words, dtype=torch.int64),
-        settings.var_floor * float(mixture.variance.mean()),
-        MixtureAverage.none(words, units, device),
+        place,
+        MixtureStatistics.zero(own.n_words, own.n_units, own.mean.device),
+        torch.zeros(own.n_words, dtype=torch.int64),
+        lowest_variance(variance, settings.var_floor, settings.floor_of),
+        MixtureAverage.none(own.n_words, own.n_units, own.mean.device),
     )
 
 
+@torch.no_grad()
 def advance(
-    state: OnlineEMState, batch: MixtureStatistics, worst: WorstColumns, settings: OnlineEMSettings
+    state: OnlineEMState, batch: MixtureStatistics, settings: OnlineEMSettings, collective: Collective = LONE
 ) -> OnlineEMState:
-    """One online EM step: S <- (1 - g) S + g * batch mean, re-seed, M-step. Pure.
+    """One online EM step: S <- (1 - g) S + g * batch mean, splits of dead words, M-step. Pure.
 
-    batch: sums over the whole global minibatch at ``state.mixture``. worst: its worst-explained columns.
+    batch: sums of the own words over the whole global minibatch at ``state.words``.
+    Raises RefusedInput, on every slice alike.
     """
     if batch.count <= 0:
         raise RefusedInput("batch must hold at least one column; the global minibatch is empty.")
-    g = step_size(state.step, settings)
-    statistics = state.statistics.scaled(1.0 - g).merge(batch.scaled(g / batch.count))
-    step = state.step + 1
+    statistics = _blend(state.statistics, batch, step_size(state.step, settings))
+    step, place = state.step + 1, state.words
     if state.step < settings.warmup:
         return replace(state, step=step, statistics=statistics)
-    statistics, words = reseed(statistics, worst, state.mixture.center, state.var_floor, settings)
-    mixture = maximise(statistics, state.mixture.center, state.var_floor)
+    statistics, dead, changed = split_dead(
+        statistics, place.first, place.n_words, settings.min_share, state.var_floor, collective
+    )
+    own = maximise(statistics, place.own.center, state.var_floor, place.first, collective)
     reseeded = state.reseeded.clone()
-    reseeded[words.cpu()] += 1
+    reseeded[dead] += 1
     averaged = settings.polyak and step > settings.average_after
-    average = state.average.add(mixture, words) if averaged else state.average
-    return replace(state, step=step, mixture=mixture, statistics=statistics, reseeded=reseeded, average=average)
+    average = state.average.add(own, changed) if averaged else state.average
+    return OnlineEMState(step, place.with_words(own), statistics, reseeded, state.var_floor, average)
 
 
-def reseed(
-    statistics: MixtureStatistics,
-    worst: WorstColumns,
-    center: Float[Tensor, " D"],
-    var_floor: float,
-    settings: OnlineEMSettings,
-) -> tuple[MixtureStatistics, Int[Tensor, " R"]]:
-    """Move words that lost their columns to the worst-explained ones: (statistics, words moved).
+def _blend(before: MixtureStatistics, batch: MixtureStatistics, g: float) -> MixtureStatistics:
+    """(1 - g) S + g * batch mean, with one new tensor per sum in place of three."""
+    weight = g / batch.count
 
-    The emptiest word (ties: lowest) goes to the worst column, and so on. Its sums are rewritten to share 1/K,
-    that column as mean and the layer's variance, so the next M-step keeps it; the other words keep their
-    means and variances and give up share in proportion.
-    """
-    n_words = statistics.s0.shape[0]
-    share = statistics.s0 / statistics.s0.sum()
-    low = int((share < settings.min_share / n_words).sum())
-    count = min(low, settings.max_reseeds, int(torch.isfinite(worst.log_likelihood).sum()), n_words - 1)
-    if count == 0:
-        return statistics, torch.zeros(0, dtype=torch.int64)
-    words = torch.argsort(share, stable=True)[:count]
-    target = (worst.column[:count].to(center.device) - center).to(torch.float64)
-    variance = layer_variance(statistics).clamp(min=var_floor)
-    total = statistics.s0.sum()
-    left = 1.0 - share[words].sum()
-    shrink = (1.0 - count / n_words) / left
-    s0, s1, s2 = statistics.s0 * shrink, statistics.s1 * shrink, statistics.s2 * shrink
-    weight = total / n_words
-    s0[words] = weight
-    s1[words] = weight * target
-    s2[words] = weight * (target * target + variance)
-    return replace(statistics, s0=s0, s1=s1, s2=s2), words
+    def mixed(old: Tensor, new: Tensor) -> Tensor:
+        return (old * (1.0 - g)).add_(new, alpha=weight)
+
+    return MixtureStatistics(
+        before.count * (1.0 - g) + batch.count * weight,
+        before.log_likelihood * (1.0 - g) + batch.log_likelihood * weight,
+        mixed(before.s0, batch.s0),
+        mixed(before.s1, batch.s1),
+        mixed(before.s2, batch.s2),
+    )
 
 
 def has_converged(held_out: list[float], tolerance: float) -> bool:

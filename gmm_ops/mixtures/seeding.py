@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from typing import Literal
 
 import torch
@@ -16,11 +17,21 @@ from gmm_ops.mixtures.mixture import Mixture
 
 Initialisation = Literal["random", "kmeans++"]
 
+FloorOf = Literal["layer", "unit"]
+"""What a variance floor is a share of: the layer's mean variance over units, or each unit's own."""
+
 VARIANCE_SAMPLE = 1_000
 """Columns that the first variance is measured on (Konforti et al., supplement)."""
 
+ROWS_AT_ONCE = 4_096
+"""Rows compared at a time in the search for columns that differ."""
+
 KMEANS_POOL = 20
 """k-means++ draws its words from this many random columns per word: the distances cost K passes."""
+
+_ALL_THE_SAME = (
+    "columns must differ from each other; all {} are the same. Is the layer dead, or the network's input constant?"
+)
 
 
 def fit_seed(run_seed: int, scope: str, layer: str) -> int:
@@ -34,26 +45,56 @@ def generator(seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def random_columns(columns: Columns, n_words: int, source: torch.Generator) -> Columns:
-    """``n_words`` different rows of ``columns``, uniformly, without replacement."""
+def distinct_rows(columns: Columns, n_words: int, source: torch.Generator) -> Int[Tensor, " K"]:
+    """``n_words`` rows whose columns differ from each other: the first such ones of a random order.
+
+    Two words that start as the same column stay the same for ever.
+    Raises RefusedInput where there are not as many different columns.
+    """
     refuse_too_many_words(n_words, columns.shape[0])
-    chosen = torch.randperm(columns.shape[0], generator=source)[:n_words]
-    return columns[chosen.to(columns.device)]
+    seen: dict[bytes, int] = {}
+    for rows in torch.randperm(columns.shape[0], generator=source).split(ROWS_AT_ONCE):
+        # Adding zero makes -0.0 the 0.0 that it equals.
+        values = (columns[rows.to(columns.device)].double() + 0.0).cpu().numpy()
+        for row, column in zip(rows.tolist(), values, strict=True):
+            seen.setdefault(column.tobytes(), row)
+            if len(seen) == n_words:
+                return torch.tensor(list(seen.values()))
+    if len(seen) == 1:
+        raise RefusedInput(_ALL_THE_SAME.format(columns.shape[0]))
+    raise RefusedInput(
+        f"n_words must not be larger than the number of different columns; got {n_words} words for {len(seen)} "
+        f"different ones among {columns.shape[0]}. Take fewer words, or more images."
+    )
 
 
-def kmeans_plus_plus(columns: Columns, n_words: int, source: torch.Generator) -> Columns:
-    """Rows far from each other: each drawn with probability proportional to the squared distance to the
-    nearest one before it, in units of the layer's standard deviation (Arthur and Vassilvitskii 2007)."""
-    pool = random_columns(columns, min(columns.shape[0], max(n_words, KMEANS_POOL * n_words)), source)
-    refuse_too_many_words(n_words, columns.shape[0])
-    deviation = pool.double().std(dim=0)
-    scaled = pool.double() / torch.where(deviation > 0, deviation, 1.0)
-    chosen = [int(torch.randint(scaled.shape[0], (1,), generator=source))]
-    distance = ((scaled - scaled[chosen[0]]) ** 2).sum(dim=1)
-    for _ in range(1, n_words):
-        chosen.append(_draw(distance, chosen, source))
-        distance = torch.minimum(distance, ((scaled - scaled[chosen[-1]]) ** 2).sum(dim=1))
-    return pool[torch.tensor(chosen, device=pool.device)]
+def kmeans_plus_plus(columns: Columns, n_words: int, source: torch.Generator) -> Int[Tensor, " K"]:
+    """Rows far from each other, greedily (Arthur and Vassilvitskii 2007, and their code).
+
+    Every next one is the best of 2 + log K candidates, drawn with probability proportional to the squared distance
+    to the nearest row before them, in units of the layer's standard deviation: the best leaves the least sum of such
+    distances. A single draw finds outliers.
+    """
+    rows = torch.randperm(columns.shape[0], generator=source)[: KMEANS_POOL * n_words]
+    pool = columns[rows.to(columns.device)].double().cpu()
+    deviation = pool.std(dim=0, unbiased=False)
+    scaled = pool / torch.where(deviation > 0, deviation, 1.0)
+    chosen = [int(torch.randint(len(scaled), (1,), generator=source))]
+    distance = _squared_distances(scaled, chosen)[0]
+    trials = 2 + int(math.log(n_words))
+    while len(chosen) < n_words and bool((distance > 0).any()):
+        candidates = torch.multinomial(distance, trials, replacement=True, generator=source).tolist()
+        nearest = torch.minimum(distance, _squared_distances(scaled, candidates))
+        best = int(nearest.sum(dim=1).argmin())
+        chosen.append(candidates[best])
+        distance = nearest[best]
+    if len(chosen) < n_words:
+        return distinct_rows(columns, n_words, source)
+    return rows[torch.tensor(chosen)]
+
+
+def _squared_distances(scaled: Float[Tensor, "n D"], rows: list[int]) -> Float[Tensor, "m n"]:
+    return torch.stack([((scaled - scaled[row]) ** 2).sum(dim=1) for row in rows])
 
 
 def initial_mixture(
@@ -62,36 +103,51 @@ def initial_mixture(
     seed: int,
     method: Initialisation = "random",
     var_floor: float = 1e-4,
+    floor_of: FloorOf = "layer",
 ) -> Mixture:
-    """K columns as means, one variance per unit from 1,000 random columns, equal shares.
+    """K different columns as means, one variance per unit from 1,000 random columns, equal shares.
 
-    sample: (n, D), n >= K. var_floor: lowest variance, as a share of the mean variance over units.
-    Raises NonFiniteActivations, RefusedInput (K > n; columns that are all the same).
+    sample: (n, D), n >= K. var_floor, floor_of: lowest variance, as in ``lowest_variance``.
+    Raises NonFiniteActivations, RefusedInput (K > n; fewer different columns than words).
     """
     if method not in ("random", "kmeans++"):
         raise RefusedInput(f"init must be 'random' or 'kmeans++'; got {method!r}.")
     refuse_too_many_words(n_words, sample.shape[0])
     refuse_non_finite(sample)
     source = generator(seed)
-    draw = random_columns if method == "random" else kmeans_plus_plus
-    mean = draw(sample, n_words, source).double()
-    variance = first_variance(sample, source, var_floor)
+    draw = distinct_rows if method == "random" else kmeans_plus_plus
+    mean = sample[draw(sample, n_words, source).to(sample.device)].double()
+    variance = first_variance(sample, source, var_floor, floor_of)
     # Rounded to float32 so that float16, float32 and float64 columns are centred to the same values.
     center = sample.mean(dim=0, dtype=torch.float64).float().double()
     shares = torch.full((n_words,), 1.0 / n_words, dtype=torch.float64, device=sample.device)
     return Mixture(shares.log(), mean, variance.expand_as(mean).clone(), center)
 
 
-def first_variance(sample: Columns, source: torch.Generator, var_floor: float) -> Float[Tensor, " D"]:
-    """The variance that all words start with: of some columns, unit by unit. Raises RefusedInput (all are the same)."""
-    measured = random_columns(sample, min(VARIANCE_SAMPLE, sample.shape[0]), source).double()
-    spread = measured.var(dim=0, unbiased=False)
+def first_variance(
+    sample: Columns, source: torch.Generator, var_floor: float, floor_of: FloorOf = "layer"
+) -> Float[Tensor, " D"]:
+    """The variance that all words start with: of some columns, unit by unit; of all, if those are all the same.
+
+    Raises RefusedInput if all columns are the same.
+    """
+    rows = torch.randperm(sample.shape[0], generator=source)[:VARIANCE_SAMPLE]
+    spread = sample[rows.to(sample.device)].double().var(dim=0, unbiased=False)
     if not bool((spread > 0).any()):
-        raise RefusedInput(
-            f"columns must differ from each other; {measured.shape[0]} sampled columns are all the same. "
-            "Is the layer dead, or the network's input constant?"
-        )
-    return spread.clamp(min=float(var_floor * spread.mean()))
+        spread = sample.double().var(dim=0, unbiased=False)
+    if not bool((spread > 0).any()):
+        raise RefusedInput(_ALL_THE_SAME.format(sample.shape[0]))
+    return torch.maximum(spread, lowest_variance(spread, var_floor, floor_of))
+
+
+def lowest_variance(layer: Float[Tensor, " D"], share: float, floor_of: FloorOf) -> Float[Tensor, " D"]:
+    """The floor of every unit's variance: ``share`` of the layer's mean variance, or of the unit's own.
+
+    A unit's own floor is at least ``share`` of what the layer's would be, for units that never change.
+    layer: (D,) variance of every unit over all columns.
+    """
+    mean = layer.mean().expand_as(layer)
+    return share * (mean if floor_of == "layer" else torch.maximum(layer, share * mean))
 
 
 def refuse_too_many_words(n_words: int, n_columns: int) -> None:
@@ -103,19 +159,3 @@ def refuse_too_many_words(n_words: int, n_columns: int) -> None:
             f"n_words must not be larger than the number of columns; got {n_words} words for {n_columns} "
             "columns. Take fewer words, more images or more columns_per_image."
         )
-
-
-def _draw(distance: Float[Tensor, " n"], chosen: list[int], source: torch.Generator) -> int:
-    cumulative = distance.cpu().cumsum(dim=0)
-    if float(cumulative[-1]) > 0:
-        at = torch.rand((), dtype=torch.float64, generator=source) * cumulative[-1]
-        return min(int(torch.searchsorted(cumulative, at, right=True)), len(cumulative) - 1)
-    # Every column equals a chosen one: take any row not taken yet, so that rows stay without replacement.
-    left = _rows_left(len(cumulative), chosen)
-    return int(left[torch.randint(len(left), (1,), generator=source)])
-
-
-def _rows_left(n: int, chosen: list[int]) -> Int[Tensor, " m"]:
-    free = torch.ones(n, dtype=torch.bool)
-    free[torch.tensor(chosen)] = False
-    return free.nonzero().squeeze(1)

@@ -12,11 +12,12 @@ from gmm_ops.errors import RefusedInput
 from gmm_ops.fitting.collective import Collective, gathered
 from gmm_ops.mixtures.gaussian import refuse_non_finite
 from gmm_ops.mixtures.mixture import Mixture
-from gmm_ops.mixtures.seeding import first_variance, generator, refuse_too_many_words
+from gmm_ops.records import Record
+from gmm_ops.mixtures.seeding import FloorOf, distinct_rows, first_variance, generator, refuse_too_many_words
 
 
 @dataclass(frozen=True)
-class WordSlice:
+class WordSlice(Record):
     """Words ``first`` to ``first + own.n_words`` of a dictionary of ``n_words`` words.
 
     own: (K_own, D) parameters of the own words. Its shares are those of the whole dictionary: exp(log_pi) sums to one
@@ -42,6 +43,11 @@ class WordSlice:
     def with_words(self, own: Mixture) -> WordSlice:
         """The same place in the dictionary, other parameters."""
         return replace(self, own=own)
+
+    @classmethod
+    def whole(cls, mixture: Mixture) -> WordSlice:
+        """All words of a dictionary."""
+        return cls(mixture, 0, mixture.n_words)
 
     @classmethod
     def of(cls, mixture: Mixture, rank: int, world: int) -> WordSlice:
@@ -85,7 +91,13 @@ def joined(slices: Sequence[WordSlice]) -> Mixture:
 
 
 def initial_slice(
-    sample: Columns, n_words: int, seed: int, rank: int, world: int, var_floor: float = 1e-4
+    sample: Columns,
+    n_words: int,
+    seed: int,
+    rank: int,
+    world: int,
+    var_floor: float = 1e-4,
+    floor_of: FloorOf = "layer",
 ) -> WordSlice:
     """Slice ``rank`` of `gmm_ops.mixtures.seeding.initial_mixture` ("random"), bit for bit, without the other words.
 
@@ -96,9 +108,9 @@ def initial_slice(
     refuse_non_finite(sample)
     first, last = slice_bounds(n_words, rank, world)
     source = generator(seed)
-    chosen = torch.randperm(sample.shape[0], generator=source)[first:last]
+    chosen = distinct_rows(sample, n_words, source)[first:last]
     mean = sample[chosen.to(sample.device)].double()
-    variance = first_variance(sample, source, var_floor)
+    variance = first_variance(sample, source, var_floor, floor_of)
     center = sample.mean(dim=0, dtype=torch.float64).float().double()
     log_pi = torch.full((last - first,), 1.0 / n_words, dtype=torch.float64, device=sample.device).log()
     return WordSlice(Mixture(log_pi, mean, variance.expand_as(mean).clone(), center), first, n_words)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from gmm_ops.axes import Columns
@@ -16,11 +16,10 @@ from gmm_ops.mixtures.gaussian import refuse_non_finite, refuse_other_shape
 from gmm_ops.mixtures.products import full_precision, weighted_sums
 from gmm_ops.mixtures.slices import WordSlice
 from gmm_ops.mixtures.sparse_estep import DENSE_SHARE, neglected_below
-from gmm_ops.mixtures.statistics import MixtureStatistics, WorstColumns
+from gmm_ops.mixtures.statistics import MixtureStatistics
 from gmm_ops.word_slices.kept_words import KeptWords
 from gmm_ops.word_slices.powers import powers
 from gmm_ops.word_slices.tiles import ScoredTile, refuse_other_columns, rows_per_tile, scored_tiles, slice_weights
-from gmm_ops.word_slices.worst_columns import worst_of
 
 ROWS_LOOKED_AT = 512
 """Rows of the first tile that decide between the two engines."""
@@ -33,15 +32,12 @@ def sliced_sweep(
     reduce: Collective,
     *,
     engine: Engine = "auto",
-    n_worst: int = 0,
-    image: Int[Tensor, " n"] | None = None,
-    position: Int[Tensor, " n"] | None = None,
     tile_rows: int | None = None,
-) -> tuple[MixtureStatistics, WorstColumns]:
-    """`gmm_ops.mixtures.statistics.sweep` of a sliced dictionary: (own statistics, the worst columns of all).
+) -> MixtureStatistics:
+    """`gmm_ops.mixtures.statistics.sweep` of a sliced dictionary: the own words' statistics.
 
-    columns: (n, D), the same on every slice. Count, log-likelihood and worst columns are those of the whole
-    dictionary, the same bits on every slice; s0, s1, s2 are the own words'. Sums over several calls merge.
+    columns: (n, D), the same on every slice. Count and log-likelihood are those of the whole dictionary, the same bits
+    on every slice; s0, s1, s2 are the own words'. Sums over several calls merge.
     engine: this slice's choice, which changes no sum by more than 1e-7 of its size. tile_rows: one value for all.
     Raises NonFiniteActivations, RefusedInput (on every slice alike).
     """
@@ -63,10 +59,7 @@ def sliced_sweep(
         )
     sums = step.sums
     # Parts of one tensor, not copies: at 16,384 words a copy is tens of megabytes.
-    statistics = MixtureStatistics(
-        float(columns.shape[0]), total, sums[:, -1], sums[:, units : 2 * units], sums[:, :units]
-    )
-    return statistics, worst_of(words, columns, step.log_likelihood, n_worst, image, position, reduce)
+    return MixtureStatistics(float(columns.shape[0]), total, sums[:, -1], sums[:, units : 2 * units], sums[:, :units])
 
 
 class _Sweep:

@@ -124,7 +124,7 @@ def _measure_case(name: str, columns: Tensor, words: int, target: float, repeats
     statistics, peak = None, _peak_product()
     # In turns, so that a busy machine slows all; the first turn compiles and is not counted.
     for _ in range(1 + repeats):
-        statistics, _ = _timed(seconds["ours"], lambda: sweep(mixture, columns))
+        statistics = _timed(seconds["ours"], lambda: sweep(mixture, columns))
         theirs = _timed(seconds["sklearn"], other)
         _timed(seconds["assign"], lambda: assign(mixture, columns))
         _timed(seconds["peak"], peak)

@@ -24,12 +24,11 @@ from gmm_ops.discriminative.loss import batch_gradient
 from gmm_ops.discriminative.parameters import Parameters
 from gmm_ops.fitting.collective import gathered
 from gmm_ops.mixtures.mixture import Mixture, assign
-from gmm_ops.mixtures.online_step import OnlineEMSettings
+from gmm_ops.mixtures.online_step import OnlineEMSettings, advance, start
 from gmm_ops.mixtures.slices import WordSlice, initial_slice
 from gmm_ops.mixtures.statistics import sweep
 from gmm_ops.word_slices.assignment import sliced_assign
 from gmm_ops.word_slices.gradient import ParameterSlice, sliced_batch_gradient
-from gmm_ops.word_slices.online_step import sliced_advance, sliced_start
 from gmm_ops.word_slices.sweep import sliced_sweep
 from tests.benchmarks.em_pass import photo_columns
 from tests.gmm_ops.word_slices.process_slices import ProcessReduce, on_processes, peak_bytes
@@ -72,7 +71,7 @@ def _slice(reduce: ProcessReduce, path: str, repeats: int) -> list[WordSlicesRow
     images, labels = timed.view(IMAGES, -1, columns.shape[1]), torch.arange(IMAGES) % LABELS
     parameters = ParameterSlice(Parameters.from_mixture(words.own, LABELS), words.first, words.n_words)
     sliced: dict[str, Callable[[], object]] = {
-        "EM pass": lambda: sliced_sweep(words, timed, reduce, n_worst=8),
+        "EM pass": lambda: sliced_sweep(words, timed, reduce),
         "hard words": lambda: sliced_assign(words, timed, reduce),
         "discriminative gradient": lambda: sliced_batch_gradient(parameters, images, labels, reduce),
     }
@@ -82,7 +81,7 @@ def _slice(reduce: ProcessReduce, path: str, repeats: int) -> list[WordSlicesRow
     mixture = _whole(words, reduce)
     everything = Parameters.from_mixture(mixture, LABELS)
     whole: dict[str, Callable[[], object]] = {
-        "EM pass": lambda: sweep(mixture, timed, n_worst=8),
+        "EM pass": lambda: sweep(mixture, timed),
         "hard words": lambda: assign(mixture, timed),
         "discriminative gradient": lambda: batch_gradient(everything, images, labels),
     }
@@ -91,9 +90,9 @@ def _slice(reduce: ProcessReduce, path: str, repeats: int) -> list[WordSlicesRow
 
 def _prepared(columns: Tensor, reduce: ProcessReduce) -> WordSlice:
     settings = OnlineEMSettings(warmup=0, min_share=0.0)
-    state = sliced_start(initial_slice(columns, WORDS, 0, reduce.rank, reduce.world), settings, reduce)
-    batch, worst = sliced_sweep(state.words, columns, reduce)
-    return sliced_advance(state, batch, worst, settings, reduce).words
+    state = start(initial_slice(columns, WORDS, 0, reduce.rank, reduce.world), settings, reduce)
+    batch = sliced_sweep(state.words, columns, reduce)
+    return advance(state, batch, settings, reduce).words
 
 
 def _whole(words: WordSlice, reduce: ProcessReduce) -> Mixture:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
+from typing import Any
 
 Vector = Sequence[float]
 Matrix = Sequence[Vector]
@@ -60,3 +61,34 @@ def enumerate_paths(initial: Vector, transitions: Sequence[Matrix], log_likeliho
         for pair in range(len(transitions)):
             xi[pair][path[pair + 1]][path[pair]] += share
     return Enumerated(best + math.log(total), gamma, xi, best_path, best, marginals)
+
+
+def split(statistics: Any, model: Any, min_share: float, floor: float) -> tuple[list[Any], ...]:
+    """(s0, s1, s2, s3) after every word below ``min_share`` / K took half of the heaviest word of its layer.
+
+    s1 and s2 are about the model's means. Columns of the table above are halved with their words, rows below too.
+    """
+    s0, s1, s2, s3 = ([part.tolist() for part in getattr(statistics, name)] for name in ("s0", "s1", "s2", "s3"))
+    for layer, words in enumerate(model.layers):
+        mu, units = words.mean.tolist(), words.n_units
+        weight = s0[layer]
+        for dead in [k for k in range(len(weight)) if weight[k] / sum(weight) < min_share / len(weight)]:
+            heaviest = max(range(len(weight)), key=lambda k: (weight[k], -k))
+            half = weight[heaviest] / 2
+            mean = [mu[heaviest][d] + s1[layer][heaviest][d] / weight[heaviest] for d in range(units)]
+            about = [s1[layer][heaviest][d] / weight[heaviest] for d in range(units)]
+            spread = [max(s2[layer][heaviest][d] / weight[heaviest] - about[d] ** 2, floor) for d in range(units)]
+            for word, side in ((dead, 0.5), (heaviest, -0.5)):
+                weight[word] = half
+                for d in range(units):
+                    away = mean[d] + side * math.sqrt(spread[d]) - mu[word][d]
+                    s1[layer][word][d] = half * away
+                    s2[layer][word][d] = half * (away**2 + 0.75 * spread[d])
+            if layer > 0:
+                for lower in range(len(s3[layer - 1][heaviest])):
+                    shared = s3[layer - 1][heaviest][lower] / 2
+                    s3[layer - 1][dead][lower] = s3[layer - 1][heaviest][lower] = shared
+            if layer < len(s3):
+                for row in s3[layer]:
+                    row[dead] = row[heaviest] = row[heaviest] / 2
+    return s0, s1, s2, s3

@@ -1,7 +1,8 @@
-"""Slow twin of gmm_ops.mixtures.online_em: Cappe and Moulines' recursion in plain float64 loops, without re-seeding."""
+"""Slow twin of the online EM step: Cappe and Moulines' recursion in plain float64 loops, and the split of words."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from tests.references.em import Sums, e_step, m_step
@@ -38,3 +39,26 @@ def _blend(running: Sums | None, sums: Sums, g: float, count: int) -> Sums:
     new1 = [[(1 - g) * old[1][k][d] + g * s1[k][d] / count for d in range(units)] for k in range(words)]
     new2 = [[(1 - g) * old[2][k][d] + g * s2[k][d] / count for d in range(units)] for k in range(words)]
     return new0, new1, new2
+
+
+def split(
+    s0: Vector, s1: Matrix, s2: Matrix, min_share: float, floor: Vector
+) -> tuple[list[float], list[list[float]], list[list[float]], list[int]]:
+    """Every word below ``min_share`` / K takes half of the word that is heaviest then: (s0, s1, s2, words re-seeded).
+
+    The halves lie half a standard deviation above and below the heaviest word; their mixture has its variance.
+    """
+    words, units = len(s0), len(s1[0])
+    s0, s1, s2 = list(s0), [list(row) for row in s1], [list(row) for row in s2]
+    dead = [k for k in range(words) if s0[k] / sum(s0) < min_share / words]
+    for k in dead:
+        h = max(range(words), key=lambda word: (s0[word], -word))
+        half = s0[h] / 2
+        mean = [s1[h][d] / s0[h] for d in range(units)]
+        spread = [max(s2[h][d] / s0[h] - mean[d] ** 2, floor[d]) for d in range(units)]
+        for word, side in ((k, 1), (h, -1)):
+            place = [mean[d] + side * math.sqrt(spread[d]) / 2 for d in range(units)]
+            s0[word] = half
+            s1[word] = [half * place[d] for d in range(units)]
+            s2[word] = [half * (place[d] ** 2 + spread[d] - spread[d] / 4) for d in range(units)]
+    return s0, s1, s2, dead

@@ -180,6 +180,7 @@ def chain_settings(settings: Settings, plan: Plan, images: int) -> HMMSettings:
         tolerance=fit.tolerance,
         polyak=fit.polyak,
         restarts=hmm.restarts,
+        min_share=fit.min_share,
     )
     return limits.for_images(images, max(layer.words for layer in plan.layers))
 

@@ -15,7 +15,7 @@ from gmm_ops.fitting.schedule import MinibatchSchedule, Step
 from gmm_ops.mixtures.mixture import Mixture, log_likelihood
 from gmm_ops.mixtures.online_em import OnlineEMSettings, OnlineEMState, advance, start
 from gmm_ops.mixtures.seeding import fit_seed, initial_mixture
-from gmm_ops.mixtures.statistics import MixtureStatistics, WorstColumns, sweep
+from gmm_ops.mixtures.statistics import MixtureStatistics, sweep
 from workflows.errors import DataError
 from workflows.fits.columns import ColumnSource
 from workflows.fits.fit_history import FitHistory, HistoryRow, history_path
@@ -99,12 +99,14 @@ class LayerFit:
 
     def first_words(self) -> Mixture:
         """Where the fit starts: random columns, one variance a unit, equal shares."""
-        return initial_mixture(self.start_sample(), self.layer.words, self.seed, self.fit.init, self.fit.var_floor)
+        return initial_mixture(
+            self.start_sample(), self.layer.words, self.seed, self.fit.init, self.em.var_floor, self.em.floor_of
+        )
 
     @property
     def steps(self) -> int:
         """Global minibatches of all epochs."""
-        return steps_of(self.schedule, self.fit.epochs)
+        return steps_of(self.schedule, self.em.epochs)
 
     @property
     def done(self) -> bool:
@@ -155,8 +157,8 @@ class LayerFit:
     def take_step(self, collective: Collective) -> None:
         """The next global minibatch."""
         step = self.schedule.step(self.state.step)
-        batch, worst = self._minibatch(step, collective)
-        reseeded, empty = self._update(batch, worst)
+        batch = self._minibatch(step, collective)
+        reseeded, empty = self._update(batch)
         last_of_epoch = ends_epoch(self.schedule, step)
         self.history.rows.append(
             HistoryRow(
@@ -173,30 +175,21 @@ class LayerFit:
         if last_of_epoch:
             self.history.stop_if_converged(self.fit.tolerance)
 
-    def _update(self, batch: MixtureStatistics, worst: WorstColumns) -> tuple[float, float]:
+    def _update(self, batch: MixtureStatistics) -> tuple[float, float]:
         """Take in a global minibatch; gives the re-seeds so far, and the words without a column in it."""
-        self.state = advance(self.state, batch, worst, self.em)
+        self.state = advance(self.state, batch, self.em)
         return float(self.state.reseeded.sum()), float((batch.s0 < 1).sum())
 
-    def _minibatch(self, step: Step, collective: Collective) -> tuple[MixtureStatistics, WorstColumns]:
+    def _minibatch(self, step: Step, collective: Collective) -> MixtureStatistics:
         """Statistics of the whole global minibatch at the present mixture, the same on every rank.
 
         Sums are float32 within a part and float64 over parts, so that they do not depend on the number of ranks.
         """
-        size, units = self.em.max_reseeds, self.layer.units
-        total = MixtureStatistics.zero(self.layer.words, units, self.source.device)
-        worst = WorstColumns.none(size, units)
+        total = MixtureStatistics.zero(self.layer.words, self.layer.units, self.source.device)
         for part in self.parts.of(step):
-            found, candidates = sweep(
-                self.state.mixture, part.columns, n_worst=size, image=part.image, position=part.position
-            )
-            total, worst = total.merge(found), worst.merge(candidates)
+            total = total.merge(sweep(self.state.mixture, part.columns))
         packed = collective.all_reduce_sum(total.pack())
-        # From nothing: the gathered ones hold this rank's own, which must not count twice.
-        everywhere = WorstColumns.none(size, units)
-        for other in collective.all_gather(worst.pack()):
-            everywhere = everywhere.merge(WorstColumns.unpack(other))
-        return MixtureStatistics.unpack(packed, self.layer.words, units), everywhere
+        return MixtureStatistics.unpack(packed, self.layer.words, self.layer.units)
 
     def _full_held_out(self, collective: Collective) -> float:
         blocks = (self.source.held_out(chunk) for chunk in range(self.rank, self.source.chunks, self.world))
@@ -239,4 +232,5 @@ def em_settings(fit: FitSettings) -> OnlineEMSettings:
         var_floor=fit.var_floor,
         tolerance=fit.tolerance,
         polyak=fit.polyak,
+        floor_of=fit.floor_of,
     )

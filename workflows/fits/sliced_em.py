@@ -14,9 +14,9 @@ from gmm_ops.axes import Columns
 from gmm_ops.fitting.schedule import Step
 from gmm_ops.mixtures.averaging import MixtureAverage
 from gmm_ops.mixtures.mixture import Mixture
+from gmm_ops.mixtures.online_step import advance, start
 from gmm_ops.mixtures.slices import initial_slice
-from gmm_ops.mixtures.statistics import MixtureStatistics, WorstColumns
-from gmm_ops.word_slices.online_step import SliceState, sliced_advance, sliced_start
+from gmm_ops.mixtures.statistics import MixtureStatistics
 from gmm_ops.word_slices.sweep import sliced_log_likelihood, sliced_sweep
 from workflows.fits.layer_fit import START_COLUMNS_A_WORD, LayerFit
 from workflows.fits.minibatches import OwnParts, in_groups
@@ -52,8 +52,9 @@ class SlicedEM(LayerFit):
 
     def first_words(self) -> Mixture:
         """The own words where the fit starts: random columns, one variance a unit, equal shares."""
-        place, sample = self.place, self.start_sample()
-        return initial_slice(sample, place.n_words, self.seed, place.rank, place.world, self.fit.var_floor).own
+        place, em = self.place, self.em
+        sample = self.start_sample()
+        return initial_slice(sample, place.n_words, self.seed, place.rank, place.world, em.var_floor, em.floor_of).own
 
     def restore_arrays(self, arrays: Mapping[str, np.ndarray] | None) -> None:
         """Take the state that ``to_arrays`` gave, or draw the first words."""
@@ -64,12 +65,12 @@ class SlicedEM(LayerFit):
         """The own words as they are now."""
         if self._finished is not None:
             return self._finished
-        return self._slice_state().result(self.em, self.place.reduce).own
+        return self.state.result(self.em, self.place.reduce)
 
     def finish(self) -> dict[str, np.ndarray]:
         """Keep nothing but the words, for training needs the memory; gives what ``restore_arrays`` takes."""
         words, units = self.words(), self.layer.units
-        state = replace(self.state, mixture=words, average=MixtureAverage.none(0, units))
+        state = replace(self.state, words=self.place.slice(words), average=MixtureAverage.none(0, units))
         self._finished = words
         self.state = replace(state, statistics=MixtureStatistics.zero(0, units))
         self.parts.release()
@@ -95,33 +96,24 @@ class SlicedEM(LayerFit):
         """The next global minibatch."""
         if self.state.step == 0:
             # Not where the first words are drawn: the ranks have not met there.
-            self.state = sliced_start(self.place.slice(self.state.mixture), self.em, self.place.reduce).own
+            self.state = start(self.place.slice(self.state.mixture), self.em, self.place.reduce)
         super().take_step(collective)
 
-    def _update(self, batch: MixtureStatistics, worst: WorstColumns) -> tuple[float, float]:
+    def _update(self, batch: MixtureStatistics) -> tuple[float, float]:
         reduce = self.place.reduce
-        self.state = sliced_advance(self._slice_state(), batch, worst, self.em, reduce).own
+        self.state = advance(self.state, batch, self.em, reduce)
         numbers = torch.stack([self.state.reseeded.sum().double(), (batch.s0 < 1).sum().cpu().double()])
         reseeded, empty = reduce.all_reduce_sum(numbers.to(self.source.device)).tolist()
         return reseeded, empty
 
-    def _slice_state(self) -> SliceState:
-        place = self.place.slice(self.state.mixture)
-        return SliceState(self.state, place.first, place.n_words)
-
-    def _minibatch(self, step: Step, collective: Collective) -> tuple[MixtureStatistics, WorstColumns]:
-        """Statistics of the own words over the whole global minibatch; its worst columns, the same on every rank."""
-        size, words = self.em.max_reseeds, self.place.slice(self.state.mixture)
+    def _minibatch(self, step: Step, collective: Collective) -> MixtureStatistics:
+        """Statistics of the own words over the whole global minibatch."""
         total: MixtureStatistics | None = None
-        worst = WorstColumns.none(size, self.layer.units)
         for part in self.parts.of(step):
-            found, candidates = sliced_sweep(
-                words, part.columns, self.place.reduce, n_worst=size, image=part.image, position=part.position
-            )
+            found = sliced_sweep(self.state.words, part.columns, self.place.reduce)
             total = found if total is None else total.merge(found)
-            worst = worst.merge(candidates)
         assert total is not None, "a minibatch holds a column"
-        return total, worst
+        return total
 
     def _full_held_out(self, collective: Collective) -> float:
         groups = in_groups(self._held_out_columns(), SWEEP_COLUMNS)

@@ -69,18 +69,25 @@ class FitSettings(Section):
         "above 1 it is the size of a fit's group in place of runtime.fit_actors, and results differ in the last bits",
     )
     minibatch: int = Field(
-        50_000, gt=0, description="columns of a global minibatch at most; small layers take a 200th of an epoch"
+        50_000, gt=0, description="columns of a global minibatch, at most; 10 columns a word where that is less"
     )
-    epochs: int = Field(3, gt=0)
-    exponent: float = Field(0.6, gt=0.5, le=1, description="a of the step size (n + offset)^-a")
+    epochs: int = Field(3, gt=0, description="passes over the columns; more where these are less than 50 steps")
+    exponent: float = Field(0.51, gt=0.5, le=1, description="a of the step size (n + offset)^-a")
     offset: float = Field(1.0, ge=1)
     warmup: int = Field(
         20,
         ge=0,
         description="minibatches before the first M-step, at most a 50th of all; [hmm]: at most the first epoch",
     )
-    var_floor: float = Field(1e-4, ge=0, description="times the layer's mean variance")
-    min_share: float = Field(0.05, ge=0, lt=1, description="times 1/K: a word below it is re-seeded")
+    var_floor: float = Field(1e-4, ge=0, description="lowest variance, times what floor_of names")
+    floor_of: Literal["layer", "unit"] = Field(
+        "layer",
+        description="var_floor is a share of the layer's mean variance, or of each unit's own, for layers whose units "
+        "differ by orders of magnitude",
+    )
+    min_share: float = Field(
+        0.05, ge=0, lt=1, description="times 1/K: a word below it takes half of the heaviest word; 0: never"
+    )
     init: Literal["random", "kmeans++"] = "random"
     polyak: bool = False
     tolerance: float = Field(1e-4, ge=0, description="relative held-out gain of an epoch that stops the fit")

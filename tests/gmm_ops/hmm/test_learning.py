@@ -13,8 +13,10 @@ from gmm_ops.errors import RefusedInput
 from gmm_ops.hmm.fitting import HMMFit, fit_chain, initial_model
 from gmm_ops.hmm.learning import HMMSettings, HMMState, advance, fit_batch_em, maximise, start
 from gmm_ops.hmm.model import HiddenMarkovModel
+from gmm_ops.hmm.splitting import split_dead_words
 from gmm_ops.hmm.statistics import ChainStatistics
 from tests.gmm_ops.hmm.drawn_chains import drawn_activations, random_model
+from tests.references import hmm as reference
 
 LAYERS = {"n_words": (4, 3, 4), "n_units": (12, 10, 8), "rectified": (True, True, False)}
 
@@ -212,6 +214,52 @@ def test_an_empty_word_stays_where_it_is(images):
     assert torch.equal(fitted.layers[0].mean[2], far.mean[2])
     assert float(fitted.chain.initial[2]) == 0.0
     assert rise(history) > 0.0
+
+
+# --- words that lost their images ---
+
+
+def lost(images, words: list[int]) -> HiddenMarkovModel:
+    """A model of 6, 5 and 6 words, some of whose first layer are far from every image."""
+    model = fit_batch_em(begin(images, 0, (6, 5, 6)), images[0], 5, images[1])[0]
+    far = replace(model.layers[0], mean=model.layers[0].mean.clone())
+    far.mean[words] += 1e3
+    return HiddenMarkovModel(model.chain, (far, *model.layers[1:]))
+
+
+@pytest.mark.parametrize("dead", [[2], [0, 1, 5]])
+def test_splits_equal_the_loop(images, dead):
+    model = lost(images, dead)
+    statistics = ChainStatistics.from_batch(model, *images).scaled(1 / 4_000)
+    found = split_dead_words(statistics, model, [1e-4] * 3, 0.05)
+    for name, expected in zip(("s0", "s1", "s2", "s3"), reference.split(statistics, model, 0.05, 1e-4), strict=True):
+        for got, slow in zip(getattr(found, name), expected, strict=True):
+            torch.testing.assert_close(got, torch.tensor(slow, dtype=torch.float64), rtol=1e-9, atol=1e-9)
+
+
+def test_a_dead_word_gets_the_transitions_of_the_heaviest(images):
+    model = lost(images, [2])
+    statistics = ChainStatistics.from_batch(model, *images).scaled(1 / 4_000)
+    heaviest = int(statistics.s0[0].argmax())
+    after = maximise(split_dead_words(statistics, model, [1e-4] * 3, 0.05), model)
+    table = after.chain.transitions[0]
+    assert torch.equal(table[:, 2], table[:, heaviest])
+    assert float(after.chain.initial[2]) == float(after.chain.initial[heaviest])
+    before = maximise(statistics, model)
+    torch.testing.assert_close(table[:, 2], before.chain.transitions[0][:, heaviest])
+
+
+def test_a_lost_word_of_any_layer_comes_back_into_use(images):
+    settings = HMMSettings(minibatch=400, warmup=0)
+    model = lost(images, [2, 4])
+    middle = replace(model.layers[1], mean=model.layers[1].mean.clone())
+    middle.mean[3] += 1e3
+    state = start(HiddenMarkovModel(model.chain, (model.layers[0], middle, model.layers[2])), settings, 4_000)
+    state = take_steps(state, images, settings, 0, 8)
+    assert all(float((s0 / s0.sum()).min()) > 0.05 / len(s0) for s0 in state.statistics.s0)
+    off = replace(settings, min_share=0.0)
+    stays = take_steps(start(lost(images, [2]), off, 4_000), images, off, 0, 8)
+    assert float(stays.model.chain.initial[2]) < 1e-6
 
 
 def test_default_settings_suit_few_images(images):

@@ -10,7 +10,7 @@ import torch
 from sklearn.mixture import GaussianMixture
 
 from gmm_ops.errors import RefusedInput
-from gmm_ops.mixtures.em import em_step, fit_batch_em, layer_variance, maximise
+from gmm_ops.mixtures.em import em_step, fit_batch_em, layer_totals, maximise
 from gmm_ops.mixtures.mixture import Mixture, log_likelihood
 from gmm_ops.mixtures.seeding import initial_mixture
 from gmm_ops.mixtures.statistics import MixtureStatistics
@@ -113,10 +113,10 @@ def test_an_empty_word_keeps_no_share_and_finite_parameters(columns):
         assert bool(torch.isfinite(log_likelihood(after, columns)).all())
 
 
-def test_layer_variance_ignores_the_words(columns):
+def test_the_layers_variance_ignores_the_words(columns):
     statistics = MixtureStatistics.from_batch(initial_mixture(columns, 5, 0), columns)
     expected = columns.double().var(dim=0, unbiased=False)
-    torch.testing.assert_close(layer_variance(statistics), expected, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(layer_totals(statistics)[1], expected, rtol=1e-5, atol=1e-6)
 
 
 def test_refusals_name_the_rule(columns):

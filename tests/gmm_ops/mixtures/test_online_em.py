@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from gmm_ops.errors import NonFiniteActivations, RefusedInput
+from gmm_ops.fitting.collective import LONE
 from gmm_ops.fitting.schedule import MinibatchSchedule
 from gmm_ops.mixtures.em import fit_batch_em
 from gmm_ops.mixtures.mixture import Mixture, log_likelihood
@@ -19,12 +20,12 @@ from gmm_ops.mixtures.online_em import (
     advance,
     fit_online,
     has_converged,
-    reseed,
     start,
     step_size,
 )
 from gmm_ops.mixtures.seeding import initial_mixture
-from gmm_ops.mixtures.statistics import MixtureStatistics, WorstColumns, sweep
+from gmm_ops.mixtures.splitting import planned_splits, split_dead
+from gmm_ops.mixtures.statistics import MixtureStatistics, sweep
 from tests.gmm_ops.drawn_columns import cifar_columns, clustered, digit_patches
 from tests.references import online_em as reference
 
@@ -44,13 +45,11 @@ def run(columns, state, settings, schedule, epochs, world=1, stop=None) -> Onlin
         if step.index == stop:
             break
         batch = MixtureStatistics.zero(state.mixture.n_words, state.mixture.n_units)
-        worst = WorstColumns.none(settings.max_reseeds, state.mixture.n_units)
         for rank in range(world):
             rows = [first[chunk] + schedule.rows(step, chunk) for chunk in step.buffer.owned(rank, world)]
             row = torch.from_numpy(np.concatenate(rows))
-            part = sweep(state.mixture, columns[row], n_worst=settings.max_reseeds, image=row)
-            batch, worst = batch + part[0], worst.merge(part[1])
-        state = advance(state, batch, worst, settings)
+            batch = batch + sweep(state.mixture, columns[row])
+        state = advance(state, batch, settings)
     return state
 
 
@@ -62,7 +61,7 @@ def assert_close(a: Mixture, b: Mixture, relative: float) -> None:
 
 def test_step_sizes_start_at_one_and_fall():
     sizes = [step_size(n, OnlineEMSettings()) for n in range(4)]
-    assert sizes == pytest.approx([1.0, 2**-0.6, 3**-0.6, 4**-0.6])
+    assert sizes == pytest.approx([1.0, 2**-0.51, 3**-0.51, 4**-0.51])
     assert step_size(100, replace(QUIET, exponent=0.0)) == 1.0
 
 
@@ -74,14 +73,14 @@ def test_equals_the_loop(warmup):
     floor, first = state.var_floor, state.mixture
     batches = columns.split(80)
     for batch in batches:
-        state = advance(state, *sweep(state.mixture, batch), settings)
+        state = advance(state, sweep(state.mixture, batch), settings)
     slow = reference.fit(
         [b.double().tolist() for b in batches],
         *(p.tolist() for p in (first.log_pi, first.mean, first.variance, first.center)),
-        exponent=0.6,
+        exponent=settings.exponent,
         offset=1.0,
         warmup=warmup,
-        floor=floor,
+        floor=float(floor[0]),
     )
     for got, expected in zip((state.mixture.log_pi, state.mixture.mean, state.mixture.variance), slow, strict=True):
         torch.testing.assert_close(got, torch.tensor(expected, dtype=torch.float64), rtol=1e-4, atol=1e-4)
@@ -93,9 +92,9 @@ def test_step_size_one_on_everything_is_batch_em(columns):
     state = start(mixture, settings)
     likelihoods = []
     for _ in range(10):
-        batch, worst = sweep(state.mixture, columns)
+        batch = sweep(state.mixture, columns)
         likelihoods.append(batch.log_likelihood / batch.count)
-        state = advance(state, batch, worst, settings)
+        state = advance(state, batch, settings)
     exact, history = fit_batch_em(mixture, columns, 10)
     assert likelihoods == pytest.approx(history, rel=1e-12)
     assert_close(state.mixture, exact, 1e-12)
@@ -107,7 +106,7 @@ def test_warmup_only_gathers(columns):
     before = state.mixture
     for batch in columns[:4000].split(1000):
         assert state.mixture is before
-        state = advance(state, *sweep(state.mixture, batch, n_worst=8), settings)
+        state = advance(state, sweep(state.mixture, batch), settings)
     assert state.mixture is not before
     assert state.step == 4
 
@@ -149,9 +148,9 @@ def test_a_resumed_fit_is_the_uninterrupted_one_bit_for_bit(columns, polyak):
 def test_advance_is_pure(columns):
     settings = OnlineEMSettings(warmup=0, min_share=0.5)
     state = start(initial_mixture(columns, 25, 7), settings)
-    batch, worst = sweep(state.mixture, columns[:2000], n_worst=8)
+    batch = sweep(state.mixture, columns[:2000])
     packed, before = batch.pack(), {k: v.tobytes() for k, v in state.to_arrays().items()}
-    one, two = advance(state, batch, worst, settings), advance(state, batch, worst, settings)
+    one, two = advance(state, batch, settings), advance(state, batch, settings)
     assert {k: v.tobytes() for k, v in state.to_arrays().items()} == before
     assert torch.equal(batch.pack(), packed)
     for name, array in one.to_arrays().items():
@@ -168,7 +167,7 @@ def test_relabelling_the_start_relabels_the_fit(columns):
     assert_close(renamed.mixture, plain.mixture.relabelled(order), 1e-5)
 
 
-# --- re-seeding ---
+# --- words that lost their columns ---
 
 
 def starved(columns: torch.Tensor, words: int, low: list[int]) -> Mixture:
@@ -179,50 +178,92 @@ def starved(columns: torch.Tensor, words: int, low: list[int]) -> Mixture:
     return Mixture(mixture.log_pi, mean, mixture.variance, mixture.center)
 
 
-def test_a_starved_word_moves_to_the_worst_column_and_stays(columns):
+@pytest.mark.parametrize("low", [[5], [3, 7], [0, 1, 2, 4, 6, 8, 10]])
+def test_splits_equal_the_loop(columns, low):
+    mixture = starved(columns, 12, low)
+    mean = sweep(mixture, columns).scaled(1 / len(columns))
+    floor = 1e-3 * mixture.variance.mean(dim=0)
+    found, dead, changed = split_dead(mean, 0, 12, 0.05, floor, LONE)
+    *sums, expected = reference.split(mean.s0.tolist(), mean.s1.tolist(), mean.s2.tolist(), 0.05, floor.tolist())
+    assert dead.tolist() == expected == low
+    assert set(changed.tolist()) > set(low)
+    for name, slow in zip(("s0", "s1", "s2"), sums, strict=True):
+        torch.testing.assert_close(
+            getattr(found, name), torch.tensor(slow, dtype=torch.float64), rtol=1e-12, atol=1e-12
+        )
+
+
+def test_the_halves_have_the_sums_of_the_word_that_was_split(columns):
+    mixture = starved(columns, 12, [5])
+    mean = sweep(mixture, columns).scaled(1 / len(columns))
+    found, _, changed = split_dead(mean, 0, 12, 0.05, 0.0, LONE)
+    heaviest = int(mean.s0.argmax())
+    assert changed.tolist() == sorted([5, heaviest])
+    for name in ("s0", "s1", "s2"):
+        before, after = getattr(mean, name), getattr(found, name)
+        torch.testing.assert_close(after[5] + after[heaviest], before[heaviest])
+        others = [word for word in range(12) if word not in (5, heaviest)]
+        assert torch.equal(after[others], before[others])
+    assert float(found.s0[5]) == float(found.s0[heaviest]) == float(mean.s0[heaviest]) / 2
+    apart = found.s1[5] / found.s0[5] - found.s1[heaviest] / found.s0[heaviest]
+    deviation = (mean.s2[heaviest] / mean.s0[heaviest] - (mean.s1[heaviest] / mean.s0[heaviest]) ** 2).sqrt()
+    torch.testing.assert_close(apart, deviation)
+
+
+def test_each_dead_word_splits_the_one_that_is_heaviest_then():
+    assert planned_splits(np.array([0.5, 0.0, 0.3, 0.0, 0.2, 0.0]), 0.05) == [(1, 0), (3, 2), (5, 0)]
+    assert planned_splits(np.array([0.0, 0.5, 0.5]), 0.05) == [(0, 1)]  # equals: the lowest
+    assert planned_splits(np.array([0.4, 0.2, 0.4]), 0.5) == []
+
+
+def test_a_starved_word_lives_on_as_half_of_the_heaviest(columns):
     mixture = starved(columns, 12, [3, 7])
     settings = OnlineEMSettings(warmup=0, var_floor=1e-3)
     state = start(mixture, settings)
-    batch, worst = sweep(mixture, columns, n_worst=8)
-    moved = advance(state, batch, worst, settings)
+    moved = advance(state, sweep(mixture, columns), settings)
     assert moved.reseeded.nonzero().flatten().tolist() == [3, 7]
-    torch.testing.assert_close(moved.mixture.mean[3], worst.column[0], rtol=0, atol=1e-9)
-    torch.testing.assert_close(moved.mixture.mean[7], worst.column[1], rtol=0, atol=1e-9)
-    assert moved.mixture.log_pi.exp()[[3, 7]].tolist() == pytest.approx([1 / 12] * 2)
     assert moved.mixture.log_pi.exp().sum().item() == pytest.approx(1.0)
-    spread = columns.double().var(dim=0, unbiased=False).clamp(min=moved.var_floor)
-    torch.testing.assert_close(moved.mixture.variance[3], spread, rtol=1e-4, atol=1e-6)
-    kept = advance(moved, *sweep(moved.mixture, columns, n_worst=8), settings)
-    assert int(kept.reseeded[3]) == 1
-    assert float(kept.mixture.log_pi[3].exp()) > 0.05 / 12
+    kept = advance(moved, sweep(moved.mixture, columns), settings)
+    assert int(kept.reseeded.sum()) == 2
+    assert float(kept.mixture.log_pi[[3, 7]].exp().min()) > 0.05 / 12
 
 
-def test_re_seeding_leaves_the_other_words_where_they_are(columns):
-    mixture = starved(columns, 12, [5])
-    batch, worst = sweep(mixture, columns, n_worst=8)
-    mean = batch.scaled(1 / batch.count)
-    changed, words = reseed(mean, worst, mixture.center, 0.0, OnlineEMSettings())
-    assert words.tolist() == [5]
-    others = torch.arange(12) != 5
-    torch.testing.assert_close((changed.s1 / changed.s0[:, None])[others], (mean.s1 / mean.s0[:, None])[others])
-    torch.testing.assert_close((changed.s2 / changed.s0[:, None])[others], (mean.s2 / mean.s0[:, None])[others])
-    assert float(changed.s0.sum()) == pytest.approx(float(mean.s0.sum()))
-
-
-def test_no_more_words_move_than_allowed_and_the_emptiest_go_first(columns):
-    mixture = starved(columns, 12, [1, 4, 9])
-    batch, worst = sweep(mixture, columns, n_worst=8)
-    _, words = reseed(batch.scaled(1 / batch.count), worst, mixture.center, 0.0, OnlineEMSettings(max_reseeds=2))
-    assert words.tolist() == [1, 4]
-    _, none = reseed(batch, WorstColumns.none(8, 16), mixture.center, 0.0, OnlineEMSettings())
-    assert none.tolist() == []
-
-
-def test_min_share_zero_turns_re_seeding_off(columns):
+def test_min_share_zero_splits_nothing(columns):
     mixture = starved(columns, 12, [1])
     settings = OnlineEMSettings(warmup=0, min_share=0.0)
-    moved = advance(start(mixture, settings), *sweep(mixture, columns, n_worst=8), settings)
+    moved = advance(start(mixture, settings), sweep(mixture, columns), settings)
     assert int(moved.reseeded.sum()) == 0
+
+
+def test_a_split_needs_no_spread_above_the_floor():
+    """A word of equal columns is split by what the floor allows, so that its halves are not the same word."""
+    columns = torch.zeros(400, 3)
+    columns[:100] = torch.randn(100, 3, generator=torch.Generator().manual_seed(0)) + 9.0
+    found = fit_online(columns, 4, 0).mixture
+    assert len(found.mean.unique(dim=0)) == 4
+    assert float(found.log_pi.exp().min()) > 0.05 / 4
+
+
+# --- the variance floor ---
+
+
+def test_a_floor_per_unit_leaves_small_units_their_spread(columns):
+    """One unit a thousand times larger: a floor of the layer's mean variance would cover all others."""
+    uneven = columns[:4_000].clone()
+    uneven[:, 3] *= 1_000.0
+    layer, unit = (fit_online(uneven, 12, 0, OnlineEMSettings(floor_of=kind)) for kind in ("layer", "unit"))
+    own = uneven[:3_600].double().var(dim=0)
+    at_floor = (layer.mixture.variance <= 1.001 * 1e-4 * own.mean()).double().mean()
+    assert float(at_floor) > 0.8
+    assert float((unit.mixture.variance < 0.9 * 1e-4 * own).double().mean()) == 0.0
+    assert unit.epoch_held_out[-1] > layer.epoch_held_out[-1] + 10.0
+
+
+def test_a_unit_that_never_changes_has_a_floor_of_its_own(columns):
+    flat = columns[:2_000].clone()
+    flat[:, 2] = 1.0
+    found = fit_online(flat, 6, 0, OnlineEMSettings(floor_of="unit"))
+    assert float(found.mixture.variance[:, 2].min()) > 0.0
 
 
 # --- whole fits ---
@@ -285,7 +326,7 @@ def test_polyak_gives_the_average_of_the_last_parameters(columns):
 
 def test_polyak_averages_the_last_half_of_a_fit(columns):
     settings = OnlineEMSettings(polyak=True, epochs=3).for_columns(1_280_000, 100)
-    assert settings.average_after == 300
+    assert settings.average_after == 1_920
     short = OnlineEMSettings(minibatch=500, warmup=0, polyak=True, average_after=10**6)
     state = run(columns, start(initial_mixture(columns, 6, 7), short), short, MinibatchSchedule((250,) * 36, 500), 1)
     assert torch.equal(state.result(short).mean, state.mixture.mean)  # nothing averaged yet: the last parameters
@@ -304,19 +345,39 @@ def test_a_fit_stops_when_an_epoch_gains_too_little(columns):
 @pytest.mark.parametrize(
     ("columns", "words", "minibatch", "warmup"),
     [
-        (20_000_000, 100, 50_000, 20),  # the settings are the upper limit
-        (1_280_000, 100, 6_400, 12),  # 200 steps an epoch
-        (100_000, 100, 2_500, 2),  # 25 columns per word
-        (60, 50, 60, 1),  # all there is, three times
+        (20_000_000, 16_384, 50_000, 20),  # the settings are the upper limit
+        (1_280_000, 100, 1_000, 20),  # 10 columns a word
+        (100_000, 100, 1_000, 6),  # a 50th of all steps
+        (9_000, 20, 200, 2),
+        (60, 50, 60, 1),  # all there is
     ],
 )
 def test_a_layer_gets_the_steps_it_needs(columns, words, minibatch, warmup):
     settings = OnlineEMSettings().for_columns(columns, words)
     assert (settings.minibatch, settings.warmup) == (minibatch, warmup)
+    assert settings.for_columns(columns, words) == settings
 
 
-def test_one_step_in_all_has_no_warmup():
-    assert OnlineEMSettings(epochs=1).for_columns(60, 50).warmup == 0
+@pytest.mark.parametrize(("columns", "words", "epochs"), [(60, 50, 50), (200, 5, 13), (9_000, 20, 3)])
+def test_few_columns_are_passed_over_until_there_are_fifty_steps(columns, words, epochs):
+    assert OnlineEMSettings().for_columns(columns, words).epochs == epochs
+
+
+def test_settings_by_hand_follow_the_columns_too(columns):
+    """Six epochs by hand took two steps once, both warm-up, and were called converged."""
+    found = fit_online(columns, 20, 0, OnlineEMSettings(epochs=6))
+    epochs = len(found.epoch_held_out) - 1
+    assert len(found.history) == pytest.approx(epochs * 8_100 / 200, abs=epochs)
+    assert epochs >= 2
+    assert found.epoch_held_out[-1] > found.epoch_held_out[0] + 1.0
+    assert found.converged == (epochs < 6)
+
+
+@pytest.mark.parametrize("n", [40, 120, 200])
+def test_a_small_fit_learns_and_says_whether_it_converged(columns, n):
+    found = fit_online(columns[::40][:n], 4, 0)
+    assert found.epoch_held_out[-1] > found.epoch_held_out[0]
+    assert found.converged or len(found.history) >= 50
 
 
 @pytest.mark.parametrize(
@@ -329,7 +390,7 @@ def test_one_step_in_all_has_no_warmup():
         ({"warmup": -1}, "warmup must be 0 or more; got -1"),
         ({"min_share": 1.0}, "min_share must be at least 0 and below 1"),
         ({"var_floor": -1.0}, "var_floor must be 0 or more"),
-        ({"max_reseeds": -1}, "max_reseeds must be 0 or more"),
+        ({"floor_of": "word"}, "floor_of must be 'layer' or 'unit'; got word"),
     ],
 )
 def test_settings_name_their_rules(change, message):
@@ -352,4 +413,4 @@ def test_bad_columns_are_refused(columns):
         fit_online(columns[:100], 5, 0, images=torch.zeros(100))
     state = start(initial_mixture(columns, 3, 0), QUIET)
     with pytest.raises(RefusedInput, match="the global minibatch is empty"):
-        advance(state, MixtureStatistics.zero(3, 16), WorstColumns.none(8, 16), QUIET)
+        advance(state, MixtureStatistics.zero(3, 16), QUIET)

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from gmm_ops.errors import NonFiniteActivations, RefusedInput
-from gmm_ops.mixtures.mixture import Mixture, log_joints, log_likelihood
-from gmm_ops.mixtures.statistics import MixtureStatistics, WorstColumns, sweep
+from gmm_ops.mixtures.mixture import Mixture, log_likelihood
+from gmm_ops.mixtures.statistics import MixtureStatistics, sweep
 from tests.gmm_ops.drawn_columns import clustered, digit_patches, warm_mixture
 from tests.references import em as reference
 
@@ -69,8 +69,8 @@ def test_auto_takes_the_loop_where_few_words_matter_and_the_product_where_many_d
 @pytest.mark.parametrize("engine", ["dense", "sparse"])
 @pytest.mark.parametrize("tile_rows", [64, 192, 1000])
 def test_the_tile_changes_nothing(mixture, columns, engine, tile_rows):
-    whole, _ = sweep(mixture, columns, engine=engine)
-    tiled, _ = sweep(mixture, columns, engine=engine, tile_rows=tile_rows)
+    whole = sweep(mixture, columns, engine=engine)
+    tiled = sweep(mixture, columns, engine=engine, tile_rows=tile_rows)
     assert_same(tiled, whole, 1e-6 if engine == "dense" else 1e-12)
 
 
@@ -93,7 +93,7 @@ def test_zero_is_neutral_and_no_columns_give_zero(mixture, columns):
     one = MixtureStatistics.from_batch(mixture, columns[:100])
     same = MixtureStatistics.zero(40, 20) + one
     assert torch.equal(same.pack(), one.pack())
-    assert torch.equal(sweep(mixture, columns[:0])[0].pack(), MixtureStatistics.zero(40, 20).pack())
+    assert torch.equal(sweep(mixture, columns[:0]).pack(), MixtureStatistics.zero(40, 20).pack())
 
 
 def test_packing_keeps_every_bit_and_adds_like_merge(mixture, columns):
@@ -153,54 +153,6 @@ def test_bad_input_is_refused(mixture, columns):
         MixtureStatistics.from_batch(mixture, columns[:, :5])
 
 
-# --- the worst-explained columns of the same sweep ---
-
-
-def worst_by_sorting(mixture: Mixture, columns: torch.Tensor, size: int) -> list[int]:
-    value = torch.logsumexp(log_joints(mixture, columns), dim=1)
-    return sorted(range(len(columns)), key=lambda i: (float(value[i]), i))[:size]
-
-
-def test_worst_columns_are_the_least_likely(mixture, columns):
-    _, worst = sweep(mixture, columns, n_worst=8)
-    expected = worst_by_sorting(mixture, columns, 8)
-    assert worst.image.tolist() == expected
-    assert torch.equal(worst.column, columns[expected].double())
-    assert bool((worst.log_likelihood.diff() >= 0).all())
-
-
-@pytest.mark.parametrize("parts", [2, 3, 5])
-def test_worst_columns_do_not_depend_on_the_split(mixture, columns, parts):
-    image, position = torch.arange(3000) // 50, torch.arange(3000) % 50
-    _, whole = sweep(mixture, columns, n_worst=8, image=image, position=position)
-    found = WorstColumns.none(8, 20)
-    for rows in reversed(torch.arange(3000).tensor_split(parts)):
-        _, part = sweep(mixture, columns[rows], n_worst=8, image=image[rows], position=position[rows])
-        found = part.merge(found)
-    assert found.image.tolist() == whole.image.tolist()
-    assert found.position.tolist() == whole.position.tolist()
-    assert torch.equal(found.column, whole.column)
-
-
-def test_equal_columns_are_ordered_by_image_then_position(mixture):
-    columns = torch.full((6, 20), 9.0)
-    image, position = torch.tensor([4, 2, 2, 9, 2, 0]), torch.tensor([0, 7, 3, 0, 5, 1])
-    _, worst = sweep(mixture, columns, n_worst=4, image=image, position=position)
-    assert list(zip(worst.image.tolist(), worst.position.tolist(), strict=True)) == [(0, 1), (2, 3), (2, 5), (2, 7)]
-
-
-def test_few_columns_leave_room_that_packs(mixture, columns):
-    _, worst = sweep(mixture, columns[:3], n_worst=5)
-    assert worst.log_likelihood.isinf().tolist() == [False] * 3 + [True] * 2
-    assert worst.image.tolist()[3:] == [-1, -1]
-    packed = worst.pack()
-    assert packed.shape == (5, 23)
-    assert packed.dtype == torch.float64
-    back = WorstColumns.unpack(packed)
-    for name in ("log_likelihood", "image", "position", "column"):
-        assert torch.equal(getattr(back, name), getattr(worst, name))
-
-
 def test_digits_pass_through_all_engines():
     columns = digit_patches()[:6000]
     mixture = warm_mixture(columns, 30)
@@ -212,8 +164,7 @@ def test_digits_pass_through_all_engines():
 
 
 @pytest.mark.gpu
-def test_a_gpu_gives_the_same_sums_and_worst_columns(mixture, columns):
-    here, worst_here = sweep(mixture, columns, n_worst=8)
-    there, worst_there = sweep(mixture.to("cuda"), columns.cuda(), n_worst=8)
+def test_a_gpu_gives_the_same_sums(mixture, columns):
+    here = sweep(mixture, columns)
+    there = sweep(mixture.to("cuda"), columns.cuda())
     assert_same(MixtureStatistics.unpack(there.pack().cpu(), 40, 20), here, 1e-5)
-    assert worst_there.image.tolist() == worst_here.image.tolist()

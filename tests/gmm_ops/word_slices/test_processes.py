@@ -21,7 +21,6 @@ from gmm_ops.mixtures.statistics import sweep
 from gmm_ops.word_slices.assignment import sliced_assign
 from gmm_ops.word_slices.gradient import sliced_batch_gradient
 from gmm_ops.word_slices.memory import training_bytes
-from gmm_ops.word_slices.online_step import sliced_advance, sliced_start
 from gmm_ops.word_slices.sweep import sliced_sweep
 from gmm_ops.word_slices.training import sliced_training_advance, sliced_training_start
 from tests.gmm_ops.drawn_columns import clustered
@@ -43,9 +42,9 @@ def small_columns() -> torch.Tensor:
 def small_job(reduce: ProcessReduce) -> dict[str, Any]:
     """Online EM, hard words and a few discriminative steps of one slice; plain tensors to send back."""
     columns = small_columns()
-    state = sliced_start(initial_slice(columns, 70, 3, reduce.rank, reduce.world), EM, reduce)
+    state = start(initial_slice(columns, 70, 3, reduce.rank, reduce.world), EM, reduce)
     for batch in columns.split(EM.minibatch):
-        state = sliced_advance(state, *sliced_sweep(state.words, batch, reduce, engine=ENGINE, n_worst=8), EM, reduce)
+        state = advance(state, sliced_sweep(state.words, batch, reduce, engine=ENGINE), EM, reduce)
     words = state.words
     found = sliced_assign(words, columns, reduce)
     images, labels, variance = images_of(columns)
@@ -55,7 +54,7 @@ def small_job(reduce: ProcessReduce) -> dict[str, Any]:
         training = sliced_training_advance(training, gradient, TRAINING, reduce)
     return {
         "words": words,
-        "reseeded": state.own.reseeded,
+        "reseeded": state.reseeded,
         "word": found.word,
         "mean": training.own.parameters.mean,
         "bias": training.own.parameters.bias,
@@ -71,7 +70,7 @@ def test_two_processes_equal_one():
     parts = on_processes(2, small_job)
     state = start(initial_mixture(columns, 70, 3), EM)
     for batch in columns.split(EM.minibatch):
-        state = advance(state, *sweep(state.mixture, batch, engine=ENGINE, n_worst=8), EM)
+        state = advance(state, sweep(state.mixture, batch, engine=ENGINE), EM)
     assert int(state.reseeded.sum()) > 0
     assert torch.equal(torch.cat([part["reseeded"] for part in parts]), state.reseeded)
     found: Mixture = joined([part["words"] for part in parts])
@@ -98,15 +97,15 @@ def large_job(reduce: ProcessReduce) -> tuple[list[float], list[float], int, int
     # Batch EM: a smaller minibatch than the dictionary has words says little about any of them.
     settings = OnlineEMSettings(warmup=0, exponent=0.0, min_share=0.0)
     words = initial_slice(columns, 16_384, 0, reduce.rank, reduce.world)
-    state = sliced_start(words, settings, reduce)
+    state = start(words, settings, reduce)
     likelihoods = []
     for _ in range(3):
-        found, worst = sliced_sweep(state.words, columns, reduce, n_worst=8)
+        found = sliced_sweep(state.words, columns, reduce)
         likelihoods.append(found.log_likelihood / found.count)
-        state = sliced_advance(state, found, worst, settings, reduce)
+        state = advance(state, found, settings, reduce)
     held = state.words.own.n_words
     words = state.words
-    del state, found, worst
+    del state, found
     images = columns[:3_200].view(50, 64, 512)
     labels, training_settings = torch.arange(50) % 5, replace(TRAINING, epochs=1)
     training = sliced_training_start(words, 5, 3, columns.double().var(dim=0), training_settings, reduce)

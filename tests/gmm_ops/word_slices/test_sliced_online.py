@@ -10,19 +10,19 @@ import pytest
 import torch
 
 from gmm_ops.errors import RefusedInput
+from gmm_ops.fitting.collective import LONE
 from gmm_ops.mixtures.em import fit_batch_em, maximise
 from gmm_ops.mixtures.estep import Engine
 from gmm_ops.mixtures.mixture import Mixture, log_likelihood
 from gmm_ops.mixtures.online_step import OnlineEMSettings, OnlineEMState, advance, start
 from gmm_ops.mixtures.seeding import initial_mixture
-from gmm_ops.mixtures.slices import WordSlice, initial_slice, joined
-from gmm_ops.mixtures.statistics import MixtureStatistics, WorstColumns, sweep
-from gmm_ops.word_slices.online_step import SliceState, sliced_advance, sliced_start
+from gmm_ops.mixtures.slices import WordSlice, initial_slice, joined, slice_bounds
+from gmm_ops.mixtures.splitting import split_dead
+from gmm_ops.mixtures.statistics import MixtureStatistics, sweep
 from gmm_ops.word_slices.sweep import sliced_log_likelihood, sliced_sweep
 from tests.gmm_ops.drawn_columns import cifar_columns, clustered, digit_patches
 from tests.gmm_ops.word_slices.thread_slices import ThreadReduce, on_slices
 from tests.references import online_em as online_reference
-from tests.references import word_slices as reference
 
 WORDS = 30
 SETTINGS = OnlineEMSettings(minibatch=900, epochs=1, warmup=2, min_share=0.3, var_floor=1e-3)
@@ -33,28 +33,22 @@ def columns() -> torch.Tensor:
     return digit_patches()[:9_000]
 
 
-def walked(state: SliceState, batches, settings, reduce: ThreadReduce, engine: Engine = "auto") -> SliceState:
-    for image, batch in batches:
-        found = sliced_sweep(state.words, batch, reduce, engine=engine, n_worst=settings.max_reseeds, image=image)
-        state = sliced_advance(state, *found, settings, reduce)
+def walked(state: OnlineEMState, batches, settings, reduce: ThreadReduce, engine: Engine = "auto") -> OnlineEMState:
+    for batch in batches:
+        state = advance(state, sliced_sweep(state.words, batch, reduce, engine=engine), settings, reduce)
     return state
 
 
 def unsliced(state: OnlineEMState, batches, settings, engine: Engine = "auto") -> OnlineEMState:
-    for image, batch in batches:
-        found = sweep(state.mixture, batch, engine=engine, n_worst=settings.max_reseeds, image=image)
-        state = advance(state, *found, settings)
+    for batch in batches:
+        state = advance(state, sweep(state.mixture, batch, engine=engine), settings)
     return state
 
 
-def numbered(columns: torch.Tensor, size: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    return list(zip(torch.arange(len(columns)).split(size), columns.split(size), strict=True))
-
-
-def fitted(columns, words, settings, world, batches) -> list[SliceState]:
-    def work(reduce: ThreadReduce) -> SliceState:
+def fitted(columns, words, settings, world, batches) -> list[OnlineEMState]:
+    def work(reduce: ThreadReduce) -> OnlineEMState:
         first = initial_slice(columns, words, 5, reduce.rank, world, settings.var_floor)
-        return walked(sliced_start(first, settings, reduce), batches, settings, reduce)
+        return walked(start(first, settings, reduce), batches, settings, reduce)
 
     return on_slices(world, work)
 
@@ -71,29 +65,30 @@ def assert_close(a: Mixture, b: Mixture, relative: float) -> None:
 @pytest.mark.parametrize("stage", [1, 3])
 def test_equals_the_unsliced_fit_on_real_columns(shared_data, stage, world):
     columns = cifar_columns(shared_data, {1: 20, 3: 200}[stage], stage)
-    batches = 2 * numbered(columns, 2_000)
+    batches = 2 * list(columns.split(2_000))
     one = unsliced(start(initial_mixture(columns, WORDS, 5, var_floor=1e-3), SETTINGS), batches, SETTINGS)
     states = fitted(columns, WORDS, SETTINGS, world, batches)
-    reseeded = torch.cat([state.own.reseeded for state in states])
+    reseeded = torch.cat([state.reseeded for state in states])
     assert int(reseeded.sum()) > 0
     assert torch.equal(reseeded, one.reseeded)
     assert_close(joined([state.words for state in states]), one.mixture, 1e-6)
-    assert {state.own.step for state in states} == {one.step}
-    assert all(state.own.var_floor == pytest.approx(one.var_floor, rel=1e-12) for state in states)
+    assert {state.step for state in states} == {one.step}
+    for state in states:
+        torch.testing.assert_close(state.var_floor, one.var_floor, rtol=1e-12, atol=0)
 
 
 def test_equals_the_loop():
     columns = clustered(400, 5, 4)
     settings = replace(SETTINGS, warmup=2, min_share=0.0, var_floor=1e-2)
     first = initial_mixture(columns, 4, 5, var_floor=1e-2)
-    states = fitted(columns, 4, settings, 2, numbered(columns, 80))
+    states = fitted(columns, 4, settings, 2, columns.split(80))
     slow = online_reference.fit(
         [b.double().tolist() for b in columns.split(80)],
         *(p.tolist() for p in (first.log_pi, first.mean, first.variance, first.center)),
-        exponent=0.6,
+        exponent=settings.exponent,
         offset=1.0,
         warmup=2,
-        floor=states[0].own.var_floor,
+        floor=float(states[0].var_floor[0]),
     )
     found = joined([state.words for state in states])
     for got, expected in zip((found.log_pi, found.mean, found.variance), slow, strict=True):
@@ -103,18 +98,18 @@ def test_equals_the_loop():
 def test_warmup_only_gathers(columns):
     def work(reduce: ThreadReduce) -> None:
         settings = replace(SETTINGS, warmup=3)
-        state = sliced_start(initial_slice(columns, WORDS, 5, reduce.rank, 2), settings, reduce)
-        before = state.own.mixture
-        for image, batch in numbered(columns[:3_600], 900):
-            assert state.own.mixture is before
-            state = walked(state, [(image, batch)], settings, reduce)
-        assert state.own.mixture is not before
+        state = start(initial_slice(columns, WORDS, 5, reduce.rank, 2), settings, reduce)
+        before = state.mixture
+        for batch in columns[:3_600].split(900):
+            assert state.mixture is before
+            state = walked(state, [batch], settings, reduce)
+        assert state.mixture is not before
 
     on_slices(2, work)
 
 
 def test_shares_are_of_the_whole_dictionary(columns):
-    states = fitted(columns, WORDS, SETTINGS, 3, numbered(columns, 900))
+    states = fitted(columns, WORDS, SETTINGS, 3, columns.split(900))
     shares = [float(state.words.own.log_pi.exp().sum()) for state in states]
     assert sum(shares) == pytest.approx(1.0, abs=1e-12)
     assert min(shares) > 0.0
@@ -123,24 +118,24 @@ def test_shares_are_of_the_whole_dictionary(columns):
 
 def test_the_floor_is_a_share_of_the_whole_mean_variance(columns):
     mixture = fit_batch_em(initial_mixture(columns, WORDS, 0), columns, 2, 1e-3)[0]
-    floors = on_slices(
-        2, lambda r: sliced_start(WordSlice.of(mixture, r.rank, 2), SETTINGS, r).own.var_floor / SETTINGS.var_floor
-    )
-    assert floors[0] == floors[1] == pytest.approx(float(mixture.variance.mean()), rel=1e-12)
+    floors = on_slices(2, lambda r: start(WordSlice.of(mixture, r.rank, 2), SETTINGS, r).var_floor / SETTINGS.var_floor)
+    assert torch.equal(floors[0], floors[1])
+    assert floors[0].tolist() == pytest.approx([float(mixture.variance.mean())] * 16, rel=1e-12)
 
 
 @pytest.mark.parametrize("world", [1, 2])
 def test_polyak_averages_equal_the_unsliced(columns, world):
     settings = replace(SETTINGS, polyak=True, average_after=4)
-    batches = numbered(columns, 900)
+    batches = columns.split(900)
     # The loop adds in one order whatever the cut, so nothing but the rule itself can make a difference.
     one = unsliced(start(initial_mixture(columns, WORDS, 5, var_floor=1e-3), settings), batches, settings, "sparse")
     assert int(one.reseeded.sum()) > 0
 
     def work(reduce: ThreadReduce) -> tuple[WordSlice, WordSlice]:
         first = initial_slice(columns, WORDS, 5, reduce.rank, world, settings.var_floor)
-        state = walked(sliced_start(first, settings, reduce), batches, settings, reduce, "sparse")
-        return state.result(settings, reduce), state.result(replace(settings, polyak=False), reduce)
+        state = walked(start(first, settings, reduce), batches, settings, reduce, "sparse")
+        last = state.result(replace(settings, polyak=False), reduce)
+        return first.with_words(state.result(settings, reduce)), first.with_words(last)
 
     found = on_slices(world, work)
     assert_close(joined([average for average, _ in found]), one.result(settings), 1e-9)
@@ -152,8 +147,8 @@ def test_before_any_average_the_result_is_the_last_parameters(columns):
     settings = replace(SETTINGS, polyak=True, average_after=1_000)
 
     def work(reduce: ThreadReduce) -> None:
-        state = sliced_start(initial_slice(columns, WORDS, 5, reduce.rank, 2), settings, reduce)
-        assert state.result(settings, reduce).own is state.own.mixture
+        state = start(initial_slice(columns, WORDS, 5, reduce.rank, 2), settings, reduce)
+        assert state.result(settings, reduce) is state.mixture
 
     on_slices(2, work)
 
@@ -170,55 +165,49 @@ def starved(columns: torch.Tensor, low: list[int]) -> Mixture:
 
 
 @pytest.mark.parametrize("world", [2, 3])
-def test_the_emptiest_words_of_any_slice_take_the_worst_columns_in_order(columns, world):
-    mixture = starved(columns, [3, 7, 10])
-    settings = OnlineEMSettings(warmup=0, var_floor=1e-3, max_reseeds=2)
-
-    def work(reduce: ThreadReduce) -> tuple[SliceState, WorstColumns]:
-        state = sliced_start(WordSlice.of(mixture, reduce.rank, world), settings, reduce)
-        found, worst = sliced_sweep(state.words, columns, reduce, n_worst=2)
-        return sliced_advance(state, found, worst, settings, reduce), worst
-
-    parts = on_slices(world, work)
-    moved = torch.cat([state.own.reseeded for state, _ in parts]).nonzero().flatten().tolist()
-    assert moved == [3, 7]  # the third starved word waits for the next step
-    found = joined([state.words for state, _ in parts])
-    for rank, word in enumerate(moved):
-        torch.testing.assert_close(found.mean[word], parts[0][1].column[rank], rtol=0, atol=1e-9)
-    assert found.log_pi[moved].exp().tolist() == pytest.approx([1 / 12] * 2)
-    one = advance(start(mixture, settings), *sweep(mixture, columns, n_worst=2), settings)
-    assert_close(found, one.mixture, 1e-6)
-
-
-def test_a_re_seeded_dictionary_equals_the_loop():
-    columns = clustered(200, 4, 3)
-    mixture = starved(columns, [2, 11])
+@pytest.mark.parametrize("low", [[3, 7, 10], [0, 1, 2, 3, 4, 5]])
+def test_dead_words_of_any_slice_take_half_of_the_heaviest_of_all(columns, world, low):
+    mixture = starved(columns, low)
     settings = OnlineEMSettings(warmup=0, var_floor=1e-3)
 
-    def work(reduce: ThreadReduce) -> tuple[SliceState, WorstColumns]:
-        state = sliced_start(WordSlice.of(mixture, reduce.rank, 2), settings, reduce)
-        found, worst = sliced_sweep(state.words, columns, reduce, n_worst=settings.max_reseeds)
-        return sliced_advance(state, found, worst, settings, reduce), worst
+    def work(reduce: ThreadReduce) -> OnlineEMState:
+        state = start(WordSlice.of(mixture, reduce.rank, world), settings, reduce)
+        return advance(state, sliced_sweep(state.words, columns, reduce), settings, reduce)
 
-    parts = on_slices(2, work)
-    mean = sweep(mixture, columns)[0].scaled(1 / len(columns))
-    targets = (parts[0][1].column - mixture.center).tolist()
-    floor = parts[0][0].own.var_floor
-    s0, s1, s2, moved = reference.reseed(mean.s0.tolist(), mean.s1.tolist(), mean.s2.tolist(), targets, 0.05, floor)
-    assert moved == [2, 11]
-    for name, expected in zip(("s0", "s1", "s2"), (s0, s1, s2), strict=True):
-        got = torch.cat([getattr(state.own.statistics, name) for state, _ in parts])
-        torch.testing.assert_close(got, torch.tensor(expected, dtype=torch.float64), rtol=1e-5, atol=1e-5)
+    states = on_slices(world, work)
+    assert torch.cat([state.reseeded for state in states]).nonzero().flatten().tolist() == low
+    one = advance(start(mixture, settings), sweep(mixture, columns), settings)
+    assert_close(joined([state.words for state in states]), one.mixture, 1e-6)
 
 
-@pytest.mark.parametrize("change", [{"min_share": 0.0}, {"max_reseeds": 0}])
-def test_re_seeding_can_be_turned_off(columns, change):
-    settings = replace(OnlineEMSettings(warmup=0), **change)
-    batches = numbered(columns, len(columns))
+@pytest.mark.parametrize("world", [1, 2, 5])
+def test_splits_are_those_of_the_whole_dictionary_bit_for_bit(columns, world):
+    mixture = starved(columns, [2, 6, 11])
+    mean = sweep(mixture, columns).scaled(1 / len(columns))
+    floor = 1e-3 * mixture.variance.mean(dim=0)
+    one, dead, changed = split_dead(mean, 0, 12, 0.05, floor, LONE)
+
+    def work(reduce: ThreadReduce) -> tuple[MixtureStatistics, list[int], list[int]]:
+        first, last = slice_bounds(12, reduce.rank, world)
+        own = MixtureStatistics(
+            mean.count, mean.log_likelihood, mean.s0[first:last], mean.s1[first:last], mean.s2[first:last]
+        )
+        found, *words = split_dead(own, first, 12, 0.05, floor, reduce)
+        return found, *([first + word for word in kind.tolist()] for kind in words)
+
+    parts = on_slices(world, work)
+    for name in ("s0", "s1", "s2"):
+        assert torch.equal(torch.cat([getattr(part[0], name) for part in parts]), getattr(one, name))
+    assert [word for part in parts for word in part[1]] == dead.tolist()
+    assert [word for part in parts for word in part[2]] == changed.tolist()
+
+
+def test_splitting_can_be_turned_off(columns):
+    settings = OnlineEMSettings(warmup=0, min_share=0.0)
 
     def work(reduce: ThreadReduce) -> int:
-        state = sliced_start(WordSlice.of(starved(columns, [1]), reduce.rank, 2), settings, reduce)
-        return int(walked(state, batches, settings, reduce).own.reseeded.sum())
+        state = start(WordSlice.of(starved(columns, [1]), reduce.rank, 2), settings, reduce)
+        return int(walked(state, [columns], settings, reduce).reseeded.sum())
 
     assert on_slices(2, work) == [0, 0]
 
@@ -228,13 +217,13 @@ def test_a_word_without_a_column_keeps_share_zero_and_the_layers_variance(column
     mixture = starved(columns, [0, 1, 2, 3, 4, 5, 8])  # all words of the first slice, one of the second
     settings = OnlineEMSettings(warmup=0, min_share=0.0, var_floor=1e-3)
 
-    def work(reduce: ThreadReduce) -> SliceState:
-        state = sliced_start(WordSlice.of(mixture, reduce.rank, 2), settings, reduce)
-        return walked(state, numbered(columns, len(columns)), settings, reduce)
+    def work(reduce: ThreadReduce) -> OnlineEMState:
+        state = start(WordSlice.of(mixture, reduce.rank, 2), settings, reduce)
+        return walked(state, columns.split(len(columns)), settings, reduce)
 
     states = on_slices(2, work)
     found = joined([state.words for state in states])
-    expected = maximise(sweep(mixture, columns)[0], mixture.center, states[0].own.var_floor)
+    expected = maximise(sweep(mixture, columns), mixture.center, states[0].var_floor)
     assert found.log_pi[:6].tolist() == [-torch.inf] * 6
     torch.testing.assert_close(found.log_pi, expected.log_pi, rtol=1e-6, atol=1e-6)
     torch.testing.assert_close(found.mean, expected.mean, rtol=1e-6, atol=1e-6)
@@ -248,12 +237,12 @@ def test_the_likelihood_never_falls_with_step_size_one(columns):
     settings = OnlineEMSettings(exponent=0.0, min_share=0.0, var_floor=0.0, warmup=0)
 
     def work(reduce: ThreadReduce) -> list[float]:
-        state = sliced_start(initial_slice(columns, WORDS, 1, reduce.rank, 3), settings, reduce)
+        state = start(initial_slice(columns, WORDS, 1, reduce.rank, 3), settings, reduce)
         likelihoods = []
         for _ in range(8):
-            found, worst = sliced_sweep(state.words, columns, reduce)
+            found = sliced_sweep(state.words, columns, reduce)
             likelihoods.append(found.log_likelihood / found.count)
-            state = sliced_advance(state, found, worst, settings, reduce)
+            state = advance(state, found, settings, reduce)
         return [*likelihoods, float(sliced_log_likelihood(state.words, columns, reduce).mean())]
 
     curves = on_slices(3, work)
@@ -266,16 +255,16 @@ def test_the_likelihood_never_falls_with_step_size_one(columns):
 
 def test_a_fit_resumed_from_its_slices_is_the_uninterrupted_one_bit_for_bit(columns):
     settings = replace(SETTINGS, polyak=True, average_after=3)
-    batches = numbered(columns, 900)
+    batches = columns.split(900)
 
-    def work(reduce: ThreadReduce) -> tuple[SliceState, SliceState]:
-        begun = sliced_start(initial_slice(columns, WORDS, 5, reduce.rank, 2), settings, reduce)
+    def work(reduce: ThreadReduce) -> tuple[OnlineEMState, OnlineEMState]:
+        begun = start(initial_slice(columns, WORDS, 5, reduce.rank, 2), settings, reduce)
         stopped = walked(begun, batches[:6], settings, reduce)
         file = io.BytesIO()
         np.savez(file, **stopped.to_arrays())
         file.seek(0)
         with np.load(file) as arrays:
-            back = SliceState.from_arrays(arrays)
+            back = OnlineEMState.from_arrays(arrays)
         return walked(back, batches[6:], settings, reduce), walked(begun, batches, settings, reduce)
 
     for resumed, undisturbed in on_slices(2, work):
@@ -288,12 +277,12 @@ def test_a_fit_resumed_from_its_slices_is_the_uninterrupted_one_bit_for_bit(colu
 def test_advance_is_pure(columns):
     def work(reduce: ThreadReduce) -> None:
         settings = replace(SETTINGS, warmup=0)
-        state = sliced_start(initial_slice(columns, WORDS, 5, reduce.rank, 2), settings, reduce)
-        found, worst = sliced_sweep(state.words, columns[:900], reduce, n_worst=8)
+        state = start(initial_slice(columns, WORDS, 5, reduce.rank, 2), settings, reduce)
+        found = sliced_sweep(state.words, columns[:900], reduce)
         before = {name: array.tobytes() for name, array in state.to_arrays().items()}
         packed = found.pack()
-        one = sliced_advance(state, found, worst, settings, reduce).to_arrays()
-        two = sliced_advance(state, found, worst, settings, reduce).to_arrays()
+        one = advance(state, found, settings, reduce).to_arrays()
+        two = advance(state, found, settings, reduce).to_arrays()
         assert {name: array.tobytes() for name, array in state.to_arrays().items()} == before
         assert torch.equal(found.pack(), packed)
         assert all(one[name].tobytes() == two[name].tobytes() for name in one)
@@ -306,16 +295,15 @@ def test_advance_is_pure(columns):
 
 def test_no_columns_and_no_spread_are_refused_by_all(columns):
     def work(reduce: ThreadReduce) -> None:
-        state = sliced_start(initial_slice(columns, 4, 5, reduce.rank, 2), replace(SETTINGS, var_floor=0.0), reduce)
+        state = start(initial_slice(columns, 4, 5, reduce.rank, 2), replace(SETTINGS, var_floor=0.0), reduce)
         empty = MixtureStatistics.zero(2, 16)
-        none = WorstColumns.none(8, 16)
         with pytest.raises(RefusedInput, match="batch must hold at least one column"):
-            sliced_advance(state, empty, none, SETTINGS, reduce)
+            advance(state, empty, SETTINGS, reduce)
         # Words 0 to 2 with spread, word 3 without: only the second slice sees it, both say so.
         flat = MixtureStatistics(10.0, -1.0, empty.s0 + 5.0, empty.s1, empty.s2 + 5.0)
         if reduce.rank == 1:
             flat.s2[1, 4] = 0.0
-        with pytest.raises(RefusedInput, match=r"var_floor must be positive.*word 3 is constant.*fewer words"):
-            sliced_advance(state, flat, none, replace(SETTINGS, warmup=0), reduce)
+        with pytest.raises(RefusedInput, match=r"var_floor must.*word 3 is constant in unit 4.*fewer words"):
+            advance(state, flat, replace(SETTINGS, warmup=0), reduce)
 
     on_slices(2, work)

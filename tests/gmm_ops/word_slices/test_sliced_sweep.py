@@ -10,7 +10,7 @@ import torch
 from gmm_ops.errors import NonFiniteActivations, RefusedInput
 from gmm_ops.mixtures.mixture import Mixture, log_likelihood
 from gmm_ops.mixtures.slices import WordSlice
-from gmm_ops.mixtures.statistics import MixtureStatistics, WorstColumns, sweep
+from gmm_ops.mixtures.statistics import MixtureStatistics, sweep
 from gmm_ops.word_slices.sweep import is_sparse, sliced_log_likelihood, sliced_sweep
 from tests.gmm_ops.drawn_columns import cifar_columns, clustered, digit_patches, warm_mixture
 from tests.gmm_ops.word_slices.thread_slices import on_slices
@@ -27,15 +27,15 @@ def mixture(columns: torch.Tensor) -> Mixture:
     return warm_mixture(columns, 90)
 
 
-def swept(mixture, columns, world, **options) -> list[tuple[MixtureStatistics, WorstColumns]]:
+def swept(mixture, columns, world, **options) -> list[MixtureStatistics]:
     return on_slices(
         world, lambda reduce: sliced_sweep(WordSlice.of(mixture, reduce.rank, world), columns, reduce, **options)
     )
 
 
-def whole(parts: list[tuple[MixtureStatistics, WorstColumns]]) -> MixtureStatistics:
-    sums = (torch.cat([getattr(part[0], name) for part in parts]) for name in ("s0", "s1", "s2"))
-    return MixtureStatistics(parts[0][0].count, parts[0][0].log_likelihood, *sums)
+def whole(parts: list[MixtureStatistics]) -> MixtureStatistics:
+    sums = (torch.cat([getattr(part, name) for part in parts]) for name in ("s0", "s1", "s2"))
+    return MixtureStatistics(parts[0].count, parts[0].log_likelihood, *sums)
 
 
 def assert_near(one: MixtureStatistics, two: MixtureStatistics, relative: float) -> None:
@@ -56,7 +56,7 @@ def test_posteriors_and_sums_equal_the_loops(engine):
     parts = swept(mixture, columns, 3, engine=engine)
     likelihood = sum(reference.log_likelihood(x, slices) for x in rows)
     shares = [reference.posteriors(x, slices) for x in rows]
-    for rank, (found, _) in enumerate(parts):
+    for rank, found in enumerate(parts):
         expected = torch.tensor([row[rank] for row in shares], dtype=torch.float64)
         torch.testing.assert_close(found.s0, expected.sum(dim=0), rtol=1e-4, atol=1e-5)
         about = columns.double() - mixture.center
@@ -68,16 +68,12 @@ def test_posteriors_and_sums_equal_the_loops(engine):
 @pytest.mark.parametrize("world", [1, 2, 3, 7])
 @pytest.mark.parametrize("engine", ["dense", "sparse"])
 def test_equals_the_unsliced_sweep(mixture, columns, world, engine):
-    one, worst = sweep(mixture, columns, engine=engine, n_worst=8)
-    parts = swept(mixture, columns, world, engine=engine, n_worst=8)
+    one = sweep(mixture, columns, engine=engine)
+    parts = swept(mixture, columns, world, engine=engine)
     # The loop keeps the same words and adds them in the same order; the product sums float32 in another one.
     assert_near(whole(parts), one, 1e-12 if engine == "sparse" else 1e-6)
-    for found, candidates in parts:
-        assert found.log_likelihood == parts[0][0].log_likelihood
-        assert torch.equal(candidates.image, worst.image)
-        assert torch.equal(candidates.column, worst.column)
-        assert torch.equal(candidates.log_likelihood, parts[0][1].log_likelihood)
-        torch.testing.assert_close(candidates.log_likelihood, worst.log_likelihood, rtol=1e-13, atol=0)
+    for found in parts:
+        assert found.log_likelihood == parts[0].log_likelihood
 
 
 def test_slices_that_choose_different_engines_agree(mixture, columns):
@@ -85,7 +81,7 @@ def test_slices_that_choose_different_engines_agree(mixture, columns):
         engine = ("dense", "sparse", "auto")[reduce.rank]
         return sliced_sweep(WordSlice.of(mixture, reduce.rank, 3), columns, reduce, engine=engine)
 
-    assert_near(whole(on_slices(3, work)), sweep(mixture, columns)[0], 1e-6)
+    assert_near(whole(on_slices(3, work)), sweep(mixture, columns), 1e-6)
 
 
 @pytest.mark.parametrize("tile_rows", [64, 192, 10_000])
@@ -96,17 +92,13 @@ def test_the_tile_changes_nothing(mixture, columns, tile_rows):
 def test_parts_of_a_minibatch_merge(mixture, columns):
     def work(reduce):
         words = WordSlice.of(mixture, reduce.rank, 2)
-        found, worst = MixtureStatistics.zero(words.own.n_words, words.n_units), WorstColumns.none(4, words.n_units)
-        for row in torch.arange(len(columns)).split(1_300):
-            part = sliced_sweep(words, columns[row], reduce, engine="sparse", n_worst=4, image=row)
-            found, worst = found + part[0], worst.merge(part[1])
-        return found, worst
+        found = MixtureStatistics.zero(words.own.n_words, words.n_units)
+        for part in columns.split(1_300):
+            found = found + sliced_sweep(words, part, reduce, engine="sparse")
+        return found
 
     parts = on_slices(2, work)
-    one, worst = sweep(mixture, columns, engine="sparse", n_worst=4)
-    assert_near(whole(parts), one, 1e-12)
-    for _, candidates in parts:
-        assert torch.equal(candidates.image, worst.image)
+    assert_near(whole(parts), sweep(mixture, columns, engine="sparse"), 1e-12)
 
 
 def test_a_slice_of_empty_words_gets_nothing(mixture, columns):
@@ -115,14 +107,14 @@ def test_a_slice_of_empty_words_gets_nothing(mixture, columns):
     half = replace(mixture, log_pi=log_pi)
     for engine in ("sparse", "dense"):
         parts = swept(half, columns, 2, engine=engine)
-        assert float(parts[0][0].s0.sum()) < 1e-15
-        assert_near(whole(parts), sweep(half, columns, engine=engine)[0], 1e-6)
+        assert float(parts[0].s0.sum()) < 1e-15
+        assert_near(whole(parts), sweep(half, columns, engine=engine), 1e-6)
 
 
 def test_two_slices_of_real_columns_choose_the_loop_and_agree(shared_data):
     columns = cifar_columns(shared_data, 60, 3)
     mixture = warm_mixture(columns, 200)
-    one = sweep(mixture, columns)[0]
+    one = sweep(mixture, columns)
     assert_near(whole(swept(mixture, columns, 2)), one, 1e-6)
     score = torch.full((600, 64), -100.0)
     score[:, 3] = 0.0
@@ -186,7 +178,6 @@ def test_broken_columns_are_refused(mixture, columns):
 
 
 def test_no_column_gives_nothing(mixture):
-    for found, worst in swept(mixture, torch.empty(0, 16), 2, n_worst=3):
+    for found in swept(mixture, torch.empty(0, 16), 2):
         assert found.count == 0.0
         assert float(found.s0.sum()) == 0.0
-        assert worst.image.tolist() == [-1, -1, -1]
