@@ -101,7 +101,20 @@ class MinibatchSchedule:
         epoch = 0
         while self._first_of(epoch + 1) <= index:
             epoch += 1
-        return self.steps(epoch)[index - self._first_of(epoch)]
+        place = index - self._first_of(epoch)
+        for buffer in self.buffers(epoch):
+            if place < buffer.minibatches:
+                return Step(index, epoch, buffer, place)
+            place -= buffer.minibatches
+        raise AssertionError("an epoch has the minibatches of its buffers")
+
+    def ends_epoch(self, step: Step) -> bool:
+        """Whether the step is the last of its epoch."""
+        return step.index + 1 == self._first_of(step.epoch + 1)
+
+    def steps_of(self, epochs: int) -> int:
+        """Minibatches of so many epochs."""
+        return self._first_of(epochs)
 
     def walk(self, epochs: int, start: int = 0) -> Iterator[Step]:
         """All steps of ``epochs`` epochs from number ``start`` on."""

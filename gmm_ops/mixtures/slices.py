@@ -12,8 +12,8 @@ from gmm_ops.errors import RefusedInput
 from gmm_ops.fitting.collective import Collective, gathered
 from gmm_ops.mixtures.gaussian import refuse_non_finite
 from gmm_ops.mixtures.mixture import Mixture
-from gmm_ops.records import Record
 from gmm_ops.mixtures.seeding import FloorOf, distinct_rows, first_variance, generator, refuse_too_many_words
+from gmm_ops.records import Record
 
 
 @dataclass(frozen=True)

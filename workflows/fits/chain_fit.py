@@ -19,7 +19,7 @@ from gmm_ops.hmm.statistics import ChainStatistics
 from gmm_ops.mixtures.seeding import fit_seed
 from workflows.fits.chain_columns import ChainSource, ImageBlock
 from workflows.fits.fit_history import FitHistory, HistoryRow, history_path
-from workflows.fits.minibatches import OwnParts, ends_epoch, in_groups, mixed_minibatches, steps_of
+from workflows.fits.minibatches import OwnParts, in_groups, mixed_minibatches
 from workflows.plan.run_plan import Plan
 from workflows.runtime.collective import Collective
 from workflows.runtime.devices import STORAGE_DTYPES, choose_device
@@ -87,7 +87,7 @@ class ChainFit:
 
     def advance(self, n_steps: int, collective: Collective) -> dict[str, Any]:
         """Up to ``n_steps`` global minibatches; ends with the last epoch, or with an epoch that gained too little."""
-        total = steps_of(self.schedule, self.fit.epochs)
+        total = self.schedule.steps_of(self.fit.epochs)
         while n_steps > 0 and not self.history.stopped and self.state.step < total:
             self._step(self.schedule.step(self.state.step), collective)
             n_steps -= 1
@@ -115,7 +115,7 @@ class ChainFit:
     def _step(self, step: Step, collective: Collective) -> None:
         batch = self._minibatch(step, collective)
         self.state = advance(self.state, batch, self.em)
-        last_of_epoch = ends_epoch(self.schedule, step)
+        last_of_epoch = self.schedule.ends_epoch(step)
         self.history.rows.append(
             HistoryRow(
                 step=self.state.step,

@@ -20,7 +20,7 @@ from gmm_ops.fitting.schedule import MinibatchSchedule, Step
 from gmm_ops.mixtures.mixture import Mixture
 from workflows.fits.fit_history import LossRow
 from workflows.fits.labelled_images import ImageSource, LabelledImages
-from workflows.fits.minibatches import PARTS, OwnParts, ends_epoch, mixed_minibatches, steps_of
+from workflows.fits.minibatches import PARTS, OwnParts, mixed_minibatches
 from workflows.plan.run_plan import LayerPlan, Plan
 from workflows.runtime.collective import Collective
 from workflows.runtime.devices import STORAGE_DTYPES
@@ -85,7 +85,7 @@ class DiscriminativeTraining:
         sizes = source.chunk_sizes()
         batch = global_batch(self.limits.minibatch, sum(sizes))
         self.schedule = MinibatchSchedule(sizes, batch, buffer_minibatches(batch, layer, settings), seed)
-        self.steps = steps_of(self.schedule, self.limits.epochs)
+        self.steps = self.schedule.steps_of(self.limits.epochs)
         self._parts = OwnParts(self.schedule, self._chunk, rank, world, parts_of(batch, layer))
         self._histograms: dict[tuple[str, int], Histograms] = {}
         self._kept_bytes = 0
@@ -142,7 +142,7 @@ class DiscriminativeTraining:
         if learning[1]:
             self.frozen = self.frozen.advanced(linear, self.limits)
             seen |= {"generative_loss": linear.loss / linear.count}
-        if ends_epoch(self.schedule, step):
+        if self.schedule.ends_epoch(step):
             seen |= self._judge(collective, *learning)
         self._proved = before_it
         self.rows.append(LossRow(**{name: seen.get(name, float("nan")) for name in LossRow._fields}))

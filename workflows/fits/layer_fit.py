@@ -19,7 +19,7 @@ from gmm_ops.mixtures.statistics import MixtureStatistics, sweep
 from workflows.errors import DataError
 from workflows.fits.columns import ColumnSource
 from workflows.fits.fit_history import FitHistory, HistoryRow, history_path
-from workflows.fits.minibatches import OwnParts, ends_epoch, mixed_minibatches, steps_of
+from workflows.fits.minibatches import OwnParts, mixed_minibatches, parts_of
 from workflows.plan.run_plan import LayerPlan, Plan
 from workflows.plan.scope import Scope
 from workflows.runtime.collective import Collective
@@ -75,9 +75,9 @@ class LayerFit:
         self.schedule = MinibatchSchedule(
             sizes, self.em.minibatch, buffer_minibatches(self.em.minibatch, layer, settings), self.seed
         )
-        sample = self.source.held_out_sample(max(1_000, self.em.minibatch // 4), self.seed)
+        sample = self.source.held_out_sample(max(250, self.em.minibatch // 4), self.seed)
         self.held_out: Columns = sample[rank::world]
-        self.parts = OwnParts(self.schedule, self.source.fitted, rank, world)
+        self.parts = OwnParts(self.schedule, self.source.fitted, rank, world, parts_of(self.em.minibatch))
         self.state: OnlineEMState
         self.history: FitHistory
 
@@ -106,7 +106,7 @@ class LayerFit:
     @property
     def steps(self) -> int:
         """Global minibatches of all epochs."""
-        return steps_of(self.schedule, self.em.epochs)
+        return self.schedule.steps_of(self.em.epochs)
 
     @property
     def done(self) -> bool:
@@ -159,7 +159,7 @@ class LayerFit:
         step = self.schedule.step(self.state.step)
         batch = self._minibatch(step, collective)
         reseeded, empty = self._update(batch)
-        last_of_epoch = ends_epoch(self.schedule, step)
+        last_of_epoch = self.schedule.ends_epoch(step)
         self.history.rows.append(
             HistoryRow(
                 step=self.state.step,

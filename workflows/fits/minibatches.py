@@ -11,8 +11,10 @@ from jaxtyping import Int
 from gmm_ops.fitting.schedule import Buffer, MinibatchSchedule, Step
 
 PARTS = 12
-"""Parts of a global minibatch, each the work of one rank. Fixed, so that the sums over a part do not depend on the
-number of ranks; and divisible by most numbers of ranks."""
+"""Parts of a global minibatch at most, each the work of one rank; divisible by most numbers of ranks."""
+
+PART_ROWS = 512
+"""Rows of a part at least: with fewer, preparing the words costs more than the rows."""
 
 BUFFER_BYTES = 32 * 2**20
 BUFFER_CHUNKS = 32
@@ -74,20 +76,15 @@ class OwnParts(Generic[Block]):
             self._buffer = buffer
 
 
+def parts_of(minibatch: int) -> int:
+    """Parts of a global minibatch; by its size alone, so that sums over a part do not depend on the number of ranks."""
+    return min(PARTS, max(1, minibatch // PART_ROWS))
+
+
 def mixed_minibatches(minibatch: int, row_bytes: int, chunk_rows: int) -> int:
     """Minibatches of ``minibatch`` rows that are mixed at a time."""
     held = max(BUFFER_BYTES, BUFFER_CHUNKS * chunk_rows * row_bytes)
     return max(1, round(held / (minibatch * row_bytes)))
-
-
-def steps_of(schedule: MinibatchSchedule, epochs: int) -> int:
-    """Steps of so many epochs."""
-    return sum(schedule.steps_in(epoch) for epoch in range(epochs))
-
-
-def ends_epoch(schedule: MinibatchSchedule, step: Step) -> bool:
-    """Whether the step is the last of its epoch."""
-    return step.index + 1 == steps_of(schedule, step.epoch + 1)
 
 
 def in_groups(blocks: Iterable[Rows], rows: int) -> Iterator[list[Rows]]:

@@ -14,9 +14,7 @@ from workflows.fits.minibatches import (
     BUFFER_CHUNKS,
     PARTS,
     OwnParts,
-    ends_epoch,
     mixed_minibatches,
-    steps_of,
 )
 
 SIZES = (7, 0, 12, 12, 3, 12, 9, 12, 1, 12, 12, 5, 12, 12, 12, 12, 12)
@@ -81,9 +79,9 @@ def test_each_chunk_is_read_once_a_buffer_and_given_back_with_it() -> None:
 def test_epochs_end_where_their_steps_do() -> None:
     plan = schedule()
     steps = [*plan.steps(0), *plan.steps(1)]
-    assert [step.index for step in steps if ends_epoch(plan, step)] == [plan.steps_in(0) - 1, len(steps) - 1]
-    assert steps_of(plan, 2) == len(steps)
-    assert steps_of(plan, 0) == 0
+    assert [step.index for step in steps if plan.ends_epoch(step)] == [plan.steps_in(0) - 1, len(steps) - 1]
+    assert plan.steps_of(2) == len(steps)
+    assert plan.steps_of(0) == 0
 
 
 def test_the_buffer_holds_its_bytes_or_its_chunks() -> None:
