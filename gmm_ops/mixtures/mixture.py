@@ -164,7 +164,8 @@ def _refuse_other_numbers(mixture: Mixture) -> None:
         if not bool(torch.isfinite(getattr(mixture, name)).all()):
             raise RefusedInput(f"{name}: must be finite, got infinity; look at the columns that were fitted")
     total = float(mixture.log_pi.exp().sum())
-    if not 0.0 < total <= 1.0 + SHARE_TOLERANCE:
+    # Less is a part of a dictionary, whose words may all be empty; ``_whole`` refuses it to users.
+    if not total <= 1.0 + SHARE_TOLERANCE:
         raise RefusedInput(
             f"log_pi: shares must sum to 1, got {total:.6g}; give natural logarithms, and subtract logsumexp(log_pi)"
         )

@@ -137,7 +137,6 @@ def test_a_saved_mixture_comes_back_bit_for_bit(mixture, tmp_path):
         ({"variance": [[1.0, 1.0], [0.0, 1.0]]}, r"variance: must be positive and finite, got 0 at word 1, unit 0"),
         ({"variance": [[1.0, 1.0]]}, r"variance: must have shape \(2, 2\), got \(1, 2\)"),
         ({"log_pi": np.log([0.5, 0.7])}, r"log_pi: shares must sum to 1, got 1.2"),
-        ({"log_pi": [-np.inf, -np.inf]}, r"log_pi: shares must sum to 1, got 0"),
         ({"log_pi": [[0.0, 0.0]]}, r"log_pi: must have shape \(any\), got \(1, 2\)"),
         ({"mean": [[0.0, np.nan], [0.0, 0.0]]}, r"mean: must not hold NaN, got one at \(0, 1\)"),
         ({"mean": [[0.0, np.inf], [0.0, 0.0]]}, r"mean: must be finite"),
@@ -158,6 +157,9 @@ def test_shares_of_a_part_serve_no_one_outside(mixture, columns):
     for use in (part.assign, part.log_prob, part.posteriors, part.bic):
         with pytest.raises(RefusedInput, match=r"log_pi: shares must sum to 1, got 0\.\d+"):
             use(columns)
+    empty = Mixture(torch.full((4,), -torch.inf), mixture.mean[:4], mixture.variance[:4], mixture.center)
+    with pytest.raises(RefusedInput, match=r"log_pi: shares must sum to 1, got 0;"):
+        empty.assign(columns)
 
 
 def test_columns_are_refused_by_name(mixture):
