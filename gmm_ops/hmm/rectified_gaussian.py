@@ -47,7 +47,8 @@ def censored(mean: WordStatistics, variance: WordStatistics) -> Censored:
 def inverse_mills(bound: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
     """phi(a) / Phi(a), float64, for every a: the scaled complementary error function holds the quotient, so
     neither its numerator nor its denominator can underflow."""
-    return math.sqrt(2.0 / math.pi) / torch.special.erfcx(-bound.double() / math.sqrt(2.0))
+    scaled: Tensor = torch.special.erfcx(-bound.double() / math.sqrt(2.0))
+    return math.sqrt(2.0 / math.pi) / scaled
 
 
 def rectified_weights(mean: WordStatistics, variance: WordStatistics) -> tuple[Float[Tensor, "K three_D"], Tensor]:

@@ -35,7 +35,8 @@ def weighted_sums(posteriors: Float[Tensor, "n K"], features: Float[Tensor, "n F
     if not _fast_kernel(features):
         return posteriors.T @ features
     shape = (words, width, 1, 1)
-    return conv2d_weight(_as_maps(features), shape, _as_maps(posteriors)).reshape(words, width)
+    sums: Tensor = conv2d_weight(_as_maps(features), shape, _as_maps(posteriors)).reshape(words, width)
+    return sums
 
 
 @contextmanager
