@@ -20,7 +20,7 @@ from workflows.plan.run_plan import OUTPUT, Plan
 from workflows.settings import Settings
 from workflows.storage.graphs import graph_names, load_graph, scoped_graphs
 from workflows.storage.images_table import read_image_rows
-from workflows.storage.names import JOINT
+from workflows.storage.names import JOINT, GraphId
 from workflows.storage.run_folder import RunFolder
 from workflows.storage.tables import SCHEMAS, read_table
 
@@ -177,7 +177,7 @@ class Run:
         """
         kind, _, of = name.partition(":")
         if kind == "class":
-            return f"class:{class_id(of, self.plan.class_names, 'class')}"
+            return str(GraphId("class", class_id(of, self.plan.class_names, "class")))
         if kind != "image" or not of.isdecimal():
             raise DataError(f"graph: must be class:<id or name> or image:<id>, got {name!r}; graphs() lists them")
         self._known_image(int(of))
@@ -209,8 +209,8 @@ class Run:
 
     def _label(self, graph: str) -> int | None:
         """The class that a graph explains; None where the picture is broken."""
-        kind, _, of = graph.partition(":")
-        return int(of) if kind == "class" else self.image(int(of)).predicted
+        explained = GraphId.parse(graph)
+        return self.image(explained.number).predicted if explained.is_image else explained.number
 
     def _known_image(self, image: int) -> None:
         if not 0 <= image < self.plan.images:

@@ -11,7 +11,7 @@ from rich.markup import escape
 
 from workflows.cli.options import AsJson, Folder, console, print_json
 from workflows.errors import DataError, RunError, RunFolderError
-from workflows.storage.names import JOINT
+from workflows.storage.names import JOINT, GraphId
 
 if TYPE_CHECKING:
     from workflows.run import Run
@@ -52,7 +52,7 @@ def show(
     from workflows.run import open_run
 
     run = open_run(folder)
-    graph = f"image:{image}" if class_ is None else f"class:{class_}"
+    graph = str(GraphId("image", image)) if image is not None else f"class:{class_}"  # by name or id
     try:
         if as_json:
             print_json(graph_content(run, graph, scope))
@@ -79,8 +79,9 @@ def show_graph(run: Run, graph: str, out: Console, scope: str | None = None) -> 
     """
     graph = run.graph_id(graph)
     found = run.scope_of(graph, scope)
-    if run.settings.hmm is not None and graph.startswith("image:"):
-        _show_path(run, int(graph.removeprefix("image:")), out)
+    explained = GraphId.parse(graph)
+    if run.settings.hmm is not None and explained.is_image:
+        _show_path(run, explained.number, out)
         if not run.folder.table("nodes").exists() or graph not in run.graphs(found):
             return
         out.print()
@@ -96,8 +97,8 @@ def graph_content(run: Run, graph: str, scope: str | None = None) -> dict[str, A
     found = run.scope_of(graph, scope)
     _refuse_absent(run, graph, found)
     wanted = [("graph", "=", graph), ("scope", "=", found)]
-    kind, _, number = graph.partition(":")
-    of_image = {"image": asdict(run.image(int(number)))} if kind == "image" else {}
+    explained = GraphId.parse(graph)
+    of_image = {"image": asdict(run.image(explained.number))} if explained.is_image else {}
     figure = run.folder.figure(graph, "png", found)
     return {
         "graph": graph,
@@ -127,13 +128,13 @@ def _show_table(run: Run, graph: str, scope: str, out: Console) -> None:
     from workflows.report.terminal import graph_table
     from workflows.report.view_tables import GraphTables, build_graph_view
 
-    kind, _, number = graph.partition(":")
+    explained = GraphId.parse(graph)
     wanted = [("graph", "=", graph), ("scope", "=", scope)]
     tables = GraphTables(
         nodes=run.table("nodes", filters=wanted),
         edges=run.table("edges", filters=wanted),
         exemplars=run.table("exemplars", filters=[("scope", "=", scope), ("rank", "=", 0)]),
-        images=run.table("images", filters=[("image", "=", int(number))]) if kind == "image" else None,
+        images=run.table("images", filters=[("image", "=", explained.number)]) if explained.is_image else None,
     )
     view = build_graph_view(
         tables,
@@ -158,16 +159,16 @@ def _refuse_absent(run: Run, graph: str, scope: str) -> None:
     known = run.graphs(scope)
     if graph in known:
         return
-    kind, _, number = graph.partition(":")
+    explained = GraphId.parse(graph)
     where = "the run" if scope == JOINT else f"scope {scope} of the run"
-    others = [name.partition(":")[2] for name in known if name.startswith(f"{kind}:")]
-    if kind == "class":
-        names = ", ".join(run.classes()[int(other)] for other in others[:10]) or "none"
+    others = [other.number for other in map(GraphId.parse, known) if other.kind == explained.kind]
+    if not explained.is_image:
+        names = ", ".join(run.classes()[other] for other in others[:10]) or "none"
         raise RunFolderError(
-            f"{where} has no graph of class {run.classes()[int(number)]!r} (it has: {names}); "
+            f"{where} has no graph of class {run.classes()[explained.number]!r} (it has: {names}); "
             "run it again with --set mine.classes=[...]"
         )
-    shown = ", ".join(others[:10]) + (f" and {len(others) - 10} more" if len(others) > 10 else "") or "none"
+    shown = ", ".join(map(str, others[:10])) + (f" and {len(others) - 10} more" if len(others) > 10 else "") or "none"
     raise RunFolderError(
-        f"{where} has no graph of image {number} (it has: {shown}); run it again with --set mine.images=[...]"
+        f"{where} has no graph of image {explained.number} (it has: {shown}); run it again with --set mine.images=[...]"
     )

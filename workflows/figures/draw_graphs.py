@@ -23,6 +23,7 @@ from workflows.report.view_tables import GraphTables, build_graph_view
 from workflows.settings import Settings
 from workflows.storage.fields import LIKELIHOOD
 from workflows.storage.images_table import read_image_rows
+from workflows.storage.names import GraphId
 from workflows.storage.run_folder import RunFolder
 from workflows.storage.tables import read_table
 from workflows.words.dictionaries import read_dictionary
@@ -46,7 +47,8 @@ class GraphDrawWorker:
         """Draw and save both files; the item is ``<scope>/<graph>``, in scope `joint` the graph alone."""
         scope, graph = split_item(item)
         self._read_tables(scope)
-        image = int(graph.removeprefix("image:")) if graph.startswith("image:") else None
+        shown = GraphId.parse(graph)
+        image = shown.number if shown.is_image else None
         self._save_pictures(graph, image)
         view = build_graph_view(
             GraphTables(**self.tables, images=self._images(graph, image)),
@@ -78,7 +80,7 @@ class GraphDrawWorker:
         columns = ["image", "split", "label", "predicted", "probability"]
         if image is not None:
             return read_image_rows(self.folder.images_table, image, image + 1, columns)
-        found = read_table(self.folder.images_table, columns, [("predicted", "=", int(graph.removeprefix("class:")))])
+        found = read_table(self.folder.images_table, columns, [("predicted", "=", GraphId.parse(graph).number)])
         return found.filter(pa.array(self.scopes[self.scope].contains(found["label"].to_numpy())))
 
     def _save_pictures(self, graph: str, image: int | None) -> None:

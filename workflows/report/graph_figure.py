@@ -10,8 +10,6 @@ from matplotlib.path import Path as Outline
 
 from workflows.report.graph_view import OUTPUT, EdgeView, ExemplarView, GraphView, NodeView
 from workflows.report.legend import (
-    COLOURS,
-    GREY,
     LINE_WIDTHS,
     REPEATED,
     draw_head,
@@ -23,6 +21,7 @@ from workflows.report.lettering import LINE_HEIGHT, fit_text, printable, short_n
 from workflows.report.numbers import frequency, log_ratio, percent
 from workflows.report.page import DPI, Page, pixels
 from workflows.report.page_sizes import A4_WIDTH, MARGIN, TITLE_SIZE
+from workflows.report.palette import ARROWS, GREY
 from workflows.report.placement import Box, EdgePlace, NodePlace, PagePlan, plan_page
 from workflows.report.thumbnails import CARD, Shape, blank, dotted, fitted, heat_map, thumbnail
 
@@ -189,16 +188,16 @@ def _chip_texts(edge: EdgeView, long: bool) -> tuple[str, str]:
 def _draw_edges(page: Page, plan: PagePlan) -> None:
     """All lines first, so that no line's white border cuts a head."""
     for place in sorted(plan.edges, key=lambda place: -abs(place.x - place.end_x)):  # short arrows on top
-        page.curve(Outline(place.vertices, _ARROW_CODES), COLOURS[place.edge.drawn], LINE_WIDTHS[place.edge.drawn])
+        page.curve(Outline(place.vertices, _ARROW_CODES), ARROWS[place.edge.drawn], LINE_WIDTHS[place.edge.drawn])
     for place in plan.edges:
-        draw_head(page, (place.end_x, place.end), (0, -1), COLOURS[place.edge.drawn])
+        draw_head(page, (place.end_x, place.end), (0, -1), ARROWS[place.edge.drawn])
         _draw_chip(page, plan, place)
 
 
 def _draw_chip(page: Page, plan: PagePlan, place: EdgePlace) -> None:
     style, chip = plan.sizes.chip, place.chip
     left, right = _chip_texts(place.edge, style.inline)
-    color = COLOURS[place.edge.drawn]
+    color = ARROWS[place.edge.drawn]
     beside = style.heat / 2 + 2 if style.inline else 1.6
     line = style.size * LINE_HEIGHT
     y = chip.y + (chip.height - line) / 2 if style.inline else chip.bottom - line

@@ -8,11 +8,11 @@ from pathlib import Path
 from workflows.report.chain_view import ErrorView, Explained, JunctionView
 from workflows.report.junction_members import ERROR_PICTURES
 from workflows.report.junction_panel import cards_height, draw_cards, draw_picture, thumbnail_for
-from workflows.report.legend import GREY
 from workflows.report.lettering import LINE_HEIGHT, fit_pair, fit_text, printable, short_name, wrap_text
 from workflows.report.numbers import percent
 from workflows.report.page import Page
 from workflows.report.page_sizes import A4_WIDTH, MARGIN
+from workflows.report.palette import GREY
 from workflows.report.placement import Box
 from workflows.report.projection import COMPONENT
 from workflows.report.scatter import draw_scatter

@@ -5,18 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from workflows.report.chain_view import JunctionView, OthersView, PictureView, SubclusterView
-from workflows.report.legend import GREY
 from workflows.report.lettering import LINE_HEIGHT, fit_text, short_name, text_width
 from workflows.report.numbers import percent
 from workflows.report.page import Page, pixels
+from workflows.report.palette import GREY, LEAVES
 from workflows.report.placement import Box
 from workflows.report.scatter import OTHERS, colour_of
 from workflows.report.thumbnails import CARD, blank, fitted
 
 CARD_COLOUR = "#" + "".join(f"{channel:02x}" for channel in CARD)
-LEAVES = "#d1261f"
-"""Where an image leaves the paths of its true class."""
-
 EXAMPLES = 3
 _NAME_SIZE, _TEXT_SIZE, _LABEL_SIZE = 7.0, 6.0, 5.0
 _PADDING, _SPACE = 3.0, 3.0  # inside a card; between cards and between thumbnails

@@ -9,13 +9,12 @@ from matplotlib.path import Path as Outline
 from workflows.report.graph_view import GraphView
 from workflows.report.lettering import LINE_HEIGHT, text_width, wrap_text
 from workflows.report.page import Page
+from workflows.report.palette import ARROWS, GREY
 from workflows.report.placement import Box
 from workflows.report.thumbnails import Shape
 from workflows.storage.log_unit import LOG_UNIT
 
-COLOURS: Mapping[str, str] = {"weak": "#2b2b2b", "strong": "#0a8f3c"}
 LINE_WIDTHS: Mapping[str, float] = {"weak": 0.8, "strong": 1.3}
-GREY = "#5a5f66"
 REPEATED = "↻"
 
 _SIZE = 6.5
@@ -48,8 +47,8 @@ def draw_legend(page: Page, box: Box, lines: list[str]) -> None:
     """Sample arrows in the first line, sentences below."""
     x, middle = box.x, box.y + _LINE / 2
     for name, text in arrow_samples().items():
-        page.curve(Outline([(x, middle), (x + 16, middle)]), COLOURS[name], LINE_WIDTHS[name])
-        draw_head(page, (x + 20, middle), (1, 0), COLOURS[name])
+        page.curve(Outline([(x, middle), (x + 16, middle)]), ARROWS[name], LINE_WIDTHS[name])
+        draw_head(page, (x + 20, middle), (1, 0), ARROWS[name])
         page.text(x + 24, box.y, text, _SIZE, kind="legend")
         x += 24 + text_width(text, _SIZE) + 14
     page.text(x, box.y, "not drawn: log ratio of 0 or less", _SIZE, kind="legend")

@@ -19,6 +19,7 @@ from workflows.errors import RunFolderError
 from workflows.report.lettering import FAMILY, fit_text, font, printable, short_name
 from workflows.report.page import DPI, png_bytes, svg_bytes
 from workflows.storage.atomic import write_bytes
+from workflows.storage.names import GraphId
 
 Row = dict[str, Any]
 
@@ -85,7 +86,7 @@ def _figure(rows: list[Row], network: str, class_names: Sequence[str], layer_tit
             title = fit_text(printable(part), 72 * _WIDTH * (width - 0.04), 7.5)
             panel.set_title(title, fontproperties=font(), fontsize=7.5, loc="left", pad=3)
             panel.tick_params(labelleft=column == 0)
-    names = [short_name(class_names[int(graph.removeprefix("class:"))]) for graph in graphs]
+    names = [short_name(class_names[GraphId.parse(graph).number]) for graph in graphs]
     figure.legend(
         handles=_marks(names), loc="lower left", ncols=len(names) + 3, bbox_to_anchor=(0.01, 0.0), frameon=False,
         prop={"family": FAMILY, "size": 6.5}, handletextpad=0.4, columnspacing=1.2,
@@ -178,7 +179,7 @@ def parts_table(rows: pa.Table, class_names: Sequence[str], layer_titles: Mappin
                 table.add_section()
             title = layer_titles.get(layer, layer)
             table.add_row(Text(title, style="bold"), Text(scope if several else ""))
-        name = short_name(class_names[int(graph.removeprefix("class:"))])
+        name = short_name(class_names[GraphId.parse(graph).number])
         cells = [cell for source in _SOURCE_NAMES for cell in _cells(by_source[source])]
         table.add_row(Text("" if last == (scope, layer, graph) else name), Text(part), *cells)
         last = (scope, layer, graph)

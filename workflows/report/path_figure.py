@@ -16,12 +16,13 @@ from workflows.report.junction_figure import (
     junction_title,
     members_text,
 )
-from workflows.report.junction_panel import CARD_COLOUR, LEAVES, cards_height, draw_cards, draw_picture, thumbnail_for
-from workflows.report.legend import GREY, draw_head
+from workflows.report.junction_panel import CARD_COLOUR, cards_height, draw_cards, draw_picture, thumbnail_for
+from workflows.report.legend import draw_head
 from workflows.report.lettering import LINE_HEIGHT, fit_pair, fit_text, printable, short_name, text_width, wrap_text
 from workflows.report.numbers import log_ratio, percent
 from workflows.report.page import Page
 from workflows.report.page_sizes import A4_HEIGHT, A4_WIDTH, MARGIN
+from workflows.report.palette import GREY, LEAVES
 from workflows.report.placement import Box
 from workflows.report.scatter import draw_scatter
 

@@ -10,9 +10,9 @@ from jaxtyping import Float
 from matplotlib.axes import Axes
 
 from workflows.report.chain_view import JunctionView
-from workflows.report.legend import GREY
 from workflows.report.lettering import LINE_HEIGHT, fit_text, short_name, text_width
 from workflows.report.page import DPI, Page
+from workflows.report.palette import GREY
 from workflows.report.placement import Box
 
 PALETTE = (

@@ -12,12 +12,11 @@ from matplotlib import colormaps
 from PIL import Image
 from scipy.optimize import isotonic_regression
 
-from workflows.report.class_colours import class_colour, rgb
-from workflows.report.legend import GREY
 from workflows.report.lettering import LINE_HEIGHT, fit_text, longest, printable, short_name, text_width, wrap_text
 from workflows.report.numbers import percent
 from workflows.report.page import DPI, Page, pixels
 from workflows.report.page_sizes import A4_HEIGHT, A4_WIDTH, MARGIN
+from workflows.report.palette import GREY, class_colour, rgb
 from workflows.report.placement import Box
 
 _HEADING_SIZE, _DETAIL_SIZE, _TITLE_SIZE, _LABEL_SIZE = 12.0, 7.5, 8.0, 6.0

@@ -6,12 +6,11 @@ from pathlib import Path
 
 import numpy as np
 
-from workflows.report.class_colours import class_colour
-from workflows.report.legend import GREY
 from workflows.report.lettering import LINE_HEIGHT, fit_text, printable, short_name, text_width, wrap_text
 from workflows.report.numbers import percent
 from workflows.report.page import Page, pixels
 from workflows.report.page_sizes import A4_WIDTH, MARGIN, PADDING
+from workflows.report.palette import GREY, class_colour
 from workflows.report.placement import Box
 from workflows.report.thumbnails import CARD, fitted
 from workflows.report.transition_places import (

@@ -24,6 +24,7 @@ from workflows.report.graph_view import (
 )
 from workflows.report.pictures import PictureFolder
 from workflows.storage.fields import LIKELIHOOD
+from workflows.storage.names import GraphId
 
 
 @dataclass(frozen=True)
@@ -230,20 +231,20 @@ def _heats(table: pa.Table | None, key: dict[str, str]) -> dict[tuple[NodeKey, N
 
 def _omega(images: pa.Table | None, graph: str) -> int | None:
     """How many validation images are predicted as the class of a class graph."""
-    kind, _, identity = graph.partition(":")
-    if images is None or kind != "class":
+    explained = GraphId.parse(graph)
+    if images is None or explained.is_image:
         return None
-    chosen = pc.and_(pc.equal(images["split"], "validation"), pc.equal(images["predicted"], int(identity)))
+    chosen = pc.and_(pc.equal(images["split"], "validation"), pc.equal(images["predicted"], explained.number))
     return int(pc.sum(pc.fill_null(chosen, False)).as_py() or 0)
 
 
 def _image_view(
     images: pa.Table | None, graph: str, class_names: Sequence[str], pictures: PictureFolder | None
 ) -> ImageView | None:
-    kind, _, identity = graph.partition(":")
-    if kind != "image":
+    explained = GraphId.parse(graph)
+    if not explained.is_image:
         return None
-    image = int(identity)
+    image = explained.number
     found = images.filter(pc.equal(images["image"], image)).to_pylist() if images is not None else []
     if not found:
         raise RunFolderError(f"image {image} of graph {graph!r} is not in the images table")

@@ -5,12 +5,47 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from workflows.errors import DataError
 
 CHAIN = "chain"
 """Stands where a mixture has its layer: in the folder of dictionaries and in the history table."""
 
 JOINT = "joint"
 """The scope of all classes; its figures lie in no folder of their own, its ledger items carry no prefix."""
+
+GraphKind = Literal["class", "image"]
+
+
+@dataclass(frozen=True)
+class GraphId:
+    """Of an inference graph: the class or the image that it explains. ``str`` of it is the `graph` of tables."""
+
+    kind: GraphKind
+    number: int
+
+    def __str__(self) -> str:
+        return f"{self.kind}:{self.number}"
+
+    @classmethod
+    def parse(cls, text: str) -> GraphId:
+        """Inverse of ``str``.
+
+        Raises:
+            DataError: it is no graph's id.
+        """
+        kind, _, number = text.partition(":")
+        if kind not in get_args(GraphKind) or not number.isdecimal():
+            raise DataError(f"graph: must be class:<id> or image:<id>, got {text!r}; the nodes table lists them")
+        return cls("class" if kind == "class" else "image", int(number))
+
+    @property
+    def is_image(self) -> bool:
+        """Whether it explains one image, not a class."""
+        return self.kind == "image"
+
 
 _UNSAFE = re.compile(r"[^A-Za-z0-9._-]")
 # A double underscore joins two slugs, so no slug may hold, begin or end with what could be mistaken for one.

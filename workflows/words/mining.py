@@ -22,6 +22,7 @@ from workflows.storage.arrays import read_arrays
 from workflows.storage.fields import LIKELIHOOD
 from workflows.storage.images_table import ImageColumns
 from workflows.storage.log_unit import LOG_UNIT
+from workflows.storage.names import GraphId
 from workflows.storage.run_folder import RunFolder
 from workflows.storage.tables import read_table
 from workflows.words.scope_images import ranges_of
@@ -179,7 +180,7 @@ def mined_graphs(
         graph = mine(label, counts, counted.ratios, options.top, options.positive_only)
         words = {layer.name: counted.words[layer.name].dense(label, layer.words) for layer in plan.layers}
         omega = validation[images.predicted[validation] == label]
-        yield MinedGraph(f"class:{label}", graph, omega, words)
+        yield MinedGraph(str(GraphId("class", label)), graph, omega, words)
     for image in graphs.images:
         predicted = int(images.predicted[image])
         maps = counted.image_maps(image, predicted)
@@ -189,7 +190,7 @@ def mined_graphs(
         words = {
             layer.name: count_words(maps[layer.name], group, layer.words).total(layer.words) for layer in plan.layers
         }
-        yield MinedGraph(f"image:{image}", graph, np.array([image]), words)
+        yield MinedGraph(str(GraphId("image", image)), graph, np.array([image]), words)
 
 
 def node_rows(

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from workflows.report.class_colours import NO_CLASS, class_colour, rgb
+from workflows.report.palette import NO_CLASS, class_colour, rgb
 from workflows.report.similarity_figure import spread
 
 PLACES = st.lists(st.floats(0, 100), max_size=12).map(sorted)

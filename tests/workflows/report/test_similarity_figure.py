@@ -13,8 +13,8 @@ from PIL import Image
 from tests.workflows.report.made_up_graphs import CIFAR_NAMES
 from tests.workflows.report.test_fit_figure import svg_texts
 from tests.workflows.report.test_graph_figure import outside, overlaps
-from workflows.report.class_colours import class_colour, rgb
 from workflows.report.page import Page
+from workflows.report.palette import class_colour, rgb
 from workflows.report.similarity_figure import (
     ClassBlock,
     LayerSimilarity,

@@ -8,8 +8,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from workflows.errors import RunFolderError
+from workflows.errors import DataError, RunFolderError
 from workflows.storage.graphs import graph_names, load_graph, to_networkx
+from workflows.storage.names import GraphId
 from workflows.storage.tables import SCHEMAS, read_table, write_table
 
 NODES = [("output", 3, 0), ("add4", 7, 0), ("add4", 1, 1), ("add2", 7, 0)]
@@ -138,3 +139,17 @@ def test_a_run_of_version_0_is_read_as_one_of_today(tmp_path: Path) -> None:
     assert strong.to_pylist() == [{"lower_word": 7, "criterion": "likelihood"}]
     none = read_table(tmp_path / "nodes.parquet", ["word"], [("criterion", "=", "effect")])
     assert (none.num_rows, none.column_names) == (0, ["word"])
+
+
+@pytest.mark.parametrize("text", ["class:0", "image:20417"])
+def test_graph_ids_are_what_tables_say(text: str) -> None:
+    found = GraphId.parse(text)
+    assert str(found) == text
+    assert found == GraphId(found.kind, int(text[6:]))
+    assert found.is_image == text.startswith("image")
+
+
+@pytest.mark.parametrize("text", ["", "class", "class:", "class:x", "class:-1", "image:1:2", "path:3", "3"])
+def test_other_texts_are_no_graph_ids(text: str) -> None:
+    with pytest.raises(DataError, match=rf"graph: must be class:<id> or image:<id>, got '{text}'"):
+        GraphId.parse(text)

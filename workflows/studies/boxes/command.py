@@ -24,6 +24,7 @@ from workflows.report.parts_report import draw_parts_figure, parts_table
 from workflows.settings import Settings
 from workflows.storage.fields import LIKELIHOOD
 from workflows.storage.images_table import ImageColumns
+from workflows.storage.names import GraphId
 from workflows.storage.run_folder import RunFolder
 from workflows.storage.tables import read_table, write_table
 from workflows.studies.boxes.shares import Sighting, pooled, share_row
@@ -130,8 +131,8 @@ def _chosen_words(folder: RunFolder, plan: Plan) -> Chosen:
     table = read_table(
         folder.table("nodes"), ["graph", "scope", "layer", "word", "rank"], [("criterion", "=", LIKELIHOOD)]
     )
-    of_class = pc.starts_with(table["graph"], "class:")
-    rows = table.filter(pc.and_(of_class, pc.is_in(table["layer"], pa.array(spread)))).to_pylist()
+    rows = table.filter(pc.is_in(table["layer"], pa.array(spread))).to_pylist()
+    rows = [row for row in rows if not GraphId.parse(row["graph"]).is_image]
     if not rows:
         raise RunFolderError(f"{str(folder.root)!r} has no class graph: ask for one with mine.classes")
     return list(rows)
@@ -172,7 +173,7 @@ def _scope_rows(
     images = ImageColumns.read(folder, plan.train_images, plan.images)
     member = scope.contains(images.label)
     for graph in dict.fromkeys(node["graph"] for node in own):
-        label = int(graph.removeprefix("class:"))
+        label = GraphId.parse(graph).number
         omega = np.flatnonzero(member & (images.predicted == label)) + plan.train_images
         for layer in plan.layers[::-1]:
             chosen = [node for node in own if node["graph"] == graph and node["layer"] == layer.name]

@@ -1,8 +1,18 @@
-"""One colour a class, the same in every figure of a run."""
+"""The colours of figures: of arrows, of marks, and one a class, the same in every figure of a run."""
 
 from __future__ import annotations
 
 import colorsys
+from collections.abc import Mapping
+
+ARROWS: Mapping[str, str] = {"weak": "#2b2b2b", "strong": "#0a8f3c"}
+"""Of edges, by how strongly they speak (`drawn` in edges.parquet); IG Fig. 5 has strong ones green."""
+
+GREY = "#5a5f66"
+"""Of words that stand beside others."""
+
+LEAVES = "#d1261f"
+"""Where an image leaves the paths of its true class."""
 
 NO_CLASS = "#c8ccd2"
 """Of words without a class."""
