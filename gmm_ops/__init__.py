@@ -55,7 +55,8 @@ if TYPE_CHECKING:
     from gmm_ops.hmm.learning import HMMSettings as HMMSettings
     from gmm_ops.hmm.model import HiddenMarkovModel as HiddenMarkovModel
     from gmm_ops.hmm.paths import most_probable_paths as most_probable_paths
-    from gmm_ops.mixtures.em import fit_batch_em as fit_batch_em
+    from gmm_ops.mixtures.em import BatchFit as BatchFit
+    from gmm_ops.mixtures.em import fit_batch as fit_batch
     from gmm_ops.mixtures.mixture import Assignment as Assignment
     from gmm_ops.mixtures.mixture import Mixture as Mixture
     from gmm_ops.mixtures.online_em import fit_online as fit_online
@@ -65,7 +66,7 @@ _NAMES = {
     "mixtures.mixture": ("Assignment", "Mixture"),
     "mixtures.online_em": ("fit_online",),
     "mixtures.online_step": ("OnlineEMSettings",),
-    "mixtures.em": ("fit_batch_em",),
+    "mixtures.em": ("BatchFit", "fit_batch"),
     "graphs.windows": ("Window",),
     "graphs.cooccurrence": ("SparseCounts", "WordCounts", "count_pairs", "count_words"),
     "graphs.inference_graph": ("InferenceGraph", "LogRatios", "edge_drawn", "log_ratios", "mine"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -9,9 +11,12 @@ from torch import Tensor
 from gmm_ops.axes import Columns
 from gmm_ops.errors import RefusedInput
 from gmm_ops.fitting.collective import LONE, Collective
+from gmm_ops.inputs import as_columns, as_count
 from gmm_ops.mixtures.estep import Engine
 from gmm_ops.mixtures.mixture import Mixture
+from gmm_ops.mixtures.seeding import Initialisation, fit_seed, initial_mixture
 from gmm_ops.mixtures.statistics import MixtureStatistics
+from gmm_ops.records import Record
 
 EMPTY_SHARE = 1e-10
 """A word with a smaller share has no column to speak of: its sums are rounding, not evidence."""
@@ -91,6 +96,79 @@ def fit_batch_em(
         mixture, mean_log_likelihood = em_step(mixture, columns, var_floor, engine)
         history.append(mean_log_likelihood)
     return mixture, history
+
+
+@dataclass(frozen=True)
+class BatchFit(Record):
+    """A mixture fitted by batch EM and how it was reached.
+
+    mixture: of the best start. log_likelihood: mean log p(x) per column before each of its M-steps, natural logarithm.
+    converged: the last M-step gained less than the tolerance; otherwise more iterations may gain more. restart: number
+    of the start that was kept, from 0.
+    """
+
+    mixture: Mixture
+    log_likelihood: tuple[float, ...]
+    converged: bool
+    restart: int
+
+
+def fit_batch(
+    columns: Columns,
+    n_words: int,
+    seed: int,
+    iterations: int = 100,
+    tolerance: float = 1e-4,
+    restarts: int = 1,
+    init: Initialisation = "random",
+    var_floor: float = 1e-4,
+) -> BatchFit:
+    """Exact EM on columns in memory, from ``restarts`` starts; the one with the best log-likelihood is kept.
+
+    Parameters
+    ----------
+    columns
+        (n, D), tensor, array or list; held in memory and looked at ``iterations`` times at most.
+    tolerance
+        Stop when an M-step gains less than this in mean log p(x), nats a column; 0 takes all iterations.
+    var_floor
+        Lowest variance, as a share of the layer's mean variance.
+
+    Raises
+    ------
+    RefusedInput
+        Fewer different columns than words, or a number below what it counts. NonFiniteActivations is one.
+    """
+    columns, n_words, seed = as_columns("columns", columns), as_count("n_words", n_words), as_count("seed", seed, 0)
+    if not 0.0 <= tolerance < float("inf"):
+        raise RefusedInput(f"tolerance: must be a number from 0 up, got {tolerance}; 0 takes all iterations")
+    starts = range(as_count("restarts", restarts))
+    seeds = [seed if start == 0 else fit_seed(seed, "restart", str(start)) for start in starts]
+    iterations = as_count("iterations", iterations)
+    fits = [_from_start(columns, n_words, s, iterations, tolerance, init, var_floor, i) for i, s in enumerate(seeds)]
+    return max(fits, key=lambda fit: fit.log_likelihood[-1])
+
+
+def _from_start(
+    columns: Columns,
+    n_words: int,
+    seed: int,
+    iterations: int,
+    tolerance: float,
+    init: Initialisation,
+    var_floor: float,
+    restart: int,
+) -> BatchFit:
+    mixture = initial_mixture(columns, n_words, seed, init, var_floor)
+    # The same floor in every iteration, of all columns: EM under a fixed floor never lowers the likelihood.
+    floor = var_floor * float(columns.double().var(dim=0, unbiased=False).mean())
+    history: list[float] = []
+    converged = False
+    while len(history) < iterations and not converged:
+        mixture, now = em_step(mixture, columns, floor)
+        converged = bool(history) and now - history[-1] < tolerance
+        history.append(now)
+    return BatchFit(mixture, tuple(history), converged, restart)
 
 
 def _refuse_zero_variance(variance: Float[Tensor, "K_own D"], first: int, collective: Collective) -> None:

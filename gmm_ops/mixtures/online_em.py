@@ -11,6 +11,7 @@ from torch import Tensor
 from gmm_ops.axes import Columns
 from gmm_ops.errors import RefusedInput
 from gmm_ops.fitting.schedule import MinibatchSchedule, Step
+from gmm_ops.inputs import as_columns, as_count, as_tensor
 from gmm_ops.mixtures.gaussian import refuse_non_finite
 from gmm_ops.mixtures.mixture import Mixture, log_likelihood
 from gmm_ops.mixtures.online_step import (
@@ -95,6 +96,9 @@ def fit_online(
     number of columns (``OnlineEMSettings.for_columns``), whether settings are given or not.
     Raises NonFiniteActivations, RefusedInput (K > n, images of another length).
     """
+    columns, n_words, seed = as_columns("columns", columns), as_count("n_words", n_words), as_count("seed", seed, 0)
+    images = None if images is None else as_tensor("images", images)
+    held_out = None if held_out is None else as_columns("held_out", held_out)
     _refuse_other_length(columns, images)
     refuse_too_many_words(n_words, columns.shape[0])
     refuse_non_finite(columns)

@@ -6,6 +6,7 @@ import ast
 import doctest
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -169,3 +170,27 @@ def test_columns_are_refused_by_name(mixture):
         mixture.assign(np.zeros((5, 3)))
     with pytest.raises(RefusedInput, match=r"seed: must be a whole number of at least 0, got -1"):
         mixture.sample(3, seed=-1)
+
+
+def test_batch_em_converges_and_keeps_the_best_start(columns):
+    one = gmm_ops.fit_batch(columns, 5, seed=0, tolerance=1e-3)
+    history = one.log_likelihood
+    assert one.converged
+    assert len(history) < 100
+    assert history[-1] - history[-2] < 1e-3 <= min(b - a for a, b in pairwise(history[:-1]))
+    short = gmm_ops.fit_batch(columns, 5, seed=0, iterations=2)
+    assert not short.converged
+    assert short.log_likelihood == history[:2]
+    several = gmm_ops.fit_batch(columns.numpy(), np.int64(5), seed=np.int64(0), tolerance=1e-3, restarts=3)
+    assert several.log_likelihood[-1] >= history[-1]
+    assert several.restart > 0 or several == one
+    with pytest.raises(RefusedInput, match="restarts: must be a whole number of at least 1, got 0"):
+        gmm_ops.fit_batch(columns, 5, seed=0, restarts=0)
+    with pytest.raises(RefusedInput, match="tolerance: must be a number from 0 up, got -1"):
+        gmm_ops.fit_batch(columns, 5, seed=0, tolerance=-1)
+
+
+def test_online_em_takes_arrays(columns):
+    images = np.arange(500) // 10
+    given = gmm_ops.fit_online(columns.numpy(), np.int64(4), np.int64(1), images=images)
+    assert given.mixture == gmm_ops.fit_online(columns, 4, 1, images=torch.from_numpy(images)).mixture
