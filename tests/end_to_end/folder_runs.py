@@ -96,3 +96,10 @@ def save_weights(path: Path, n_classes: int = len(CLASSES)) -> dict[str, torch.T
 def assert_nothing_was_made(run: FolderRun) -> None:
     left = {path.name for path in run.out.iterdir()} if run.out.exists() else set()
     assert left <= {".lock"}
+
+
+def grey_network(n_classes: int = 3) -> torch.nn.Module:
+    """A network of one input channel, which is given as grey pictures are."""
+    network = digits_resnet(n_classes=n_classes)
+    network.conv1 = torch.nn.Conv2d(1, network.conv1.out_channels, 3, padding=1, bias=False)
+    return network

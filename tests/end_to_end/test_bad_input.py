@@ -10,7 +10,7 @@ import sys
 import pytest
 import torch
 
-from tests.end_to_end.folder_runs import FolderRun, Refused, assert_nothing_was_made, save_weights
+from tests.end_to_end.folder_runs import FolderRun, Refused, assert_nothing_was_made, grey_network, save_weights
 from tests.end_to_end.killing import PROJECT
 from tests.end_to_end.small_digits import command
 
@@ -131,6 +131,15 @@ def test_a_network_for_other_classes(run: FolderRun, refused: Refused) -> None:
     fields = ["network.arguments={n_classes=5}"]
     refused(run.arguments(fields), "the network has 5 outputs, the data 3 classes", "data.class_names")
     assert_nothing_was_made(run)
+
+
+def test_a_network_of_one_input_channel(run: FolderRun, refused: Refused) -> None:
+    torch.save(grey_network().state_dict(), run.weights)
+    name = "network.name=tests.end_to_end.folder_runs:grey_network"
+    grey = ["preprocessing.channels=1", "preprocessing.mean=0.5", "preprocessing.std=[0.25]"]
+    refused(run.arguments([name, grey[0]]), "preprocessing.mean must have 1 number, for grey, came 3")
+    assert_nothing_was_made(run)
+    assert command(run.arguments([name, *grey])) == 0
 
 
 def test_more_words_than_columns(run: FolderRun, refused: Refused) -> None:

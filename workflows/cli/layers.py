@@ -67,7 +67,7 @@ def print_layers(asked: str | Settings, size: int | None, console: Console) -> N
     from workflows.networks.loading import build_network
 
     if isinstance(asked, str):
-        network, side = NetworkSettings(name=asked, weights="train", layers=("output",)), size or SIDE
+        network, side, channels = NetworkSettings(name=asked, weights="train", layers=("output",)), size or SIDE, 3
     else:
         crop = size or asked.preprocessing.crop
         if crop is None:
@@ -75,8 +75,8 @@ def print_layers(asked: str | Settings, size: int | None, console: Console) -> N
                 "layers: the preset has no preprocessing.crop, so the pictures decide on the size of the network's "
                 "input: give it in pixels with --size"
             )
-        network, side = asked.network, crop
-    layers = list_layers(build_network(network), (3, side, side))
+        network, side, channels = asked.network, crop, asked.preprocessing.channels
+    layers = list_layers(build_network(network), (channels, side, side))
     for line in lines(layers):
         console.print(escape(line), highlight=False, soft_wrap=True)
     console.print(f"units x height x width for images of {side} x {side} pixels", soft_wrap=True)

@@ -21,7 +21,7 @@ class Preprocessor:
     ``crop`` is the geometry and gives what figures show; ``normalise`` the arithmetic on the crops of a batch.
 
     Raises:
-        SettingsError: the crop is larger than the resized picture, or mean and std are not for three channels.
+        SettingsError: the crop is larger than the resized picture, or mean and std are not for its channels.
     """
 
     def __init__(self, settings: PreprocessingSettings) -> None:
@@ -31,10 +31,13 @@ class Preprocessor:
                 "which is the short side; raise resize or lower crop"
             )
         for field in ("mean", "std"):
-            if len(getattr(settings, field)) != 3:
+            if len(getattr(settings, field)) != settings.channels:
+                wanted = (
+                    "3 numbers, one each for red, green and blue" if settings.channels == 3 else "1 number, for grey"
+                )
                 raise SettingsError(
-                    f"preprocessing.{field} must have 3 numbers, one each for red, green and blue, "
-                    f"came {len(getattr(settings, field))}"
+                    f"preprocessing.{field} must have {wanted}, came {len(getattr(settings, field))}; give as many as "
+                    f"preprocessing.channels ({settings.channels})"
                 )
         self._settings = settings
         std = torch.tensor(settings.std, dtype=torch.float64)
@@ -51,14 +54,16 @@ class Preprocessor:
     def crop(self, pixels: Pixels) -> Pixels:
         """The crop (H, W, 3) uint8: short side resized (bilinear, antialiased), then the centre.
 
-        Sizes and offsets are rounded as torchvision does.
+        Sizes and offsets are rounded as torchvision does. For a network of one channel the three are equal, so that
+        figures show what it sees.
 
         Raises:
             PictureError: the picture is smaller than the crop, or so narrow that it would grow beyond all memory.
         """
         if self._settings.resize is not None:
             pixels = _resized(pixels, self._settings.resize)
-        return pixels if self._settings.crop is None else _centre(pixels, self._settings.crop)
+        cropped = pixels if self._settings.crop is None else _centre(pixels, self._settings.crop)
+        return cropped if self._settings.channels == 3 else _grey(cropped)
 
     def stack(self, crops: Sequence[Pixels], size: tuple[int, int] | None = None) -> UInt8[np.ndarray, "N H W 3"]:
         """One batch of the crops of a run; ``size`` is the (H, W) that the run has settled on.
@@ -78,12 +83,13 @@ class Preprocessor:
 
     def normalise(
         self, batch: UInt8[np.ndarray, "N H W 3"] | UInt8[Tensor, "N H W 3"], device: torch.device | str = "cpu"
-    ) -> Float[Tensor, "N 3 H W"]:
-        """The network's input (x / scale - mean) / std, float32, in channels-last memory order.
+    ) -> Float[Tensor, "N C H W"]:
+        """The network's input (x / scale - mean) / std, float32, in channels-last memory order; C is 3, or 1 for grey.
 
         Bytes are sent to the device, a quarter of the floats' traffic.
         """
         pixels = torch.from_numpy(batch) if isinstance(batch, np.ndarray) else batch
+        pixels = pixels[..., : self._settings.channels]
         n_images, height, width, channels = pixels.shape
         pixels = pixels.to(device).reshape(n_images * height, width * channels)
         factor, offset = self._row(width, pixels.device)
@@ -114,6 +120,13 @@ def _resized(pixels: Pixels, short_side: int) -> Pixels:
     # On bytes in this memory order torch is three times as fast as Pillow and equal to it within one grey level.
     resized = functional.interpolate(image, size=size, mode="bilinear", antialias=True, align_corners=False)
     return resized[0].permute(1, 2, 0).numpy()
+
+
+def _grey(pixels: Pixels) -> Pixels:
+    """Luma of ITU-R 601 in each channel, rounded as Pillow's mode L is; grey pictures stay as they are."""
+    weights = np.array([19595, 38470, 7471], np.uint32)  # of 65536
+    luma = (pixels.astype(np.uint32) @ weights + 0x8000) >> 16
+    return np.repeat(luma.astype(np.uint8)[:, :, None], 3, axis=2)
 
 
 def _centre(pixels: Pixels, side: int) -> Pixels:

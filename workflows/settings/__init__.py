@@ -91,9 +91,17 @@ class PreprocessingSettings(Section):
 
     resize: int | None = Field(None, gt=0, description="short side in pixels after resizing")
     crop: int | None = Field(None, gt=0, description="side of the centre crop in pixels")
+    channels: Literal[1, 3] = Field(3, description="of the network's input: 3: red, green, blue; 1: grey (ITU-R 601)")
     scale: float = Field(255.0, gt=0, description="pixels 0..255 are divided by this")
-    mean: tuple[float, ...] = Field((0.485, 0.456, 0.406), description="subtracted per channel, after scale")
+    mean: tuple[float, ...] = Field(
+        (0.485, 0.456, 0.406), description="subtracted per channel, after scale; as many as channels"
+    )
     std: tuple[float, ...] = Field((0.229, 0.224, 0.225), description="divided per channel, after scale")
+
+    @field_validator("mean", "std", mode="before")
+    @classmethod
+    def _one_number(cls, numbers: Any) -> Any:
+        return (numbers,) if isinstance(numbers, int | float) else numbers
 
     @field_validator("std")
     @classmethod

@@ -125,3 +125,30 @@ def test_contradicting_settings() -> None:
         Preprocessor(PreprocessingSettings(resize=20, crop=30))
     with pytest.raises(SettingsError, match=r"preprocessing.mean must have 3 numbers.*came 1"):
         Preprocessor(PreprocessingSettings(mean=(0.5,)))
+
+
+class TestGrey:
+    SETTINGS = PreprocessingSettings(channels=1, mean=(0.5,), std=(0.25,), crop=20)
+
+    def test_the_crop_is_grey_as_pillow_makes_it(self) -> None:
+        picture = noise(30, 20)
+        crop = Preprocessor(self.SETTINGS).crop(picture)
+        expected = np.array(Image.fromarray(picture[5:25]).convert("L"))
+        assert np.array_equal(crop, np.repeat(expected[:, :, None], 3, axis=2))
+
+    def test_grey_pictures_stay_as_they_are(self) -> None:
+        every = np.repeat(np.arange(256, dtype=np.uint8).reshape(16, 16, 1), 3, axis=2)
+        settings = self.SETTINGS.model_copy(update={"crop": 16})
+        assert np.array_equal(Preprocessor(settings).crop(every), every)
+
+    @pytest.mark.parametrize("kind", ["array", "tensor"])
+    def test_normalise_gives_one_channel(self, kind: str) -> None:
+        preprocessor = Preprocessor(self.SETTINGS)
+        batch = preprocessor.stack([preprocessor.crop(noise(20, 20, seed)) for seed in range(3)])
+        values = preprocessor.normalise(batch if kind == "array" else torch.from_numpy(batch))
+        assert values.shape == (3, 1, 20, 20)
+        np.testing.assert_allclose(values, normalised_in_loops(batch[..., :1], self.SETTINGS), atol=1e-6)
+
+    def test_mean_and_std_are_single_numbers(self) -> None:
+        with pytest.raises(SettingsError, match=r"mean must have 1 number, for grey, came 3; give as many"):
+            Preprocessor(PreprocessingSettings(channels=1))
