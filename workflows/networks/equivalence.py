@@ -38,11 +38,14 @@ class CheckedNetwork:
         rewriting: the changes that keep its logits and the activations of the layers.
         logits: of the plain network, for the images that were given.
         shapes: units, height and width of every layer by canonical name.
+        probabilities: its outputs are probabilities of classes: not below 0, and of sum 1, for every image that came
+            and for noise.
     """
 
     rewriting: Rewriting
     logits: Float[Tensor, "N M"]
     shapes: dict[str, tuple[int, int, int]]
+    probabilities: bool
 
 
 @torch.no_grad()
@@ -69,7 +72,10 @@ def check_network(
     rewriting, expected = checks.reference()
     rewriting = next((one for one in _CHANGES if checks.bears(one, expected)), rewriting)
     shapes = {name: tuple(value.shape[1:]) for name, value in expected.every.items() if name != _LOGITS}
-    return CheckedNetwork(rewriting, checks.plain.every[_LOGITS], shapes)  # type: ignore[arg-type]
+    logits = checks.plain.every[_LOGITS]
+    noise = torch.randn((8, *images.shape[1:]), generator=torch.Generator().manual_seed(0)) * images.std() * 3
+    spread = torch.cat([logits, _run(_Untapped(network), noise)[_LOGITS]])
+    return CheckedNetwork(rewriting, logits, shapes, _are_probabilities(spread))  # type: ignore[arg-type]
 
 
 class _Checks:
@@ -186,6 +192,12 @@ def _refuse_chance(network: nn.Module, images: Tensor) -> None:
             f"{_numbers(again, first)}; switch randomness off in evaluation mode, for example by "
             "F.dropout(x, training=self.training)"
         )
+
+
+def _are_probabilities(outputs: Float[Tensor, "N M"]) -> bool:
+    """Sigmoids and other values in [0, 1] do not sum to 1 for every image."""
+    sums = outputs.double().sum(1)
+    return outputs.shape[1] > 1 and bool((outputs >= 0).all()) and bool(((sums - 1).abs() < 1e-4).all())
 
 
 def _distance(found: Tensor, expected: Tensor) -> float:

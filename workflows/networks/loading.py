@@ -7,7 +7,7 @@ import os
 import re
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from pickle import UnpicklingError
 from types import ModuleType
@@ -24,6 +24,24 @@ from workflows.networks.timm_models import TIMM, timm_builder, timm_weights
 from workflows.settings import NetworkSettings
 
 _TORCHVISION = "torchvision:"
+_WRAPPERS = (
+    *("state_dict", "model_state_dict", "model_state", "model", "net", "network", "weights", "params", "module"),
+    *("net_state_dict", "network_state_dict", "backbone", "state_dict_ema", "model_ema", "ema_state_dict", "ema"),
+)
+"""Keys under which checkpoints keep weights; trained ones before their moving averages."""
+_PREFIXES = (
+    "module.",
+    "_orig_mod.",
+    "model.",
+    "net.",
+    "network.",
+    "backbone.",
+    "ema.",
+    "ema_model.",
+    "averaged_model.",
+)
+"""Of parallel, compiled, Lightning and averaged networks."""
+_COUNTERS = ("n_averaged", "total_ops", "total_params", "initted", "step")
 
 
 def load_network(settings: NetworkSettings) -> nn.Module:
@@ -77,7 +95,7 @@ def is_downloaded(weights: str) -> bool:
 def read_state_dict(source: str) -> dict[str, Tensor]:
     """Read weights from a file or, by ``torchvision:<WEIGHTS>`` or ``timm:<model>.<tag>``, download them.
 
-    A dictionary under the key ``state_dict`` is unpacked, the prefix ``module.`` of a parallel network is removed.
+    Only tensors are read, never code. Dictionaries that a checkpoint wraps around its weights are unpacked.
 
     Raises:
         NetworkError: the file is missing, no plain state dict, or the download failed.
@@ -91,27 +109,27 @@ def read_state_dict(source: str) -> dict[str, Tensor]:
         return _downloaded(source.removeprefix(_TORCHVISION))
     if source.startswith(TIMM):
         return timm_weights(source.removeprefix(TIMM))
-    raw = _unpickle(Path(source))
-    state = raw.get("state_dict", raw) if isinstance(raw, dict) else raw
+    state = _unwrapped(_unpickle(Path(source).expanduser()))
     if not isinstance(state, dict) or not state or not all(isinstance(value, Tensor) for value in state.values()):
         raise NetworkError(
             f"network.weights {source!r} holds a {_describe(state)}, not a plain state dict (parameter names to "
             "tensors); save it with torch.save(network.state_dict(), file)"
         )
-    if all(key.startswith("module.") for key in state):
-        state = {key.removeprefix("module."): value for key, value in state.items()}
     return dict(state)
 
 
 def fit_weights(network: nn.Module, state: dict[str, Tensor], source: str) -> None:
     """Copy a state dict into a network, in the network's precision.
 
-    The counters of batch normalisation may be missing: they take no part in evaluation.
+    Prefixes that wrappers of training put before every key are removed, unless they are the network's own. The counters
+    of batch normalisation may be missing, and those of an averaged or a profiled network are left out: they take no
+    part in evaluation.
 
     Raises:
         NetworkError: keys are missing, unexpected or of another shape, or values are not finite.
     """
     expected = network.state_dict()
+    state = _own_names(state, expected)
     missing = [key for key in expected if key not in state and not key.endswith("num_batches_tracked")]
     unexpected = [key for key in state if key not in expected]
     shapes = [
@@ -133,6 +151,37 @@ def fit_weights(network: nn.Module, state: dict[str, Tensor], source: str) -> No
     if broken:
         raise NetworkError(f"network.weights {source!r} hold NaN or infinity in {shortened(broken)}; use other weights")
     network.load_state_dict(state, strict=False)
+
+
+def _unwrapped(raw: Any) -> Any:
+    """The weights inside a checkpoint: what stands under the usual keys, averaged weights last."""
+    while isinstance(raw, dict) and not _is_state_dict(raw):
+        inside = [raw[key] for key in _WRAPPERS if isinstance(raw.get(key), dict) and raw[key]]
+        if not inside:
+            break
+        raw = inside[0]
+    return raw
+
+
+def _is_state_dict(value: Any) -> bool:
+    return isinstance(value, dict) and bool(value) and all(isinstance(entry, Tensor) for entry in value.values())
+
+
+def _own_names(state: dict[str, Tensor], expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The state under the network's own names, where prefixes and counters of wrappers are all that is different."""
+    state = {key: value for key, value in state.items() if key in expected or not _is_counter(key, value)}
+    while not any(key in expected for key in state):
+        prefix = next((one for one in _PREFIXES if state and all(key.startswith(one) for key in state)), None)
+        if prefix is None:
+            break
+        state = {key.removeprefix(prefix): value for key, value in state.items()}
+        state = {key: value for key, value in state.items() if key in expected or not _is_counter(key, value)}
+    return state
+
+
+def _is_counter(key: str, value: Tensor) -> bool:
+    """Numbers that AveragedModel and thop put beside the weights."""
+    return value.numel() == 1 and key.rpartition(".")[2] in _COUNTERS
 
 
 def _factory(name: str) -> Callable[..., Any]:
@@ -185,6 +234,11 @@ def _unpickle(path: Path) -> Any:
     except IsADirectoryError:
         raise NetworkError(f"network.weights {str(path)!r} is a folder; give the file of a state dict") from None
     except Exception as error:  # a damaged file fails in any way: KeyError, EOFError, RuntimeError, ...
+        if "TorchScript" in str(error):
+            raise NetworkError(
+                f"network.weights {str(path)!r} must be a state dict, it is a TorchScript archive, which holds code; "
+                "save its weights with torch.save(torch.jit.load(file).state_dict(), other_file)"
+            ) from None
         foreign = re.search(r"GLOBAL ([\w.]+)", str(error))
         if foreign is None and not isinstance(error, UnpicklingError):
             raise NetworkError(

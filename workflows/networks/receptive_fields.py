@@ -14,6 +14,7 @@ from torch import Tensor, fx, nn
 from gmm_ops.graphs.windows import Window
 from workflows.errors import NetworkError
 from workflows.networks.perturbation import measure_window
+from workflows.networks.taps import explained
 from workflows.networks.tracing import OUTPUT, NetworkGraph, UntraceableNetwork, trace_network
 from workflows.networks.unit_axis import units_last
 from workflows.networks.window_rules import UnknownWindow, input_windows, is_elementwise, join
@@ -115,10 +116,7 @@ def operation_shapes(graph: NetworkGraph, input_shape: tuple[int, int, int]) -> 
         with torch.inference_mode():
             recorder.run(image)
     except Exception as error:  # foreign code may fail in any way
-        raise NetworkError(
-            f"network: it cannot take images of (channels, height, width) {input_shape}: {error}; "
-            "change preprocessing.resize and preprocessing.crop"
-        ) from error
+        raise explained(error, input_shape) from error
     return recorder.shapes
 
 

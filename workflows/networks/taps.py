@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -122,18 +123,41 @@ def check_logits(logits: object) -> Float[Tensor, "N M"]:
         NetworkError: they are no tensor (N, classes).
     """
     if not isinstance(logits, Tensor):
-        raise NetworkError(f"network: must give one tensor of logits (N, classes), gives a {type(logits).__name__}")
+        raise NetworkError(
+            f"network: must give one tensor of logits (N, classes), gives a {type(logits).__name__}; "
+            "wrap it in a module that gives the logits"
+        )
     if logits.ndim != 2:
-        raise NetworkError(f"network: the logits must be (N, classes), the network gives {tuple(logits.shape)}")
+        raise NetworkError(
+            f"network: the logits must be (N, classes), the network gives {tuple(logits.shape)}; wrap it in a module "
+            "that gives two axes"
+        )
+    if logits.shape[1] == 1:
+        raise NetworkError(
+            "network: the logits must be (N, classes) with one output for each class, the network has one output; wrap "
+            "it in a module that gives torch.cat([torch.zeros_like(z), z], 1) for its output z"
+        )
     return logits
 
 
 def explained(error: Exception, input_shape: tuple[int, ...]) -> NetworkError:
     """What a network raised over images of (channels, height, width), with the setting that would help."""
     return NetworkError(
-        f"network: it cannot take images of (channels, height, width) {input_shape}: {error}; "
-        "change preprocessing.resize and preprocessing.crop"
+        f"network: it cannot take images of (channels, height, width) {input_shape}: {error}; {_remedy(str(error))}"
     )
+
+
+def _remedy(error: str) -> str:
+    channels = re.search(r"to have (\d+) channels, but got (\d+) channels", error)
+    if channels and channels[1] in ("1", "3") and channels[1] != channels[2]:
+        return f"set preprocessing.channels = {channels[1]}, with as many numbers in preprocessing.mean and std"
+    if channels:
+        return f"it reads {channels[1]} channels: wrap it in a module that makes them from {channels[2]}"
+    if re.search(r"CUDA|cuda|HIP|NVIDIA", error):
+        return "its code asks for a GPU: take .cuda() and .to('cuda') out of it, the run moves it to its device"
+    if re.search(r"same device|dtype|type .*Half|BFloat16", error):
+        return "its code fixes a device or a precision: create tensors like those that come in"
+    return "change preprocessing.resize and preprocessing.crop"
 
 
 def _body(network: nn.Module, names: Sequence[str], rewriting: Rewriting) -> nn.Module:

@@ -49,7 +49,7 @@ class ExtractWorker:
         stored = max(0, min(shard.stop, self.plan.stored_images) - shard.first)
         predictions: list[dict[str, Any]] = []
         for batch in self.forward(shard):
-            predictions.extend(_predictions(batch))
+            predictions.extend(_predictions(batch, self.plan.probabilities))
             self._keep(batch, batch.first - shard.first, stored)
         if stored:
             for name, buffer in self.buffers.items():
@@ -75,8 +75,9 @@ def _sample(columns: torch.Tensor, layer: LayerPlan, seed: int, first: int) -> t
     return torch.gather(columns, 1, index[:, :, None].expand(-1, -1, columns.shape[2]))
 
 
-def _predictions(batch: ForwardBatch) -> list[dict[str, Any]]:
-    probability, predicted = torch.softmax(batch.logits.double(), 1).max(1)
+def _predictions(batch: ForwardBatch, probabilities: bool) -> list[dict[str, Any]]:
+    outputs = batch.logits.double()
+    probability, predicted = (outputs if probabilities else torch.softmax(outputs, 1)).max(1)
     rows = []
     for row, (chance, word) in enumerate(zip(probability.tolist(), predicted.tolist(), strict=True)):
         reason = batch.broken.get(row)

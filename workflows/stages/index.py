@@ -108,6 +108,7 @@ def make_plan(settings: Settings, index: ImageIndex, folder: RunFolder) -> Plan:
         input_width=shape[2],
         weights=_weights(settings.network.weights, folder),
         rewriting=checked.rewriting,
+        probabilities=checked.probabilities,
     )
 
 
@@ -138,7 +139,7 @@ def _weights(given: str, folder: RunFolder) -> str:
     """Absolute, because the actors of a cluster run in other folders."""
     if given == "train":
         return str(folder.weights)
-    return given if is_downloaded(given) else str(Path(given).resolve())
+    return given if is_downloaded(given) else str(Path(given).expanduser().resolve())
 
 
 def _stored_columns(settings: Settings, positions: int) -> int:

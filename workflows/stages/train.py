@@ -42,7 +42,7 @@ def run(context: StageContext) -> None:
     # The index stage checked the rewriting with random weights, which hide faults: normalisation does nothing yet.
     network.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     checked = check_network(network, names, train[0][:2])
-    replace(plan, rewriting=checked.rewriting).write(folder)
+    replace(plan, rewriting=checked.rewriting, probabilities=checked.probabilities).write(folder)
     images, labels = _images(settings, folder, plan.train_images, plan.images)
     share = accuracy(network, images.contiguous(), labels)
     with replacing(folder.weights) as temporary:

@@ -23,6 +23,28 @@ from workflows.settings import Settings
 from workflows.storage.images_table import read_image_rows
 from workflows.storage.run_folder import RunFolder
 
+_SPREAD_COLUMNS = 20_000
+_LOST_SPREAD, _LOST_UNITS = 0.03, 0.1
+"""A unit is lost that is rounded by more than this share of its standard deviation, a layer with more units lost."""
+
+
+def spread_lost(columns: Float[Tensor, "n D"], dtype: torch.dtype) -> tuple[float, float]:
+    """Median standard deviation of a layer's units, and the share of them that a cast rounds away.
+
+    Units that hardly vary beside the others (below a thousandth of the median of those that vary) are not counted:
+    networks have dead ones. Overflow is not counted either, it is refused by itself.
+    """
+    exact = columns.double()
+    spread = exact.std(dim=0, correction=0)
+    varying = spread > spread.max() * 1e-6
+    if not bool(varying.any()):
+        return 0.0, 0.0
+    median = spread[varying].median()
+    counted = varying & (spread >= 1e-3 * median)
+    error = (columns.to(dtype).double() - exact).square().mean(dim=0).sqrt()
+    lost = (error > _LOST_SPREAD * spread) & error.isfinite()
+    return float(median), float(lost[counted].double().mean())
+
 
 @dataclass(frozen=True)
 class ForwardBatch:
@@ -60,6 +82,7 @@ class FrozenForward:
         network = load_network(settings.network.model_copy(update={"weights": plan.weights}))
         self.network = TappedNetwork(network, names, rewriting=plan.rewriting).to(self.device, self.precision)
         self.preprocessor = Preprocessor(settings.preprocessing)
+        self._spread_seen = False
         threads = settings.runtime.decode_threads
         self.reader = PictureReader(settings.data, threads, geometry=self.preprocessor.crop)
 
@@ -94,6 +117,8 @@ class FrozenForward:
         batch = self.preprocessor.normalise(pixels, self.device).to(self.precision)
         logits, maps = self.network(batch)
         columns = {layer.name: self._checked(maps[layer.name], layer.name, images) for layer in self.plan.layers}
+        if not self._spread_seen:
+            self._refuse_lost_spread(columns)
         if not torch.isfinite(logits).all():
             self._refuse(logits, OUTPUT, images, logits.dtype)
         return ForwardBatch(images[0], logits.float().cpu(), columns, broken)
@@ -106,6 +131,20 @@ class FrozenForward:
         if not (torch.isfinite(low) and torch.isfinite(high) and max(-low, high) <= torch.finfo(dtype).max):
             self._refuse(maps, layer, images, dtype)
         return columns
+
+    def _refuse_lost_spread(self, columns: dict[str, Tensor]) -> None:
+        """At the first batch: refuse a storage dtype whose steps are too coarse for how a layer's columns differ."""
+        self._spread_seen = True
+        dtype = STORAGE_DTYPES[self.settings.extract.dtype]
+        for layer in self.plan.layers:
+            every = columns[layer.name].flatten(0, 1)
+            kept, lost = spread_lost(every[:: max(1, len(every) // _SPREAD_COLUMNS)], dtype)
+            if lost > _LOST_UNITS:
+                raise DataError(
+                    f"layer {layer.name!r}: extract.dtype must keep how its columns differ, but in {dtype} {lost:.0%} "
+                    f"of its units are rounded by more than {_LOST_SPREAD:.0%} of their standard deviation (the median "
+                    f"is {kept:.3g}), for they are tiny or lie far from 0; set extract.dtype = 'float32'"
+                )
 
     def _refuse(self, maps: Tensor, layer: str, images: Sequence[int], dtype: torch.dtype) -> None:
         finite = torch.isfinite(maps).flatten(1).all(1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import warnings
 from collections.abc import Callable
+from typing import NamedTuple
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations, prune, spectral_norm, weight_norm
 
-from tests.workflows.networks.sample_networks import Branching, PartlyTraceable, with_random_statistics
+from tests.workflows.networks.sample_networks import Branching, Call, PartlyTraceable, with_random_statistics
 from workflows.errors import NetworkError
 from workflows.networks.architectures import resnet20_cifar
 from workflows.networks.equivalence import check_network
@@ -335,6 +336,81 @@ def test_ordinary_networks_keep_every_change() -> None:
         (Branching().eval().requires_grad_(False), ["conv1", "conv2"]),
     ):
         assert checked(network, layers, torch.cat([IMAGES, IMAGES], 3).repeat(1, 1, 2, 1)) == EVERY_CHANGE
+
+
+@pytest.mark.parametrize(
+    ("last", "expected"),
+    [
+        (nn.Softmax(1), True),
+        (nn.Sigmoid(), False),
+        (nn.LogSoftmax(1), False),
+        (nn.Identity(), False),
+        (nn.ReLU(), False),
+        (Call(lambda z: F.normalize(z.relu() + 1e-3, p=1, dim=1)), True),
+        (Call(lambda z: z.sigmoid() / 4 * 2), False),
+        (Call(lambda z: F.one_hot(z.argmax(1), z.shape[1]).to(z.dtype)), True),
+        (nn.Softmin(1), True),
+    ],
+)
+def test_outputs_that_are_probabilities_are_told_from_others(last: nn.Module, expected: bool) -> None:
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 4), last)
+    assert check_network(network.eval().requires_grad_(False), ["0"], IMAGES).probabilities == expected
+
+
+class Giving(nn.Module):
+    """Gives something else than (N, classes), or cannot take what comes."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__()
+        self.conv, self.what = nn.Conv2d(1 if what == "grey" else 5 if what == "five" else 3, 4, 3), what
+        self.head = nn.Linear(4, 1 if what == "one" else 3)
+
+    def forward(self, images: Tensor) -> object:
+        if self.what == "cuda":
+            images = images.cuda()
+        logits = self.head(self.conv(images).mean((2, 3)))
+        forms: dict[str, object] = {
+            "tuple": (logits, logits),
+            "list": [logits],
+            "dict": {"logits": logits},
+            "namedtuple": Named(logits, logits),
+            "flat": logits.flatten() if self.what == "flat" else None,
+            "map": logits[:, :, None, None],
+        }
+        return forms.get(self.what, logits)
+
+
+class Named(NamedTuple):
+    """As torchvision's Inception gives in training."""
+
+    logits: Tensor
+    other: Tensor
+
+
+@pytest.mark.parametrize(
+    ("what", "words"),
+    [
+        ("tuple", "must give one tensor of logits .* gives a tuple; wrap it"),
+        ("list", "must give one tensor of logits .* gives a list; wrap it"),
+        ("dict", "must give one tensor of logits .* gives a dict; wrap it"),
+        ("namedtuple", "must give one tensor of logits .* gives a Named; wrap it"),
+        ("flat", r"the logits must be \(N, classes\), the network gives \(6,\); wrap"),
+        ("map", r"the network gives \(2, 3, 1, 1\); wrap"),
+        (
+            "one",
+            r"one output for each class, the network has one output; wrap .*torch\.cat\(\[torch\.zeros_like\(z\), z",
+        ),
+        ("grey", r"cannot take images .*; set preprocessing\.channels = 1, with as many numbers in"),
+        ("five", r"cannot take images .*; it reads 5 channels: wrap it"),
+        ("cuda", r"cannot take images .*; its code asks for a GPU: take \.cuda\(\)"),
+    ],
+)
+def test_the_hint_fits_the_cause(what: str, words: str) -> None:
+    if what == "cuda" and torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    with pytest.raises(NetworkError, match=words):
+        check_network(Giving(what).eval().requires_grad_(False), ["conv"], IMAGES)
 
 
 class Dropping(nn.Module):

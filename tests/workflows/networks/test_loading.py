@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pickle
+import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +50,97 @@ def test_weights_of_every_usual_form_load(state: dict[str, torch.Tensor], wrap: 
         torch.testing.assert_close(value, state[key], rtol=tolerance, atol=tolerance)
     assert not network.training
     assert all(p.dtype == torch.float32 and not p.requires_grad for p in network.parameters())
+
+
+def _lightning(state: dict[str, torch.Tensor]) -> dict[str, Any]:
+    return {"epoch": 3, "state_dict": {f"model.{key}": value for key, value in state.items()}, "lr": [0.1]}
+
+
+def _averaged(state: dict[str, torch.Tensor]) -> dict[str, Any]:
+    network = digits_resnet()
+    network.load_state_dict(state)
+    return torch.optim.swa_utils.AveragedModel(network).state_dict()
+
+
+def _profiled(state: dict[str, torch.Tensor]) -> dict[str, Any]:
+    counted = {"total_ops": torch.zeros(1), "total_params": torch.zeros(1)}
+    blocks = {f"layer1.0.{key}": value for key, value in counted.items()}
+    return {"net": {**state, **counted, **blocks}, "acc": 91.5}
+
+
+def _prefixed(*prefixes: str) -> Callable[[dict[str, torch.Tensor]], dict[str, Any]]:
+    return lambda state: {"".join(prefixes) + key: value for key, value in state.items()}
+
+
+DIALECTS: dict[str, Callable[[dict[str, torch.Tensor]], dict[str, Any]]] = {
+    **{
+        name: lambda state, name=name: {name: state, "epoch": 7, "optimizer": {"state": {}}}
+        for name in ("net", "model", "model_state_dict", "state_dict", "network", "ema", "state_dict_ema")
+    },
+    "nested": lambda state: {"checkpoint": 1, "state": 2, "model": {"state_dict": state, "args": [1]}},
+    "both": lambda state: {
+        "state_dict_ema": {key: torch.zeros_like(value) for key, value in state.items()},
+        "state_dict": state,
+    },
+    "module.": _prefixed("module."),
+    "model.": _prefixed("model."),
+    "_orig_mod.": _prefixed("_orig_mod."),
+    "module._orig_mod.": _prefixed("module.", "_orig_mod."),
+    "_orig_mod.module.": _prefixed("_orig_mod.", "module."),
+    "model._orig_mod.module.": _prefixed("model.", "_orig_mod.", "module."),
+    "lightning": _lightning,
+    "averaged": _averaged,
+    "thop": _profiled,
+    "thop and parallel": lambda state: {f"module.{key}": value for key, value in _profiled(state)["net"].items()},
+}
+
+
+@pytest.mark.parametrize("dialect", DIALECTS)
+def test_dialects_of_checkpoints_load(state: dict[str, torch.Tensor], dialect: str, tmp_path: Path) -> None:
+    network = load_network(settings(save(DIALECTS[dialect](state), tmp_path / "weights.pt")))
+    for key, value in network.state_dict().items():
+        assert torch.equal(value, state[key]), key
+
+
+def own_module() -> nn.Module:
+    network = nn.Module()
+    network.module = nn.Linear(2, 2)  # its own name is a prefix of wrappers
+    return network
+
+
+def test_a_prefix_that_is_the_networks_own_stays(tmp_path: Path) -> None:
+    weights = own_module().state_dict()
+    name = f"{__name__}:own_module"
+    for form in (weights, {f"module.{key}": value for key, value in weights.items()}):
+        network = load_network(settings(save(form, tmp_path / "weights.pt"), name=name))
+        assert torch.equal(network.module.weight, weights["module.weight"])
+
+
+def test_what_is_missing_and_what_is_left_are_named_behind_a_prefix(
+    state: dict[str, torch.Tensor], tmp_path: Path
+) -> None:
+    state = {f"module.{key}": value for key, value in state.items()}
+    state["module.extra.weight"] = state.pop("module.conv1.weight")
+    with pytest.raises(NetworkError, match=r"missing \(1\): conv1\.weight; unexpected \(1\): extra\.weight"):
+        load_network(settings(save({"net": state}, tmp_path / "weights.pt")))
+
+
+def test_a_torchscript_file_is_named_as_one(tmp_path: Path) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.jit.save(torch.jit.script(nn.Linear(2, 2)), tmp_path / "weights.pt")
+    with pytest.raises(NetworkError, match=r"must be a state dict, it is a TorchScript archive.*torch\.jit\.load"):
+        load_network(settings(tmp_path / "weights.pt"))
+
+
+def test_weights_in_the_home_folder(
+    state: dict[str, torch.Tensor], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    save(state, tmp_path / "weights.pt")
+    assert torch.equal(load_network(settings("~/weights.pt")).conv1.weight, state["conv1.weight"])
+    with pytest.raises(NetworkError, match="does not exist"):
+        load_network(settings("~/other.pt"))
 
 
 def test_random_parameters_depend_on_the_seed_alone() -> None:

@@ -175,10 +175,16 @@ def test_shapes_and_outputs(resnet20: nn.Module) -> None:
     assert torch.equal(checked.logits, resnet20(IMAGES[:2]))
 
 
-@pytest.mark.parametrize("shape", [(1, 32, 32), (3, 16, 16)])
-def test_images_that_the_network_cannot_take(shape: tuple[int, int, int]) -> None:
+@pytest.mark.parametrize(
+    ("shape", "remedy"),
+    [
+        ((1, 32, 32), r"set preprocessing\.channels = 3"),
+        ((3, 16, 16), r"change preprocessing\.resize and preprocessing\.crop"),
+    ],
+)
+def test_images_that_the_network_cannot_take(shape: tuple[int, int, int], remedy: str) -> None:
     network = torchvision.models.alexnet(weights=None, num_classes=2).eval()
-    with pytest.raises(NetworkError, match=r"cannot take images of .*preprocessing\.resize and preprocessing\.crop"):
+    with pytest.raises(NetworkError, match=rf"cannot take images of .*{remedy}"):
         check_network(network, ["conv1_1"], torch.zeros(2, *shape))
 
 
