@@ -14,7 +14,6 @@ from collections.abc import Callable, Hashable, Mapping
 from typing import Any
 
 import ray
-from dask._task_spec import convert_legacy_graph
 from dask.core import flatten
 from dask.local import nested_get
 from dask.order import order
@@ -49,7 +48,7 @@ def ray_get(
     being resolved can abort the driver's process (Ray 2.60, "submitted_task_ref_count > 0").
 
     Args:
-        graph: a mapping from keys to tasks, or Dask's expression of one.
+        graph: a mapping from keys to Dask's task objects (not the tuples of old), or Dask's expression of one.
         keys: whose values are wanted; lists may be nested.
         num_workers: tasks at work at once, one core each.
         on_task: called in the driver with the key of each finished task.
@@ -61,7 +60,7 @@ def ray_get(
         ShardError: a task failed in another way, or kept losing its process.
     """
     tasks = graph if isinstance(graph, Mapping) else graph.__dask_graph__()
-    run = _GraphRun(convert_legacy_graph(dict(tasks)), set(flatten([keys])), num_workers, on_task, patience_s)
+    run = _GraphRun(dict(tasks), set(flatten([keys])), num_workers, on_task, patience_s)
     return nested_get(keys, run.values())
 
 
