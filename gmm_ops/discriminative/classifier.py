@@ -17,11 +17,15 @@ from gmm_ops.discriminative.histogram import Histograms
 from gmm_ops.discriminative.loss import ImageLabels, first_best, refuse_other_labels
 from gmm_ops.discriminative.parameters import Parameters
 from gmm_ops.errors import RefusedInput
+from gmm_ops.fitting.collective import LONE, Collective
 
 
 @dataclass(frozen=True)
 class LinearClassifier:
-    """Logits of M labels from a histogram of K words, float64. weight: (M, K). bias: (M,)."""
+    """Logits of M labels from a histogram of K words, float64. weight: (M, K). bias: (M,).
+
+    Where words lie in slices, K are the own words and the logits a sum over slices; the bias is the same on each.
+    """
 
     weight: Float[Tensor, "M K"]
     bias: Float[Tensor, " M"]
@@ -31,14 +35,14 @@ class LinearClassifier:
         """The layer that was trained together with the words."""
         return cls(parameters.weight, parameters.bias)
 
-    def logits(self, histograms: Histograms) -> Float[Tensor, "N M"]:
-        """One logit per image and label. Raises RefusedInput if the number of words differs."""
+    def logits(self, histograms: Histograms, collective: Collective = LONE) -> Float[Tensor, "N M"]:
+        """One logit per image and label, the same bits on every slice. Raises RefusedInput (other number of words)."""
         if histograms.ndim != 2 or histograms.shape[1] != self.weight.shape[1]:
             raise RefusedInput(
                 f"histograms must have shape (N, {self.weight.shape[1]}), one share per word; got "
                 f"{tuple(histograms.shape)}. Pass the histograms of the dictionary that this layer was trained on."
             )
-        return histograms.double() @ self.weight.T + self.bias
+        return collective.all_reduce_sum(histograms.double() @ self.weight.T) + self.bias
 
     def labels(self, histograms: Histograms) -> ImageLabels:
         """The best label of every image; ties go to the lowest label."""

@@ -23,6 +23,7 @@ from gmm_ops.discriminative.loss import ImageLabels, cross_entropy, refuse_other
 from gmm_ops.discriminative.settings import DiscriminativeSettings
 from gmm_ops.discriminative.training import refuse_diverging
 from gmm_ops.errors import RefusedInput
+from gmm_ops.fitting.collective import LONE, Collective
 
 
 @dataclass(frozen=True)
@@ -46,15 +47,16 @@ class ClassifierGradient:
         return cls(0.0, 0.0, 0.0, weight, weight.new_zeros(n_labels))
 
     @classmethod
-    def of(cls, classifier: LinearClassifier, histograms: Histograms, labels: ImageLabels) -> ClassifierGradient:
+    def of(
+        cls,
+        classifier: LinearClassifier,
+        histograms: Histograms,
+        labels: ImageLabels,
+        collective: Collective = LONE,
+    ) -> ClassifierGradient:
         """Of some images. histograms: (N, K). labels: (N,), 0 to M - 1; raises RefusedInput on others."""
         refuse_other_labels(labels, histograms.shape[0], classifier.bias.shape[0])
-        return cls.of_logits(classifier.logits(histograms), histograms, labels)
-
-    @classmethod
-    def of_logits(cls, logits: Float[Tensor, "N M"], histograms: Histograms, labels: ImageLabels) -> ClassifierGradient:
-        """As ``of``, where the logits are known; histograms may then be those of a slice of the words."""
-        found = cross_entropy(logits, labels.long())
+        found = cross_entropy(classifier.logits(histograms, collective), labels.long())
         slope = found.logit_gradient
         return cls(float(len(labels)), found.loss, found.wrong, slope.T @ histograms.double(), slope.sum(dim=0))
 

@@ -12,7 +12,9 @@ from gmm_ops.discriminative.classifier import LinearClassifier
 from gmm_ops.discriminative.histogram import ImageColumns, hard_histograms, soft_histograms
 from gmm_ops.discriminative.loss import ImageLabels, cross_entropy, first_best, refuse_other_labels
 from gmm_ops.errors import RefusedInput
+from gmm_ops.fitting.collective import LONE, Collective
 from gmm_ops.mixtures.mixture import Mixture
+from gmm_ops.mixtures.slices import WordSlice
 
 
 @dataclass(frozen=True)
@@ -81,19 +83,22 @@ class Evaluation:
 
 @torch.no_grad()
 def evaluate(
-    mixture: Mixture,
+    words: Mixture | WordSlice,
     classifier: LinearClassifier,
     columns: ImageColumns,
     labels: ImageLabels,
     *,
     hard: bool = False,
     dtype: torch.dtype = torch.float32,
+    collective: Collective = LONE,
 ) -> Evaluation:
     """Loss and wrong images of a dictionary and a classifier; ``hard`` adds the hard histograms' errors.
 
-    columns: (N, positions, D). Raises NonFiniteActivations, RefusedInput.
+    words, classifier: whole, or the own slice of both; the result is the same on every slice. columns:
+    (N, positions, D), labels: (N,) 0 to M - 1, the same on every slice.
+    Raises NonFiniteActivations, RefusedInput, on every slice alike.
     """
     refuse_other_labels(labels, columns.shape[0], classifier.bias.shape[0])
-    soft_logits = classifier.logits(soft_histograms(mixture, columns, dtype))
-    hard_logits = classifier.logits(hard_histograms(mixture, columns)) if hard else None
+    soft_logits = classifier.logits(soft_histograms(words, columns, dtype, collective=collective), collective)
+    hard_logits = classifier.logits(hard_histograms(words, columns, collective), collective) if hard else None
     return Evaluation.of_logits(soft_logits, labels, hard_logits)

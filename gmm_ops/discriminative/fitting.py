@@ -17,10 +17,10 @@ from gmm_ops.discriminative.parameters import Parameters
 from gmm_ops.discriminative.settings import DiscriminativeSettings
 from gmm_ops.discriminative.training import (
     TrainingState,
-    advance,
     image_minibatches,
-    start,
     step_rates,
+    training_start,
+    training_step,
 )
 from gmm_ops.errors import RefusedInput
 from gmm_ops.mixtures.mixture import Mixture
@@ -87,7 +87,7 @@ def fit_discriminative(
     fitted, judged = _split(columns.shape[0], seed)
     total_steps = settings.epochs * len(image_minibatches(len(fitted), settings.minibatch, seed, 0))
     fit = _Fit(columns, labels.long(), fitted, judged, seed, settings)
-    return fit.run(start(mixture, n_labels, total_steps, layer_variance(columns), settings))
+    return fit.run(training_start(mixture, n_labels, total_steps, layer_variance(columns), settings))
 
 
 def layer_variance(columns: ImageColumns) -> Float[Tensor, " D"]:
@@ -165,7 +165,7 @@ class _Fit:
         rates, _ = step_rates(state.step, state.total_steps, state.scale, self.settings)
         seen = Evaluation(gradient.count, gradient.loss, gradient.wrong, 0.0)
         record = StepRecord(state.step, epoch, float(rates["word_logits"]), seen.mean_loss, seen.soft_error)
-        return advance(state, gradient, self.settings), record, seen
+        return training_step(state, gradient, self.settings), record, seen
 
     def judge(self, state: TrainingState) -> Evaluation:
         mixture, classifier = state.parameters.to_mixture(), LinearClassifier.of(state.parameters)

@@ -10,27 +10,22 @@ from jaxtyping import Float
 from torch import Tensor
 
 from gmm_ops.axes import ActivationMaps
-from gmm_ops.discriminative.tile_scorer import TileScorer
+from gmm_ops.discriminative.tile_scorer import KeptPosteriors, Normaliser, TilePosteriors, TileScorer
 from gmm_ops.errors import RefusedInput
+from gmm_ops.fitting.collective import LONE, Collective
 from gmm_ops.mixtures.estep import Engine
 from gmm_ops.mixtures.gaussian import refuse_non_finite
-from gmm_ops.mixtures.mixture import Mixture, assign
+from gmm_ops.mixtures.mixture import Mixture
 from gmm_ops.mixtures.products import full_precision
+from gmm_ops.mixtures.slices import WordSlice
+from gmm_ops.word_slices.assignment import sliced_assign
+from gmm_ops.word_slices.tiles import refuse_other_columns, rows_per_tile
 
 ImageColumns = Float[Tensor, "N positions D"]
 """The columns of every image: its whole map row by row, or the same number of drawn positions each."""
 
 Histograms = Float[Tensor, "N K"]
-"""Mean posterior (soft) or share of positions (hard) of every word, float64; rows sum to 1."""
-
-TILE_ROWS = 8_192
-"""Columns per tile: the (rows, K) block stays in the processor's cache."""
-
-DEVICE_TILE_ROWS = 65_536
-"""Columns per tile on a GPU."""
-
-TILE_CELLS = 1 << 26
-"""Most scores in a tile: 256 MiB of float32."""
+"""Mean posterior (soft) or share of positions (hard) of every own word, float64; rows sum to 1 over all words."""
 
 
 @dataclass(frozen=True)
@@ -65,39 +60,68 @@ def groups(n_images: int, n_positions: int, rows: int) -> Iterator[Group]:
         yield Group(slice(image, image + 1), cut)
 
 
+@dataclass(frozen=True)
+class Forward:
+    """Own histograms of a group, its first tile, and the normalisers of all."""
+
+    histograms: Histograms
+    first: TilePosteriors | KeptPosteriors
+    normalisers: list[Normaliser]
+
+    @classmethod
+    def of(cls, scorer: TileScorer, group: Group, columns: ImageColumns) -> Forward:
+        """Of one group; columns: its images."""
+        first, *others = group.positions
+        tile = scorer(columns[:, first])
+        # One tile is kept for the way back; an image in many tiles must not hold them all.
+        images = columns.shape[0]
+        total, normalisers = tile.position_sums(images), [tile.normaliser]
+        for positions in others:
+            other = scorer(columns[:, positions])
+            total += other.position_sums(images)
+            normalisers.append(other.normaliser)
+        return cls(total.div_(columns.shape[1]), tile, normalisers)
+
+
 @torch.no_grad()
 def soft_histograms(
-    mixture: Mixture,
+    words: Mixture | WordSlice,
     columns: ImageColumns,
     dtype: torch.dtype = torch.float32,
     tile_rows: int | None = None,
     engine: Engine = "auto",
+    collective: Collective = LONE,
 ) -> Histograms:
-    """Mean posterior of every word over an image's positions (IG Eq. 8), float64 from products in ``dtype``.
+    """Mean posterior of every own word over an image's positions (IG Eq. 8), float64 from products in ``dtype``.
 
-    columns: (N, positions, D), any float dtype. The posterior map of more than a tile is never held.
-    engine: as in ``gmm_ops.mixtures.estep``.
-    Raises NonFiniteActivations, RefusedInput.
+    words: a dictionary, or the slice of it that this actor holds. columns: (N, positions, D), any float dtype, the same
+    on every slice. The posterior map of more than a tile is never held. engine: as in ``gmm_ops.mixtures.estep``.
+    Raises NonFiniteActivations, RefusedInput, on every slice alike.
     """
-    refuse_other_image_columns(columns, mixture.n_units)
-    scorer = TileScorer(mixture.center, mixture.score_parameters(dtype), engine)
-    n_images, n_positions = columns.shape[:2]
-    sums = torch.zeros(n_images, mixture.n_words, dtype=torch.float64, device=columns.device)
+    place = WordSlice.whole(words) if isinstance(words, Mixture) else words
+    refuse_other_image_columns(columns, place.n_units, collective)
+    scorer = TileScorer(place, collective, dtype, engine)
+    rows = tile_rows or rows_per_tile(place.n_words, collective.world, columns.device)
     with full_precision():
-        for group in groups(n_images, n_positions, tile_rows or default_tile_rows(mixture.n_words, columns.device)):
-            found = sums[group.images]
-            for positions in group.positions:
-                found += scorer(columns[group.images, positions]).position_sums(found.shape[0])
-    return sums / n_positions
+        found = [
+            Forward.of(scorer, g, columns[g.images]).histograms
+            for g in groups(columns.shape[0], columns.shape[1], rows)
+        ]
+    return torch.cat(found) if found else columns.new_zeros(0, place.own.n_words, dtype=torch.float64)
 
 
 @torch.no_grad()
-def hard_histograms(mixture: Mixture, columns: ImageColumns) -> Histograms:
-    """Share of an image's positions whose hard word is k, float64. Raises NonFiniteActivations, RefusedInput."""
-    refuse_other_image_columns(columns, mixture.n_units)
-    n_images, n_positions, units = columns.shape
-    word = assign(mixture, columns.reshape(-1, units)).word.view(n_images, n_positions)
-    return counted(word, mixture.n_words)
+def hard_histograms(words: Mixture | WordSlice, columns: ImageColumns, collective: Collective = LONE) -> Histograms:
+    """Share of an image's positions whose hard word is an own one, float64.
+
+    words, columns: as for ``soft_histograms``. Raises NonFiniteActivations, RefusedInput, on every slice alike.
+    """
+    place = WordSlice.whole(words) if isinstance(words, Mixture) else words
+    refuse_other_image_columns(columns, place.n_units, collective)
+    word = sliced_assign(place, columns.flatten(0, 1), collective).word.view(columns.shape[:2])
+    others = place.own.n_words
+    is_own = (word >= place.first) & (word < place.last)
+    return counted(torch.where(is_own, word - place.first, others), others + 1)[:, :others]
 
 
 def counted(word: Tensor, n_words: int) -> Histograms:
@@ -107,17 +131,13 @@ def counted(word: Tensor, n_words: int) -> Histograms:
     return counts / word.shape[1]
 
 
-def default_tile_rows(n_words: int, device: torch.device) -> int:
-    """Columns per tile: the measured best, fewer where the (rows, K) block would pass 256 MiB."""
-    wanted = TILE_ROWS if device.type == "cpu" else DEVICE_TILE_ROWS
-    return max(1, min(wanted, TILE_CELLS // n_words))
-
-
-def refuse_other_image_columns(columns: ImageColumns, n_units: int) -> None:
-    """Raise RefusedInput unless columns have shape (N, positions >= 1, D), NonFiniteActivations on NaN or infinity."""
+def refuse_other_image_columns(columns: ImageColumns, n_units: int, collective: Collective = LONE) -> None:
+    """Raise RefusedInput unless columns have shape (N, positions >= 1, D) and are as many on every slice of the words;
+    NonFiniteActivations on NaN or infinity."""
     if columns.ndim != 3 or columns.shape[2] != n_units or columns.shape[1] < 1:
         raise RefusedInput(
             f"columns must have shape (N, positions, {n_units}), the columns of every image; got "
             f"{tuple(columns.shape)}. Pass the activations of the layer that this dictionary models."
         )
     refuse_non_finite(columns.reshape(-1, n_units))
+    refuse_other_columns(columns.flatten(0, 1), collective)

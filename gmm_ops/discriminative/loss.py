@@ -7,29 +7,35 @@ the image's histogram of P positions,
 
 and s is one product with [x*x, x, 1]; so the gradient is the statistics product of EM with r replaced by dL / ds.
 Images do not mix in the loss: a tile of whole images takes one score product and one statistics product.
+
+A dictionary may lie in slices, each with its part of the histograms and of the linear layer; the logits are a sum over
+slices, and so is <g, r> of each column, the one number through which a word's gradient depends on words elsewhere.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from gmm_ops.discriminative.histogram import (
+    Forward,
     Group,
     Histograms,
     ImageColumns,
-    default_tile_rows,
     groups,
     refuse_other_image_columns,
 )
 from gmm_ops.discriminative.parameters import Parameters
 from gmm_ops.discriminative.tile_scorer import TileScorer
 from gmm_ops.errors import RefusedInput
+from gmm_ops.fitting.collective import LONE, Collective, gathered
 from gmm_ops.mixtures.estep import Engine
 from gmm_ops.mixtures.products import full_precision
+from gmm_ops.mixtures.slices import WordSlice
+from gmm_ops.word_slices.tiles import rows_per_tile
 
 ImageLabels = Int[Tensor, " N"]
 """Label of every image, 0 to M - 1: the classes of the scope in order, then `rest`."""
@@ -126,56 +132,60 @@ def batch_gradient(
     dtype: torch.dtype = torch.float32,
     tile_rows: int | None = None,
     engine: Engine = "auto",
+    collective: Collective = LONE,
 ) -> Gradient:
     """The loss of these images and its exact gradient; products in ``dtype``, sums in float64.
 
-    columns: (N, positions, D), any float dtype; the gradient stops there. labels: (N,) int, 0 to M - 1.
-    engine: as in ``gmm_ops.mixtures.estep``; the loop over few words serves float32 on a CPU.
-    Raises NonFiniteActivations, RefusedInput.
+    columns: (N, positions, D), any float dtype; the gradient stops there. labels: (N,) int, 0 to M - 1. Both the same
+    on every slice. Of a slice, count, loss, wrong and bias are those of the whole dictionary, the same bits everywhere;
+    scores and weight are of the own words. tile_rows: one value for all slices. engine: as in
+    ``gmm_ops.mixtures.estep``, a slice's own choice; the loop over few words serves float32 on a CPU.
+    Raises NonFiniteActivations, RefusedInput, on every slice alike.
     """
-    refuse_other_image_columns(columns, parameters.n_units)
+    refuse_other_image_columns(columns, parameters.n_units, collective)
     refuse_other_labels(labels, columns.shape[0], parameters.n_labels)
-    total = _Sums(parameters, dtype, engine)
-    rows = tile_rows or default_tile_rows(parameters.n_words, columns.device)
+    words = own_words(parameters, collective)
+    total = _Sums(parameters, TileScorer(words, collective, dtype, engine))
+    rows = tile_rows or rows_per_tile(words.n_words, collective.world, columns.device)
     with full_precision():
         for group in groups(columns.shape[0], columns.shape[1], rows):
             total.add(group, columns[group.images], labels[group.images].long())
-    return Gradient(float(columns.shape[0]), total.loss, total.wrong, total.scores, total.weight, total.bias)
+    return replace(total.found, count=float(columns.shape[0]), loss=total.loss, wrong=total.wrong)
+
+
+def own_words(parameters: Parameters, collective: Collective) -> WordSlice:
+    """The words with their place in the dictionary, which the slices hold in the order of their ranks."""
+    held = gathered(parameters.bias.new_tensor(float(parameters.n_words)), collective).long().tolist()
+    return WordSlice(parameters.to_mixture(collective), sum(held[: collective.rank]), sum(held))
 
 
 class _Sums:
     """The sums of a batch while its groups are added."""
 
-    def __init__(self, parameters: Parameters, dtype: torch.dtype, engine: Engine) -> None:
-        zero = Gradient.zero(parameters.n_words, parameters.n_units, parameters.n_labels, parameters.mean.device)
-        self.parameters = parameters
-        self.score = TileScorer(parameters.center, parameters.to_mixture().score_parameters(dtype), engine)
+    def __init__(self, parameters: Parameters, scorer: TileScorer) -> None:
+        self.parameters, self.scorer = parameters, scorer
+        self.found = Gradient.zero(parameters.n_words, parameters.n_units, parameters.n_labels, parameters.mean.device)
         self.loss, self.wrong = 0.0, 0.0
-        self.scores, self.weight, self.bias = zero.scores, zero.weight, zero.bias
 
     def add(self, group: Group, columns: ImageColumns, labels: ImageLabels) -> None:
         """One group: histograms, the linear layer, and back."""
-        n_images, n_positions = columns.shape[:2]
-        tile = self.score(columns[:, group.positions[0]])
-        histogram = tile.position_sums(n_images)
-        for positions in group.positions[1:]:
-            histogram += self.score(columns[:, positions]).position_sums(n_images)
-        histogram /= n_positions
-        back = self._classify(histogram, labels) / n_positions
+        found, reduced = Forward.of(self.scorer, group, columns), self.scorer.collective.all_reduce_sum
+        back = self._classify(found.histograms, labels) / columns.shape[1]
         for number, positions in enumerate(group.positions):
             # An image larger than a tile is scored twice rather than held.
-            tile = tile if number == 0 else self.score(columns[:, positions])
-            self.scores += tile.score_gradient(back)
+            tile = self.scorer(columns[:, positions], found.normalisers[number]) if number else found.first
+            tile.add_score_gradient(back, reduced(tile.weighted_means(back)), self.found.scores)
 
     def _classify(self, histogram: Histograms, labels: ImageLabels) -> Histograms:
         """Adds the linear layer's part; gives dL / dhistogram."""
         weight = self.parameters.weight
-        found = cross_entropy(histogram @ weight.T + self.parameters.bias, labels)
-        self.loss += found.loss
-        self.wrong += found.wrong
-        self.weight += found.logit_gradient.T @ histogram
-        self.bias += found.logit_gradient.sum(dim=0)
-        return found.logit_gradient @ weight
+        logits = self.scorer.collective.all_reduce_sum(histogram @ weight.T) + self.parameters.bias
+        judged = cross_entropy(logits, labels)
+        self.loss += judged.loss
+        self.wrong += judged.wrong
+        self.found.weight.add_(judged.logit_gradient.T @ histogram)
+        self.found.bias.add_(judged.logit_gradient.sum(dim=0))
+        return judged.logit_gradient @ weight
 
 
 def parameter_gradient(parameters: Parameters, gradient: Gradient) -> dict[str, Tensor]:

@@ -14,7 +14,9 @@ from torch import Tensor
 
 from gmm_ops.axes import WordStatistics
 from gmm_ops.errors import RefusedInput
+from gmm_ops.fitting.collective import LONE, Collective, log_sum_exp
 from gmm_ops.mixtures.mixture import Mixture
+from gmm_ops.mixtures.slices import WordSlice
 
 TRAINED = ("word_logits", "mean", "log_sd", "weight", "bias")
 """Fields that the gradient moves, in the order of every packed vector."""
@@ -25,10 +27,14 @@ REVIVED_SHARE = 1e-3
 
 @dataclass(frozen=True)
 class Parameters:
-    """A dictionary and the classifier on its histograms, all float64.
+    """A dictionary and the classifier on its histograms, all float64; or the slice of both that an actor holds.
 
-    word_logits: (K,) log pi = log_softmax(word_logits). mean: (K, D) in the layer's units. log_sd: (K, D)
-        natural logarithm of the standard deviation. weight: (M, K), bias: (M,), the linear layer over M labels.
+    Of a slice, K is the number of its own words, ``weight`` their columns of the linear layer, and the bias is the same
+    on every slice.
+
+    word_logits: (K,) log pi = log_softmax(word_logits), over all words of the dictionary. mean: (K, D) in the layer's
+        units. log_sd: (K, D) natural logarithm of the standard deviation. weight: (M, K), bias: (M,), the linear layer
+        over M labels.
     center: (D,) subtracted before any product; fixed.
     """
 
@@ -55,7 +61,7 @@ class Parameters:
         return self.bias.shape[0]
 
     @classmethod
-    def from_mixture(cls, mixture: Mixture, n_labels: int) -> Parameters:
+    def from_mixture(cls, words: Mixture | WordSlice, n_labels: int) -> Parameters:
         """A start: the words of a generative fit, or of ``initial_mixture`` (the paper's), and a linear layer of zeros.
 
         Raises RefusedInput for fewer than 2 labels.
@@ -65,8 +71,10 @@ class Parameters:
                 f"n_labels must be at least 2, for there is nothing to decide otherwise; got {n_labels}. "
                 "Take a list of classes with the label rest, or the generative loss."
             )
+        mixture = words if isinstance(words, Mixture) else words.own
         log_pi = mixture.log_pi.double()
-        lowest = float(np.log(REVIVED_SHARE / mixture.n_words))
+        # At a share of 1/K of the whole dictionary, not of a slice.
+        lowest = float(np.log(REVIVED_SHARE / words.n_words))
         weight = torch.zeros(n_labels, mixture.n_words, dtype=torch.float64, device=log_pi.device)
         return cls(
             log_pi.clamp(min=lowest),
@@ -77,10 +85,10 @@ class Parameters:
             mixture.center.double(),
         )
 
-    def to_mixture(self) -> Mixture:
-        """The dictionary alone."""
-        log_pi = torch.log_softmax(self.word_logits, dim=0)
-        return Mixture(log_pi, self.mean, (2.0 * self.log_sd).exp(), self.center)
+    def to_mixture(self, collective: Collective = LONE) -> Mixture:
+        """The own words alone; their shares are those of the whole dictionary."""
+        total = log_sum_exp(torch.logsumexp(self.word_logits, dim=0, keepdim=True), collective)
+        return Mixture(self.word_logits - total, self.mean, (2.0 * self.log_sd).exp(), self.center)
 
     def trained(self) -> dict[str, Tensor]:
         """The fields that the gradient moves, by name."""

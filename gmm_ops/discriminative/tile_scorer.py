@@ -1,37 +1,51 @@
-"""Tiles of images scored once: by a product over all words, or by a loop over the few that matter."""
+"""Tiles of images scored once: by a product over the own words, or by a loop over the few that matter."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
+import numba
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from gmm_ops.mixtures import sparse_estep
+from gmm_ops.fitting.collective import Collective
 from gmm_ops.mixtures.estep import Engine
-from gmm_ops.mixtures.gaussian import ScoreParameters, centred, expand_columns, exponentials, padded
-from gmm_ops.mixtures.products import row_products, weighted_sums
-from gmm_ops.word_slices.kept_gradient import add_gradient, add_histograms, expect
-from gmm_ops.word_slices.kept_words import KeptWords
+from gmm_ops.mixtures.near_ties import BLOCK
+from gmm_ops.mixtures.products import weighted_sums
+from gmm_ops.mixtures.slices import WordSlice
+from gmm_ops.word_slices.kept_words import KeptWords, add_row
+from gmm_ops.word_slices.powers import powers
+from gmm_ops.word_slices.sweep import is_sparse
+from gmm_ops.word_slices.tiles import ScoredTile, scored_tile, slice_weights
 
-JUDGED_ROWS = 512
-"""Rows of the first tile whose density chooses the engine."""
+Normaliser = tuple[Float[Tensor, " n"], Float[Tensor, " n"]]
+"""(best, total) of every row over all words: posterior = exp(score - best) / total."""
 
 
 @dataclass(frozen=True)
 class TilePosteriors:
     """Posteriors of a tile before their division: posterior = powers / total, row by row.
 
-    powers: (n, K). total: (n, 1). features: (n, 2D + 1) = [x*x, x, 1] about the centre. rows: real rows; the
-    others are padding.
+    powers: (n, K) of the own words. total: (n, 1) over all words. features: (n, 2D + 1) = [x*x, x, 1] about the
+    centre. rows: real rows; the others are padding. normaliser: of the real rows.
     """
 
     powers: Float[Tensor, "n K"]
     total: Float[Tensor, "n 1"]
     features: Float[Tensor, "n two_D_plus_1"]
     rows: int
+    normaliser: Normaliser
+
+    @classmethod
+    def of(cls, tile: ScoredTile, normaliser: Normaliser) -> TilePosteriors:
+        """From a tile whose scores have become powers."""
+        total = tile.score.new_ones(tile.score.shape[0], 1)
+        total[: tile.rows, 0] = normaliser[1]
+        return cls(tile.score, total, tile.features, tile.rows, normaliser)
 
     def position_sums(self, n_images: int) -> Float[Tensor, "N K"]:
         """Sum of the posteriors over each image's positions in the tile, float64."""
@@ -39,32 +53,24 @@ class TilePosteriors:
         return torch.bmm(scale, self._by_image(n_images)).squeeze(1).double()
 
     def weighted_means(self, back: Float[Tensor, "N K"]) -> Float[Tensor, " rows"]:
-        """<g, r> of every column over the tile's words, float64. back: g of every image."""
+        """The own words' part of <g, r> of every column, float64. back: g of every image."""
         dots = torch.bmm(self._by_image(back.shape[0]), back.to(self.powers.dtype)[:, :, None])
         return (dots.view(-1) / self.total[: self.rows, 0]).double()
-
-    def score_gradient(
-        self, back: Float[Tensor, "N K"], expected: Float[Tensor, " rows"] | None = None
-    ) -> Float[Tensor, "K two_D_plus_1"]:
-        """Sum over columns of r_k (g_k - <g, r>) * [x*x, x, 1], float64; spends the tile.
-
-        back: g of every image, divided by its positions. expected: <g, r> of every column where these words are
-        not all words; computed otherwise.
-        """
-        g = back.to(self.powers.dtype)
-        expected = (self.weighted_means(g) if expected is None else expected).to(g.dtype)
-        n_images = back.shape[0]
-        self._by_image(n_images).mul_(g[:, None, :] - expected.view(n_images, -1, 1))
-        # Dividing the (n, 2D + 1) features by the row sums is cheaper than dividing the (n, K) posteriors.
-        self.features.div_(self.total)
-        self.features[self.rows :] = 0.0
-        return weighted_sums(self.powers, self.features).double()
 
     def add_score_gradient(
         self, back: Float[Tensor, "N K"], expected: Float[Tensor, " rows"], sums: Float[Tensor, "K two_D_plus_1"]
     ) -> None:
-        """Add ``score_gradient`` to ``sums``."""
-        sums += self.score_gradient(back, expected)
+        """Add the sum over columns of r_k (g_k - <g, r>) * [x*x, x, 1] to ``sums``, float64; spends the tile.
+
+        back: g of every image, divided by its positions. expected: <g, r> of every column over all words.
+        """
+        n_images = back.shape[0]
+        g, expected = back.to(self.powers.dtype), expected.to(self.powers.dtype)
+        self._by_image(n_images).mul_(g[:, None, :] - expected.view(n_images, -1, 1))
+        # Dividing the (n, 2D + 1) features by the row sums is cheaper than dividing the (n, K) posteriors.
+        self.features.div_(self.total)
+        self.features[self.rows :] = 0.0
+        sums += weighted_sums(self.powers, self.features)
 
     def _by_image(self, n_images: int) -> Float[Tensor, "N positions K"]:
         return self.powers[: self.rows].view(n_images, -1, self.powers.shape[1])
@@ -74,64 +80,115 @@ class TilePosteriors:
 class KeptPosteriors:
     """Scores of a tile whose columns have few words each; the others, under 1e-10 of a posterior, are left out.
 
-    kept: scores of the real rows. best, total: (n,) normaliser of the kept words. features: as in TilePosteriors.
+    kept: scores of the real rows. features, normaliser: as in TilePosteriors, of the real rows.
     """
 
     kept: KeptWords
-    best: Float[Tensor, " n"]
-    total: Float[Tensor, " n"]
     features: Float[Tensor, "n two_D_plus_1"]
+    normaliser: Normaliser
 
     def position_sums(self, n_images: int) -> Float[Tensor, "N K"]:
         """As in TilePosteriors."""
         found = torch.zeros(n_images, self.kept.score.shape[1], dtype=torch.float64)
-        add_histograms(*self._loop(), found.numpy())
+        _add_histograms(*self._loop(), found.numpy())
         return found
-
-    def score_gradient(self, back: Float[Tensor, "N K"]) -> Float[Tensor, "K two_D_plus_1"]:
-        """As in TilePosteriors, but the tile may be used again."""
-        sums = torch.zeros(back.shape[1], self.features.shape[1], dtype=torch.float64)
-        self.add_score_gradient(back, self.weighted_means(back), sums)
-        return sums
 
     def weighted_means(self, back: Float[Tensor, "N K"]) -> Float[Tensor, " n"]:
         """As in TilePosteriors."""
-        found = torch.empty(len(self.best), dtype=torch.float64)
-        expect(*self._loop(), back.numpy(), found.numpy())
+        found = torch.empty(len(self.features), dtype=torch.float64)
+        _expect(*self._loop(), back.numpy(), found.numpy())
         return found
 
     def add_score_gradient(
         self, back: Float[Tensor, "N K"], expected: Float[Tensor, " n"], sums: Float[Tensor, "K two_D_plus_1"]
     ) -> None:
-        """As in TilePosteriors; without another array as large as ``sums``."""
-        add_gradient(*self._loop(), back.numpy(), expected.numpy(), self.features.numpy(), sums.numpy())
+        """As in TilePosteriors, but the tile may be used again; without another array as large as ``sums``."""
+        _add_gradient(*self._loop(), back.numpy(), expected.numpy(), self.features.numpy(), sums.numpy())
 
     def _loop(self) -> tuple[Any, ...]:
-        return self.kept.score, self.kept.maxima, self.kept.cut, self.best.numpy(), self.total.numpy()
+        best, total = self.normaliser
+        return self.kept.score, self.kept.maxima, self.kept.cut, best.numpy(), total.numpy()
 
 
 class TileScorer:
-    """Scores the tiles of one call; the first tile's density chooses the engine, which changes no sum by 1e-6.
+    """Scores the tiles of one call against the own words; the first tile's density chooses the engine.
 
-    The loop is for float32 products on a CPU: float64 ones are asked for to the last digit.
+    The choice changes no sum by 1e-6 and is a slice's own: both engines make the same two reductions. The loop is for
+    float32 products on a CPU: it leaves out words under 1e-10 of a posterior, which float64 products are asked to see.
     """
 
-    def __init__(self, center: Float[Tensor, " D"], parameters: ScoreParameters, engine: Engine = "auto") -> None:
-        loops = parameters.weights.device.type == "cpu" and parameters.weights.dtype == torch.float32
-        self.center, self.parameters = center, parameters
+    def __init__(self, words: WordSlice, collective: Collective, dtype: torch.dtype, engine: Engine = "auto") -> None:
+        loops = words.own.mean.device.type == "cpu" and dtype == torch.float32
+        self.center, self.weights, self.n_words = words.own.center, slice_weights(words, dtype), words.n_words
+        self.collective = collective
         self.engine: Engine = engine if loops else "dense"
 
-    def __call__(self, columns: Float[Tensor, "N positions D"]) -> TilePosteriors | KeptPosteriors:
-        """One score product for the columns of some images."""
-        rows = columns.shape[0] * columns.shape[1]
-        tile = padded(centred(columns.reshape(rows, columns.shape[2]), self.center, self.parameters.weights.dtype))
-        features = expand_columns(tile)
-        score = row_products(features, self.parameters.weights)
+    def __call__(
+        self, columns: Float[Tensor, "N positions D"], known: Normaliser | None = None
+    ) -> TilePosteriors | KeptPosteriors:
+        """One score product for the columns of some images.
+
+        known: the tile's normaliser, if it was scored before; saves the reductions.
+        """
+        tile = scored_tile(columns.flatten(0, 1), self.center, self.weights)
+        score = tile.score[: tile.rows]
+        kept, own_best = (None, score.amax(dim=1)) if self.engine == "dense" else KeptWords.of(score, self.n_words)
+        best = self.collective.all_reduce_max(own_best) if known is None else known[0]
         if self.engine == "auto":
-            sparse = sparse_estep.is_sparse(score[: min(rows, JUDGED_ROWS)])
-            self.engine = "sparse" if sparse else "dense"
-        if self.engine == "sparse":
-            kept, best = KeptWords.of(score[:rows], self.parameters.n_words)
-            return KeptPosteriors(kept, best, kept.totals(best), features[:rows])
-        powers, _, total = exponentials(score)
-        return TilePosteriors(powers, total, features, rows)
+            self.engine = "sparse" if is_sparse(score, best, self.n_words) else "dense"
+        if self.engine == "dense" or kept is None:
+            own = powers(tile, best)
+            return TilePosteriors.of(tile, known or (best, self.collective.all_reduce_sum(own)))
+        normaliser = known or (best, self.collective.all_reduce_sum(kept.totals(best)))
+        return KeptPosteriors(kept, tile.features[: tile.rows], normaliser)
+
+
+@numba.njit(cache=True, nogil=True)
+def _kept_posteriors(row, maxima, cut, best, total, word, posterior):  # type: ignore[no-untyped-def]
+    """The row's kept words and their posteriors into ``word`` and ``posterior``; returns how many."""
+    least = best - cut
+    found = 0
+    for block in range(maxima.shape[0]):
+        if maxima[block] >= least:
+            for k in range(block * BLOCK, min(row.shape[0], (block + 1) * BLOCK)):
+                if row[k] >= least:
+                    word[found] = k
+                    posterior[found] = math.exp(np.float64(row[k]) - np.float64(best)) / total
+                    found += 1
+    return found
+
+
+@numba.njit(cache=True, nogil=True)
+def _add_histograms(score, maxima, cut, best, total, histogram):  # type: ignore[no-untyped-def]
+    """Add posteriors to ``histogram`` (N, K_own), the same number of rows per image."""
+    positions = score.shape[0] // histogram.shape[0]
+    word, posterior = np.empty(score.shape[1], np.int64), np.empty(score.shape[1], np.float64)
+    for i in range(score.shape[0]):
+        found = _kept_posteriors(score[i], maxima[i], cut, best[i], total[i], word, posterior)
+        for j in range(found):
+            histogram[i // positions, word[j]] += posterior[j]
+
+
+@numba.njit(cache=True, nogil=True)
+def _expect(score, maxima, cut, best, total, back, expected):  # type: ignore[no-untyped-def]
+    """Write the own words' part of <g, r> of every row; back: (N, K_own), g of every image."""
+    positions = score.shape[0] // back.shape[0]
+    word, posterior = np.empty(score.shape[1], np.int64), np.empty(score.shape[1], np.float64)
+    for i in range(score.shape[0]):
+        found = _kept_posteriors(score[i], maxima[i], cut, best[i], total[i], word, posterior)
+        dot = 0.0
+        for j in range(found):
+            dot += posterior[j] * back[i // positions, word[j]]
+        expected[i] = dot
+
+
+@numba.njit(cache=True, nogil=True)
+def _add_gradient(score, maxima, cut, best, total, back, expected, features, sums):  # type: ignore[no-untyped-def]
+    """Add r_k (g_k - <g, r>) * features to row k of ``sums``; expected: <g, r> over all slices."""
+    positions = score.shape[0] // back.shape[0]
+    word, posterior = np.empty(score.shape[1], np.int64), np.empty(score.shape[1], np.float64)
+    for i in range(score.shape[0]):
+        found = _kept_posteriors(score[i], maxima[i], cut, best[i], total[i], word, posterior)
+        for j in range(found):
+            slope = posterior[j] * (back[i // positions, word[j]] - expected[i])
+            add_row(features[i], slope, sums[word[j]])

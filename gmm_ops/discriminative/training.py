@@ -19,12 +19,16 @@ from gmm_ops.discriminative.loss import Gradient, parameter_gradient
 from gmm_ops.discriminative.parameters import Parameters
 from gmm_ops.discriminative.settings import REMEDY, DiscriminativeSettings
 from gmm_ops.errors import Diverged, RefusedInput
+from gmm_ops.fitting.collective import LONE, Collective
 from gmm_ops.mixtures.mixture import Mixture
+from gmm_ops.mixtures.slices import WordSlice, refuse_broken_slices
 
 
 @dataclass(frozen=True)
 class TrainingState(JudgedState[Parameters]):
-    """The state of a fit of words and classifier; the same on every actor, bit for bit.
+    """The state of a fit of words and classifier; the same on every actor that holds the same words, bit for bit.
+
+    Of a slice, parameters and moments are of its own words; all else is the same on every slice.
 
     parameters: of the next step. log_sd_floor: lowest log standard deviation. scale: (D,) standard deviation of every
     unit in the layer.
@@ -70,21 +74,24 @@ RUNAWAY = 1_000.0
 """A word farther from the centre, or wider, than this many standard deviations of the layer models no column."""
 
 
-def start(
-    mixture: Mixture,
+def training_start(
+    words: Mixture | WordSlice,
     n_labels: int,
     total_steps: int,
     layer_variance: Float[Tensor, " D"],
     settings: DiscriminativeSettings,
+    collective: Collective = LONE,
 ) -> TrainingState:
     """State before the first minibatch.
 
-    mixture: of the generative fit, or from ``initial_mixture`` for the paper's start. total_steps: minibatches of
-    all epochs. layer_variance: of each unit over all columns; its mean sets the floor, each the step of its unit's
-    means: with one step for all units the means of a dead unit would leave its columns by many of its standard
-    deviations, and the words with them.
-    Raises RefusedInput (fewer than 2 labels, no step, a layer without variance).
+    words: of the generative fit, or from ``initial_mixture`` or ``initial_slice`` for the paper's start. total_steps:
+    minibatches of all epochs. layer_variance: of each unit over all columns; its mean sets the floor, each the step of
+    its unit's means: with one step for all units the means of a dead unit would leave its columns by many of its
+    standard deviations, and the words with them.
+    Raises RefusedInput (fewer than 2 labels, no step, a layer without variance; slices that do not tile one
+    dictionary), on every slice alike.
     """
+    refuse_broken_slices(WordSlice.whole(words) if isinstance(words, Mixture) else words, collective)
     if total_steps < 1:
         raise RefusedInput(f"total_steps must be at least 1; got {total_steps}. Are there images to train on?")
     mean_variance = float(layer_variance.double().mean())
@@ -93,19 +100,39 @@ def start(
             f"layer_variance must be positive and finite in its mean; got {mean_variance}. Is the layer dead?"
         )
     floor = 0.5 * math.log(settings.var_floor * mean_variance)
-    parameters = Parameters.from_mixture(mixture, n_labels)
+    parameters = Parameters.from_mixture(words, n_labels)
     parameters = parameters.moved({"log_sd": parameters.log_sd.clamp(min=floor)})
     moments = Moments.zero(parameters.trained())
     scale = layer_variance.to(parameters.mean).sqrt()
     return TrainingState(parameters, floor, scale, moments=moments, total_steps=total_steps, best=parameters)
 
 
-def advance(state: TrainingState, gradient: Gradient, settings: DiscriminativeSettings) -> TrainingState:
-    """One step of Adam on the mean loss of the global minibatch. Pure.
+@torch.no_grad()
+def training_step(
+    state: TrainingState, gradient: Gradient, settings: DiscriminativeSettings, collective: Collective = LONE
+) -> TrainingState:
+    """One step of Adam on the mean loss of the global minibatch. Pure; one number is reduced over slices.
 
     gradient: sums over the whole global minibatch at ``state.parameters``. The floor is kept by lifting log sd
-    after the step, so a word at the floor can still widen. Raises Diverged, RefusedInput (empty batch).
+    after the step, so a word at the floor can still widen.
+    Raises Diverged on every slice if one diverges; RefusedInput for an empty batch.
     """
+    failure: Diverged | None = None
+    moved = state
+    try:
+        moved = _moved(state, gradient, settings)
+    except Diverged as error:
+        failure = error
+    # A slice that stopped alone would leave the others waiting for ever.
+    diverged = float(collective.all_reduce_max(gradient.bias.new_tensor(float(failure is not None))))
+    if failure is not None:
+        raise failure
+    if diverged:
+        raise Diverged(f"the words of another slice became NaN or infinite. {REMEDY}", state.step)
+    return moved
+
+
+def _moved(state: TrainingState, gradient: Gradient, settings: DiscriminativeSettings) -> TrainingState:
     slopes = parameter_gradient(state.parameters, gradient)
     refuse_diverging(gradient, slopes, state.step, settings)
     # In standard deviations of the unit, like the rate: Adam's epsilon would otherwise weigh more where they are large.

@@ -28,7 +28,6 @@ from gmm_ops.mixtures.online_step import OnlineEMSettings, advance, start
 from gmm_ops.mixtures.slices import WordSlice, initial_slice
 from gmm_ops.mixtures.statistics import sweep
 from gmm_ops.word_slices.assignment import sliced_assign
-from gmm_ops.word_slices.gradient import ParameterSlice, sliced_batch_gradient
 from gmm_ops.word_slices.sweep import sliced_sweep
 from tests.benchmarks.em_pass import photo_columns
 from tests.gmm_ops.word_slices.process_slices import ProcessReduce, on_processes, peak_bytes
@@ -69,11 +68,11 @@ def _slice(reduce: ProcessReduce, path: str, repeats: int) -> list[WordSlicesRow
     words = _prepared(columns, reduce)
     timed = columns[:TIMED].clone()
     images, labels = timed.view(IMAGES, -1, columns.shape[1]), torch.arange(IMAGES) % LABELS
-    parameters = ParameterSlice(Parameters.from_mixture(words.own, LABELS), words.first, words.n_words)
+    parameters = Parameters.from_mixture(words, LABELS)
     sliced: dict[str, Callable[[], object]] = {
         "EM pass": lambda: sliced_sweep(words, timed, reduce),
         "hard words": lambda: sliced_assign(words, timed, reduce),
-        "discriminative gradient": lambda: sliced_batch_gradient(parameters, images, labels, reduce),
+        "discriminative gradient": lambda: batch_gradient(parameters, images, labels, collective=reduce),
     }
     for call in sliced.values():
         call()

@@ -13,19 +13,20 @@ from gmm_ops.discriminative.classifier import LinearClassifier
 from gmm_ops.discriminative.classifier_training import ClassifierGradient, ClassifierState
 from gmm_ops.discriminative.evaluation import Evaluation, evaluate
 from gmm_ops.discriminative.histogram import Histograms, soft_histograms
-from gmm_ops.discriminative.loss import Gradient, batch_gradient
+from gmm_ops.discriminative.loss import Gradient, batch_gradient, own_words
 from gmm_ops.discriminative.settings import DiscriminativeSettings
-from gmm_ops.discriminative.training import TrainingState, advance, start
+from gmm_ops.discriminative.training import TrainingState, training_start, training_step
 from gmm_ops.fitting.schedule import MinibatchSchedule, Step
 from gmm_ops.mixtures.mixture import Mixture
 from workflows.fits.fit_history import LossRow
 from workflows.fits.labelled_images import ImageSource, LabelledImages
 from workflows.fits.minibatches import PARTS, OwnParts, mixed_minibatches
 from workflows.plan.run_plan import LayerPlan, Plan
-from workflows.runtime.collective import Collective
+from workflows.runtime.collective import Collective, LoneCollective
 from workflows.runtime.devices import STORAGE_DTYPES
 from workflows.settings import Settings
 from workflows.storage.states import with_prefix
+from workflows.words.sliced_words import Place, columns_parts
 
 PART_COLUMNS = 4_096
 """Columns that a part of a global minibatch has at least: smaller tiles cost more than they compute."""
@@ -54,12 +55,16 @@ class DiscriminativeTraining:
     gradients are added in float64, and every rank makes the same step of Adam; so the number of ranks changes nothing
     but the order of float64 sums. After an epoch both are judged on the held-out images, and stop by themselves.
 
+    Where the words are sliced over the ranks, every rank takes all images and holds its own words, their moments and
+    their columns of the linear layers; what depends on all words is a sum over ranks.
+
     Args:
-        rank, world: place in the fit group.
+        rank, world: whose images of a minibatch are this rank's; (0, 1) where the words are sliced.
+        place: whose words are.
         settings: of the run.
         layer: of the fit.
         source: the scope's images.
-        generative: the dictionary of the first phase.
+        generative: the dictionary of the first phase, or the own words of it.
         n_labels: of the scope.
         seed: of the minibatches.
 
@@ -78,15 +83,19 @@ class DiscriminativeTraining:
         generative: Mixture,
         n_labels: int,
         seed: int,
+        place: Place | None = None,
     ) -> None:
         self.rank, self.world, self.source, self.n_labels = rank, world, source, n_labels
         self.generative = generative.to(source.device)
+        self.place = place or Place(0, 1, generative.n_words)
+        self.sliced = self.place.world > 1
         self.limits = discriminative_settings(settings)
         sizes = source.chunk_sizes()
         batch = global_batch(self.limits.minibatch, sum(sizes))
         self.schedule = MinibatchSchedule(sizes, batch, buffer_minibatches(batch, layer, settings), seed)
         self.steps = self.schedule.steps_of(self.limits.epochs)
-        self._parts = OwnParts(self.schedule, self._chunk, rank, world, parts_of(batch, layer))
+        parts = columns_parts(batch * layer.stored) if self.sliced else parts_of(batch, layer)
+        self._parts = OwnParts(self.schedule, self._chunk, rank, world, parts)
         self._histograms: dict[tuple[str, int], Histograms] = {}
         self._kept_bytes = 0
         self.words: TrainingState
@@ -95,9 +104,11 @@ class DiscriminativeTraining:
         self._proved: tuple[TrainingState, ClassifierState, int] | None = None
 
     def begin(self, words: Mixture, layer_variance: Float[Tensor, " D"]) -> None:
-        """Before the first step. words: what training starts from. layer_variance: of every unit."""
-        device = self.source.device
-        self.words = start(words.to(device), self.n_labels, self.steps, layer_variance, self.limits)
+        """Before the first step. words: what training starts from, all or own. layer_variance: of every unit."""
+        device, place = self.source.device, self.place
+        begun = place.slice(words.to(device))
+        given = self.n_labels, self.steps, layer_variance.to(device), self.limits
+        self.words = training_start(begun, *given, place.reduce)
         self.frozen = ClassifierState.start(self.generative.n_words, self.n_labels, self.steps, device)
 
     def restore(self, arrays: Mapping[str, np.ndarray]) -> None:
@@ -130,43 +141,48 @@ class DiscriminativeTraining:
 
     def take_step(self, collective: Collective) -> None:
         """The next global minibatch, and the judgement if it ends an epoch. Raises Diverged."""
+        images = LoneCollective() if self.sliced else collective
         step, before_it = self.schedule.step(len(self.rows)), (self.words, self.frozen, len(self.rows))
         learning = not self.words.should_stop(self.limits), not self.frozen.should_stop(self.limits)
-        gradient, linear = self._gradients(step, collective, *learning)
+        gradient, linear = self._gradients(step, images, *learning)
         before = self.rows[-1].columns if self.rows else 0.0
         columns = before + max(gradient.count, linear.count) * self.source.layer.stored
         seen = {"step": step.index + 1, "epoch": step.epoch, "columns": columns}
         if learning[0]:
-            self.words = advance(self.words, gradient, self.limits)
+            self.words = training_step(self.words, gradient, self.limits, self.place.reduce)
             seen |= {"loss": gradient.loss / gradient.count, "error": gradient.wrong / gradient.count}
         if learning[1]:
             self.frozen = self.frozen.advanced(linear, self.limits)
             seen |= {"generative_loss": linear.loss / linear.count}
         if self.schedule.ends_epoch(step):
-            seen |= self._judge(collective, *learning)
+            seen |= self._judge(images, *learning)
         self._proved = before_it
         self.rows.append(LossRow(**{name: seen.get(name, float("nan")) for name in LossRow._fields}))
 
     def models(self) -> dict[str, tuple[Mixture, LinearClassifier]]:
-        """The dictionaries and linear layers that the fit comes to, by loss."""
+        """The dictionaries and linear layers that the fit comes to, whole or this rank's part of them, by loss."""
         best = self.words.result()
         return {
-            "discriminative": (best.to_mixture(), LinearClassifier.of(best)),
+            "discriminative": (best.to_mixture(self.place.reduce), LinearClassifier.of(best)),
             "generative": (self.generative, self.frozen.result()),
         }
 
     def _gradients(
         self, step: Step, collective: Collective, words: bool, frozen: bool
     ) -> tuple[Gradient, ClassifierGradient]:
-        """Sums over the whole global minibatch, the same on every rank."""
-        sizes = self.generative.n_words, self.generative.n_units, self.n_labels
+        """Sums over the whole global minibatch, the same on every rank that holds the same words."""
+        sizes, reduce = (self.generative.n_words, self.generative.n_units, self.n_labels), self.place.reduce
         gradient = Gradient.zero(*sizes, self.source.device)
         linear = ClassifierGradient.zero(sizes[0], sizes[2], self.source.device)
+        now, dtype = self.words.parameters, self.limits.dtype
         for part in self._parts.of(step):
             if words:
-                gradient += batch_gradient(self.words.parameters, part.columns, part.labels, self.limits.dtype)
+                gradient += batch_gradient(now, part.columns, part.labels, dtype, collective=reduce)
             if frozen:
-                linear += ClassifierGradient.of(self.frozen.classifier, part.histograms, part.labels)
+                shares = self._generative_histograms(part)
+                linear += ClassifierGradient.of(self.frozen.classifier, shares, part.labels, reduce)
+        if collective.world == 1:
+            return gradient, linear
         first, second = gradient.pack(), linear.pack()
         packed = collective.all_reduce_sum(torch.cat([first, second]))
         split = packed.split([len(first), len(second)])
@@ -178,6 +194,9 @@ class DiscriminativeTraining:
     def _with_histograms(
         self, which: str, chunk: int, columns: Float[Tensor, "N positions D"], labels: Int[Tensor, " N"]
     ) -> LabelledImages:
+        if self.sliced:
+            # Computed when used: those of a buffer of images would take as much memory as the words.
+            return LabelledImages(columns, labels, torch.empty(len(labels), 0, device=labels.device))
         # Of all images of the chunk at once, so that the bits do not depend on what is kept.
         found = self._histograms.get((which, chunk))
         if found is None:
@@ -186,6 +205,12 @@ class DiscriminativeTraining:
                 self._histograms[which, chunk] = found
                 self._kept_bytes += found.nbytes
         return LabelledImages(columns, labels, found)
+
+    def _generative_histograms(self, images: LabelledImages) -> Histograms:
+        if not self.sliced:
+            return images.histograms
+        words = self.place.slice(self.generative)
+        return soft_histograms(words, images.columns, self.limits.dtype, collective=self.place.reduce)
 
     def _judge(self, collective: Collective, words: bool, frozen: bool) -> dict[str, float]:
         """Mean losses and errors of the held-out images, which decide what is kept and who stops."""
@@ -207,16 +232,16 @@ class DiscriminativeTraining:
     def _judge_words(self, images: LabelledImages, learning: bool) -> Float[Tensor, "4"]:
         if not learning:
             return Evaluation.zero().pack()
-        now = self.words.parameters
-        layer = LinearClassifier.of(now)
-        return evaluate(
-            now.to_mixture(), layer, images.columns, images.labels, hard=True, dtype=self.limits.dtype
-        ).pack()
+        now, reduce = self.words.parameters, self.place.reduce
+        words, layer = own_words(now, reduce), LinearClassifier.of(now)
+        given = images.columns, images.labels
+        return evaluate(words, layer, *given, hard=True, dtype=self.limits.dtype, collective=reduce).pack()
 
     def _judge_frozen(self, images: LabelledImages, learning: bool) -> Float[Tensor, "4"]:
         if not learning:
             return Evaluation.zero().pack()
-        return Evaluation.of_logits(self.frozen.classifier.logits(images.histograms), images.labels).pack()
+        logits = self.frozen.classifier.logits(self._generative_histograms(images), self.place.reduce)
+        return Evaluation.of_logits(logits, images.labels).pack()
 
     def _held_out(self) -> Iterator[LabelledImages]:
         """This rank's held-out images, some chunks at a time; the tiles do not depend on the number of ranks."""

@@ -21,7 +21,7 @@ from gmm_ops.word_slices.sweep import sliced_log_likelihood, sliced_sweep
 from workflows.fits.layer_fit import START_COLUMNS_A_WORD, LayerFit
 from workflows.fits.minibatches import OwnParts, in_groups
 from workflows.runtime.collective import Collective
-from workflows.words.sliced_words import SWEEP_COLUMNS, Place, parts_of
+from workflows.words.sliced_words import SWEEP_COLUMNS, Place, columns_parts
 
 START_BYTES = 64 * 2**20
 """Of the columns that the first words are drawn from, float32; more only for more words than that."""
@@ -41,7 +41,7 @@ class SlicedEM(LayerFit):
     def __init__(self, place: Place, **inputs: Any) -> None:
         super().__init__(rank=0, world=1, **inputs)
         self.place = place
-        self.parts = OwnParts(self.schedule, self.source.fitted, 0, 1, parts_of(self.em.minibatch))
+        self.parts = OwnParts(self.schedule, self.source.fitted, 0, 1, columns_parts(self.em.minibatch))
         self._finished: Mixture | None = None
 
     def start_sample(self) -> Columns:

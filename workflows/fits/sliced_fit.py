@@ -15,7 +15,6 @@ from workflows.fits.discriminative_training import DiscriminativeTraining
 from workflows.fits.fit_history import history_path, write_history
 from workflows.fits.labelled_images import ImageSource
 from workflows.fits.sliced_em import SlicedEM
-from workflows.fits.sliced_training import SlicedTraining
 from workflows.runtime.collective import Collective
 from workflows.storage.states import load_state, save_state
 from workflows.words.dictionaries import classifier_path, generative_path
@@ -124,8 +123,10 @@ class SlicedFit(DiscriminativeFit):
 
     def _new_training(self) -> DiscriminativeTraining:
         device = self.generative.source.device
-        return SlicedTraining(
-            self.place,
+        return DiscriminativeTraining(
+            rank=0,
+            world=1,
+            place=self.place,
             settings=self.settings,
             layer=self.layer,
             source=ImageSource(self.settings, self.plan, self.folder, self.layer, self.scope, device, self._reader()),

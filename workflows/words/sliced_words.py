@@ -9,16 +9,13 @@ from pathlib import Path
 from typing import IO
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from torch import Tensor
 
 from gmm_ops.discriminative.classifier import LinearClassifier
-from gmm_ops.discriminative.histogram import Histograms
-from gmm_ops.discriminative.parameters import Parameters
 from gmm_ops.fitting.collective import Collective, Lone
 from gmm_ops.mixtures.mixture import Mixture
 from gmm_ops.mixtures.slices import WordSlice, slice_bounds
-from gmm_ops.word_slices.gradient import ParameterSlice
 from workflows.storage.atomic import replacing
 from workflows.storage.states import load_state, save_state
 
@@ -32,7 +29,7 @@ OF_WORDS = ("log_pi", "mean", "variance", "reseeded")
 """Arrays of a mixture's file with a row for every word."""
 
 
-def parts_of(columns: int) -> int:
+def columns_parts(columns: int) -> int:
     """Parts of a global minibatch of so many columns."""
     return max(1, columns // SWEEP_COLUMNS)
 
@@ -58,14 +55,6 @@ class Place:
     def first(self) -> int:
         """Number of the first own word."""
         return slice_bounds(self.n_words, self.rank, self.world)[0]
-
-    def of(self, own: Parameters) -> ParameterSlice:
-        """The same with their linear layer."""
-        return ParameterSlice(own, self.first, self.n_words)
-
-    def logits(self, own: LinearClassifier, histograms: Histograms) -> Float[Tensor, "N M"]:
-        """Of a linear layer, from the own part of the histograms; the same bits on every rank."""
-        return self.reduce.all_reduce_sum(histograms @ own.weight.T) + own.bias
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from gmm_ops.discriminative.fitting import fit_classifier, fit_discriminative, l
 from gmm_ops.discriminative.histogram import soft_histograms
 from gmm_ops.discriminative.loss import batch_gradient
 from gmm_ops.discriminative.settings import DiscriminativeSettings
-from gmm_ops.discriminative.training import advance, image_minibatches, start
+from gmm_ops.discriminative.training import image_minibatches, training_start, training_step
 from gmm_ops.errors import Diverged, RefusedInput
 from gmm_ops.mixtures.em import fit_batch_em
 from gmm_ops.mixtures.seeding import initial_mixture
@@ -128,11 +128,11 @@ def test_the_linear_layer_alone_equals_training_with_the_words_held_still(images
     columns, labels = images
     settings = DiscriminativeSettings(mixture_rate=0.0, precision="float64", epochs=2, minibatch=50)
     variance = columns.reshape(-1, 5).double().var(dim=0)
-    state = start(mixture, 3, 12, variance, settings)
+    state = training_start(mixture, 3, 12, variance, settings)
     for epoch in range(2):
         for rows in image_minibatches(300, 50, 9, epoch):
             gradient = batch_gradient(state.parameters, columns[rows], labels[rows], torch.float64)
-            state = advance(state, gradient, settings)
+            state = training_step(state, gradient, settings)
     frozen = fit_classifier(soft_histograms(mixture, columns, torch.float64), labels, 3, 9, settings)
     torch.testing.assert_close(frozen.weight, state.parameters.weight, rtol=1e-8, atol=1e-10)
     torch.testing.assert_close(frozen.bias, state.parameters.bias, rtol=1e-8, atol=1e-10)

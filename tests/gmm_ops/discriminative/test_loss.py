@@ -11,14 +11,17 @@ from gmm_ops.discriminative.loss import (
     batch_gradient,
     cross_entropy,
     first_best,
+    own_words,
     parameter_gradient,
 )
 from gmm_ops.discriminative.parameters import TRAINED, Parameters
 from gmm_ops.discriminative.tile_scorer import TileScorer
 from gmm_ops.errors import NonFiniteActivations, RefusedInput
-from gmm_ops.mixtures.gaussian import ScoreParameters
+from gmm_ops.fitting.collective import LONE, Collective
+from gmm_ops.mixtures.slices import WordSlice
 from tests.gmm_ops.discriminative.drawn_images import as_model, automatic_loss, drawn_images, drawn_parameters
 from tests.gmm_ops.drawn_columns import cifar_columns, warm_mixture
+from tests.gmm_ops.word_slices.thread_slices import on_slices
 from tests.references import discriminative as reference
 
 N, POSITIONS, UNITS, WORDS, LABELS = 9, 30, 5, 7, 4
@@ -111,7 +114,7 @@ def test_the_loop_over_few_words_gives_the_same_gradient(tile_rows):
     columns, labels = drawn_images(40, 30, 64, 40, noise=0.3)
     parameters = drawn_parameters(columns, 300, 40)
     parameters = parameters.moved({"log_sd": parameters.log_sd - 0.7})
-    chosen = TileScorer(parameters.center, parameters.to_mixture().score_parameters())
+    chosen = TileScorer(own_words(parameters, LONE), LONE, torch.float32)
     chosen(columns)
     assert chosen.engine == "sparse"
     exact = batch_gradient(parameters, columns, labels, torch.float64)
@@ -166,30 +169,22 @@ def test_relabelling_words_relabels_the_gradient(batch, parameters):
     torch.testing.assert_close(found.weight, plain.weight[:, order], rtol=1e-10, atol=1e-13)
 
 
-def test_words_in_slices_give_the_same_score_gradient(batch, parameters):
-    """Each slice knows its own words; the sums over all words come from outside."""
-    columns = batch[0].double()
-    scores = parameters.to_mixture().score_parameters(torch.float64)
+@pytest.mark.parametrize("world", [2, 3])
+def test_words_in_slices_give_the_same_score_gradient(batch, parameters, world):
+    """Each slice knows its own words; what depends on all words is a sum over slices."""
+    columns, mixture = batch[0].double(), parameters.to_mixture()
     back = torch.randn(N, WORDS, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
-    whole = TileScorer(parameters.center, scores)(columns).score_gradient(back)
-    full = TileScorer(parameters.center, scores)(columns)
-    expected, best = full.weighted_means(back), _best(columns, parameters, scores)
-    total = full.total * best.exp()
-    for part in (slice(0, 3), slice(3, WORDS)):
-        own = ScoreParameters(scores.weights[part])
-        tile = TileScorer(parameters.center, own)(columns)
-        rescaled = type(tile)(tile.powers * _best(columns, parameters, own).exp(), total, tile.features, tile.rows)
-        found = torch.ones_like(whole[part])
-        rescaled.add_score_gradient(back[:, part], expected, found)
-        torch.testing.assert_close(found - 1.0, whole[part], rtol=1e-9, atol=1e-12)
 
+    def added(words: WordSlice, collective: Collective) -> torch.Tensor:
+        tile = TileScorer(words, collective, torch.float64)(columns)
+        own = back[:, words.first : words.last]
+        sums = torch.ones(words.own.n_words, 2 * UNITS + 1, dtype=torch.float64)
+        tile.add_score_gradient(own, collective.all_reduce_sum(tile.weighted_means(own)), sums)
+        return sums - 1.0
 
-def _best(columns, parameters, scores):
-    from gmm_ops.mixtures.gaussian import padded
-    from gmm_ops.mixtures.gaussian import scores as joint
-
-    flat = padded((columns - parameters.center).reshape(-1, UNITS))
-    return joint(flat, scores).amax(dim=1, keepdim=True)
+    whole = added(WordSlice.whole(mixture), LONE)
+    parts = on_slices(world, lambda r: added(WordSlice.of(mixture, r.rank, world), r))
+    torch.testing.assert_close(torch.cat(parts), whole, rtol=1e-9, atol=1e-12)
 
 
 def test_cross_entropy_equals_torch_and_ties_go_to_the_lowest_label():

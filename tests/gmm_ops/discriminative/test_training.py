@@ -16,11 +16,11 @@ from gmm_ops.discriminative.parameters import TRAINED
 from gmm_ops.discriminative.settings import DiscriminativeSettings
 from gmm_ops.discriminative.training import (
     TrainingState,
-    advance,
     image_minibatches,
     refuse_runaway_words,
-    start,
     step_rates,
+    training_start,
+    training_step,
 )
 from gmm_ops.errors import Diverged, RefusedInput
 from gmm_ops.mixtures.mixture import assign
@@ -40,7 +40,7 @@ def images():
 def begin(images, settings: DiscriminativeSettings, total_steps: int = 60) -> TrainingState:
     flat = images[0].reshape(-1, UNITS)
     words = initial_mixture(flat, WORDS, 0, var_floor=min(1e-4, settings.var_floor))
-    return start(words, LABELS, total_steps, flat.double().var(dim=0), settings)
+    return training_start(words, LABELS, total_steps, flat.double().var(dim=0), settings)
 
 
 def distance(first: TrainingState, second: TrainingState) -> float:
@@ -61,7 +61,7 @@ def walk(images, settings, steps: int, actors: int) -> TrainingState:
             for part in rows[rank::actors]:
                 own[rank] += batch_gradient(state.parameters, columns[part], labels[part], settings.dtype)
         reduced = sum(gradient.pack() for gradient in own)
-        state = advance(state, Gradient.unpack(reduced, *shape), settings)
+        state = training_step(state, Gradient.unpack(reduced, *shape), settings)
     return state
 
 
@@ -97,7 +97,9 @@ def test_a_fit_equals_torch_autograd_adam_and_one_cycle(images):
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rates, total_steps=12)
     for step in range(12):
         rows = image_minibatches(N, 60, 1, step // 4)[step % 4]
-        state = advance(state, batch_gradient(state.parameters, columns[rows], labels[rows], torch.float64), settings)
+        state = training_step(
+            state, batch_gradient(state.parameters, columns[rows], labels[rows], torch.float64), settings
+        )
         optimizer.zero_grad()
         in_units = {**fields, "mean": fields["mean"] * state.scale}
         (automatic_loss(in_units, columns[rows], labels[rows]) / len(rows)).backward()
@@ -113,9 +115,11 @@ def test_a_layer_in_other_units_trains_alike(images):
     settings = DiscriminativeSettings(precision="float64")
     plain, scaled = begin(images, settings), begin((100.0 * columns, labels), settings)
     for rows in image_minibatches(N, 40, 0, 0):
-        plain = advance(plain, batch_gradient(plain.parameters, columns[rows], labels[rows], torch.float64), settings)
+        plain = training_step(
+            plain, batch_gradient(plain.parameters, columns[rows], labels[rows], torch.float64), settings
+        )
         at = 100.0 * columns[rows]
-        scaled = advance(scaled, batch_gradient(scaled.parameters, at, labels[rows], torch.float64), settings)
+        scaled = training_step(scaled, batch_gradient(scaled.parameters, at, labels[rows], torch.float64), settings)
     # Columns times 100 are rounded to float32 anew.
     torch.testing.assert_close(scaled.parameters.mean, 100.0 * plain.parameters.mean, rtol=1e-5, atol=1e-4)
     torch.testing.assert_close(scaled.parameters.weight, plain.parameters.weight, rtol=1e-5, atol=1e-6)
@@ -128,9 +132,11 @@ def test_a_unit_in_other_units_trains_alike(images):
     units = torch.tensor([1.0, 1e-3, 1.0, 50.0, 1.0, 1.0], dtype=torch.float64)
     plain, scaled = begin((columns, labels), settings), begin((columns * units, labels), settings)
     for rows in image_minibatches(N, 40, 0, 0):
-        plain = advance(plain, batch_gradient(plain.parameters, columns[rows], labels[rows], torch.float64), settings)
+        plain = training_step(
+            plain, batch_gradient(plain.parameters, columns[rows], labels[rows], torch.float64), settings
+        )
         at = columns[rows] * units
-        scaled = advance(scaled, batch_gradient(scaled.parameters, at, labels[rows], torch.float64), settings)
+        scaled = training_step(scaled, batch_gradient(scaled.parameters, at, labels[rows], torch.float64), settings)
     moved = (plain.parameters.mean - begin((columns, labels), settings).parameters.mean).abs()
     assert float(moved.mean()) > 1e-3, "the words must have moved for the comparison to mean anything"
     torch.testing.assert_close(scaled.parameters.mean / units, plain.parameters.mean, rtol=1e-6, atol=1e-6)
@@ -143,11 +149,11 @@ def test_words_stay_on_their_columns_in_a_dead_unit(images):
     columns = torch.cat([images[0], 4e-5 * noise], dim=2)
     flat = columns.reshape(-1, UNITS + 1)
     settings = DiscriminativeSettings()
-    state = start(fit_online(flat, 6, 0).mixture, LABELS, 60, flat.double().var(dim=0), settings)
+    state = training_start(fit_online(flat, 6, 0).mixture, LABELS, 60, flat.double().var(dim=0), settings)
     before, first = state.parameters, assign(state.parameters.to_mixture(), flat).word
     for step in range(60):
         rows = image_minibatches(N, 48, 5, step // 5)[step % 5]
-        state = advance(state, batch_gradient(state.parameters, columns[rows], images[1][rows]), settings)
+        state = training_step(state, batch_gradient(state.parameters, columns[rows], images[1][rows]), settings)
     moved = (state.parameters.mean - before.mean).abs() / state.scale
     assert 0.0 < float(moved[:, UNITS].max()) < 60 * 1e-2, "a hundredth of its deviation a step, at most"
     assert torch.equal(assign(state.parameters.to_mixture(), flat).word.unique(), first.unique())
@@ -159,7 +165,7 @@ def test_no_standard_deviation_falls_below_the_floor(images):
     floor = 0.3 * float(images[0].reshape(-1, UNITS).double().var(dim=0).mean())
     for step in range(20):
         rows = image_minibatches(N, 48, 0, step // 5)[step % 5]
-        state = advance(state, batch_gradient(state.parameters, images[0][rows], images[1][rows]), settings)
+        state = training_step(state, batch_gradient(state.parameters, images[0][rows], images[1][rows]), settings)
     variance = state.parameters.to_mixture().variance
     assert float(variance.min()) == pytest.approx(floor, rel=1e-9), "the floor was reached"
     assert float(variance.max()) > 2 * floor
@@ -174,12 +180,12 @@ def test_a_checkpoint_goes_on_bit_for_bit(images):
             state = state.judged(1.5)
             stored = {name: array.copy() for name, array in state.to_arrays().items()}
         rows = image_minibatches(N, 24, 0, 0)[step]
-        state = advance(state, batch_gradient(state.parameters, columns[rows], labels[rows]), settings)
+        state = training_step(state, batch_gradient(state.parameters, columns[rows], labels[rows]), settings)
     resumed = TrainingState.from_arrays(stored)
     assert (resumed.step, resumed.best_loss, resumed.total_steps) == (5, 1.5, 60)
     for step in range(5, 10):
         rows = image_minibatches(N, 24, 0, 0)[step]
-        resumed = advance(resumed, batch_gradient(resumed.parameters, columns[rows], labels[rows]), settings)
+        resumed = training_step(resumed, batch_gradient(resumed.parameters, columns[rows], labels[rows]), settings)
     expected, found = state.to_arrays(), resumed.to_arrays()
     assert expected.keys() == found.keys()
     assert all((expected[name] == found[name]).all() for name in expected)
@@ -204,10 +210,10 @@ def test_the_schedule_ends_the_fit(images):
     settings = DiscriminativeSettings()
     state = begin(images, settings, 1)
     assert not state.should_stop(settings)
-    state = advance(state, batch_gradient(state.parameters, *images), settings)
+    state = training_step(state, batch_gradient(state.parameters, *images), settings)
     assert state.should_stop(settings)
     with pytest.raises(RefusedInput, match="step must lie between 0 and 0"):
-        advance(state, batch_gradient(state.parameters, *images), settings)
+        training_step(state, batch_gradient(state.parameters, *images), settings)
 
 
 def walk_until_refused(state, images, settings, steps):
@@ -215,7 +221,7 @@ def walk_until_refused(state, images, settings, steps):
         rows = image_minibatches(N, 48, 0, step // 5)[step % 5]
         gradient = batch_gradient(state.parameters, images[0][rows], images[1][rows])
         try:
-            state = advance(state, gradient, settings)
+            state = training_step(state, gradient, settings)
         except Diverged as error:
             return state, error
     return state, None
@@ -249,9 +255,9 @@ def test_nan_is_refused_where_it_appears(images):
     state = begin(images, settings)
     gradient = batch_gradient(state.parameters, *images)
     with pytest.raises(Diverged, match=r"step 0: the loss of the minibatch is nan; guessing has 1\.39"):
-        advance(state, replace(gradient, loss=math.nan), settings)
+        training_step(state, replace(gradient, loss=math.nan), settings)
     with pytest.raises(Diverged, match="the gradient of weight holds NaN or infinity"):
-        advance(state, replace(gradient, weight=gradient.weight / 0.0), settings)
+        training_step(state, replace(gradient, weight=gradient.weight / 0.0), settings)
     with pytest.raises(Diverged, match="the held-out loss is nan"):
         state.judged(math.nan)
     broken = state.parameters.moved({"bias": state.parameters.bias / 0.0})
@@ -306,9 +312,9 @@ def test_settings_refuse_by_name(field, value, rule):
 def test_a_start_without_steps_or_spread_is_refused(images):
     mixture = initial_mixture(images[0].reshape(-1, UNITS), WORDS, 0)
     with pytest.raises(RefusedInput, match="total_steps must be at least 1; got 0"):
-        start(mixture, LABELS, 0, torch.ones(UNITS), DiscriminativeSettings())
+        training_start(mixture, LABELS, 0, torch.ones(UNITS), DiscriminativeSettings())
     with pytest.raises(RefusedInput, match=r"layer_variance must be positive.*got 0.0. Is the layer dead"):
-        start(mixture, LABELS, 5, torch.zeros(UNITS), DiscriminativeSettings())
+        training_start(mixture, LABELS, 5, torch.zeros(UNITS), DiscriminativeSettings())
 
 
 def test_the_gradient_of_the_mean_does_not_grow_with_the_batch(images):

@@ -10,8 +10,7 @@ import torch
 
 from gmm_ops.discriminative.loss import batch_gradient
 from gmm_ops.discriminative.settings import DiscriminativeSettings
-from gmm_ops.discriminative.training import advance as training_advance
-from gmm_ops.discriminative.training import start as training_start
+from gmm_ops.discriminative.training import training_start, training_step
 from gmm_ops.mixtures.estep import Engine
 from gmm_ops.mixtures.mixture import Mixture, assign
 from gmm_ops.mixtures.online_step import OnlineEMSettings, advance, start
@@ -19,10 +18,8 @@ from gmm_ops.mixtures.seeding import initial_mixture
 from gmm_ops.mixtures.slices import initial_slice, joined
 from gmm_ops.mixtures.statistics import sweep
 from gmm_ops.word_slices.assignment import sliced_assign
-from gmm_ops.word_slices.gradient import sliced_batch_gradient
 from gmm_ops.word_slices.memory import training_bytes
 from gmm_ops.word_slices.sweep import sliced_sweep
-from gmm_ops.word_slices.training import sliced_training_advance, sliced_training_start
 from tests.gmm_ops.drawn_columns import clustered
 from tests.gmm_ops.word_slices.process_slices import ProcessReduce, on_processes, peak_bytes
 
@@ -48,16 +45,16 @@ def small_job(reduce: ProcessReduce) -> dict[str, Any]:
     words = state.words
     found = sliced_assign(words, columns, reduce)
     images, labels, variance = images_of(columns)
-    training = sliced_training_start(words, 3, 20, variance, TRAINING, reduce)
+    training = training_start(words, 3, 20, variance, TRAINING, reduce)
     for _ in range(5):
-        gradient = sliced_batch_gradient(training.parameters, images, labels, reduce)
-        training = sliced_training_advance(training, gradient, TRAINING, reduce)
+        gradient = batch_gradient(training.parameters, images, labels, collective=reduce)
+        training = training_step(training, gradient, TRAINING, reduce)
     return {
         "words": words,
         "reseeded": state.reseeded,
         "word": found.word,
-        "mean": training.own.parameters.mean,
-        "bias": training.own.parameters.bias,
+        "mean": training.parameters.mean,
+        "bias": training.parameters.bias,
     }
 
 
@@ -82,7 +79,7 @@ def test_two_processes_equal_one():
     images, labels, variance = images_of(columns)
     training = training_start(found, 3, 20, variance, TRAINING)
     for _ in range(5):
-        training = training_advance(training, batch_gradient(training.parameters, images, labels), TRAINING)
+        training = training_step(training, batch_gradient(training.parameters, images, labels), TRAINING)
     mean = torch.cat([part["mean"] for part in parts])
     expected = training.parameters.mean
     assert float((mean - expected).norm()) <= 1e-5 * float(expected.norm())
@@ -108,12 +105,12 @@ def large_job(reduce: ProcessReduce) -> tuple[list[float], list[float], int, int
     del state, found
     images = columns[:3_200].view(50, 64, 512)
     labels, training_settings = torch.arange(50) % 5, replace(TRAINING, epochs=1)
-    training = sliced_training_start(words, 5, 3, columns.double().var(dim=0), training_settings, reduce)
+    training = training_start(words, 5, 3, columns.double().var(dim=0), training_settings, reduce)
     losses = []
     for _ in range(3):
-        gradient = sliced_batch_gradient(training.parameters, images, labels, reduce)
+        gradient = batch_gradient(training.parameters, images, labels, collective=reduce)
         losses.append(gradient.loss / gradient.count)
-        training = sliced_training_advance(training, gradient, training_settings, reduce)
+        training = training_step(training, gradient, training_settings, reduce)
     return likelihoods, losses, peak_bytes(), held, before
 
 

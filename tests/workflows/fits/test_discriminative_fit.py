@@ -13,7 +13,7 @@ import torch
 from gmm_ops.discriminative.classifier import LinearClassifier
 from gmm_ops.discriminative.evaluation import evaluate
 from gmm_ops.discriminative.loss import batch_gradient
-from gmm_ops.discriminative.training import advance, start
+from gmm_ops.discriminative.training import training_start, training_step
 from gmm_ops.mixtures.mixture import Mixture
 from gmm_ops.mixtures.seeding import initial_mixture
 from tests.workflows.made_labelled import (
@@ -96,13 +96,13 @@ def test_the_fit_is_adam_on_the_loss_over_the_schedule(tmp_path: Path) -> None:
         for first in range(0, TRAIN, 20)
     ]
     variance = fit.generative.start_sample().double().var(dim=0, unbiased=False)
-    state = start(fit.generative.words(), 10, training.steps, variance, training.limits)
+    state = training_start(fit.generative.words(), 10, training.steps, variance, training.limits)
     held_out, losses = readable(np.flatnonzero(apart)), []
     for step in training.schedule.walk(fit.settings.discriminative.epochs):
         rows = np.concatenate([chunks[chunk][training.schedule.rows(step, chunk)] for chunk in step.buffer.chunks])
         gradient = batch_gradient(state.parameters, columns[rows], label[rows], torch.float64)
         losses.append(gradient.loss / gradient.count)
-        state = advance(state, gradient, training.limits)
+        state = training_step(state, gradient, training.limits)
         if (step.index + 1) % (training.steps // 3) == 0:
             now = state.parameters
             judged = evaluate(

@@ -8,19 +8,16 @@ import pytest
 import torch
 
 from gmm_ops.discriminative.classifier import LinearClassifier
-from gmm_ops.discriminative.evaluation import evaluate
+from gmm_ops.discriminative.evaluation import Evaluation, evaluate
 from gmm_ops.discriminative.histogram import hard_histograms, soft_histograms
-from gmm_ops.discriminative.loss import Gradient, batch_gradient, parameter_gradient
-from gmm_ops.discriminative.training import TrainingState, start
+from gmm_ops.discriminative.loss import Gradient, batch_gradient, own_words, parameter_gradient
+from gmm_ops.discriminative.parameters import Parameters
+from gmm_ops.discriminative.tile_scorer import TileScorer
+from gmm_ops.discriminative.training import TrainingState, training_start
 from gmm_ops.errors import NonFiniteActivations, RefusedInput
 from gmm_ops.mixtures.slices import WordSlice, joined
-from gmm_ops.word_slices.evaluation import sliced_evaluate
-from gmm_ops.word_slices.gradient import ParameterSlice, sliced_batch_gradient
-from gmm_ops.word_slices.histograms import sliced_hard_histograms, sliced_soft_histograms
-from gmm_ops.word_slices.image_tiles import TileReader
-from gmm_ops.word_slices.tiles import scored_tile, slice_weights
+from tests.gmm_ops.discriminative.half_way import EXACT, LABELS, POSITIONS, begun_fit, cut, digit_images
 from tests.gmm_ops.drawn_columns import cifar_columns, warm_mixture
-from tests.gmm_ops.word_slices.half_way import EXACT, LABELS, POSITIONS, begun_fit, cut, digit_images
 from tests.gmm_ops.word_slices.thread_slices import ThreadReduce, on_slices
 from tests.references import word_slices as reference
 
@@ -57,11 +54,18 @@ def assert_near(got: Gradient, expected: Gradient, relative: float) -> None:
         assert float((one - two).norm()) <= relative * float(two.norm()), name
 
 
+def sliced_evaluate(own: Parameters, columns, labels, reduce: ThreadReduce, **options) -> Evaluation:
+    layer = LinearClassifier.of(own)
+    return evaluate(own_words(own, reduce), layer, columns, labels, collective=reduce, **options)
+
+
 def gradients(state, columns, labels, world, dtype=torch.float64, **options) -> Gradient:
     return whole(
         on_slices(
             world,
-            lambda r: sliced_batch_gradient(cut(state, r.rank, world).parameters, columns, labels, r, dtype, **options),
+            lambda r: batch_gradient(
+                cut(state, r.rank, world).parameters, columns, labels, dtype, collective=r, **options
+            ),
         )
     )
 
@@ -73,7 +77,7 @@ def gradients(state, columns, labels, world, dtype=torch.float64, **options) -> 
 def test_histograms_equal_the_loops(columns, state, world):
     mixture = state.parameters.to_mixture()
     slices = [WordSlice.of(mixture, rank, world) for rank in range(world)]
-    found = on_slices(world, lambda r: sliced_soft_histograms(slices[r.rank], columns[:4], r, torch.float64))
+    found = on_slices(world, lambda r: soft_histograms(slices[r.rank], columns[:4], torch.float64, collective=r))
     plain = [(s.own.log_pi.tolist(), s.own.mean.tolist(), s.own.variance.tolist()) for s in slices]
     for image in range(4):
         shares = [reference.posteriors(x, plain) for x in columns[image].double().tolist()]
@@ -85,7 +89,7 @@ def test_histograms_equal_the_loops(columns, state, world):
 @pytest.mark.parametrize("world", [1, 2, 3])
 def test_histograms_equal_the_unsliced(columns, state, world):
     mixture = state.parameters.to_mixture()
-    found = on_slices(world, lambda r: sliced_soft_histograms(WordSlice.of(mixture, r.rank, world), columns, r))
+    found = on_slices(world, lambda r: soft_histograms(WordSlice.of(mixture, r.rank, world), columns, collective=r))
     got = torch.cat(found, dim=1)
     torch.testing.assert_close(got, soft_histograms(mixture, columns), rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(got.sum(dim=1), torch.ones(200, dtype=torch.float64), rtol=0, atol=1e-6)
@@ -110,7 +114,7 @@ def test_both_engines_give_the_gradient(columns, labels, state, engine):
 def test_slices_that_choose_different_engines_agree(columns, labels, state):
     def work(reduce: ThreadReduce) -> Gradient:
         own, engine = cut(state, reduce.rank, 2).parameters, ("dense", "sparse")[reduce.rank]
-        return sliced_batch_gradient(own, columns, labels, reduce, engine=engine)
+        return batch_gradient(own, columns, labels, engine=engine, collective=reduce)
 
     assert_near(whole(on_slices(2, work)), batch_gradient(state.parameters, columns, labels, torch.float64), 1e-4)
 
@@ -127,16 +131,15 @@ def test_an_image_in_many_tiles_gives_the_same(columns, labels, state, tile_rows
 def test_real_columns_take_the_loop_and_agree(shared_data):
     maps = cifar_columns(shared_data, 60, 3).view(60, 64, 64)
     flat = maps.flatten(0, 1)
-    begun = start(warm_mixture(flat, 200), 3, 10, flat.double().var(dim=0), EXACT)
+    begun = training_start(warm_mixture(flat, 200), 3, 10, flat.double().var(dim=0), EXACT)
     weight = torch.randn(3, 200, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     state = replace(begun, parameters=begun.parameters.moved({"weight": weight}))
     labels = torch.arange(60) % 3
 
     def engine_of(reduce: ThreadReduce) -> str:
-        words = cut(state, reduce.rank, 2).parameters.words(reduce)
-        reader = TileReader(words.n_words, reduce, torch.float32, flat.device, "auto")
-        reader.read(scored_tile(flat[:512], words.own.center, slice_weights(words)))
-        return reader.engine
+        scorer = TileScorer(own_words(cut(state, reduce.rank, 2).parameters, reduce), reduce, torch.float32)
+        scorer(maps[:8])
+        return scorer.engine
 
     assert on_slices(2, engine_of) == ["sparse", "sparse"]
     expected = batch_gradient(state.parameters, maps, labels, torch.float64)
@@ -147,7 +150,7 @@ def test_the_gradient_is_the_slope_of_the_reduced_loss(columns, labels, state):
     """Central differences of the sliced loss along one word of each slice, the linear layer included."""
     few, of_few, step = columns[:12], labels[:12], 1e-5
     parts = on_slices(
-        2, lambda r: sliced_batch_gradient(cut(state, r.rank, 2).parameters, few, of_few, r, torch.float64)
+        2, lambda r: batch_gradient(cut(state, r.rank, 2).parameters, few, of_few, torch.float64, collective=r)
     )
 
     def loss(name: str, at: tuple[int, ...], change: float) -> float:
@@ -159,7 +162,7 @@ def test_the_gradient_is_the_slope_of_the_reduced_loss(columns, labels, state):
         )
         return found[0].loss
 
-    slopes = [parameter_gradient(cut(state, rank, 2).own.parameters, part) for rank, part in enumerate(parts)]
+    slopes = [parameter_gradient(cut(state, rank, 2).parameters, part) for rank, part in enumerate(parts)]
     for word in (4, 30):
         rank, own = int(word >= 22), word - 22 * int(word >= 22)
         for name, at, own_at in (
@@ -175,9 +178,9 @@ def test_the_gradient_is_the_slope_of_the_reduced_loss(columns, labels, state):
 def test_parts_of_a_minibatch_merge(columns, labels, state):
     def work(reduce: ThreadReduce) -> Gradient:
         own = cut(state, reduce.rank, 2).parameters
-        total = Gradient.zero(own.own.n_words, 16, LABELS)
+        total = Gradient.zero(own.n_words, 16, LABELS)
         for row in torch.arange(200).split(70):
-            total += sliced_batch_gradient(own, columns[row], labels[row], reduce, torch.float64)
+            total += batch_gradient(own, columns[row], labels[row], torch.float64, collective=reduce)
         return total
 
     assert_near(whole(on_slices(2, work)), batch_gradient(state.parameters, columns, labels, torch.float64), 1e-11)
@@ -201,7 +204,7 @@ def test_evaluation_equals_the_unsliced(columns, labels, state, world):
 @pytest.mark.parametrize("world", [1, 2, 3])
 def test_hard_histograms_equal_the_unsliced(columns, state, world):
     mixture = state.parameters.to_mixture()
-    found = on_slices(world, lambda r: sliced_hard_histograms(WordSlice.of(mixture, r.rank, world), columns, r))
+    found = on_slices(world, lambda r: hard_histograms(WordSlice.of(mixture, r.rank, world), columns, r))
     assert torch.equal(torch.cat(found, dim=1), hard_histograms(mixture, columns))
 
 
@@ -209,10 +212,10 @@ def test_the_dictionary_never_travels(columns, labels, state):
     """Per column three numbers, per image one per label, and a few per call."""
 
     def work(reduce: ThreadReduce) -> int:
-        sliced_batch_gradient(cut(state, reduce.rank, 2).parameters, columns, labels, reduce)
+        batch_gradient(cut(state, reduce.rank, 2).parameters, columns, labels, collective=reduce)
         return reduce.numbers
 
-    assert on_slices(2, work) == [3 * 200 * POSITIONS + 200 * LABELS + 4] * 2
+    assert on_slices(2, work) == [3 * 200 * POSITIONS + 200 * LABELS + 6] * 2
 
 
 # --- bad input ---
@@ -232,7 +235,7 @@ def test_bad_input_is_refused_by_all(columns, labels, state):
             (broken, labels, NonFiniteActivations, "hold NaN or infinity"),
         ):
             with pytest.raises(kind, match=words):
-                sliced_batch_gradient(own, given, of_given, reduce)
+                batch_gradient(own, given, of_given, collective=reduce)
 
     on_slices(2, work)
 
@@ -243,7 +246,7 @@ def test_no_image_gives_nothing(columns, labels, state):
     assert not found.scores.any()
     assert not found.weight.any()
     words = [WordSlice.of(state.parameters.to_mixture(), rank, 2) for rank in range(2)]
-    assert on_slices(2, lambda r: tuple(sliced_soft_histograms(words[r.rank], columns[:0], r).shape)) == [
+    assert on_slices(2, lambda r: tuple(soft_histograms(words[r.rank], columns[:0], collective=r).shape)) == [
         (0, 22),
         (0, 23),
     ]
@@ -251,8 +254,7 @@ def test_no_image_gives_nothing(columns, labels, state):
 
 def test_parameters_of_a_slice_say_where_they_lie(state):
     parts = [cut(state, rank, 2).parameters for rank in range(2)]
-    assert all(isinstance(part, ParameterSlice) for part in parts)
-    words = on_slices(2, lambda r: parts[r.rank].words(r))
+    words = on_slices(2, lambda r: own_words(parts[r.rank], r))
     assert [(w.first, w.last, w.n_words) for w in words] == [(0, 22, 45), (22, 45, 45)]
     expected = state.parameters.to_mixture()
     torch.testing.assert_close(joined(words).log_pi, expected.log_pi, rtol=1e-12, atol=1e-12)

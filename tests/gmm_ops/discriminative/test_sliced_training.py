@@ -10,15 +10,13 @@ import numpy as np
 import pytest
 import torch
 
-from gmm_ops.discriminative.loss import batch_gradient
-from gmm_ops.discriminative.training import TrainingState, advance, start
+from gmm_ops.discriminative.loss import batch_gradient, own_words
+from gmm_ops.discriminative.training import TrainingState, training_start, training_step
 from gmm_ops.errors import Diverged, RefusedInput
 from gmm_ops.mixtures.mixture import Mixture
 from gmm_ops.mixtures.slices import WordSlice, joined
-from gmm_ops.word_slices.gradient import sliced_batch_gradient
-from gmm_ops.word_slices.training import SliceTraining, sliced_training_advance, sliced_training_start
+from tests.gmm_ops.discriminative.half_way import EXACT, LABELS, WORDS, begun_fit, cut, digit_images
 from tests.gmm_ops.drawn_columns import warm_mixture
-from tests.gmm_ops.word_slices.half_way import EXACT, LABELS, WORDS, begun_fit, cut, digit_images
 from tests.gmm_ops.word_slices.thread_slices import ThreadReduce, on_slices
 
 
@@ -40,18 +38,18 @@ def state(columns) -> TrainingState:
 # --- steps ---
 
 
-def trained(columns, labels, settings, world, mixture, steps=30) -> list[tuple[SliceTraining, list[float]]]:
+def trained(columns, labels, settings, world, mixture, steps=30) -> list[tuple[TrainingState, list[float]]]:
     variance = columns.flatten(0, 1).double().var(dim=0)
 
-    def work(reduce: ThreadReduce) -> tuple[SliceTraining, list[float]]:
+    def work(reduce: ThreadReduce) -> tuple[TrainingState, list[float]]:
         words = WordSlice.of(mixture, reduce.rank, world)
-        training = sliced_training_start(words, LABELS, steps, variance, settings, reduce)
+        training = training_start(words, LABELS, steps, variance, settings, reduce)
         losses = []
         for step in range(steps):
             row = torch.arange(40) + 40 * (step % 5)
-            found = sliced_batch_gradient(training.parameters, columns[row], labels[row], reduce, settings.dtype)
+            found = batch_gradient(training.parameters, columns[row], labels[row], settings.dtype, collective=reduce)
             losses.append(found.loss / found.count)
-            training = sliced_training_advance(training, found, settings, reduce)
+            training = training_step(training, found, settings, reduce)
         return training, losses
 
     return on_slices(world, work)
@@ -65,23 +63,23 @@ def test_thirty_steps_equal_the_unsliced_fit(columns, labels, precision, relativ
     log_pi = mixture.log_pi.clone()
     log_pi[[2, 40]] = -torch.inf  # words that the start revives
     mixture = Mixture(log_pi, mixture.mean, mixture.variance, mixture.center)
-    one = start(mixture, LABELS, 30, columns.flatten(0, 1).double().var(dim=0), settings)
+    one = training_start(mixture, LABELS, 30, columns.flatten(0, 1).double().var(dim=0), settings)
     for step in range(30):
         row = torch.arange(40) + 40 * (step % 5)
-        one = advance(one, batch_gradient(one.parameters, columns[row], labels[row], settings.dtype), settings)
+        one = training_step(one, batch_gradient(one.parameters, columns[row], labels[row], settings.dtype), settings)
     parts = trained(columns, labels, settings, world, mixture)
     for name, expected in one.parameters.trained().items():
-        own = [getattr(training.own.parameters, name) for training, _ in parts]
+        own = [getattr(training.parameters, name) for training, _ in parts]
         got = own[0] if name == "bias" else torch.cat(own, dim=1 if name == "weight" else 0)
         assert float((got - expected).norm()) <= relative * float(expected.norm()), name
-    assert all(torch.equal(training.own.parameters.bias, parts[0][0].own.parameters.bias) for training, _ in parts)
+    assert all(torch.equal(training.parameters.bias, parts[0][0].parameters.bias) for training, _ in parts)
     assert parts[0][1][-1] < 0.8 * parts[0][1][0]  # it learns
 
 
 def test_words_of_a_fit_sum_to_one_over_slices(columns, labels):
     mixture = warm_mixture(columns.flatten(0, 1), WORDS, floor=1e-2)
     parts = trained(columns, labels, EXACT, 2, mixture, steps=5)
-    words = on_slices(2, lambda r: parts[r.rank][0].result().words(r))
+    words = on_slices(2, lambda r: own_words(parts[r.rank][0].result(), r))
     found = joined(words)
     assert float(found.log_pi.exp().sum()) == pytest.approx(1.0, abs=1e-12)
     assert not torch.equal(found.mean, mixture.mean)
@@ -91,16 +89,16 @@ def test_a_fit_resumed_from_its_slices_is_the_uninterrupted_one_bit_for_bit(colu
     def work(reduce: ThreadReduce) -> None:
         begun = cut(state, reduce.rank, 2)
 
-        def step(training: SliceTraining) -> SliceTraining:
-            found = sliced_batch_gradient(training.parameters, columns, labels, reduce)
-            return sliced_training_advance(training, found, EXACT, reduce)
+        def step(training: TrainingState) -> TrainingState:
+            found = batch_gradient(training.parameters, columns, labels, collective=reduce)
+            return training_step(training, found, EXACT, reduce)
 
         stopped = step(begun).judged(1.5)
         file = io.BytesIO()
         np.savez(file, **stopped.to_arrays())
         file.seek(0)
         with np.load(file) as arrays:
-            back = SliceTraining.from_arrays(arrays)
+            back = TrainingState.from_arrays(arrays)
         left, right = step(back).to_arrays(), step(stopped).to_arrays()
         assert left.keys() == right.keys()
         assert all(left[name].tobytes() == right[name].tobytes() for name in left)
@@ -111,10 +109,10 @@ def test_a_fit_resumed_from_its_slices_is_the_uninterrupted_one_bit_for_bit(colu
 def test_the_best_parameters_are_kept(columns, labels, state):
     begun = cut(state, 1, 2)
     judged = begun.judged(1.0)
-    assert judged.result().own is begun.own.parameters
-    moved = replace(judged, own=replace(judged.own, parameters=judged.own.parameters.moved({}))).judged(2.0)
-    assert moved.result().own is begun.own.parameters
-    assert moved.own.stale == 1
+    assert judged.result() is begun.parameters
+    moved = replace(judged, parameters=judged.parameters.moved({})).judged(2.0)
+    assert moved.result() is begun.parameters
+    assert moved.stale == 1
     with pytest.raises(Diverged, match="held-out loss is nan"):
         begun.judged(math.nan)
 
@@ -125,12 +123,12 @@ def test_the_best_parameters_are_kept(columns, labels, state):
 def test_a_slice_that_diverges_stops_all(columns, labels, state):
     def work(reduce: ThreadReduce) -> None:
         training = cut(state, reduce.rank, 2)
-        found = sliced_batch_gradient(training.parameters, columns, labels, reduce)
+        found = batch_gradient(training.parameters, columns, labels, collective=reduce)
         if reduce.rank == 1:
             found.scores[3, 2] = torch.nan
         words = "the gradient of log_sd holds NaN" if reduce.rank == 1 else "words of another slice.*Lower mixture_rate"
         with pytest.raises(Diverged, match=words):
-            sliced_training_advance(training, found, EXACT, reduce)
+            training_step(training, found, EXACT, reduce)
 
     on_slices(2, work)
 
@@ -140,6 +138,6 @@ def test_slices_that_do_not_tile_are_refused_by_all(state):
 
     def work(reduce: ThreadReduce) -> None:
         with pytest.raises(RefusedInput, match="slices must cover every word"):
-            sliced_training_start(first_twice, LABELS, 10, torch.ones(16), EXACT, reduce)
+            training_start(first_twice, LABELS, 10, torch.ones(16), EXACT, reduce)
 
     on_slices(2, work)

@@ -8,9 +8,8 @@ import torch
 from sklearn.datasets import load_digits
 
 from gmm_ops.discriminative.settings import DiscriminativeSettings
-from gmm_ops.discriminative.training import TrainingState, start
+from gmm_ops.discriminative.training import TrainingState, training_start
 from gmm_ops.mixtures.slices import slice_bounds
-from gmm_ops.word_slices.training import SliceTraining
 from tests.gmm_ops.drawn_columns import digit_patches, warm_mixture
 
 WORDS, LABELS, POSITIONS = 45, 4, 16
@@ -26,14 +25,14 @@ def digit_images() -> tuple[torch.Tensor, torch.Tensor]:
 def begun_fit(columns: torch.Tensor) -> TrainingState:
     """Some way into a fit: a classifier that is not zero, words that moved."""
     flat = columns.flatten(0, 1)
-    begun = start(warm_mixture(flat, WORDS, floor=1e-2), LABELS, 50, flat.double().var(dim=0), EXACT)
+    begun = training_start(warm_mixture(flat, WORDS, floor=1e-2), LABELS, 50, flat.double().var(dim=0), EXACT)
     source = torch.Generator().manual_seed(3)
     weight = 5.0 * torch.randn(LABELS, WORDS, generator=source, dtype=torch.float64)
     bias = torch.randn(LABELS, generator=source, dtype=torch.float64)
     return replace(begun, parameters=begun.parameters.moved({"weight": weight, "bias": bias}))
 
 
-def cut(state: TrainingState, rank: int, world: int) -> SliceTraining:
+def cut(state: TrainingState, rank: int, world: int) -> TrainingState:
     """Slice ``rank`` of an unsliced fit."""
     first, last = slice_bounds(state.parameters.n_words, rank, world)
 
@@ -45,5 +44,4 @@ def cut(state: TrainingState, rank: int, world: int) -> SliceTraining:
 
     parameters = state.parameters.moved(sliced(state.parameters.trained()))
     moments = replace(state.moments, first=sliced(state.moments.first), second=sliced(state.moments.second))
-    own = replace(state, parameters=parameters, moments=moments, best=parameters)
-    return SliceTraining(own, first, state.parameters.n_words)
+    return replace(state, parameters=parameters, moments=moments, best=parameters)
