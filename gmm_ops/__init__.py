@@ -36,7 +36,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from gmm_ops.discriminative.fitting import fit_discriminative as fit_discriminative
+    from gmm_ops.discriminative.image_fit import fit_discriminative as fit_discriminative
     from gmm_ops.discriminative.settings import DiscriminativeSettings as DiscriminativeSettings
     from gmm_ops.errors import RefusedInput as RefusedInput
     from gmm_ops.graphs.cooccurrence import SparseCounts as SparseCounts
@@ -76,7 +76,7 @@ _NAMES = {
     "hmm.learning": ("HMMSettings",),
     "hmm.model": ("HiddenMarkovModel",),
     "hmm.paths": ("most_probable_paths",),
-    "discriminative.fitting": ("fit_discriminative",),
+    "discriminative.image_fit": ("fit_discriminative",),
     "discriminative.settings": ("DiscriminativeSettings",),
     "errors": ("RefusedInput",),
 }

@@ -27,10 +27,7 @@ ARRAYS_ONLY = frozenset({"torch", "numpy", "numba", "jaxtyping", "gmm_ops"})
 TWICE = frozenset(
     {
         "gmm_ops: KeptWords",
-        "gmm_ops: StepRecord",
         "gmm_ops: averaging",
-        "gmm_ops: fitting",
-        "gmm_ops: online_step",
         "gmm_ops: statistics",
     }
 )

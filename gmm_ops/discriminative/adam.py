@@ -9,15 +9,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.optim.adam import adam
 
 from gmm_ops.errors import RefusedInput
+from gmm_ops.records import Record
 
 RISING_SHARE = 0.3
 """Share of the steps in which the rate rises and the momentum falls."""
@@ -36,7 +34,7 @@ EPSILON = 1e-8
 
 
 @dataclass(frozen=True)
-class Moments:
+class Moments(Record):
     """Adam's running means by parameter name, float64. step: steps taken."""
 
     step: int
@@ -47,27 +45,6 @@ class Moments:
     def zero(cls, values: Mapping[str, Tensor]) -> Moments:
         """Before the first step."""
         return cls(0, *({name: torch.zeros_like(v) for name, v in values.items()} for _ in range(2)))
-
-    def to(self, device: torch.device | str) -> Moments:
-        """The same moments on another device."""
-        moved = ({name: v.to(device) for name, v in part.items()} for part in (self.first, self.second))
-        return Moments(self.step, *moved)
-
-    def to_arrays(self) -> dict[str, NDArray[Any]]:
-        """Plain arrays, each named adam_..., bit for bit."""
-        parts = {"first": self.first, "second": self.second}
-        arrays = {f"adam_{part}_{n}": v.cpu().numpy() for part, values in parts.items() for n, v in values.items()}
-        return {"adam_step": np.array(self.step, np.int64), **arrays}
-
-    @classmethod
-    def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> Moments:
-        """Inverse of ``to_arrays``."""
-        parts = []
-        for part in ("first", "second"):
-            head = f"adam_{part}_"
-            names = [name for name in arrays if name.startswith(head)]
-            parts.append({name.removeprefix(head): torch.from_numpy(np.array(arrays[name])) for name in names})
-        return cls(int(arrays["adam_step"]), *parts)
 
 
 def one_cycle(step: int, total_steps: int, highest: float) -> tuple[float, float]:

@@ -3,14 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
-import numpy as np
-import torch
 from jaxtyping import Bool, Float
-from numpy.typing import NDArray
 from torch import Tensor
 
 from gmm_ops.discriminative.histogram import Histograms
@@ -18,10 +13,11 @@ from gmm_ops.discriminative.loss import ImageLabels, first_best, refuse_other_la
 from gmm_ops.discriminative.parameters import Parameters
 from gmm_ops.errors import RefusedInput
 from gmm_ops.fitting.collective import LONE, Collective
+from gmm_ops.records import Record
 
 
 @dataclass(frozen=True)
-class LinearClassifier:
+class LinearClassifier(Record):
     """Logits of M labels from a histogram of K words, float64. weight: (M, K). bias: (M,).
 
     Where words lie in slices, K are the own words and the logits a sum over slices; the bias is the same on each.
@@ -52,19 +48,6 @@ class LinearClassifier:
         """Which images get another label than theirs."""
         refuse_other_labels(labels, histograms.shape[0], self.bias.shape[0])
         return self.labels(histograms) != labels
-
-    def to(self, device: torch.device | str) -> LinearClassifier:
-        """The same layer on another device."""
-        return LinearClassifier(self.weight.to(device), self.bias.to(device))
-
-    def to_arrays(self, prefix: str = "") -> dict[str, NDArray[np.float64]]:
-        """Plain arrays for a file, bit for bit."""
-        return {prefix + "weight": self.weight.cpu().numpy(), prefix + "bias": self.bias.cpu().numpy()}
-
-    @classmethod
-    def from_arrays(cls, arrays: Mapping[str, NDArray[Any]], prefix: str = "") -> LinearClassifier:
-        """Inverse of ``to_arrays``."""
-        return cls(*(torch.from_numpy(np.array(arrays[prefix + name])) for name in ("weight", "bias")))
 
 
 NORMAL_95 = 1.959963984540054

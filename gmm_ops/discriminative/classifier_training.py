@@ -6,28 +6,27 @@ the decision, measured beside the discriminative fit.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from typing import Any, Self
+from dataclasses import dataclass, field, replace
+from typing import Self
 
 import torch
 from jaxtyping import Float
-from numpy.typing import NDArray
 from torch import Tensor
 
 from gmm_ops.discriminative.adam import Moments, adam_step, one_cycle
 from gmm_ops.discriminative.classifier import LinearClassifier
-from gmm_ops.discriminative.early_stopping import JudgedState, progress
+from gmm_ops.discriminative.early_stopping import JudgedState
 from gmm_ops.discriminative.histogram import Histograms
 from gmm_ops.discriminative.loss import ImageLabels, cross_entropy, refuse_other_labels
 from gmm_ops.discriminative.settings import DiscriminativeSettings
 from gmm_ops.discriminative.training import refuse_diverging
 from gmm_ops.errors import RefusedInput
 from gmm_ops.fitting.collective import LONE, Collective
+from gmm_ops.records import Sums
 
 
 @dataclass(frozen=True)
-class ClassifierGradient:
+class ClassifierGradient(Sums):
     """Mergeable sums over images of the loss and its gradient, float64, as ``loss.Gradient`` without the words.
 
     count: images. loss: sum of cross entropies, natural logarithm. wrong: images whose best label is another.
@@ -60,36 +59,13 @@ class ClassifierGradient:
         slope = found.logit_gradient
         return cls(float(len(labels)), found.loss, found.wrong, slope.T @ histograms.double(), slope.sum(dim=0))
 
-    def merge(self, other: ClassifierGradient) -> ClassifierGradient:
-        """Sums over both sets of images."""
-        return ClassifierGradient(
-            self.count + other.count,
-            self.loss + other.loss,
-            self.wrong + other.wrong,
-            self.weight + other.weight,
-            self.bias + other.bias,
-        )
-
-    __add__ = merge
-
-    def pack(self) -> Float[Tensor, " packed"]:
-        """One float64 vector, count first, for an all-reduce: packing then adding equals merging."""
-        head = torch.tensor([self.count, self.loss, self.wrong], dtype=torch.float64, device=self.weight.device)
-        return torch.cat([head, self.weight.flatten(), self.bias])
-
-    @classmethod
-    def unpack(cls, packed: Float[Tensor, " packed"], n_words: int, n_labels: int) -> ClassifierGradient:
-        """Inverse of ``pack``."""
-        head, weight, bias = packed.split([3, n_labels * n_words, n_labels])
-        count, loss, wrong = (float(value) for value in head)
-        return cls(count, loss, wrong, weight.reshape(n_labels, n_words).clone(), bias.clone())
-
 
 @dataclass(frozen=True)
 class ClassifierState(JudgedState[LinearClassifier]):
     """The state of the layer's training; the same on every actor, bit for bit. classifier: of the next step."""
 
     classifier: LinearClassifier
+    best: LinearClassifier = field(kw_only=True)
 
     @property
     def current(self) -> LinearClassifier:
@@ -118,17 +94,6 @@ class ClassifierState(JudgedState[LinearClassifier]):
         values = _values(self.classifier)
         values, moments = adam_step(values, slopes, self.moments, dict.fromkeys(values, rate), momentum)
         return replace(self, classifier=LinearClassifier(**values), moments=moments)
-
-    def to(self, device: torch.device | str) -> ClassifierState:
-        """The same state on another device."""
-        moved = {name: getattr(self, name).to(device) for name in ("classifier", "moments", "best")}
-        return replace(self, **moved)
-
-    @classmethod
-    def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> Self:
-        """Inverse of ``to_arrays``."""
-        layer, best = (LinearClassifier.from_arrays(arrays, prefix) for prefix in ("", "best_"))
-        return cls(layer, best=best, **progress(arrays))
 
 
 def _values(layer: LinearClassifier) -> dict[str, Tensor]:

@@ -4,30 +4,20 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Generic, Protocol, Self, TypeVar
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import Generic, Self, TypeVar
 
 from gmm_ops.discriminative.adam import Moments
 from gmm_ops.discriminative.settings import REMEDY, DiscriminativeSettings
 from gmm_ops.errors import Diverged
+from gmm_ops.records import Record
 
-
-class Model(Protocol):
-    """What a training moves, as arrays for its checkpoint."""
-
-    def to_arrays(self, prefix: str = "") -> dict[str, NDArray[Any]]:
-        """Plain arrays, each name behind ``prefix``."""
-
-
-Trained = TypeVar("Trained", bound=Model)
+Trained = TypeVar("Trained", bound=Record)
+"""What a training moves."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class JudgedState(ABC, Generic[Trained]):
+class JudgedState(Record, ABC, Generic[Trained]):
     """What every training carries from one minibatch to the next: Adam, its schedule, and early stopping.
 
     moments: Adam's. total_steps: length of the one-cycle schedule. best: what had the lowest held-out loss so far,
@@ -65,24 +55,3 @@ class JudgedState(ABC, Generic[Trained]):
     def should_stop(self, settings: DiscriminativeSettings) -> bool:
         """Whether the schedule is done, or the held-out loss has not fallen for ``patience`` judgements."""
         return self.step >= self.total_steps or self.stale >= settings.patience
-
-    def to_arrays(self) -> dict[str, NDArray[Any]]:
-        """Plain arrays for a checkpoint: training resumed from them goes on bit for bit."""
-        return {
-            "total_steps": np.array(self.total_steps, np.int64),
-            "stale": np.array(self.stale, np.int64),
-            "best_loss": np.array(self.best_loss, np.float64),
-            **self.current.to_arrays(),
-            **self.moments.to_arrays(),
-            **self.best.to_arrays("best_"),
-        }
-
-
-def progress(arrays: Mapping[str, NDArray[Any]]) -> dict[str, Any]:
-    """The fields of ``JudgedState`` but for ``best``, from the arrays of a checkpoint."""
-    return {
-        "moments": Moments.from_arrays(arrays),
-        "total_steps": int(arrays["total_steps"]),
-        "best_loss": float(arrays["best_loss"]),
-        "stale": int(arrays["stale"]),
-    }

@@ -15,10 +15,11 @@ from gmm_ops.errors import RefusedInput
 from gmm_ops.fitting.collective import LONE, Collective
 from gmm_ops.mixtures.mixture import Mixture
 from gmm_ops.mixtures.slices import WordSlice
+from gmm_ops.records import Sums
 
 
 @dataclass(frozen=True)
-class Evaluation:
+class Evaluation(Sums):
     """Sums over images.
 
     count: images. loss: cross entropy of the soft histograms, natural logarithm. soft_wrong, hard_wrong: images
@@ -44,21 +45,6 @@ class Evaluation:
         found = cross_entropy(soft, labels.long())
         hard_wrong = 0.0 if hard is None else float((first_best(hard) != labels).sum())
         return cls(float(len(labels)), found.loss, found.wrong, hard_wrong)
-
-    def merge(self, other: Evaluation) -> Evaluation:
-        """Sums over both sets of images."""
-        return Evaluation.unpack(self.pack() + other.pack())
-
-    __add__ = merge
-
-    def pack(self) -> Float[Tensor, "4"]:
-        """One float64 vector for an all-reduce."""
-        return torch.tensor([self.count, self.loss, self.soft_wrong, self.hard_wrong], dtype=torch.float64)
-
-    @classmethod
-    def unpack(cls, packed: Float[Tensor, "4"]) -> Evaluation:
-        """Inverse of ``pack``."""
-        return cls(*(float(value) for value in packed))
 
     @property
     def mean_loss(self) -> float:

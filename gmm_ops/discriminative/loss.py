@@ -35,6 +35,7 @@ from gmm_ops.fitting.collective import LONE, Collective, gathered
 from gmm_ops.mixtures.estep import Engine
 from gmm_ops.mixtures.products import full_precision
 from gmm_ops.mixtures.slices import WordSlice
+from gmm_ops.records import Sums
 from gmm_ops.word_slices.tiles import rows_per_tile
 
 ImageLabels = Int[Tensor, " N"]
@@ -42,7 +43,7 @@ ImageLabels = Int[Tensor, " N"]
 
 
 @dataclass(frozen=True)
-class Gradient:
+class Gradient(Sums):
     """Mergeable sums over images of the loss and its gradient, float64; divided by ``count`` when a step is taken.
 
     count: images. loss: sum of cross entropies, natural logarithm. wrong: images whose best label is another.
@@ -62,38 +63,6 @@ class Gradient:
         """The gradient of no image: the neutral element of ``merge``."""
         scores = torch.zeros(n_words, 2 * n_units + 1, dtype=torch.float64, device=device)
         return cls(0.0, 0.0, 0.0, scores, scores.new_zeros(n_labels, n_words), scores.new_zeros(n_labels))
-
-    def merge(self, other: Gradient) -> Gradient:
-        """Sums over both sets of images."""
-        return Gradient(
-            self.count + other.count,
-            self.loss + other.loss,
-            self.wrong + other.wrong,
-            self.scores + other.scores,
-            self.weight + other.weight,
-            self.bias + other.bias,
-        )
-
-    __add__ = merge
-
-    def pack(self) -> Float[Tensor, " packed"]:
-        """One float64 vector, count first, for an all-reduce: packing then adding equals merging."""
-        head = torch.tensor([self.count, self.loss, self.wrong], dtype=torch.float64, device=self.scores.device)
-        return torch.cat([head, self.scores.flatten(), self.weight.flatten(), self.bias])
-
-    @classmethod
-    def unpack(cls, packed: Float[Tensor, " packed"], n_words: int, n_units: int, n_labels: int) -> Gradient:
-        """Inverse of ``pack``."""
-        sizes = [3, n_words * (2 * n_units + 1), n_labels * n_words, n_labels]
-        head, scores, weight, bias = packed.split(sizes)
-        return cls(
-            float(head[0]),
-            float(head[1]),
-            float(head[2]),
-            scores.reshape(n_words, 2 * n_units + 1).clone(),
-            weight.reshape(n_labels, n_words).clone(),
-            bias.clone(),
-        )
 
 
 @dataclass(frozen=True)

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Float
-from numpy.typing import NDArray
 from torch import Tensor
 
 from gmm_ops.axes import WordStatistics
@@ -17,6 +15,7 @@ from gmm_ops.errors import RefusedInput
 from gmm_ops.fitting.collective import LONE, Collective, log_sum_exp
 from gmm_ops.mixtures.mixture import Mixture
 from gmm_ops.mixtures.slices import WordSlice
+from gmm_ops.records import Record
 
 TRAINED = ("word_logits", "mean", "log_sd", "weight", "bias")
 """Fields that the gradient moves, in the order of every packed vector."""
@@ -26,7 +25,7 @@ REVIVED_SHARE = 1e-3
 
 
 @dataclass(frozen=True)
-class Parameters:
+class Parameters(Record):
     """A dictionary and the classifier on its histograms, all float64; or the slice of both that an actor holds.
 
     Of a slice, K is the number of its own words, ``weight`` their columns of the linear layer, and the bias is the same
@@ -101,16 +100,3 @@ class Parameters:
     def is_finite(self) -> bool:
         """Whether no parameter is NaN or infinite."""
         return all(bool(torch.isfinite(value).all()) for value in self.trained().values())
-
-    def to(self, device: torch.device | str) -> Parameters:
-        """The same parameters on another device."""
-        return Parameters(*(getattr(self, name).to(device) for name in (*TRAINED, "center")))
-
-    def to_arrays(self, prefix: str = "") -> dict[str, NDArray[np.float64]]:
-        """Plain arrays for a file, bit for bit."""
-        return {prefix + name: getattr(self, name).cpu().numpy() for name in (*TRAINED, "center")}
-
-    @classmethod
-    def from_arrays(cls, arrays: Mapping[str, NDArray[Any]], prefix: str = "") -> Parameters:
-        """Inverse of ``to_arrays``."""
-        return cls(*(torch.from_numpy(np.array(arrays[prefix + name])) for name in (*TRAINED, "center")))

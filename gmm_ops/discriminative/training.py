@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from dataclasses import dataclass, field, replace
+from typing import Protocol
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
-from numpy.typing import NDArray
 from torch import Tensor
 
 from gmm_ops.discriminative.adam import Moments, adam_step, one_cycle
-from gmm_ops.discriminative.early_stopping import JudgedState, progress
+from gmm_ops.discriminative.early_stopping import JudgedState
 from gmm_ops.discriminative.loss import Gradient, parameter_gradient
 from gmm_ops.discriminative.parameters import Parameters
 from gmm_ops.discriminative.settings import REMEDY, DiscriminativeSettings
@@ -37,6 +36,7 @@ class TrainingState(JudgedState[Parameters]):
     parameters: Parameters
     log_sd_floor: float
     scale: Float[Tensor, " D"]
+    best: Parameters = field(kw_only=True)
 
     @property
     def current(self) -> Parameters:
@@ -47,27 +47,6 @@ class TrainingState(JudgedState[Parameters]):
     def layer_scale(self) -> float:
         """The layer's standard deviation: root of the mean variance of its units."""
         return float(self.scale.square().mean().sqrt())
-
-    def to(self, device: torch.device | str) -> TrainingState:
-        """The same state on another device."""
-        moved = {name: getattr(self, name).to(device) for name in ("parameters", "moments", "best", "scale")}
-        return replace(self, **moved)
-
-    def to_arrays(self) -> dict[str, NDArray[Any]]:
-        """Plain arrays for a checkpoint: a fit resumed from them goes on bit for bit."""
-        floor = np.array(self.log_sd_floor, np.float64)
-        return super().to_arrays() | {"log_sd_floor": floor, "scale": self.scale.cpu().numpy()}
-
-    @classmethod
-    def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> TrainingState:
-        """Inverse of ``to_arrays``."""
-        return cls(
-            Parameters.from_arrays(arrays),
-            float(arrays["log_sd_floor"]),
-            torch.from_numpy(np.array(arrays["scale"])),
-            best=Parameters.from_arrays(arrays, "best_"),
-            **progress(arrays),
-        )
 
 
 RUNAWAY = 1_000.0

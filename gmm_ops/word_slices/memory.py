@@ -12,7 +12,7 @@ POLYAK_PEAK = 4
 """The same for an average: old and new."""
 
 TRAINING_PEAK = 24
-"""The same at the peak of ``sliced_training_advance``: parameters 2, the best ones 2, moments 4, gradient 2, its mean
+"""The same at the peak of ``training_step``: parameters 2, the best ones 2, moments 4, gradient 2, its mean
 2, slopes 2 and three temporaries, new moments 4, new parameters 2, a temporary."""
 
 TILES = 5

@@ -9,7 +9,7 @@ import torch
 
 from gmm_ops.discriminative.classifier import LinearClassifier
 from gmm_ops.discriminative.classifier_training import ClassifierGradient, ClassifierState
-from gmm_ops.discriminative.fitting import fit_classifier
+from gmm_ops.discriminative.image_fit import fit_classifier
 from gmm_ops.discriminative.settings import DiscriminativeSettings
 from gmm_ops.discriminative.training import image_minibatches
 from gmm_ops.errors import Diverged, RefusedInput

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from gmm_ops.discriminative.classifier import LinearClassifier, paired_difference
-from gmm_ops.discriminative.fitting import fit_classifier, fit_discriminative, layer_variance
 from gmm_ops.discriminative.histogram import soft_histograms
+from gmm_ops.discriminative.image_fit import fit_classifier, fit_discriminative, layer_variance
 from gmm_ops.discriminative.loss import batch_gradient
 from gmm_ops.discriminative.settings import DiscriminativeSettings
 from gmm_ops.discriminative.training import image_minibatches, training_start, training_step

@@ -37,7 +37,7 @@ VARIANCE_COLUMNS = 100_000
 
 
 @dataclass(frozen=True)
-class StepRecord:
+class LossRecord:
     """One minibatch. loss: mean cross entropy, before the step. error: share of wrong images. rate: of the words."""
 
     step: int
@@ -63,7 +63,7 @@ class DiscriminativeFit:
     """Trained words and classifier, and how they were reached: one record per minibatch and per epoch."""
 
     parameters: Parameters
-    steps: tuple[StepRecord, ...]
+    steps: tuple[LossRecord, ...]
     epochs: tuple[EpochRecord, ...]
 
 
@@ -144,7 +144,7 @@ class _Fit:
         self.fitted, self.judged, self.seed = fitted, judged, seed
 
     def run(self, state: TrainingState) -> DiscriminativeFit:
-        steps: list[StepRecord] = []
+        steps: list[LossRecord] = []
         epochs: list[EpochRecord] = []
         while not state.should_stop(self.settings):
             seen = Evaluation.zero()
@@ -159,12 +159,12 @@ class _Fit:
 
     def take(
         self, state: TrainingState, rows: Int[Tensor, " n"], epoch: int
-    ) -> tuple[TrainingState, StepRecord, Evaluation]:
+    ) -> tuple[TrainingState, LossRecord, Evaluation]:
         at = rows.to(self.columns.device)
         gradient = batch_gradient(state.parameters, self.columns[at], self.labels[at], self.settings.dtype)
         rates, _ = step_rates(state.step, state.total_steps, state.scale, self.settings)
         seen = Evaluation(gradient.count, gradient.loss, gradient.wrong, 0.0)
-        record = StepRecord(state.step, epoch, float(rates["word_logits"]), seen.mean_loss, seen.soft_error)
+        record = LossRecord(state.step, epoch, float(rates["word_logits"]), seen.mean_loss, seen.soft_error)
         return training_step(state, gradient, self.settings), record, seen
 
     def judge(self, state: TrainingState) -> Evaluation:
