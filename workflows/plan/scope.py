@@ -11,7 +11,7 @@ from jaxtyping import Bool, Int
 from workflows.errors import SettingsError
 from workflows.plan.requests import class_id
 from workflows.plan.run_plan import Plan
-from workflows.settings.fit_settings import ListScope
+from workflows.settings import ListScope
 from workflows.storage.images_table import ImageColumns
 from workflows.storage.names import JOINT
 

@@ -16,8 +16,7 @@ from workflows.plan.requests import ALL, requested_classes
 from workflows.plan.run_plan import Plan
 from workflows.plan.scope import REST, Scope, joint_scope, list_scope
 from workflows.plan.scope_sizes import lack_of, refuse_small_scopes, scope_sizes
-from workflows.settings import Settings
-from workflows.settings.fit_settings import FitSettings
+from workflows.settings import FitSettings, Settings
 from workflows.storage.atomic import write_bytes
 from workflows.storage.images_table import ImageColumns
 from workflows.storage.names import JOINT, item_name, split_item

@@ -1,7 +1,9 @@
 """Work items over a pool of Ray actors: replaced when they die, bounded attempts, nothing lost.
 
-Ray's own retries after a process death never end; here an item that keeps killing its actor is quarantined after
-``max_attempts`` deaths that were surely its own, while all others finish.
+An item that keeps killing its actor is quarantined after ``max_attempts`` deaths that were surely its own, while all
+others finish. Ray's own tools stop short of that: actors are restarted and their calls retried only as often as
+``max_restarts`` and ``max_task_retries`` say (by default never), without regard to which call was the cause; Ray Data
+retries a block after a process death without end; and an ``ActorPool`` replaces nothing that dies.
 """
 
 from __future__ import annotations

@@ -1,0 +1,55 @@
+"""What a run is told of its graphs: what is counted, mined and drawn."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from workflows.settings.section import Names, Section
+
+
+class TriageSettings(Section):
+    """At which junction the path of a misclassified image leaves the paths of its true class."""
+
+    min_images: int = Field(
+        1, gt=0, description="correctly classified training images of a class that make a branch one of its own"
+    )
+
+
+class CountSettings(Section):
+    """Co-occurrence over the validation images (IG Eq. 5, 6)."""
+
+    scheduler: Literal["auto", "ray", "threads"] = Field("auto", description="auto: ray when joining a cluster")
+
+
+class MineSettings(Section):
+    """Algorithm 1."""
+
+    classes: Names = Field(("all",), description="class names or ids; all")
+    images: Names = Field(
+        ("misclassified",),
+        description="image ids, misclassified (validation images), or misclassified:N for the first N; empty: none",
+    )
+    top: int = Field(3, gt=0, description="Z: words kept in a layer")
+    prior: Literal["marginal", "frequency"] = "marginal"
+    pseudo_count: float = Field(1.0, ge=0, description="m of the smoothed P(t|s); 0 is the paper")
+    positive_only: bool = False
+
+
+class DrawSettings(Section):
+    """Figures."""
+
+    rectangle_layers: int = Field(2, ge=0, description="so many highest layers show rectangles, lower ones patches")
+    exemplars: int = Field(6, gt=0, le=12)
+    code_edges: bool = Field(False, description="always draw the edges of the class node, as the authors' code")
+    paths: Names = Field(
+        ("misclassified:12",),
+        description="[hmm]: images whose path is drawn: ids, misclassified, misclassified:N for the first N",
+    )
+    junctions: int = Field(
+        8,
+        ge=0,
+        description="[hmm]: so many decision junctions, those with most errors first; "
+        "`start`, which has no word, is left out",
+    )

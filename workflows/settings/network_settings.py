@@ -1,0 +1,78 @@
+"""What a run is told of its network: which it is, how it is trained, and how its columns are stored."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field, model_validator
+
+from workflows.settings.section import Names, Section, UserPath
+
+DENSE = "dense"
+"""In ``network.layers``: the dense layers of the chain that ends in the output, found in the network."""
+
+
+class NetworkSettings(Section):
+    """The frozen network and its modelled layers."""
+
+    name: str = Field(
+        description="torchvision:<model>, timm:<model> (extra `timm`), or an import path package.module:callable; the "
+        "current folder is looked into as well"
+    )
+    arguments: dict[str, Any] = Field(default_factory=dict, description="keyword arguments of the callable")
+    weights: UserPath = Field(
+        description="a state dict file, torchvision:<WEIGHTS> or timm:<model>.<tag> to download, or `train` for the "
+        "training section"
+    )
+    layers: Names = Field(
+        min_length=1,
+        description="modelled layers, lowest first: node names or aliases (add3, conv2_1); "
+        "with an [hmm] section `dense`: all dense layers of the chain that ends in the output",
+    )
+    tap: Literal["pre", "post"] = Field("pre", description="the named node, or the ReLU behind it")
+
+    @property
+    def finds_layers(self) -> bool:
+        """Whether the dense layers are found in the network instead of being named."""
+        return self.layers == (DENSE,)
+
+
+class TrainingSettings(Section):
+    """Trains the network first (small networks on small images)."""
+
+    epochs: int = Field(8, gt=0)
+    batch: int = Field(64, gt=0, description="images")
+    learning_rate: float = Field(0.02, gt=0, description="peak of the one-cycle schedule")
+    weight_decay: float = Field(5e-4, ge=0)
+    flip: bool = Field(False, description="every image is mirrored with probability 1/2, anew in every epoch")
+    shift: int = Field(0, ge=0, description="pixels an image is moved by at most, each way, anew in every epoch")
+    label_smoothing: float = Field(0.0, ge=0, lt=1, description="share of a label spread over all classes")
+    threads: int | None = Field(
+        None, gt=0, description="torch threads; part of the result's definition; default: runtime.threads"
+    )
+
+
+class ExtractSettings(Section):
+    """Forward pass and storage of activation columns."""
+
+    columns_per_image: int | Literal["all", "auto"] = Field(
+        "auto", description="stored training columns an image; auto: all for maps up to 16x16, else 256"
+    )
+    dtype: Literal["float16", "float32"] = "float16"
+    codec: Literal["auto", "zstd", "none"] = Field(
+        "auto", description="zstd with checksum, none with crc32c, or decided on the first shard"
+    )
+    zstd_level: int = Field(
+        1, ge=1, le=22, description="1 packs post-ReLU float16 as small as 3 does, in half the time"
+    )
+    images_per_shard: int = Field(500, gt=0, description="one work item, one Zarr shard")
+    images_per_chunk: int = Field(50, gt=0, description="smallest unit of reading; divides images_per_shard")
+    batch: int = Field(100, gt=0, description="images in one forward pass; part of the result's definition")
+    precision: Literal["float32", "bfloat16"] = Field("float32", description="of the forward pass")
+
+    @model_validator(mode="after")
+    def _aligned(self) -> ExtractSettings:
+        for field in ("images_per_chunk", "batch"):
+            if self.images_per_shard % getattr(self, field):
+                raise ValueError(f"images_per_shard ({self.images_per_shard}) must be a multiple of {field}")
+        return self

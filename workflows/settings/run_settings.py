@@ -1,0 +1,154 @@
+"""A whole run, read from a preset with overrides, and what is wrong with it."""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field, ValidationError, model_validator
+
+from workflows.errors import SettingsError
+from workflows.settings.data_settings import DataSettings, PreprocessingSettings
+from workflows.settings.fit_settings import DiscriminativeFitSettings, FitSettings, HMMSettings
+from workflows.settings.graph_settings import CountSettings, DrawSettings, MineSettings, TriageSettings
+from workflows.settings.network_settings import DENSE, ExtractSettings, NetworkSettings, TrainingSettings
+from workflows.settings.runtime_settings import RuntimeSettings
+from workflows.settings.section import Section
+
+
+class Settings(Section):
+    """A whole run."""
+
+    name: str = Field(description="shown in figures and in `network` columns")
+    seed: int = 0
+    data: DataSettings
+    preprocessing: PreprocessingSettings = PreprocessingSettings()
+    network: NetworkSettings
+    training: TrainingSettings | None = None
+    extract: ExtractSettings = ExtractSettings()
+    fit: FitSettings
+    discriminative: DiscriminativeFitSettings = DiscriminativeFitSettings()
+    hmm: HMMSettings | None = None
+    triage: TriageSettings = TriageSettings()
+    count: CountSettings = CountSettings()
+    mine: MineSettings = MineSettings()
+    draw: DrawSettings = DrawSettings()
+    runtime: RuntimeSettings = RuntimeSettings()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Settings:
+        words, layers = self.fit.words, self.network.layers
+        if "output" in layers:
+            raise ValueError("network.layers: the output is always modelled, leave 'output' out")
+        if len(words) not in (1, len(layers)) and not self.network.finds_layers:
+            raise ValueError(f"fit.words has {len(words)} numbers for {len(layers)} layers: give one, or one per layer")
+        if self.hmm is None and DENSE in layers:
+            raise ValueError("network.layers = ['dense'] needs an [hmm] section; name the layers, or add the section")
+        if self.hmm is not None and self.fit.var_floor == 0:
+            raise ValueError("[hmm] needs fit.var_floor above 0: a unit that is always zero has no variance of its own")
+        if self.hmm is not None and self.network.tap != "post":
+            raise ValueError(
+                "[hmm] reads dense layers behind their ReLU, where zeros are exact: set network.tap = 'post'"
+            )
+        if self.hmm is not None and (self.fit.scopes != ("joint",) or self.fit.loss != "generative"):
+            raise ValueError("[hmm] has one chain for all classes: set fit.scopes = ['joint'], fit.loss = 'generative'")
+        if self.hmm is not None and self.fit.word_slices > 1:
+            raise ValueError(
+                f"fit.word_slices is {self.fit.word_slices}, and the words of [hmm] are not sliced: set it to 1"
+            )
+        if self.fit.scopes == ("class",) and not self.mine.classes:
+            raise ValueError(
+                "fit.scopes = ['class'] makes a scope of every class of mine.classes, which is []: name classes in "
+                "mine.classes, set it to ['all'], or add 'joint' to fit.scopes"
+            )
+        if self.network.weights == "train" and self.training is None:
+            raise ValueError("network.weights = 'train' needs a [training] section")
+        return self
+
+    def words_of_layers(self, n_layers: int) -> tuple[int, ...]:
+        """K of every modelled layer, lowest first.
+
+        Raises:
+            SettingsError: the network has another number of layers than ``fit.words`` has numbers.
+        """
+        words = self.fit.words
+        if len(words) not in (1, n_layers):
+            raise SettingsError(f"fit.words has {len(words)} numbers for {n_layers} layers: give one, or one per layer")
+        return words if len(words) > 1 else words * n_layers
+
+
+def load_settings(preset: Path, overrides: Sequence[str] = ()) -> Settings:
+    """Read a preset and apply ``section.field=value`` overrides (values in TOML, bare text allowed).
+
+    Raises:
+        SettingsError: the file is missing or no TOML, or a field is unknown, mistyped or contradictory.
+    """
+    try:
+        raw = tomllib.loads(_text(preset))
+    except FileNotFoundError:
+        raise SettingsError(f"preset {str(preset)!r} does not exist; presets ship in infra/presets") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, IsADirectoryError) as error:
+        raise SettingsError(f"preset {str(preset)!r} is not a TOML file: {error}") from None
+    for override in overrides:
+        _apply(raw, override)
+    return parse_settings(raw)
+
+
+def _text(preset: Path) -> str:
+    content = preset.read_bytes()
+    if content.startswith((b"\xff\xfe", b"\xfe\xff")):
+        raise SettingsError(f"preset {str(preset)!r} is UTF-16; save it as UTF-8")
+    # Some editors begin UTF-8 with a byte order mark, which TOML does not know.
+    return content.decode("utf-8-sig").replace("\r\n", "\n")
+
+
+def parse_settings(raw: dict[str, Any]) -> Settings:
+    """Check a nested dictionary of settings; see ``load_settings``."""
+    try:
+        return Settings.model_validate(raw)
+    except ValidationError as error:
+        raise SettingsError("\n".join(_explain(problem) for problem in error.errors())) from None
+
+
+def _apply(raw: dict[str, Any], override: str) -> None:
+    path, equals, text = override.partition("=")
+    if not equals or not path.strip():
+        raise SettingsError(f"--set {override!r}: write section.field=value")
+    *sections, field = path.strip().split(".")
+    target = raw
+    for section in sections:
+        target = target.setdefault(section, {})
+        if not isinstance(target, dict):
+            raise SettingsError(f"--set {override!r}: {section!r} is not a section")
+    target[field] = _value(text.strip())
+
+
+def _value(text: str) -> Any:
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def _explain(problem: Any) -> str:
+    field = ".".join(str(part) for part in problem["loc"]) or "settings"
+    if problem["type"] == "extra_forbidden":
+        return f"{field}: no such field{_nearest(problem['loc'])}"
+    if problem["type"] == "missing":
+        return f"{field}: is required"
+    came = "" if isinstance(problem["input"], dict) else f" (came: {problem['input']!r})"
+    return f"{field}: {problem['msg'].removeprefix('Value error, ')}{came}"
+
+
+def _nearest(location: Sequence[Any]) -> str:
+
+    section: Any = Settings
+    for part in (part for part in location[:-1] if isinstance(part, str)):
+        annotation = section.model_fields[part].annotation
+        section = next((a for a in getattr(annotation, "__args__", ()) if hasattr(a, "model_fields")), annotation)
+    known = list(section.model_fields)
+    near = difflib.get_close_matches(str(location[-1]), known, n=3)
+    return f"; did you mean {' or '.join(near)}?" if near else f"; the fields are {', '.join(known)}"
