@@ -1,8 +1,12 @@
 """Where in a Parquet file the bytes of each row of an uncompressed binary column lie.
 
-Class-ordered shards ask for rows scattered over every file, while Parquet's own unit of reading is the row group:
+Shards of a run, in class order, ask for rows scattered over every file, while Parquet reads whole row groups, so that
 one image would cost a hundred. Encoded pictures do not compress, so writers often store them plainly; then each
 one can be read from its place. Only the layouts below are understood, anything else is left to the row-group reader.
+
+Why it stays: pyarrow reads no row of a row group alone, and images of a run lie in class order, so that a class of a
+split is one range of rows of every array. Reading in the order of the files would make this module superfluous, but
+classes lists of rows: every read of a class, in fit, words and count, would become scattered instead.
 
 Format: the Parquet specification (parquet.thrift, Encodings.md), Thrift's compact protocol.
 """

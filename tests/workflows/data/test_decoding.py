@@ -88,10 +88,14 @@ def test_16_bits_in_colour_are_scaled() -> None:
     import struct
     import zlib
 
-    from tests.workflows.data.test_plain_png import png
-
     values = (0, 0x1234, 0xFFFF, 0x8000, 0x00FF, 0xFE00)
-    made = png(1, 2, zlib.compress(b"\0" + struct.pack(">6H", *values)), header=bytes((16, 2, 0, 0, 0)))
+
+    def chunk(kind: bytes, body: bytes) -> bytes:
+        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+    header = chunk(b"IHDR", struct.pack(">II5B", 2, 1, 16, 2, 0, 0, 0))
+    data = chunk(b"IDAT", zlib.compress(b"\0" + struct.pack(">6H", *values)))
+    made = b"\x89PNG\r\n\x1a\n" + header + data + chunk(b"IEND", b"")
     exact = np.array(values) / 257
     assert np.abs(decode_picture(made).ravel() - exact).max() <= 1
 
