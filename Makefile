@@ -5,6 +5,8 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 # An index to take torch from, e.g. that of the builds without CUDA; empty: pip's own.
 TORCH_INDEX ?=
+# Processes of the fast suite: one more than two cores, since tests of Ray and of killed processes mostly wait.
+WORKERS ?= 3
 TORCH  := "torch>=2.13,<2.14" "torchvision>=0.28,<0.29"
 
 .PHONY: demo paper install test test-slow lint docs bench clean
@@ -32,8 +34,8 @@ lint: $(READY)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-test: lint                ## the fast suite: about 13 minutes on 2 cores
-	$(BIN)/python -m pytest -m "not slow and not gpu"
+test: lint                ## the fast suite: minutes on 2 cores
+	$(BIN)/python -m pytest -m "not slow and not gpu" -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 test-slow: $(READY)       ## the large real-data checks (tens of minutes)
 	$(BIN)/python -m pytest -m "slow" --timeout=3600

@@ -1,9 +1,12 @@
-"""What all tests share: the real data next to the project, and one small local Ray for the whole session."""
+"""What all tests share: the real data next to the project, a small local Ray a process, and runs built once a suite."""
 
 from __future__ import annotations
 
+import fcntl
+import itertools
 import os
-from collections.abc import Iterator
+import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 # Before anything imports ray: a local cluster asks for tokens otherwise, and the suite starts several.
@@ -34,45 +37,89 @@ def local_ray() -> Iterator[object]:
         yield offered
 
 
+BuildOnce = Callable[[str, Callable[[Path], object]], Path]
+"""Gives the folder of a name, made by whichever process of the suite asks for it first, and for reading only."""
+
+
 @pytest.fixture(scope="session")
-def digits_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def build_once(tmp_path_factory: pytest.TempPathFactory) -> BuildOnce:
+    """Share a made folder between the processes of pytest-xdist, each of which has session fixtures of its own."""
+    place = tmp_path_factory.getbasetemp()
+    place = place.parent if "PYTEST_XDIST_WORKER" in os.environ else place
+
+    def built(name: str, build: Callable[[Path], object]) -> Path:
+        root, whole = place / name / "run", place / f"{name}.whole"
+        with (place / f"{name}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not whole.exists():
+                shutil.rmtree(root.parent, ignore_errors=True)
+                root.parent.mkdir()
+                build(root)
+                whole.touch()
+        return root
+
+    return built
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files that wait (for Ray, for processes that are killed) take turns with files that compute."""
+    by_file: dict[Path, list[pytest.Item]] = {}
+    for item in items:
+        by_file.setdefault(item.path, []).append(item)
+    waiting, computing = [], []
+    for group in by_file.values():
+        (waiting if any("local_ray" in _fixtures(item) for item in group) else computing).append(group)
+    turns = itertools.zip_longest(waiting, computing, fillvalue=[])
+    items[:] = [item for pair in turns for group in pair for item in group]
+
+
+def _fixtures(item: pytest.Item) -> list[str]:
+    return getattr(item, "fixturenames", [])
+
+
+@pytest.fixture(scope="session")
+def digits_weights(build_once: BuildOnce) -> Path:
     """State dict of the small network for digits, trained once by the run's own train stage (3 epochs)."""
     from tests.end_to_end.small_digits import TRAINING, command
 
-    root = tmp_path_factory.mktemp("training") / "run"
-    fields = [part for field in TRAINING for part in ("--set", field)]
-    assert command(["run", "digits", "--out", str(root), "--until", "train", *fields]) == 0
-    return root / "weights.pt"
+    def train(root: Path) -> None:
+        fields = [part for field in TRAINING for part in ("--set", field)]
+        assert command(["run", "digits", "--out", str(root), "--until", "train", *fields]) == 0
+
+    return build_once("digits-training", train) / "weights.pt"
 
 
 @pytest.fixture(scope="session")
-def digits_run(tmp_path_factory: pytest.TempPathFactory, digits_weights: Path, local_ray: object) -> Path:
+def digits_run(build_once: BuildOnce, digits_weights: Path, local_ray: object) -> Path:
     """Folder of the whole small run on digits, undisturbed; for reading only."""
     from tests.end_to_end.small_digits import command, run_arguments
 
-    root = tmp_path_factory.mktemp("undisturbed") / "run"
-    assert command(run_arguments(root, digits_weights)) == 0
-    return root
+    def run(root: Path) -> None:
+        assert command(run_arguments(root, digits_weights)) == 0
+
+    return build_once("digits", run)
 
 
 @pytest.fixture(scope="session")
-def chain_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def chain_weights(build_once: BuildOnce) -> Path:
     """State dict of three dense layers for digits, trained once by the run's own train stage."""
     from tests.end_to_end.small_chain import TRAINING
     from tests.end_to_end.small_digits import command
 
-    root = tmp_path_factory.mktemp("dense") / "run"
-    fields = [part for field in TRAINING for part in ("--set", field)]
-    assert command(["run", "digits_mlp", "--out", str(root), "--until", "train", *fields]) == 0
-    return root / "weights.pt"
+    def train(root: Path) -> None:
+        fields = [part for field in TRAINING for part in ("--set", field)]
+        assert command(["run", "digits_mlp", "--out", str(root), "--until", "train", *fields]) == 0
+
+    return build_once("chain-training", train) / "weights.pt"
 
 
 @pytest.fixture(scope="session")
-def chain_run(tmp_path_factory: pytest.TempPathFactory, chain_weights: Path, local_ray: object) -> Path:
+def chain_run(build_once: BuildOnce, chain_weights: Path, local_ray: object) -> Path:
     """Folder of a whole small run with a hidden Markov model, undisturbed; for reading only."""
     from tests.end_to_end.small_chain import chain_arguments
     from tests.end_to_end.small_digits import command
 
-    root = tmp_path_factory.mktemp("chain") / "run"
-    assert command(chain_arguments(root, chain_weights)) == 0
-    return root
+    def run(root: Path) -> None:
+        assert command(chain_arguments(root, chain_weights)) == 0
+
+    return build_once("chain", run)

@@ -18,11 +18,11 @@ from pathlib import Path
 import duckdb
 import nbformat
 import pytest
-import torch
 import yaml
 from PIL import Image
 from typer.main import get_command
 
+from tests.conftest import BuildOnce
 from tests.end_to_end.small_digits import command
 from workflows.cli.app import app
 from workflows.cli.options import find_preset
@@ -67,17 +67,14 @@ SMALL = (
 
 
 @pytest.fixture(scope="session")
-def small_run(local_ray: Resources, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def small_run(local_ray: Resources, build_once: BuildOnce) -> Path:
     """A finished run, all its stages."""
-    out = tmp_path_factory.mktemp("documents") / "digits"
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # the run trains in this process, on cores that the suite shares
-    try:
+
+    def run(out: Path) -> None:
         fields = [part for field in SMALL for part in ("--set", field)]
         assert command(["run", "digits", "--out", str(out), *fields]) == 0
-    finally:
-        torch.set_num_threads(threads)
-    return out
+
+    return build_once("documents", run)
 
 
 def blocks(page: Path, language: str) -> list[str]:

@@ -6,16 +6,20 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import BuildOnce
 from tests.end_to_end.folder_runs import FolderRun, Refused, write_folder_run
 from tests.end_to_end.small_digits import FIRST_LAYER, command, fit_left_open, run_arguments
 
 
 @pytest.fixture(scope="session")
-def fitted_by_two(digits_run: Path, digits_weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def fitted_by_two(digits_run: Path, digits_weights: Path, build_once: BuildOnce) -> Path:
     """The small run with its lowest layer fitted by a group of two actors; for reading only."""
-    root = fit_left_open(digits_run, tmp_path_factory.mktemp("two") / "run", FIRST_LAYER)
-    assert command(run_arguments(root, digits_weights, "runtime.fit_actors=2", until="fit")) == 0
-    return root
+
+    def fit(root: Path) -> None:
+        fit_left_open(digits_run, root, FIRST_LAYER)
+        assert command(run_arguments(root, digits_weights, "runtime.fit_actors=2", until="fit")) == 0
+
+    return build_once("digits-by-two", fit)
 
 
 @pytest.fixture
