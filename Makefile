@@ -9,7 +9,7 @@ TORCH_INDEX ?=
 WORKERS ?= 3
 TORCH  := "torch>=2.13,<2.14" "torchvision>=0.28,<0.29"
 
-.PHONY: demo paper install test test-slow lint docs bench clean
+.PHONY: demo paper install test test-slow lint style types contracts docs bench clean
 
 $(READY): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -28,10 +28,17 @@ paper: $(READY)           ## errors of words over K, layer and loss (IG Fig. 4 r
 	$(BIN)/inference-graphs sweep cifar10_resnet20 --words 10,25,50,100,200 \
 	  --layers add1,add3,add5,add7,add8,add9 --set extract.columns_per_image=all --out runs/paper
 
-lint: $(READY)
+lint: $(READY)            ## style, types and import contracts, beside each other
+	@$(MAKE) --no-print-directory --jobs=2 types contracts style
+
+style: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+types: $(READY)
 	$(BIN)/mypy
+
+contracts: $(READY)
 	$(BIN)/lint-imports
 
 test: lint                ## the fast suite: minutes on 2 cores

@@ -209,10 +209,15 @@ def test_an_interrupt_ends_with_130_and_without_a_traceback(tmp_path: Path) -> N
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        # A suite that was started behind an `&` ignores interrupts, and its children would too.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     ) as driver:
-        assert driver.stdout is not None
-        assert any(line.startswith("done index") for line in iter(driver.stdout.readline, ""))
-        driver.send_signal(signal.SIGINT)
-        output, errors = driver.communicate(timeout=60)
+        try:
+            assert driver.stdout is not None
+            assert any(line.startswith("done index") for line in iter(driver.stdout.readline, ""))
+            driver.send_signal(signal.SIGINT)
+            output, errors = driver.communicate(timeout=60)
+        finally:
+            driver.kill()
     assert driver.returncode == 130
     assert "Traceback" not in output + errors
