@@ -72,9 +72,7 @@ def labelled_rows(files: Sequence[str], images: str = "", labels: str = "") -> L
     found = [_rows_of_file(file, images, labels) for file in files]
     for file, rows in zip(files, found, strict=True):
         if rows.as_texts != found[0].as_texts:
-            raise DataError(
-                f"{files[0]!r} and {file!r}: labels must be of one kind, got texts and numbers; convert one"
-            )
+            raise DataError(f"{files[0]!r} and {file!r}: labels must be of one kind, got texts and numbers; use one")
     paths = [path for rows in found for path in rows.paths]
     if found[0].as_texts:
         names = tuple(sorted({name for rows in found for name in rows.names or ()}))
