@@ -42,7 +42,7 @@ PAGES = tuple(
         "infra/tables.md",
         "infra/cluster/README.md",
     )
-)
+) + tuple(sorted((ROOT / "infra" / "docs").glob("*.md")))
 TABLES_PAGE = ROOT / "infra" / "tables.md"
 GENERATED = "by `python -m tests.test_documents`. -->\n\n"
 NOTEBOOK = ROOT / "notebooks" / "queries.ipynb"
@@ -89,13 +89,24 @@ def relation(page: Path) -> str:
 every_page = pytest.mark.parametrize("page", PAGES, ids=relation)
 
 
-def test_the_python_of_the_readme_runs(small_run: Path) -> None:
-    code = "\n".join(blocks(ROOT / "README.md", "python"))
-    names: dict[str, object] = {}
+def executed(page: Path, run: Path) -> str:
+    """What the Python of a page prints, its run folder replaced by this one."""
+    code = "\n".join(blocks(page, "python")).replace(EXAMPLE_RUN, str(run))
+    assert code
     with contextlib.redirect_stdout(StringIO()) as printed:
-        exec(compile(code.replace(EXAMPLE_RUN, str(small_run)), "README.md", "exec"), names)
+        exec(compile(code, page.name, "exec"), {})
+    return printed.getvalue()
+
+
+@pytest.mark.parametrize("page", [ROOT / "README.md", ROOT / "infra/docs/queries.md"], ids=relation)
+def test_the_python_of_the_pages_runs(page: Path, small_run: Path) -> None:
+    assert executed(page, small_run) == ""
+
+
+def test_the_python_on_arrays_mines_a_graph(small_run: Path) -> None:
+    printed = executed(ROOT / "infra/docs/arrays.md", small_run)
     edge = re.compile(r"layer ([12]) word (\d+) <- word (\d+): (-?\d+\.\d\d) bits")
-    found = [edge.fullmatch(line) for line in printed.getvalue().splitlines()]
+    found = [edge.fullmatch(line) for line in printed.splitlines()]
     assert len(found) > 6, "three words a layer give at most 3 + 9 edges"
     assert all(found)
     top = [float(match[4]) for match in found if match and match[1] == "2"]
@@ -103,7 +114,10 @@ def test_the_python_of_the_readme_runs(small_run: Path) -> None:
     assert min(top) > 0, "the words that speak for a class are more frequent in it"
 
 
-@pytest.mark.parametrize("page", [ROOT / "README.md", ROOT / "infra/cluster/README.md"], ids=relation)
+PAGES_OF_QUERIES = ("cluster/README.md", "docs/queries.md", "docs/decision_words.md", "docs/dense_layers.md")
+
+
+@pytest.mark.parametrize("page", [ROOT / "infra" / name for name in PAGES_OF_QUERIES], ids=relation)
 def test_the_queries_run(page: Path, small_run: Path, chain_run: Path) -> None:
     text = page.read_text(encoding="utf-8")
     queries = [query for block in blocks(page, "sql") for query in block.split(";") if query.strip()]
@@ -214,8 +228,11 @@ def test_the_readme_names_every_preset_and_artefact() -> None:
     for stage in STAGES.values():
         for name in stage.writes:
             assert name in text
-    for room in (path for path in (ROOT / "workflows").iterdir() if path.is_dir() and (path / "__init__.py").exists()):
-        assert f"{room.name}/" in text
+    for package in ("workflows", "gmm_ops"):
+        for room in (ROOT / package).iterdir():
+            if (room / "__init__.py").exists():
+                assert f"{room.name}/" in text
+    assert text.count("\n") <= 150, "measurements and how-tos belong in infra/docs"
 
 
 def test_the_modules_that_architecture_names_exist() -> None:
