@@ -26,7 +26,6 @@ ARRAYS_ONLY = frozenset({"torch", "numpy", "numba", "jaxtyping", "gmm_ops"})
 
 TWICE = frozenset(
     {
-        "gmm_ops: KeptWords",
         "gmm_ops: averaging",
         "gmm_ops: statistics",
     }

@@ -13,13 +13,13 @@ from gmm_ops.axes import ActivationMaps
 from gmm_ops.discriminative.tile_scorer import KeptPosteriors, Normaliser, TilePosteriors, TileScorer
 from gmm_ops.errors import RefusedInput
 from gmm_ops.fitting.collective import LONE, Collective
+from gmm_ops.mixtures.assignment import sliced_assign
 from gmm_ops.mixtures.estep import Engine
 from gmm_ops.mixtures.gaussian import refuse_non_finite
 from gmm_ops.mixtures.mixture import Mixture
 from gmm_ops.mixtures.products import full_precision
 from gmm_ops.mixtures.slices import WordSlice
-from gmm_ops.word_slices.assignment import sliced_assign
-from gmm_ops.word_slices.tiles import refuse_other_columns, rows_per_tile
+from gmm_ops.mixtures.tiles import refuse_other_columns, rows_per_tile
 
 ImageColumns = Float[Tensor, "N positions D"]
 """The columns of every image: its whole map row by row, or the same number of drawn positions each."""

@@ -35,8 +35,8 @@ from gmm_ops.fitting.collective import LONE, Collective, gathered
 from gmm_ops.mixtures.estep import Engine
 from gmm_ops.mixtures.products import full_precision
 from gmm_ops.mixtures.slices import WordSlice
+from gmm_ops.mixtures.tiles import rows_per_tile
 from gmm_ops.records import Sums
-from gmm_ops.word_slices.tiles import rows_per_tile
 
 ImageLabels = Int[Tensor, " N"]
 """Label of every image, 0 to M - 1: the classes of the scope in order, then `rest`."""

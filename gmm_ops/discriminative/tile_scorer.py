@@ -13,14 +13,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from gmm_ops.fitting.collective import Collective
-from gmm_ops.mixtures.estep import Engine
+from gmm_ops.mixtures.estep import Engine, is_sparse
+from gmm_ops.mixtures.kept_words import KeptWords, add_row
 from gmm_ops.mixtures.near_ties import BLOCK
+from gmm_ops.mixtures.powers import powers
 from gmm_ops.mixtures.products import weighted_sums
 from gmm_ops.mixtures.slices import WordSlice
-from gmm_ops.word_slices.kept_words import KeptWords, add_row
-from gmm_ops.word_slices.powers import powers
-from gmm_ops.word_slices.sweep import is_sparse
-from gmm_ops.word_slices.tiles import ScoredTile, scored_tile, slice_weights
+from gmm_ops.mixtures.tiles import ScoredTile, scored_tile, slice_weights
 
 Normaliser = tuple[Float[Tensor, " n"], Float[Tensor, " n"]]
 """(best, total) of every row over all words: posterior = exp(score - best) / total."""

@@ -23,7 +23,7 @@ from gmm_ops.mixtures.online_step import (
     step_size,
 )
 from gmm_ops.mixtures.seeding import Initialisation, generator, initial_mixture, refuse_too_many_words
-from gmm_ops.mixtures.statistics import sweep
+from gmm_ops.mixtures.statistics import em_pass
 
 __all__ = [
     "FitResult",
@@ -150,7 +150,7 @@ class _Fit:
 
     def take(self, state: OnlineEMState, step: Step) -> tuple[OnlineEMState, StepRecord]:
         row = torch.cat([self.chunks[c][torch.from_numpy(self.schedule.rows(step, c))] for c in step.buffer.chunks])
-        batch = sweep(state.mixture, self.columns[row])
+        batch = em_pass(state.mixture, self.columns[row])
         moved = advance(state, batch, self.settings)
         record = StepRecord(
             step.index,

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from gmm_ops.axes import Columns, WordStatistics
 from gmm_ops.errors import RefusedInput
+from gmm_ops.fitting.collective import LONE, Collective
 from gmm_ops.mixtures.estep import Engine, estep
-from gmm_ops.mixtures.gaussian import refuse_non_finite, refuse_other_shape
 from gmm_ops.mixtures.mixture import Mixture
+from gmm_ops.mixtures.slices import WordSlice
 from gmm_ops.records import Sums
 
 
@@ -38,29 +39,45 @@ class MixtureStatistics(Sums):
         return cls(0.0, 0.0, empty[:, 0].clone() if n_units else empty.sum(1), empty, empty.clone())
 
     @classmethod
-    def from_batch(cls, mixture: Mixture, columns: Columns, engine: Engine = "auto") -> MixtureStatistics:
-        """E-step at ``mixture``. Raises NonFiniteActivations, RefusedInput."""
-        return sweep(mixture, columns, engine=engine)
+    def from_batch(cls, words: Mixture | WordSlice, columns: Columns, engine: Engine = "auto") -> MixtureStatistics:
+        """E-step at a whole dictionary. Raises NonFiniteActivations, RefusedInput."""
+        return em_pass(words, columns, engine=engine)
 
 
-def sweep(
-    mixture: Mixture, columns: Columns, *, engine: Engine = "auto", tile_rows: int | None = None
+def em_pass(
+    words: Mixture | WordSlice,
+    columns: Columns,
+    collective: Collective = LONE,
+    *,
+    engine: Engine = "auto",
+    tile_rows: int | None = None,
 ) -> MixtureStatistics:
-    """One E-step over columns (n, D). Raises NonFiniteActivations, RefusedInput."""
-    refuse_other_shape(columns, mixture.n_units)
-    refuse_non_finite(columns)
-    units = mixture.n_units
-    sums, log_likelihood = estep(columns, mixture.center, mixture.score_parameters(), engine, tile_rows)
+    """One E-step over columns: the sums of the own words, of all words for a whole dictionary.
+
+    Count and log-likelihood are those of all words, the same bits on every slice. Sums over several calls merge.
+
+    Parameters
+    ----------
+    columns
+        (n, D), the same on every slice.
+    engine
+        This slice's choice, which changes no sum by more than 1e-7 of its size.
+    tile_rows
+        Columns of a tile, the same on every slice.
+
+    Raises
+    ------
+    NonFiniteActivations, RefusedInput
+        On every slice alike.
+    """
+    place = WordSlice.whole(words) if isinstance(words, Mixture) else words
+    units = place.n_units
+    sums, log_likelihood = estep(place, columns, collective, engine, tile_rows)
     total = float(log_likelihood.sum())
-    if not np.isfinite(total):
+    if not math.isfinite(total):
         raise RefusedInput(
             "columns must have squares that fit float32 (about 1e19 at most); the log-likelihood overflowed. "
             "Rescale the layer's activations."
         )
-    return MixtureStatistics(
-        float(columns.shape[0]),
-        total,
-        sums[:, -1].clone(),
-        sums[:, units : 2 * units].clone(),
-        sums[:, :units].clone(),
-    )
+    # Parts of one tensor, not copies: at 16,384 words a copy is tens of megabytes.
+    return MixtureStatistics(float(columns.shape[0]), total, sums[:, -1], sums[:, units : 2 * units], sums[:, :units])

@@ -28,7 +28,7 @@ from gmm_ops.mixtures.em import fit_batch_em
 from gmm_ops.mixtures.mixture import Mixture, assign
 from gmm_ops.mixtures.products import row_products
 from gmm_ops.mixtures.seeding import initial_mixture
-from gmm_ops.mixtures.statistics import sweep
+from gmm_ops.mixtures.statistics import em_pass
 from tests.gmm_ops.drawn_columns import cifar_columns
 from workflows.networks.loading import load_network
 from workflows.networks.taps import TappedNetwork
@@ -124,7 +124,7 @@ def _measure_case(name: str, columns: Tensor, words: int, target: float, repeats
     statistics, peak = None, _peak_product()
     # In turns, so that a busy machine slows all; the first turn compiles and is not counted.
     for _ in range(1 + repeats):
-        statistics = _timed(seconds["ours"], lambda: sweep(mixture, columns))
+        statistics = _timed(seconds["ours"], lambda: em_pass(mixture, columns))
         theirs = _timed(seconds["sklearn"], other)
         _timed(seconds["assign"], lambda: assign(mixture, columns))
         _timed(seconds["peak"], peak)

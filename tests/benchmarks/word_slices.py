@@ -23,12 +23,11 @@ from torch import Tensor
 from gmm_ops.discriminative.loss import batch_gradient
 from gmm_ops.discriminative.parameters import Parameters
 from gmm_ops.fitting.collective import gathered
+from gmm_ops.mixtures.assignment import sliced_assign
 from gmm_ops.mixtures.mixture import Mixture, assign
 from gmm_ops.mixtures.online_step import OnlineEMSettings, advance, start
 from gmm_ops.mixtures.slices import WordSlice, initial_slice
-from gmm_ops.mixtures.statistics import sweep
-from gmm_ops.word_slices.assignment import sliced_assign
-from gmm_ops.word_slices.sweep import sliced_sweep
+from gmm_ops.mixtures.statistics import em_pass
 from tests.benchmarks.em_pass import photo_columns
 from tests.gmm_ops.word_slices.process_slices import ProcessReduce, on_processes, peak_bytes
 
@@ -70,7 +69,7 @@ def _slice(reduce: ProcessReduce, path: str, repeats: int) -> list[WordSlicesRow
     images, labels = timed.view(IMAGES, -1, columns.shape[1]), torch.arange(IMAGES) % LABELS
     parameters = Parameters.from_mixture(words, LABELS)
     sliced: dict[str, Callable[[], object]] = {
-        "EM pass": lambda: sliced_sweep(words, timed, reduce),
+        "EM pass": lambda: em_pass(words, timed, reduce),
         "hard words": lambda: sliced_assign(words, timed, reduce),
         "discriminative gradient": lambda: batch_gradient(parameters, images, labels, collective=reduce),
     }
@@ -80,7 +79,7 @@ def _slice(reduce: ProcessReduce, path: str, repeats: int) -> list[WordSlicesRow
     mixture = _whole(words, reduce)
     everything = Parameters.from_mixture(mixture, LABELS)
     whole: dict[str, Callable[[], object]] = {
-        "EM pass": lambda: sweep(mixture, timed),
+        "EM pass": lambda: em_pass(mixture, timed),
         "hard words": lambda: assign(mixture, timed),
         "discriminative gradient": lambda: batch_gradient(everything, images, labels),
     }
@@ -90,7 +89,7 @@ def _slice(reduce: ProcessReduce, path: str, repeats: int) -> list[WordSlicesRow
 def _prepared(columns: Tensor, reduce: ProcessReduce) -> WordSlice:
     settings = OnlineEMSettings(warmup=0, min_share=0.0)
     state = start(initial_slice(columns, WORDS, 0, reduce.rank, reduce.world), settings, reduce)
-    batch = sliced_sweep(state.words, columns, reduce)
+    batch = em_pass(state.words, columns, reduce)
     return advance(state, batch, settings, reduce).words
 
 

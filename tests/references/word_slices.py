@@ -1,4 +1,4 @@
-"""Slow twin of gmm_ops.word_slices: what sliced words must agree on, in plain float64 loops."""
+"""Slow twin of words cut into slices: what sliced words must agree on, in plain float64 loops."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ from gmm_ops.fitting.schedule import MinibatchSchedule, Step
 from gmm_ops.mixtures.mixture import Mixture, log_likelihood
 from gmm_ops.mixtures.online_em import OnlineEMSettings, OnlineEMState, advance, start
 from gmm_ops.mixtures.seeding import fit_seed, initial_mixture
-from gmm_ops.mixtures.statistics import MixtureStatistics, sweep
+from gmm_ops.mixtures.statistics import MixtureStatistics, em_pass
 from workflows.errors import DataError
 from workflows.fits.columns import ColumnSource
 from workflows.fits.fit_history import FitHistory, HistoryRow, history_path
@@ -187,7 +187,7 @@ class LayerFit:
         """
         total = MixtureStatistics.zero(self.layer.words, self.layer.units, self.source.device)
         for part in self.parts.of(step):
-            total = total.merge(sweep(self.state.mixture, part.columns))
+            total = total.merge(em_pass(self.state.mixture, part.columns))
         packed = collective.all_reduce_sum(total.pack())
         return MixtureStatistics.unpack(packed, self.layer.words, self.layer.units)
 

@@ -8,8 +8,8 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from jaxtyping import Int
 
-from gmm_ops.word_slices.memory import em_bytes
-from gmm_ops.word_slices.memory import training_bytes as slice_training_bytes
+from gmm_ops.mixtures.memory import em_bytes
+from gmm_ops.mixtures.memory import training_bytes as slice_training_bytes
 from workflows.fits.chain_fit import (
     START_IMAGES,
     START_IMAGES_A_WORD,

@@ -13,11 +13,11 @@ import torch
 from gmm_ops.axes import Columns
 from gmm_ops.fitting.schedule import Step
 from gmm_ops.mixtures.averaging import MixtureAverage
+from gmm_ops.mixtures.estep import sliced_log_likelihood
 from gmm_ops.mixtures.mixture import Mixture
 from gmm_ops.mixtures.online_step import advance, start
 from gmm_ops.mixtures.slices import initial_slice
-from gmm_ops.mixtures.statistics import MixtureStatistics
-from gmm_ops.word_slices.sweep import sliced_log_likelihood, sliced_sweep
+from gmm_ops.mixtures.statistics import MixtureStatistics, em_pass
 from workflows.fits.layer_fit import START_COLUMNS_A_WORD, LayerFit
 from workflows.fits.minibatches import OwnParts, in_groups
 from workflows.runtime.collective import Collective
@@ -110,7 +110,7 @@ class SlicedEM(LayerFit):
         """Statistics of the own words over the whole global minibatch."""
         total: MixtureStatistics | None = None
         for part in self.parts.of(step):
-            found = sliced_sweep(self.state.words, part.columns, self.place.reduce)
+            found = em_pass(self.state.words, part.columns, self.place.reduce)
             total = found if total is None else total.merge(found)
         assert total is not None, "a minibatch holds a column"
         return total

@@ -28,7 +28,7 @@ from gmm_ops.mixtures.online_em import (
 )
 from gmm_ops.mixtures.seeding import initial_mixture
 from gmm_ops.mixtures.splitting import planned_splits, split_dead
-from gmm_ops.mixtures.statistics import MixtureStatistics, sweep
+from gmm_ops.mixtures.statistics import MixtureStatistics, em_pass
 from tests.gmm_ops.drawn_columns import cifar_columns, clustered, digit_patches
 from tests.references import online_em as reference
 
@@ -51,7 +51,7 @@ def run(columns, state, settings, schedule, epochs, world=1, stop=None) -> Onlin
         for rank in range(world):
             rows = [first[chunk] + schedule.rows(step, chunk) for chunk in step.buffer.owned(rank, world)]
             row = torch.from_numpy(np.concatenate(rows))
-            batch = batch + sweep(state.mixture, columns[row])
+            batch = batch + em_pass(state.mixture, columns[row])
         state = advance(state, batch, settings)
     return state
 
@@ -76,7 +76,7 @@ def test_equals_the_loop(warmup):
     floor, first = state.var_floor, state.mixture
     batches = columns.split(80)
     for batch in batches:
-        state = advance(state, sweep(state.mixture, batch), settings)
+        state = advance(state, em_pass(state.mixture, batch), settings)
     slow = reference.fit(
         [b.double().tolist() for b in batches],
         *(p.tolist() for p in (first.log_pi, first.mean, first.variance, first.center)),
@@ -95,7 +95,7 @@ def test_step_size_one_on_everything_is_batch_em(columns):
     state = start(mixture, settings)
     likelihoods = []
     for _ in range(10):
-        batch = sweep(state.mixture, columns)
+        batch = em_pass(state.mixture, columns)
         likelihoods.append(batch.log_likelihood / batch.count)
         state = advance(state, batch, settings)
     exact, history = fit_batch_em(mixture, columns, 10)
@@ -109,7 +109,7 @@ def test_warmup_only_gathers(columns):
     before = state.mixture
     for batch in columns[:4000].split(1000):
         assert state.mixture is before
-        state = advance(state, sweep(state.mixture, batch), settings)
+        state = advance(state, em_pass(state.mixture, batch), settings)
     assert state.mixture is not before
     assert state.step == 4
 
@@ -151,7 +151,7 @@ def test_a_resumed_fit_is_the_uninterrupted_one_bit_for_bit(columns, polyak):
 def test_advance_is_pure(columns):
     settings = OnlineEMSettings(warmup=0, min_share=0.5)
     state = start(initial_mixture(columns, 25, 7), settings)
-    batch = sweep(state.mixture, columns[:2000])
+    batch = em_pass(state.mixture, columns[:2000])
     packed, before = batch.pack(), {k: v.tobytes() for k, v in state.to_arrays().items()}
     one, two = advance(state, batch, settings), advance(state, batch, settings)
     assert {k: v.tobytes() for k, v in state.to_arrays().items()} == before
@@ -184,7 +184,7 @@ def starved(columns: torch.Tensor, words: int, low: list[int]) -> Mixture:
 @pytest.mark.parametrize("low", [[5], [3, 7], [0, 1, 2, 4, 6, 8, 10]])
 def test_splits_equal_the_loop(columns, low):
     mixture = starved(columns, 12, low)
-    mean = sweep(mixture, columns).scaled(1 / len(columns))
+    mean = em_pass(mixture, columns).scaled(1 / len(columns))
     floor = 1e-3 * mixture.variance.mean(dim=0)
     found, dead, changed = split_dead(mean, 0, 12, 0.05, floor, LONE)
     *sums, expected = reference.split(mean.s0.tolist(), mean.s1.tolist(), mean.s2.tolist(), 0.05, floor.tolist())
@@ -198,7 +198,7 @@ def test_splits_equal_the_loop(columns, low):
 
 def test_the_halves_have_the_sums_of_the_word_that_was_split(columns):
     mixture = starved(columns, 12, [5])
-    mean = sweep(mixture, columns).scaled(1 / len(columns))
+    mean = em_pass(mixture, columns).scaled(1 / len(columns))
     found, _, changed = split_dead(mean, 0, 12, 0.05, 0.0, LONE)
     heaviest = int(mean.s0.argmax())
     assert changed.tolist() == sorted([5, heaviest])
@@ -223,10 +223,10 @@ def test_a_starved_word_lives_on_as_half_of_the_heaviest(columns):
     mixture = starved(columns, 12, [3, 7])
     settings = OnlineEMSettings(warmup=0, var_floor=1e-3)
     state = start(mixture, settings)
-    moved = advance(state, sweep(mixture, columns), settings)
+    moved = advance(state, em_pass(mixture, columns), settings)
     assert moved.reseeded.nonzero().flatten().tolist() == [3, 7]
     assert moved.mixture.log_pi.exp().sum().item() == pytest.approx(1.0)
-    kept = advance(moved, sweep(moved.mixture, columns), settings)
+    kept = advance(moved, em_pass(moved.mixture, columns), settings)
     assert int(kept.reseeded.sum()) == 2
     assert float(kept.mixture.log_pi[[3, 7]].exp().min()) > 0.05 / 12
 
@@ -234,7 +234,7 @@ def test_a_starved_word_lives_on_as_half_of_the_heaviest(columns):
 def test_min_share_zero_splits_nothing(columns):
     mixture = starved(columns, 12, [1])
     settings = OnlineEMSettings(warmup=0, min_share=0.0)
-    moved = advance(start(mixture, settings), sweep(mixture, columns), settings)
+    moved = advance(start(mixture, settings), em_pass(mixture, columns), settings)
     assert int(moved.reseeded.sum()) == 0
 
 

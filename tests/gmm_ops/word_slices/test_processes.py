@@ -11,15 +11,14 @@ import torch
 from gmm_ops.discriminative.loss import batch_gradient
 from gmm_ops.discriminative.settings import DiscriminativeSettings
 from gmm_ops.discriminative.training import training_start, training_step
+from gmm_ops.mixtures.assignment import sliced_assign
 from gmm_ops.mixtures.estep import Engine
+from gmm_ops.mixtures.memory import training_bytes
 from gmm_ops.mixtures.mixture import Mixture, assign
 from gmm_ops.mixtures.online_step import OnlineEMSettings, advance, start
 from gmm_ops.mixtures.seeding import initial_mixture
 from gmm_ops.mixtures.slices import initial_slice, joined
-from gmm_ops.mixtures.statistics import sweep
-from gmm_ops.word_slices.assignment import sliced_assign
-from gmm_ops.word_slices.memory import training_bytes
-from gmm_ops.word_slices.sweep import sliced_sweep
+from gmm_ops.mixtures.statistics import em_pass
 from tests.gmm_ops.drawn_columns import clustered
 from tests.gmm_ops.word_slices.process_slices import ProcessReduce, on_processes, peak_bytes
 
@@ -41,7 +40,7 @@ def small_job(reduce: ProcessReduce) -> dict[str, Any]:
     columns = small_columns()
     state = start(initial_slice(columns, 70, 3, reduce.rank, reduce.world), EM, reduce)
     for batch in columns.split(EM.minibatch):
-        state = advance(state, sliced_sweep(state.words, batch, reduce, engine=ENGINE), EM, reduce)
+        state = advance(state, em_pass(state.words, batch, reduce, engine=ENGINE), EM, reduce)
     words = state.words
     found = sliced_assign(words, columns, reduce)
     images, labels, variance = images_of(columns)
@@ -67,7 +66,7 @@ def test_two_processes_equal_one():
     parts = on_processes(2, small_job)
     state = start(initial_mixture(columns, 70, 3), EM)
     for batch in columns.split(EM.minibatch):
-        state = advance(state, sweep(state.mixture, batch, engine=ENGINE), EM)
+        state = advance(state, em_pass(state.mixture, batch, engine=ENGINE), EM)
     assert int(state.reseeded.sum()) > 0
     assert torch.equal(torch.cat([part["reseeded"] for part in parts]), state.reseeded)
     found: Mixture = joined([part["words"] for part in parts])
@@ -97,7 +96,7 @@ def large_job(reduce: ProcessReduce) -> tuple[list[float], list[float], int, int
     state = start(words, settings, reduce)
     likelihoods = []
     for _ in range(3):
-        found = sliced_sweep(state.words, columns, reduce)
+        found = em_pass(state.words, columns, reduce)
         likelihoods.append(found.log_likelihood / found.count)
         state = advance(state, found, settings, reduce)
     held = state.words.own.n_words

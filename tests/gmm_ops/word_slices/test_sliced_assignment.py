@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from gmm_ops.errors import NonFiniteActivations, RefusedInput
+from gmm_ops.mixtures.assignment import sliced_assign
 from gmm_ops.mixtures.mixture import Assignment, Mixture, assign
 from gmm_ops.mixtures.slices import WordSlice
-from gmm_ops.word_slices.assignment import sliced_assign
 from tests.gmm_ops.drawn_columns import cifar_columns, clustered, warm_mixture
 from tests.gmm_ops.word_slices.thread_slices import on_slices
 from tests.references import word_slices as reference

@@ -12,14 +12,13 @@ import torch
 from gmm_ops.errors import RefusedInput
 from gmm_ops.fitting.collective import LONE
 from gmm_ops.mixtures.em import fit_batch_em, maximise
-from gmm_ops.mixtures.estep import Engine
+from gmm_ops.mixtures.estep import Engine, sliced_log_likelihood
 from gmm_ops.mixtures.mixture import Mixture, log_likelihood
 from gmm_ops.mixtures.online_step import OnlineEMSettings, OnlineEMState, advance, start
 from gmm_ops.mixtures.seeding import initial_mixture
 from gmm_ops.mixtures.slices import WordSlice, initial_slice, joined, slice_bounds
 from gmm_ops.mixtures.splitting import split_dead
-from gmm_ops.mixtures.statistics import MixtureStatistics, sweep
-from gmm_ops.word_slices.sweep import sliced_log_likelihood, sliced_sweep
+from gmm_ops.mixtures.statistics import MixtureStatistics, em_pass
 from tests.gmm_ops.drawn_columns import cifar_columns, clustered, digit_patches
 from tests.gmm_ops.word_slices.thread_slices import ThreadReduce, on_slices
 from tests.references import online_em as online_reference
@@ -35,13 +34,13 @@ def columns() -> torch.Tensor:
 
 def walked(state: OnlineEMState, batches, settings, reduce: ThreadReduce, engine: Engine = "auto") -> OnlineEMState:
     for batch in batches:
-        state = advance(state, sliced_sweep(state.words, batch, reduce, engine=engine), settings, reduce)
+        state = advance(state, em_pass(state.words, batch, reduce, engine=engine), settings, reduce)
     return state
 
 
 def unsliced(state: OnlineEMState, batches, settings, engine: Engine = "auto") -> OnlineEMState:
     for batch in batches:
-        state = advance(state, sweep(state.mixture, batch, engine=engine), settings)
+        state = advance(state, em_pass(state.mixture, batch, engine=engine), settings)
     return state
 
 
@@ -172,18 +171,18 @@ def test_dead_words_of_any_slice_take_half_of_the_heaviest_of_all(columns, world
 
     def work(reduce: ThreadReduce) -> OnlineEMState:
         state = start(WordSlice.of(mixture, reduce.rank, world), settings, reduce)
-        return advance(state, sliced_sweep(state.words, columns, reduce), settings, reduce)
+        return advance(state, em_pass(state.words, columns, reduce), settings, reduce)
 
     states = on_slices(world, work)
     assert torch.cat([state.reseeded for state in states]).nonzero().flatten().tolist() == low
-    one = advance(start(mixture, settings), sweep(mixture, columns), settings)
+    one = advance(start(mixture, settings), em_pass(mixture, columns), settings)
     assert_close(joined([state.words for state in states]), one.mixture, 1e-6)
 
 
 @pytest.mark.parametrize("world", [1, 2, 5])
 def test_splits_are_those_of_the_whole_dictionary_bit_for_bit(columns, world):
     mixture = starved(columns, [2, 6, 11])
-    mean = sweep(mixture, columns).scaled(1 / len(columns))
+    mean = em_pass(mixture, columns).scaled(1 / len(columns))
     floor = 1e-3 * mixture.variance.mean(dim=0)
     one, dead, changed = split_dead(mean, 0, 12, 0.05, floor, LONE)
 
@@ -223,7 +222,7 @@ def test_a_word_without_a_column_keeps_share_zero_and_the_layers_variance(column
 
     states = on_slices(2, work)
     found = joined([state.words for state in states])
-    expected = maximise(sweep(mixture, columns), mixture.center, states[0].var_floor)
+    expected = maximise(em_pass(mixture, columns), mixture.center, states[0].var_floor)
     assert found.log_pi[:6].tolist() == [-torch.inf] * 6
     torch.testing.assert_close(found.log_pi, expected.log_pi, rtol=1e-6, atol=1e-6)
     torch.testing.assert_close(found.mean, expected.mean, rtol=1e-6, atol=1e-6)
@@ -240,7 +239,7 @@ def test_the_likelihood_never_falls_with_step_size_one(columns):
         state = start(initial_slice(columns, WORDS, 1, reduce.rank, 3), settings, reduce)
         likelihoods = []
         for _ in range(8):
-            found = sliced_sweep(state.words, columns, reduce)
+            found = em_pass(state.words, columns, reduce)
             likelihoods.append(found.log_likelihood / found.count)
             state = advance(state, found, settings, reduce)
         return [*likelihoods, float(sliced_log_likelihood(state.words, columns, reduce).mean())]
@@ -278,7 +277,7 @@ def test_advance_is_pure(columns):
     def work(reduce: ThreadReduce) -> None:
         settings = replace(SETTINGS, warmup=0)
         state = start(initial_slice(columns, WORDS, 5, reduce.rank, 2), settings, reduce)
-        found = sliced_sweep(state.words, columns[:900], reduce)
+        found = em_pass(state.words, columns[:900], reduce)
         before = {name: array.tobytes() for name, array in state.to_arrays().items()}
         packed = found.pack()
         one = advance(state, found, settings, reduce).to_arrays()

@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from gmm_ops.errors import NonFiniteActivations, RefusedInput
+from gmm_ops.mixtures.estep import is_sparse, sliced_log_likelihood
 from gmm_ops.mixtures.mixture import Mixture, log_likelihood
 from gmm_ops.mixtures.slices import WordSlice
-from gmm_ops.mixtures.statistics import MixtureStatistics, sweep
-from gmm_ops.word_slices.sweep import is_sparse, sliced_log_likelihood, sliced_sweep
+from gmm_ops.mixtures.statistics import MixtureStatistics, em_pass
 from tests.gmm_ops.drawn_columns import cifar_columns, clustered, digit_patches, warm_mixture
 from tests.gmm_ops.word_slices.thread_slices import on_slices
 from tests.references import word_slices as reference
@@ -29,7 +29,7 @@ def mixture(columns: torch.Tensor) -> Mixture:
 
 def swept(mixture, columns, world, **options) -> list[MixtureStatistics]:
     return on_slices(
-        world, lambda reduce: sliced_sweep(WordSlice.of(mixture, reduce.rank, world), columns, reduce, **options)
+        world, lambda reduce: em_pass(WordSlice.of(mixture, reduce.rank, world), columns, reduce, **options)
     )
 
 
@@ -68,7 +68,7 @@ def test_posteriors_and_sums_equal_the_loops(engine):
 @pytest.mark.parametrize("world", [1, 2, 3, 7])
 @pytest.mark.parametrize("engine", ["dense", "sparse"])
 def test_equals_the_unsliced_sweep(mixture, columns, world, engine):
-    one = sweep(mixture, columns, engine=engine)
+    one = em_pass(mixture, columns, engine=engine)
     parts = swept(mixture, columns, world, engine=engine)
     # The loop keeps the same words and adds them in the same order; the product sums float32 in another one.
     assert_near(whole(parts), one, 1e-12 if engine == "sparse" else 1e-6)
@@ -79,9 +79,9 @@ def test_equals_the_unsliced_sweep(mixture, columns, world, engine):
 def test_slices_that_choose_different_engines_agree(mixture, columns):
     def work(reduce):
         engine = ("dense", "sparse", "auto")[reduce.rank]
-        return sliced_sweep(WordSlice.of(mixture, reduce.rank, 3), columns, reduce, engine=engine)
+        return em_pass(WordSlice.of(mixture, reduce.rank, 3), columns, reduce, engine=engine)
 
-    assert_near(whole(on_slices(3, work)), sweep(mixture, columns), 1e-6)
+    assert_near(whole(on_slices(3, work)), em_pass(mixture, columns), 1e-6)
 
 
 @pytest.mark.parametrize("tile_rows", [64, 192, 10_000])
@@ -94,11 +94,11 @@ def test_parts_of_a_minibatch_merge(mixture, columns):
         words = WordSlice.of(mixture, reduce.rank, 2)
         found = MixtureStatistics.zero(words.own.n_words, words.n_units)
         for part in columns.split(1_300):
-            found = found + sliced_sweep(words, part, reduce, engine="sparse")
+            found = found + em_pass(words, part, reduce, engine="sparse")
         return found
 
     parts = on_slices(2, work)
-    assert_near(whole(parts), sweep(mixture, columns, engine="sparse"), 1e-12)
+    assert_near(whole(parts), em_pass(mixture, columns, engine="sparse"), 1e-12)
 
 
 def test_a_slice_of_empty_words_gets_nothing(mixture, columns):
@@ -108,13 +108,13 @@ def test_a_slice_of_empty_words_gets_nothing(mixture, columns):
     for engine in ("sparse", "dense"):
         parts = swept(half, columns, 2, engine=engine)
         assert float(parts[0].s0.sum()) < 1e-15
-        assert_near(whole(parts), sweep(half, columns, engine=engine), 1e-6)
+        assert_near(whole(parts), em_pass(half, columns, engine=engine), 1e-6)
 
 
 def test_two_slices_of_real_columns_choose_the_loop_and_agree(shared_data):
     columns = cifar_columns(shared_data, 60, 3)
     mixture = warm_mixture(columns, 200)
-    one = sweep(mixture, columns)
+    one = em_pass(mixture, columns)
     assert_near(whole(swept(mixture, columns, 2)), one, 1e-6)
     score = torch.full((600, 64), -100.0)
     score[:, 3] = 0.0
@@ -144,7 +144,7 @@ def test_a_tile_moves_a_few_numbers_per_column(mixture, columns):
     """The dictionary never travels: two numbers per column and a look at the number of rows."""
 
     def work(reduce):
-        sliced_sweep(WordSlice.of(mixture, reduce.rank, 2), columns, reduce, tile_rows=640)
+        em_pass(WordSlice.of(mixture, reduce.rank, 2), columns, reduce, tile_rows=640)
         return reduce.calls, reduce.numbers
 
     assert on_slices(2, work) == [(1 + 2 * 8, 2 + 2 * 5_000)] * 2
@@ -157,7 +157,7 @@ def test_other_columns_on_another_slice_are_refused_by_all(mixture, columns):
     def work(reduce):
         words = WordSlice.of(mixture, reduce.rank, 2)
         with pytest.raises(RefusedInput, match=r"columns must be the same on every slice.*90 to 100.*whole minibatch"):
-            sliced_sweep(words, columns[: 90 + 10 * reduce.rank], reduce)
+            em_pass(words, columns[: 90 + 10 * reduce.rank], reduce)
         with pytest.raises(RefusedInput, match=r"columns must be the same on every slice"):
             sliced_log_likelihood(words, columns[: 90 + 10 * reduce.rank], reduce)
 

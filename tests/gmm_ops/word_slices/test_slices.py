@@ -7,11 +7,11 @@ import torch
 
 from gmm_ops.errors import NonFiniteActivations, RefusedInput
 from gmm_ops.fitting.collective import Lone, gathered, log_sum_exp
+from gmm_ops.mixtures.memory import em_bytes, training_bytes
 from gmm_ops.mixtures.mixture import Mixture
 from gmm_ops.mixtures.seeding import initial_mixture
 from gmm_ops.mixtures.slices import WordSlice, initial_slice, joined, refuse_broken_slices, slice_bounds
-from gmm_ops.word_slices.memory import em_bytes, training_bytes
-from gmm_ops.word_slices.tiles import TILE_BYTES, rows_per_tile, slice_weights
+from gmm_ops.mixtures.tiles import TILE_BYTES, rows_per_tile, slice_weights
 from tests.gmm_ops.drawn_columns import clustered, warm_mixture
 from tests.gmm_ops.word_slices.thread_slices import on_slices
 from tests.references import word_slices as reference

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gmm_ops.word_slices.tiles import GPU_TILE_BYTES, TILE_BYTES
+from gmm_ops.mixtures.tiles import GPU_TILE_BYTES, TILE_BYTES
 
 EM_PEAK = 13
 """(K_own, D) float64 arrays at the peak of online EM, in ``sliced_advance``: mixture 2, running statistics 2, those of

@@ -11,10 +11,10 @@ from gmm_ops.fitting.collective import Collective
 from gmm_ops.mixtures.gaussian import peaks, refuse_non_finite, refuse_other_shape
 from gmm_ops.mixtures.mixture import Assignment
 from gmm_ops.mixtures.near_ties import ExactScores
+from gmm_ops.mixtures.powers import powers
 from gmm_ops.mixtures.products import full_precision
 from gmm_ops.mixtures.slices import WordSlice
-from gmm_ops.word_slices.powers import powers
-from gmm_ops.word_slices.tiles import refuse_other_columns, rows_per_tile, scored_tiles, slice_weights
+from gmm_ops.mixtures.tiles import refuse_other_columns, rows_per_tile, scored_tiles, slice_weights
 
 
 @torch.no_grad()

@@ -25,6 +25,9 @@ GPU_TILE_BYTES = 2**30
 MOST_ROWS = 4_096
 """Rows of a tile at most, however few words a slice has; on a GPU 16 times as many."""
 
+CACHED_WORDS = 256
+"""With more own words a tile has half as many rows, so that its scores stay in the processor's cache."""
+
 WORDS_AT_ONCE = 1_024
 """Words whose score weights are built together: float64 temporaries of a few MiB in place of several (K_own, D)."""
 
@@ -57,7 +60,10 @@ class ScoredTile:
 def rows_per_tile(n_words: int, world: int, device: torch.device) -> int:
     """Rows of a tile: a block of scores of bounded bytes. The same on every slice, which reduce tile by tile."""
     most, size = (MOST_ROWS, TILE_BYTES) if device.type == "cpu" else (16 * MOST_ROWS, GPU_TILE_BYTES)
-    rows = size // (4 * -(-n_words // world))
+    own = -(-n_words // world)
+    rows = size // (4 * own)
+    if device.type == "cpu" and own > CACHED_WORDS:
+        most //= 2
     return max(ROW_MULTIPLE, min(most, rows // ROW_MULTIPLE * ROW_MULTIPLE))
 
 

@@ -6,7 +6,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from gmm_ops.mixtures.gaussian import DENORMAL_GUARD
-from gmm_ops.word_slices.tiles import ScoredTile
+from gmm_ops.mixtures.tiles import ScoredTile
 
 
 def powers(tile: ScoredTile, best: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
