@@ -29,12 +29,12 @@ class TrainingState(JudgedState[Parameters]):
 
     Of a slice, parameters and moments are of its own words; all else is the same on every slice.
 
-    parameters: of the next step. log_sd_floor: lowest log standard deviation. scale: (D,) standard deviation of every
-    unit in the layer.
+    parameters: of the next step. log_sd_floor: (D,) lowest log standard deviation. scale: (D,) standard deviation of
+    every unit in the layer.
     """
 
     parameters: Parameters
-    log_sd_floor: float
+    log_sd_floor: Float[Tensor, " D"]
     scale: Float[Tensor, " D"]
     best: Parameters = field(kw_only=True)
 
@@ -60,13 +60,15 @@ def training_start(
     layer_variance: Float[Tensor, " D"],
     settings: DiscriminativeSettings,
     collective: Collective = LONE,
+    lowest_variance: Float[Tensor, " D"] | None = None,
 ) -> TrainingState:
     """State before the first minibatch.
 
     words: of the generative fit, or from ``initial_mixture`` or ``initial_slice`` for the paper's start. total_steps:
     minibatches of all epochs. layer_variance: of each unit over all columns; its mean sets the floor, each the step of
     its unit's means: with one step for all units the means of a dead unit would leave its columns by many of its
-    standard deviations, and the words with them.
+    standard deviations, and the words with them. lowest_variance: of every unit, where a fit before had its own; the
+    floor of another would move words that lie on theirs.
     Raises RefusedInput (fewer than 2 labels, no step, a layer without variance; slices that do not tile one
     dictionary), on every slice alike.
     """
@@ -78,11 +80,13 @@ def training_start(
         raise RefusedInput(
             f"layer_variance must be positive and finite in its mean; got {mean_variance}. Is the layer dead?"
         )
-    floor = 0.5 * math.log(settings.var_floor * mean_variance)
     parameters = Parameters.from_mixture(words, n_labels)
-    parameters = parameters.moved({"log_sd": parameters.log_sd.clamp(min=floor)})
-    moments = Moments.zero(parameters.trained())
     scale = layer_variance.to(parameters.mean).sqrt()
+    if lowest_variance is None:
+        lowest_variance = torch.full_like(scale, settings.var_floor * mean_variance)
+    floor = 0.5 * lowest_variance.to(scale).log()
+    parameters = parameters.moved({"log_sd": torch.maximum(parameters.log_sd, floor)})
+    moments = Moments.zero(parameters.trained())
     return TrainingState(parameters, floor, scale, moments=moments, total_steps=total_steps, best=parameters)
 
 
@@ -118,7 +122,7 @@ def _moved(state: TrainingState, gradient: Gradient, settings: DiscriminativeSet
     slopes["mean"] = slopes["mean"] * state.scale
     rates, momentum = step_rates(state.step, state.total_steps, state.scale, settings)
     values, moments = adam_step(state.parameters.trained(), slopes, state.moments, rates, momentum)
-    values["log_sd"].clamp_(min=state.log_sd_floor)
+    values["log_sd"] = torch.maximum(values["log_sd"], state.log_sd_floor)
     parameters = state.parameters.moved(values)
     refuse_runaway_words(parameters, state.layer_scale, state.step)
     return replace(state, parameters=parameters, moments=moments)

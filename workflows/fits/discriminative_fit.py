@@ -126,7 +126,7 @@ class DiscriminativeFit:
         sample = self.generative.start_sample()
         paper = self.settings.discriminative.start == "paper"
         words = self.generative.first_words() if paper else self.generative.words()
-        training.begin(words, sample.double().var(dim=0, unbiased=False))
+        training.begin(words, sample.double().var(dim=0, unbiased=False), self.generative.state.var_floor)
         return training
 
     def _new_training(self) -> DiscriminativeTraining:

@@ -103,12 +103,16 @@ class DiscriminativeTraining:
         self.rows: list[LossRow] = []
         self._proved: tuple[TrainingState, ClassifierState, int] | None = None
 
-    def begin(self, words: Mixture, layer_variance: Float[Tensor, " D"]) -> None:
-        """Before the first step. words: what training starts from, all or own. layer_variance: of every unit."""
+    def begin(self, words: Mixture, layer_variance: Float[Tensor, " D"], lowest: Float[Tensor, " D"]) -> None:
+        """Before the first step.
+
+        words: what training starts from, all or own. layer_variance: of every unit. lowest: variance of a word in every
+        unit, that of the first phase.
+        """
         device, place = self.source.device, self.place
         begun = place.slice(words.to(device))
         given = self.n_labels, self.steps, layer_variance.to(device), self.limits
-        self.words = training_start(begun, *given, place.reduce)
+        self.words = training_start(begun, *given, place.reduce, lowest)
         self.frozen = ClassifierState.start(self.generative.n_words, self.n_labels, self.steps, device)
 
     def restore(self, arrays: Mapping[str, np.ndarray]) -> None:

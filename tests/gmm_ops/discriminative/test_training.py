@@ -171,6 +171,17 @@ def test_no_standard_deviation_falls_below_the_floor(images):
     assert float(variance.max()) > 2 * floor
 
 
+def test_words_on_the_floor_of_the_fit_before_stay_there(images):
+    flat, settings = images[0].reshape(-1, UNITS), DiscriminativeSettings(var_floor=0.5, mixture_rate=0.0)
+    mixture, variance = initial_mixture(flat, WORDS, 0), flat.double().var(dim=0)
+    lowest = mixture.variance.amin(dim=0)
+    given = mixture, LABELS, 5, variance, settings
+    raised, kept = training_start(*given), training_start(*given, lowest_variance=lowest)
+    assert not torch.equal(raised.parameters.log_sd, 0.5 * mixture.variance.log())
+    kept = training_step(kept, batch_gradient(kept.parameters, *images), settings)
+    torch.testing.assert_close(kept.parameters.log_sd, 0.5 * mixture.variance.log(), rtol=1e-15, atol=0)
+
+
 def test_a_checkpoint_goes_on_bit_for_bit(images):
     columns, labels = images
     settings = DiscriminativeSettings()

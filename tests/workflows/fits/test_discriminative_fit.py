@@ -96,7 +96,10 @@ def test_the_fit_is_adam_on_the_loss_over_the_schedule(tmp_path: Path) -> None:
         for first in range(0, TRAIN, 20)
     ]
     variance = fit.generative.start_sample().double().var(dim=0, unbiased=False)
-    state = training_start(fit.generative.words(), 10, training.steps, variance, training.limits)
+    lowest = fit.generative.state.var_floor
+    state = training_start(
+        fit.generative.words(), 10, training.steps, variance, training.limits, lowest_variance=lowest
+    )
     held_out, losses = readable(np.flatnonzero(apart)), []
     for step in training.schedule.walk(fit.settings.discriminative.epochs):
         rows = np.concatenate([chunks[chunk][training.schedule.rows(step, chunk)] for chunk in step.buffer.chunks])
