@@ -18,7 +18,7 @@ import torch
 
 RESULTS = Path(__file__).with_name("RESULTS.md")
 SUITES = ("extract", "em_pass", "counting", "hmm", "discriminative", "word_slices", "scopes", "sliced_fit")
-"""Modules of this folder, each with ``measure``; imported when run, since some need peers of the `bench` extra."""
+"""Modules of this folder, each with ``measure(tiny=False)``; imported when run."""
 
 
 def main() -> None:
@@ -28,7 +28,7 @@ def main() -> None:
     if unknown:
         sys.exit(f"no such benchmark: {', '.join(unknown)}; there are {', '.join(SUITES)}")
     for name in names:
-        table = _markdown(import_module(f"tests.benchmarks.{name}").measure())
+        table = markdown(import_module(f"tests.benchmarks.{name}").measure())
         print(f"\n{name}\n\n{table}", flush=True)
         device = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
         heading = f"## {name}, {date.today()}, {os.cpu_count()} cores ({platform.machine()}), {device}"
@@ -36,7 +36,8 @@ def main() -> None:
             file.write(f"\n{heading}\n\n`make bench` (`python -m tests.benchmarks {name}`)\n\n{table}\n")
 
 
-def _markdown(records: Sequence[Any]) -> str:
+def markdown(records: Sequence[Any]) -> str:
+    """A table of the records, one a row."""
     rows = [asdict(record) if is_dataclass(record) else record for record in records]
     columns = list(rows[0])
     lines = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]

@@ -42,25 +42,28 @@ class StepRow:
     loop_ratio: float
 
 
-def measure(repeats: int = 7, threads: int = THREADS) -> list[StepRow]:
-    """One row per case, each side in turn."""
+def measure(repeats: int = 7, threads: int = THREADS, tiny: bool = False) -> list[StepRow]:
+    """One row per case, each side in turn. tiny: few images and a tenth of the words, each side once."""
     before = torch.get_num_threads()
+    threads = 1 if tiny else threads
     torch.set_num_threads(threads)
     try:
-        return [_measure_case(*case, repeats) for case in _cases()]
+        return [_measure_case(*case, 1 if tiny else repeats) for case in _cases(tiny)]
     finally:
         torch.set_num_threads(before)
 
 
-def _cases() -> list[tuple[str, Tensor, int]]:
-    small = [cifar_columns(SHARED, IMAGES, stage).view(IMAGES, -1, 16 * 2 ** (stage - 1)) for stage in (1, 2, 3)]
-    photos = [columns.view(-1, 200, columns.shape[1])[:IMAGES] for columns in photo_columns(_PHOTO_LAYERS)]
+def _cases(tiny: bool) -> list[tuple[str, Tensor, int]]:
+    images, share = (4, 10) if tiny else (IMAGES, 1)
+    small = [cifar_columns(SHARED, images, stage).view(images, -1, 16 * 2 ** (stage - 1)) for stage in (1, 2, 3)]
+    found = photo_columns(_PHOTO_LAYERS, images)
+    photos = [columns.view(images, -1, columns.shape[1]) for columns in found]
     return [
-        ("ResNet-20 add3", small[0], 100),
-        ("ResNet-20 add6", small[1], 100),
-        ("ResNet-20 add9", small[2], 50),
-        ("ResNet-50 layer1.2.add", photos[0], 450),
-        ("ResNet-50 layer2.3.add", photos[1], 1500),
+        ("ResNet-20 add3", small[0], 100 // share),
+        ("ResNet-20 add6", small[1], 100 // share),
+        ("ResNet-20 add9", small[2], 50 // share),
+        ("ResNet-50 layer1.2.add", photos[0], 450 // share),
+        ("ResNet-50 layer2.3.add", photos[1], 1500 // share),
     ]
 
 

@@ -61,31 +61,33 @@ class EMPassRow:
     assign_columns_per_second: float
 
 
-def measure(repeats: int = 7, threads: int = THREADS) -> list[EMPassRow]:
-    """One row for each of the five sizes."""
+def measure(repeats: int = 7, threads: int = THREADS, tiny: bool = False) -> list[EMPassRow]:
+    """One row for each of the five sizes. tiny: a tenth of the words on columns of a few images, each side once."""
     before = torch.get_num_threads()
+    threads = 1 if tiny else threads
     torch.set_num_threads(threads)
     try:
         with threadpool_limits(threads), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # scikit-learn takes the logarithm of posteriors that underflow
-            return [_measure_case(*case, repeats) for case in _cases()]
+            return [_measure_case(*case, 1 if tiny else repeats) for case in _cases(tiny)]
     finally:
         torch.set_num_threads(before)
 
 
-def _cases() -> list[tuple[str, Tensor, int, float]]:
-    small = [cifar_columns(SHARED, images, stage) for stage, images in ((1, 200), (2, 400), (3, 500))]
-    middle, large = photo_columns(("layer1.2.add", "layer2.3.add"))
+def _cases(tiny: bool) -> list[tuple[str, Tensor, int, float]]:
+    images, photos, share = ((2, 4, 16), 6, 10) if tiny else ((200, 400, 500), PHOTOS, 1)
+    small = [cifar_columns(SHARED, n, stage) for stage, n in enumerate(images, start=1)]
+    middle, large = photo_columns(("layer1.2.add", "layer2.3.add"), photos)
     return [
-        ("ResNet-20 add3", small[0], 100, 5.0),
-        ("ResNet-20 add6", small[1], 200, 5.0),
-        ("ResNet-20 add9", small[2], 500, 4.0),
-        ("ResNet-50 add3", middle, 450, 3.0),
-        ("ResNet-50 add7", large, 1500, 2.0),
+        ("ResNet-20 add3", small[0], 100 // share, 12.0),
+        ("ResNet-20 add6", small[1], 200 // share, 10.0),
+        ("ResNet-20 add9", small[2], 500 // share, 8.0),
+        ("ResNet-50 add3", middle, 450 // share, 8.0),
+        ("ResNet-50 add7", large, 1500 // share, 10.0),
     ]
 
 
-def photo_columns(layers: tuple[str, ...]) -> list[Tensor]:
+def photo_columns(layers: tuple[str, ...], photos: int = PHOTOS) -> list[Tensor]:
     """(n, D) columns of ResNet-50 layers on photos, a seeded sample per photo."""
     settings = NetworkSettings(
         name="torchvision:resnet50",
@@ -94,7 +96,7 @@ def photo_columns(layers: tuple[str, ...]) -> list[Tensor]:
     )
     tapped = TappedNetwork(load_network(settings), layers)
     source = torch.Generator().manual_seed(0)
-    files = sorted((SHARED / "imagenet_one_per_class").rglob("*.JPEG"))[:PHOTOS]
+    files = sorted((SHARED / "imagenet_one_per_class").rglob("*.JPEG"))[:photos]
     found: list[list[Tensor]] = [[] for _ in layers]
     for start in range(0, len(files), 20):
         with torch.inference_mode():

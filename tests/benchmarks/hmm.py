@@ -48,27 +48,28 @@ class ChainRow:
     peak_share: float
 
 
-def measure(repeats: int = 7, threads: int = THREADS) -> list[ChainRow]:
-    """One row for each task and peer."""
+def measure(repeats: int = 7, threads: int = THREADS, tiny: bool = False) -> list[ChainRow]:
+    """One row for each task and peer. tiny: few sequences, each side once."""
     before = torch.get_num_threads()
+    threads = 1 if tiny else threads
     torch.set_num_threads(threads)
     try:
         with threadpool_limits(threads):
-            return _measure(repeats)
+            return _measure(200, 1) if tiny else _measure(SEQUENCES, repeats)
     finally:
         torch.set_num_threads(before)
 
 
-def _measure(repeats: int) -> list[ChainRow]:
+def _measure(n_sequences: int, repeats: int) -> list[ChainRow]:
     shared = random_chain((WORDS, WORDS), 0)
     chain = Chain(shared.initial, shared.transitions * (LAYERS - 1))
-    wide = random_log_likelihoods(SEQUENCES, (WORDS,) * LAYERS, 2.0)
+    wide = random_log_likelihoods(n_sequences, (WORDS,) * LAYERS, 2.0)
     values = [layer.float() for layer in wide]
     stacked = torch.stack(values, dim=1)
     pomegranate, hmmlearn = _pomegranate(shared), _hmmlearn(shared)
     flat = torch.stack(wide, dim=1).reshape(-1, WORDS).numpy()
-    lengths = [LAYERS] * SEQUENCES
-    sequences = np.split(flat, SEQUENCES)
+    lengths = [LAYERS] * n_sequences
+    sequences = np.split(flat, n_sequences)
     tasks: dict[str, Callable[[], object]] = {
         "forward-backward": lambda: forward_backward(chain, values),
         "forward-backward, pomegranate": lambda: pomegranate.forward_backward(emissions=stacked),
@@ -89,11 +90,11 @@ def _measure(repeats: int) -> list[ChainRow]:
             begin = time.perf_counter()
             task()
             seconds[name].append(time.perf_counter() - begin)
-    return _rows({name: median(values) for name, values in seconds.items()})
+    return _rows({name: median(values) for name, values in seconds.items()}, n_sequences)
 
 
-def _rows(seconds: dict[str, float]) -> list[ChainRow]:
-    cells = (LAYERS - 1) * WORDS * WORDS * SEQUENCES
+def _rows(seconds: dict[str, float], n_sequences: int) -> list[ChainRow]:
+    cells = (LAYERS - 1) * WORDS * WORDS * n_sequences
     work = {"forward-backward": ("float32 product", 3 * 2 * cells), "Viterbi": ("float64 product", 2 * cells)}
     targets = {"forward-backward, pomegranate": 50.0, "Viterbi, pomegranate": 20.0}
     rows = []
@@ -105,7 +106,7 @@ def _rows(seconds: dict[str, float]) -> list[ChainRow]:
         limit = 2 * math.prod(PEAK_SIZE) / seconds[product]
         ours, theirs = seconds[task], seconds[name]
         share = operations / ours / limit
-        row = (SEQUENCES / ours, SEQUENCES / theirs, theirs / ours, targets.get(name, 0.0), share)
+        row = (n_sequences / ours, n_sequences / theirs, theirs / ours, targets.get(name, 0.0), share)
         rows.append(ChainRow(task, peer, *row))
     return rows
 
@@ -117,7 +118,7 @@ def _same_answers(tasks: dict[str, Callable[[], object]]) -> None:
     gamma = torch.stack(ours.gamma, dim=1)  # type: ignore[attr-defined]
     _, theirs, *_ = answers["forward-backward, pomegranate"]  # type: ignore[misc]
     _, posterior = answers["forward-backward, hmmlearn, one call with lengths"]  # type: ignore[misc]
-    posterior = torch.from_numpy(posterior).view(SEQUENCES, LAYERS, WORDS)
+    posterior = torch.from_numpy(posterior).view(gamma.shape)
     for name, other in (("pomegranate", theirs.exp()), ("hmmlearn", posterior)):
         worst = float((gamma - other).abs().max())
         if worst > 1e-3:
@@ -126,7 +127,7 @@ def _same_answers(tasks: dict[str, Callable[[], object]]) -> None:
     _, path = answers["Viterbi, hmmlearn, one call with lengths"]  # type: ignore[misc]
     for name, other in (
         ("pomegranate", answers["Viterbi, pomegranate"]),
-        ("hmmlearn", torch.from_numpy(path).view(SEQUENCES, LAYERS)),
+        ("hmmlearn", torch.from_numpy(path).view(word.shape)),
     ):
         equal = float((word == other).all(dim=1).double().mean())  # type: ignore[attr-defined]
         # Float32 may order two paths within rounding of each other the other way round.

@@ -33,6 +33,18 @@ SIZE = (
     "mine.images=['misclassified']",
 )
 TABLES = ("words", "exemplars", "layers", "nodes", "edges", "heatmaps", "history", "decisions", "errors")
+TINY = (
+    "network.layers=['add7','add9']",
+    "fit.words=[5]",
+    "fit.min_images=1",
+    "discriminative.epochs=1",
+    "data.max_train=60",
+    "data.max_validation=30",
+    "extract.images_per_shard=30",
+    "extract.images_per_chunk=30",
+    "extract.batch=30",
+)
+"""Further fields of a comparison of seconds, of the joint model and one class."""
 STAGES = ("extract", "fit", "errors", "words", "count", "mine")
 
 
@@ -45,15 +57,17 @@ class Timed:
     stages: dict[str, float]
 
 
-def measure() -> list[dict[str, object]]:
+def measure(tiny: bool = False) -> list[dict[str, object]]:
     """One row a way. The run of all scopes stands in the middle of the others, so that both meet the same machine."""
+    classes, size = ("3" if tiny else "all"), ((*SIZE, *TINY) if tiny else SIZE)
+    wanted = [(JOINT, classes), *(("class", str(label)) for label in ([3] if tiny else range(10)))]
+    half = (len(wanted) + 1) // 2
     with tempfile.TemporaryDirectory() as place:
-        wanted = [(JOINT, "all"), *(("class", str(label)) for label in range(10))]
-        alone = [_timed(Path(place) / f"{kind}-{label}", [kind], label) for kind, label in wanted[:6]]
-        together = _timed(Path(place) / "together", [JOINT, "class"], "all")
-        alone += [_timed(Path(place) / f"{kind}-{label}", [kind], label) for kind, label in wanted[6:]]
+        alone = [_timed(Path(place) / f"{kind}-{label}", size, [kind], label) for kind, label in wanted[:half]]
+        together = _timed(Path(place) / "together", size, [JOINT, "class"], classes)
+        alone += [_timed(Path(place) / f"{kind}-{label}", size, [kind], label) for kind, label in wanted[half:]]
         different = [name for one in alone for name in _differences(one.folder, together.folder)]
-    both = {"one run of 11 scopes": [together], "11 runs of one scope": alone}
+    both = {f"one run of {len(wanted)} scopes": [together], f"{len(wanted)} runs of one scope": alone}
     rows = [_row(way, runs) for way, runs in both.items()]
     total = sum(one.seconds for one in alone)
     rows.append({**dict.fromkeys(rows[0], ""), "way": "ratio", "seconds": total / together.seconds})
@@ -61,8 +75,8 @@ def measure() -> list[dict[str, object]]:
     return [{**row, "arrays and tables that differ": found} for row in rows]
 
 
-def _timed(root: Path, scopes: list[str], classes: str) -> Timed:
-    settings = load_settings(PRESET, [*SIZE, f"fit.scopes={scopes}", f"mine.classes=['{classes}']"])
+def _timed(root: Path, size: tuple[str, ...], scopes: list[str], classes: str) -> Timed:
+    settings = load_settings(PRESET, [*size, f"fit.scopes={scopes}", f"mine.classes=['{classes}']"])
     started = time.perf_counter()
     folder = run_pipeline(settings, root, Console(quiet=True), until="mine")
     seconds = time.perf_counter() - started

@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 
+from tests.benchmarks.extract import animal_folders
 from tests.end_to_end.killing import actor_processes
 from tests.end_to_end.small_digits import command
 from workflows.errors import RunFolderError
@@ -39,6 +40,20 @@ SETTINGS = (
     "fit.checkpoint_steps=5",
     "discriminative.epochs=3",
 )
+TINY = (
+    'fit.lists=[{name="animals",classes=["zebra","tiger"]}]',
+    "data.max_train=12",
+    "data.max_validation=4",
+    "extract.images_per_shard=5",
+    "extract.batch=5",
+    "mine.images=[]",
+    "fit.words=64",
+    "fit.min_images=1",
+    "fit.minibatch=256",
+    "fit.checkpoint_steps=1",
+    "discriminative.batch=4",
+)
+"""Further settings of a fit of seconds, on the folders of ``animal_folders``."""
 
 
 @dataclass(frozen=True)
@@ -54,12 +69,13 @@ class SlicedFitRow:
     peak_gib: float
 
 
-def measure(out: Path | None = None) -> list[SlicedFitRow]:
-    """A row a phase. out: run folder, which is kept, and gone on from; default: a temporary one."""
-    with tempfile.TemporaryDirectory() as temporary:
+def measure(out: Path | None = None, tiny: bool = False) -> list[SlicedFitRow]:
+    """A row a phase. out: run folder, which is kept, and gone on from; default: a temporary one. tiny: few photos."""
+    with tempfile.TemporaryDirectory() as temporary, tempfile.TemporaryDirectory() as photos:
         root = out or Path(temporary) / "run"
+        further = (*TINY, f'data.folders=["{animal_folders(Path(photos))}"]') if tiny else ()
         arguments = ["run", "animals_resnet50", "--out", str(root)]
-        arguments += [part for one in SETTINGS for part in ("--set", one)]
+        arguments += [part for one in (*SETTINGS, *further) for part in ("--set", one)]
         assert command([*arguments, "--until", "extract"]) == 0
         with Watch(RunFolder(root).fit_state(SCOPE, LAYER)) as watch:
             assert command([*arguments, "--until", "errors"]) == 0

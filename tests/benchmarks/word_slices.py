@@ -28,17 +28,16 @@ from gmm_ops.mixtures.mixture import Mixture, assign
 from gmm_ops.mixtures.online_step import OnlineEMSettings, advance, start
 from gmm_ops.mixtures.slices import WordSlice, initial_slice
 from gmm_ops.mixtures.statistics import em_pass
-from tests.benchmarks.em_pass import photo_columns
+from tests.benchmarks.em_pass import PHOTOS, photo_columns
 from tests.gmm_ops.word_slices.process_slices import ProcessReduce, on_processes, peak_bytes
 
 Result = TypeVar("Result")
 
-WORDS = 16_384
-TIMED = 8_192
-"""Columns of a timed call."""
+WORDS, TIMED = 16_384, 8_192
+"""Words, and columns of a timed call."""
 
 IMAGES, LABELS = 32, 5
-"""Images (of ``TIMED / IMAGES`` columns) and labels of the discriminative call."""
+"""Images, among which the timed columns are divided, and labels of the discriminative call."""
 
 
 @dataclass(frozen=True)
@@ -52,20 +51,21 @@ class WordSlicesRow:
     peak_gib: float
 
 
-def measure(repeats: int = 3, columns: Tensor | None = None) -> list[WordSlicesRow]:
-    """One row per call. columns: (n, 512), n >= K; default those of 120 photos."""
-    columns = photo_columns(("layer2.3.add",))[0] if columns is None else columns
+def measure(repeats: int = 3, columns: Tensor | None = None, tiny: bool = False) -> list[WordSlicesRow]:
+    """One row per call. columns: (n, 512), n >= K; default those of 120 photos. tiny: few photos and words."""
+    columns = photo_columns(("layer2.3.add",), 4 if tiny else PHOTOS)[0] if columns is None else columns
+    size = (64, 512, 1) if tiny else (WORDS, TIMED, repeats)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "columns.npy"
         np.save(path, columns.half().numpy())
-        rows: list[WordSlicesRow] = on_processes(2, _slice, str(path), repeats)[0]
+        rows: list[WordSlicesRow] = on_processes(2, _slice, str(path), *size)[0]
         return rows
 
 
-def _slice(reduce: ProcessReduce, path: str, repeats: int) -> list[WordSlicesRow]:
+def _slice(reduce: ProcessReduce, path: str, n_words: int, n_timed: int, repeats: int) -> list[WordSlicesRow]:
     columns = torch.from_numpy(np.load(path, mmap_mode="r+"))
-    words = _prepared(columns, reduce)
-    timed = columns[:TIMED].clone()
+    words = _prepared(columns, n_words, reduce)
+    timed = columns[:n_timed].clone()
     images, labels = timed.view(IMAGES, -1, columns.shape[1]), torch.arange(IMAGES) % LABELS
     parameters = Parameters.from_mixture(words, LABELS)
     sliced: dict[str, Callable[[], object]] = {
@@ -83,31 +83,28 @@ def _slice(reduce: ProcessReduce, path: str, repeats: int) -> list[WordSlicesRow
         "hard words": lambda: assign(mixture, timed),
         "discriminative gradient": lambda: batch_gradient(everything, images, labels),
     }
-    return [_row(name, sliced[name], whole[name], repeats, peak, reduce) for name in sliced]
+    rows = [(name, _seconds(sliced[name], whole[name], repeats, reduce)) for name in sliced]
+    return [WordSlicesRow(name, n_timed / ours, n_timed / theirs, theirs / ours, peak) for name, (ours, theirs) in rows]
 
 
-def _prepared(columns: Tensor, reduce: ProcessReduce) -> WordSlice:
+def _prepared(columns: Tensor, n_words: int, reduce: ProcessReduce) -> WordSlice:
     settings = OnlineEMSettings(warmup=0, min_share=0.0)
-    state = start(initial_slice(columns, WORDS, 0, reduce.rank, reduce.world), settings, reduce)
+    state = start(initial_slice(columns, n_words, 0, reduce.rank, reduce.world), settings, reduce)
     batch = em_pass(state.words, columns, reduce)
     return advance(state, batch, settings, reduce).words
 
 
 def _whole(words: WordSlice, reduce: ProcessReduce) -> Mixture:
-    """The whole dictionary in one process, which is what slices are for avoiding; WORDS divides evenly."""
+    """The whole dictionary in one process, which is what slices are for avoiding; K divides evenly."""
     own = words.own
     log_pi, mean, variance = (gathered(part, reduce).flatten(0, 1) for part in (own.log_pi, own.mean, own.variance))
     return Mixture(log_pi, mean, variance, own.center)
 
 
-def _row(
-    name: str,
-    sliced: Callable[[], object],
-    whole: Callable[[], object],
-    repeats: int,
-    peak: float,
-    reduce: ProcessReduce,
-) -> WordSlicesRow:
+def _seconds(
+    sliced: Callable[[], object], whole: Callable[[], object], repeats: int, reduce: ProcessReduce
+) -> tuple[float, float]:
+    """Medians of both, in rank 0; elsewhere the whole dictionary takes no turn."""
     seconds: dict[str, list[float]] = {"sliced": [], "whole": []}
     # In turns, so that a busy machine slows both; the first turn is not counted.
     for _ in range(1 + repeats):
@@ -119,9 +116,7 @@ def _row(
             _timed(seconds["whole"], whole)
             torch.set_num_threads(1)
     _meet(reduce)
-    middle = {key: median(values[1:] or [1.0]) for key, values in seconds.items()}
-    ratio = middle["whole"] / middle["sliced"]
-    return WordSlicesRow(name, TIMED / middle["sliced"], TIMED / middle["whole"], ratio, peak)
+    return median(seconds["sliced"][1:]), median(seconds["whole"][1:] or [1.0])
 
 
 def _meet(reduce: ProcessReduce) -> None:

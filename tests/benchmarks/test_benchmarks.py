@@ -1,0 +1,64 @@
+"""Every benchmark runs in its tiny form: the same code on few images, so that none is found broken when needed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.benchmarks.__main__ import markdown
+
+ROWS = {
+    "extract": [
+        "ResNet-20, pre, all columns, codec auto",
+        "ResNet-20, post, all columns, zstd",
+        "ResNet-50, photos, decoding included",
+    ],
+    "em_pass": ["ResNet-20 add3", "ResNet-20 add6", "ResNet-20 add9", "ResNet-50 add3", "ResNet-50 add7"],
+    "counting": [
+        "ResNet-20 add2 -> add4, window 11",
+        "ResNet-20 add4 -> add6, window 9",
+        "ResNet-20 add6 -> add8, window 15",
+        "28x28 K 450 -> 14x14 K 1500, window 10",
+    ],
+    "hmm": ["forward-backward"] * 3 + ["Viterbi"] * 3,
+    "discriminative": [
+        "ResNet-20 add3",
+        "ResNet-20 add6",
+        "ResNet-20 add9",
+        "ResNet-50 layer1.2.add",
+        "ResNet-50 layer2.3.add",
+    ],
+    "word_slices": ["EM pass", "hard words", "discriminative gradient"],
+}
+"""First column of each table."""
+
+
+@pytest.fixture
+def tiny(shared_data: Path, local_ray: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Presets name the real data as seen from the project's root."""
+    monkeypatch.chdir(Path(__file__).parents[2])
+
+
+@pytest.mark.usefixtures("tiny")
+@pytest.mark.parametrize("name", ROWS)
+def test_the_tiny_form_gives_every_row(name: str) -> None:
+    records = import_module(f"tests.benchmarks.{name}").measure(tiny=True)
+    rows = [record if isinstance(record, Mapping) else asdict(record) for record in records]
+    assert [next(iter(row.values())) for row in rows] == ROWS[name]
+    for row in rows:
+        assert_finite(row)
+    assert len(markdown(records).splitlines()) == len(rows) + 2
+
+
+def assert_finite(row: Mapping[str, Any]) -> None:
+    numbers = {column: value for column, value in row.items() if isinstance(value, int | float)}
+    assert numbers
+    assert all(math.isfinite(value) for value in numbers.values()), row
+    rates = [column for column in numbers if "per_second" in column or "images/s" in column or column.endswith("ratio")]
+    assert all(numbers[column] > 0 for column in rates), row
