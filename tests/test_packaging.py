@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import tomllib
 from datetime import date
@@ -11,6 +12,8 @@ from typing import Any
 import yaml
 
 ROOT = Path(__file__).parents[1]
+NAME_LENGTH = 60
+"""Characters of a test's name at most: a failure is told in one line."""
 
 
 def project() -> dict[str, Any]:
@@ -47,7 +50,7 @@ def test_github_runs_lint_docs_and_tests_on_every_python() -> None:
     assert project()["requires-python"] == f">={supported_pythons()[0]}"
 
 
-def test_github_calls_targets_that_exist_and_takes_torch_for_cpus() -> None:
+def test_github_calls_targets_that_exist_and_torch_for_cpus() -> None:
     targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     for name, job in workflow()["jobs"].items():
         commands = [step["run"].split() for step in job["steps"] if "run" in step]
@@ -62,3 +65,13 @@ def test_torch_of_the_makefile_is_that_of_the_project() -> None:
     assert set(re.findall(r'"(torch[^"]*)"', line)) == {
         entry for entry in project()["dependencies"] if entry.startswith("torch")
     }
+
+
+def test_names_of_tests_fit_a_line() -> None:
+    found = [
+        f"{path.relative_to(ROOT)}: {node.name}"
+        for path in sorted((ROOT / "tests").rglob("test_*.py"))
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.FunctionDef) and node.name.startswith("test_") and len(node.name) > NAME_LENGTH
+    ]
+    assert not found

@@ -119,7 +119,7 @@ def left_at(path: list[int], own: set[tuple[int, int, int]]) -> int:
     return next(level for level, (lower, upper) in enumerate(branches, start=1) if (level, lower, upper) not in own)
 
 
-def test_triage_finds_the_first_branch_that_no_right_image_of_the_class_takes(chain_run: Path) -> None:
+def test_triage_finds_the_first_branch_that_no_right_image_takes(chain_run: Path) -> None:
     words = words_of_images(chain_run)
     images = rows(chain_run, "images")
     plan = Plan.read(RunFolder.open(chain_run))

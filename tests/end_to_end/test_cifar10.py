@@ -109,7 +109,7 @@ def test_the_network_is_right_on_91_5_percent(whole: WatchedRun) -> None:
     assert right == pytest.approx(0.915, abs=0.0005)
 
 
-def test_there_is_a_graph_of_every_class_and_of_every_misclassified_image(whole: WatchedRun) -> None:
+def test_every_class_and_every_misclassified_image_has_a_graph(whole: WatchedRun) -> None:
     images = read_table(whole.root / "images.parquet", filters=[("split", "=", "validation")]).to_pylist()
     wrong = [row["image"] for row in images if row["predicted"] != row["label"]]
     assert len(wrong) == 85

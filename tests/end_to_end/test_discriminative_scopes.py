@@ -53,7 +53,7 @@ def test_a_class_alone_is_the_same_as_with_others(
     assert_same_fits(alone, together, "class-5")
 
 
-def test_a_run_killed_in_training_errors_and_words_ends_as_if_nothing_had_happened(
+def test_killed_in_training_errors_and_words_it_ends_the_same(
     together: Path, digits_run: Path, digits_weights: Path, tmp_path: Path
 ) -> None:
     root = copy_until(digits_run, tmp_path / "run", "extract")

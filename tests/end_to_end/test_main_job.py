@@ -106,7 +106,7 @@ def test_every_table_has_its_documented_schema(digits_run: Path) -> None:
         assert pq.read_schema(digits_run / f"{table}.parquet").metadata[b"log_base"] == b"2"
 
 
-def test_images_are_class_ordered_and_predicted_by_the_bare_network(digits_run: Path, digits_weights: Path) -> None:
+def test_images_are_class_ordered_and_predicted_by_the_network(digits_run: Path, digits_weights: Path) -> None:
     plan, images = Plan.read(RunFolder.open(digits_run)), rows(digits_run, "images")
     assert [row["image"] for row in images] == list(range(625))
     assert [row["split"] for row in images] == ["train"] * 500 + ["validation"] * 125
@@ -145,7 +145,7 @@ def test_words_are_the_winners_of_the_stored_columns(digits_run: Path) -> None:
             assert log_joint == pytest.approx(joints[word], abs=1e-2)
 
 
-def test_cooccurrence_is_the_double_loop_over_the_stored_word_maps(recount: Recount) -> None:
+def test_cooccurrence_is_the_double_loop_over_the_stored_maps(recount: Recount) -> None:
     folder = RunFolder.open(recount.root)
     for pair in recount.plan.pairs():
         stored = read_arrays(folder.cooccurrence(SCOPE, pair.lower, pair.upper))
@@ -287,7 +287,7 @@ def test_exemplars_are_the_most_typical_training_columns(recount: Recount) -> No
                 assert row["label"] == rows(recount.root, "images", image=row["image"])[0]["label"]
 
 
-def test_the_output_shows_the_surest_training_images_of_each_class(recount: Recount) -> None:
+def test_the_output_shows_the_surest_training_images_a_class(recount: Recount) -> None:
     images = rows(recount.root, "images", split="train")
     for label in range(10):
         members = [row for row in images if row["predicted"] == label]

@@ -257,7 +257,7 @@ def test_show_says_so_if_no_scope_has_the_graph(
     assert "a class that cannot have a scope of its own is named before the run fits" in told
 
 
-def test_all_goes_on_without_the_classes_that_cannot_have_a_scope(
+def test_all_goes_on_without_classes_that_cannot_have_a_scope(
     digits_run: Path, digits_weights: Path, images: ImageColumns, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     validation = slice(500, None)
@@ -292,7 +292,7 @@ def test_one_more_class_fits_only_its_own_scope(together: Path, digits_weights: 
 
 
 @pytest.mark.slow
-def test_a_killed_run_of_many_scopes_ends_as_if_nothing_had_happened(
+def test_a_killed_run_of_many_scopes_ends_the_same(
     together: Path, digits_run: Path, digits_weights: Path, tmp_path: Path
 ) -> None:
     root = copy_until(digits_run, tmp_path / "run", "extract")
@@ -318,7 +318,7 @@ def test_a_killed_run_of_many_scopes_ends_as_if_nothing_had_happened(
         assert_same_scope(root, together, scope.name)
 
 
-def test_what_the_confusion_matrix_refuses_is_refused_before_the_first_fit_and_may_be_chosen_anew(
+def test_what_the_confusion_matrix_refuses_may_be_chosen_anew(
     digits_run: Path, digits_weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     root = copy_until(digits_run, tmp_path / "run", "extract")

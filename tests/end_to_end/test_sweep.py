@@ -46,7 +46,7 @@ def rows_of(root: Path) -> list[dict[str, Any]]:
     return read_table(RunFolder.open(root).table("sweep")).to_pylist()
 
 
-def test_every_layer_number_of_words_loss_and_histogram_has_a_row(swept: Path) -> None:
+def test_every_layer_word_count_loss_and_histogram_has_a_row(swept: Path) -> None:
     found = [(row["given"], row["words"], row["loss"], row["histogram"]) for row in rows_of(swept)]
     assert len(found) == len(set(found)) == 3 * len(WORDS) * 2 * 2
     folder = RunFolder.open(swept)
@@ -212,9 +212,7 @@ def test_what_cannot_be_is_refused_before_the_extraction(
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("local_ray")
-def test_words_of_a_real_networks_last_layer_decide_nearly_as_the_network_does(
-    shared_data: Path, tmp_path: Path
-) -> None:
+def test_words_of_a_real_last_layer_decide_nearly_as_the_network(shared_data: Path, tmp_path: Path) -> None:
     """The paper's statements at two of its layers, on all 20,000 and 1,000 images."""
     chosen = ["--layers", "add7,add9", "--words", "50"]
     assert command(["sweep", "cifar10_resnet20", *chosen, "--out", str(tmp_path / "run")]) == 0

@@ -19,7 +19,7 @@ def images():
     return drawn_images(300, 20, 5, 3)
 
 
-def test_logits_are_those_of_the_loop_and_ties_go_to_the_lowest_label(images):
+def test_logits_are_those_of_the_loop_and_ties_go_to_the_lowest(images):
     parameters = drawn_parameters(images[0][:30], 6, 3)
     histograms = soft_histograms(parameters.to_mixture(), images[0][:30])
     classifier = LinearClassifier.of(parameters)

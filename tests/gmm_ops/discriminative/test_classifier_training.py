@@ -38,7 +38,7 @@ def trained(parts: int = 1) -> ClassifierState:
 
 
 @pytest.mark.parametrize("parts", [1, 2, 3, 7])
-def test_the_steps_are_those_of_the_whole_training_whatever_the_parts_of_a_minibatch(parts: int) -> None:
+def test_steps_are_those_of_the_whole_training_for_any_parts(parts: int) -> None:
     histograms, labels = drawn()
     whole = fit_classifier(histograms, labels, M, seed=5, settings=SETTINGS)
     state = trained(parts)
@@ -98,7 +98,7 @@ def test_a_state_moves_to_another_device_whole() -> None:
     assert (moved.step, moved.best_loss) == (24, 0.5)
 
 
-def test_the_best_judged_layer_is_kept_and_patience_ends_the_training() -> None:
+def test_the_best_judged_layer_is_kept_and_patience_ends_it() -> None:
     state = trained()
     earlier = ClassifierState.start(K, M, 100).judged(0.9)
     assert torch.equal(earlier.result().weight, torch.zeros(M, K, dtype=torch.float64))

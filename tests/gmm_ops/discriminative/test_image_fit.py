@@ -124,7 +124,7 @@ def test_the_linear_layer_alone_equals_the_loops():
     assert found.wrong(histograms, labels).double().mean() < 0.5, "a layer near 0 would prove little"
 
 
-def test_the_linear_layer_alone_equals_training_with_the_words_held_still(images, mixture):
+def test_the_linear_layer_alone_equals_training_with_words_still(images, mixture):
     columns, labels = images
     settings = DiscriminativeSettings(mixture_rate=0.0, precision="float64", epochs=2, minibatch=50)
     variance = columns.reshape(-1, 5).double().var(dim=0)
@@ -153,7 +153,7 @@ def test_the_seed_alone_decides_the_linear_layer(images, mixture):
     assert not torch.equal(first, other)
 
 
-def test_a_linear_layer_without_images_labels_or_a_sane_rate_is_refused(images, mixture):
+def test_no_images_no_labels_or_an_insane_rate_is_refused(images, mixture):
     histograms, labels = soft_histograms(mixture, images[0]), images[1]
     with pytest.raises(RefusedInput, match="labels must lie between 0 and 1; got 0 to 2"):
         fit_classifier(histograms, labels, 2, 0)

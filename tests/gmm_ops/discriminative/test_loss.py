@@ -187,7 +187,7 @@ def test_words_in_slices_give_the_same_score_gradient(batch, parameters, world):
     torch.testing.assert_close(torch.cat(parts), whole, rtol=1e-9, atol=1e-12)
 
 
-def test_cross_entropy_equals_torch_and_ties_go_to_the_lowest_label():
+def test_cross_entropy_equals_torch_and_ties_go_to_the_lowest():
     logits = torch.randn(20, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64, requires_grad=True)
     labels = torch.arange(20) % 5
     expected = torch.nn.functional.cross_entropy(logits, labels, reduction="sum")

@@ -33,7 +33,7 @@ def test_the_linear_layer_starts_at_guessing():
     assert (start.n_words, start.n_units, start.n_labels) == (6, 4, 5)
 
 
-def test_a_word_without_columns_gets_a_share_that_a_gradient_can_move():
+def test_a_word_without_columns_gets_a_share_that_can_move():
     columns, labels = drawn_images(12, 20, 4, 3)
     mixture = initial_mixture(columns.reshape(-1, 4), 6, 0)
     log_pi = mixture.log_pi.clone()

@@ -85,7 +85,7 @@ def test_words_of_a_fit_sum_to_one_over_slices(columns, labels):
     assert not torch.equal(found.mean, mixture.mean)
 
 
-def test_a_fit_resumed_from_its_slices_is_the_uninterrupted_one_bit_for_bit(columns, labels, state):
+def test_a_fit_resumed_from_its_slices_is_the_same_bit_for_bit(columns, labels, state):
     def work(reduce: ThreadReduce) -> None:
         begun = cut(state, reduce.rank, 2)
 

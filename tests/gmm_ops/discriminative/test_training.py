@@ -202,7 +202,7 @@ def test_a_checkpoint_goes_on_bit_for_bit(images):
     assert all((expected[name] == found[name]).all() for name in expected)
 
 
-def test_the_best_judgement_is_given_back_and_patience_ends_the_fit(images):
+def test_the_best_judgement_is_given_back_and_patience_ends_it(images):
     settings = DiscriminativeSettings(patience=2)
     first = begin(images, settings)
     assert first.result() is first.parameters

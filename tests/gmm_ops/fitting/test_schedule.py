@@ -36,7 +36,7 @@ def test_an_epoch_takes_every_row_once(sizes, minibatch, buffered, epoch):
     minibatch=st.integers(1, 40),
     buffered=st.integers(1, 30),
 )
-def test_minibatches_of_a_buffer_differ_by_one_row_however_small_its_chunks(sizes, minibatch, buffered):
+def test_minibatches_of_a_buffer_differ_by_one_row_at_most(sizes, minibatch, buffered):
     schedule = MinibatchSchedule(tuple(sizes), minibatch, buffered, seed=5)
     counts: dict[tuple[int, ...], list[int]] = {}
     for step in schedule.steps(0):

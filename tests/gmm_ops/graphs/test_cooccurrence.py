@@ -116,7 +116,7 @@ def test_the_cost_model_takes_both_kernels() -> None:
 
 @unhurried
 @given(case=layers(), seed=st.integers(0, 9), n_threads=st.integers(1, 3))
-def test_group_counts_equal_the_double_loop_and_add_up_to_the_total(case: Layers, seed: int, n_threads: int) -> None:
+def test_group_counts_equal_the_double_loop_and_add_up(case: Layers, seed: int, n_threads: int) -> None:
     groups = groups_of(case, seed)
     table = SparseCounts.from_batch(*case, groups=groups, n_threads=n_threads)
     assert rows_of(table) == slow.group_rows(case.upper, case.lower, case.window, groups)

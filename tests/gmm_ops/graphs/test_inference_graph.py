@@ -225,7 +225,7 @@ def test_ties_go_to_the_lower_word() -> None:
     assert [node.word for node in graph.nodes_of(0)] == list(range(40, 90))
 
 
-def test_the_paper_keeps_words_of_any_sign_and_the_code_only_positive_ones() -> None:
+def test_the_paper_keeps_any_sign_and_the_code_only_positive() -> None:
     counts, ratios = torch.tensor([[3, 4, 1]]), ratios_of([[-1.0, 2.0, -0.5]])
     assert [(node.word, node.score) for node in mine(0, [counts], [ratios]).nodes_of(0)] == [(1, 8), (2, -0.5), (0, -3)]
     positive = mine(0, [counts], [ratios], positive_only=True)
@@ -249,7 +249,7 @@ def test_the_graph_ends_where_nothing_can_be_chosen() -> None:
     assert graph.edges == ()
 
 
-def test_words_without_a_log_ratio_are_never_chosen_and_poison_nothing() -> None:
+def test_words_without_a_log_ratio_are_never_chosen() -> None:
     # Word 0 was never seen in validation; word 2 has minus infinity (m = 0) and no pair here: it adds nothing.
     counts = torch.tensor([[9, 4, 0, 2]])
     ratios = ratios_of([[math.nan, 1.0, -math.inf, -math.inf]])

@@ -58,7 +58,7 @@ def test_within_and_between_equal_the_loops(seed: int) -> None:
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_weighted_by_columns_it_is_the_mean_over_pairs_of_columns(seed: int) -> None:
+def test_weighted_by_columns_it_is_the_mean_over_column_pairs(seed: int) -> None:
     mean, dominant = centres(11, 5, seed), classes(11, seed)
     columns = torch.randint(0, 6, (11,), generator=torch.Generator().manual_seed(seed))
     found = class_distances(centre_distances(mean), dominant, columns)
@@ -69,7 +69,7 @@ def test_weighted_by_columns_it_is_the_mean_over_pairs_of_columns(seed: int) -> 
     assert equal.ratio == pytest.approx(class_distances(centre_distances(mean), dominant).ratio, rel=1e-12)
 
 
-def test_the_order_of_the_words_and_a_shift_of_the_layer_change_nothing() -> None:
+def test_order_of_words_and_shift_of_the_layer_change_nothing() -> None:
     mean, dominant = centres(22, 6), classes(22, 3)
     order = torch.randperm(22, generator=torch.Generator().manual_seed(8))
     before = class_distances(centre_distances(mean), dominant)
@@ -81,7 +81,7 @@ def test_the_order_of_the_words_and_a_shift_of_the_layer_change_nothing() -> Non
     assert doubled.ratio == pytest.approx(before.ratio, rel=1e-12)
 
 
-def test_words_in_clusters_of_their_class_have_a_small_ratio_and_shuffled_classes_one_near_one() -> None:
+def test_clustered_classes_have_a_small_ratio_shuffled_near_1() -> None:
     dominant = torch.arange(60) % 6
     mean = 10 * centres(6, 40, 1)[dominant] + centres(60, 40, 2)
     planted = class_distances(centre_distances(mean), dominant)

@@ -152,7 +152,7 @@ def test_relabelling_the_words_relabels_the_departures() -> None:
     torch.testing.assert_close(after.log_odds, before.log_odds, rtol=1e-12, atol=1e-12, equal_nan=True)
 
 
-def test_a_right_image_that_is_counted_never_leaves_and_a_wrong_one_always_does() -> None:
+def test_a_right_image_never_leaves_and_a_wrong_one_always_does() -> None:
     example = Example(3, n=400)
     level = departure_levels(example.counts(), example.words, example.label)
     assert bool((level[example.correct] == 0).all())
@@ -171,7 +171,7 @@ def test_leaving_oneself_out_is_counting_without_oneself() -> None:
     assert bool((found[example.correct] > 0).any())
 
 
-def test_more_images_to_own_a_branch_never_make_a_path_leave_later() -> None:
+def test_more_images_to_own_a_branch_never_leave_a_path_later() -> None:
     example = Example(6, n=300)
     never = 1 + len(STATES)
     before = torch.full((300,), never)
@@ -183,7 +183,7 @@ def test_more_images_to_own_a_branch_never_make_a_path_leave_later() -> None:
     assert bool((before == 1).all())
 
 
-def test_a_class_without_images_leaves_at_the_start_and_expects_nothing() -> None:
+def test_a_class_without_images_leaves_at_the_start() -> None:
     example = Example(7)
     none = BranchCounts.zero(5, STATES)
     found = departures(example.chain, example.values, example.words, example.label, none)
@@ -210,7 +210,7 @@ def test_the_score_of_the_path_itself_is_its_max_marginal() -> None:
     torch.testing.assert_close(branch_scores(chain, values, 1, every), max_marginals(chain, values)[0])
 
 
-def test_equal_expected_words_go_to_the_lowest_and_an_impossible_branch_keeps_its_sign() -> None:
+def test_ties_go_to_the_lowest_and_impossible_keeps_its_sign() -> None:
     sure = torch.tensor([[0.0], [1.0], [0.0], [0.0]]).double()
     chain = Chain(torch.ones(1).double(), (sure,))
     counts = BranchCounts.from_batch(torch.tensor([[0, 3], [0, 2]]), torch.tensor([1, 1]), 2, (1, 4))
@@ -250,7 +250,7 @@ def family_model(seed: int) -> HiddenMarkovModel:
 
 
 @pytest.mark.parametrize("planted", [1, 2, 3, 4])
-def test_images_drawn_from_a_known_model_leave_where_they_take_over_another_class(planted: int) -> None:
+def test_drawn_images_leave_where_they_take_over_another_class(planted: int) -> None:
     model = family_model(planted)
     columns, drawn = drawn_activations(model, 2_000, seed=planted)
     predicted = drawn[-1]

@@ -74,7 +74,7 @@ def test_few_sequences_need_the_rescue_and_those_who_do_get_it(dtype, monkeypatc
     assert_equals_enumeration(found, chain, values, 1e-10 if dtype == torch.float64 else 3e-5)
 
 
-def test_an_impossible_sequence_has_no_posterior_and_disturbs_no_other():
+def test_an_impossible_sequence_disturbs_no_other():
     chain = forbidden_chain()
     values = random_log_likelihoods(5, chain.n_states, 1.0)
     values[0][2], values[1][2] = torch.tensor([0.0, -torch.inf]), torch.tensor([-torch.inf, 0.0])

@@ -120,7 +120,7 @@ def test_the_best_restart_is_kept(fit):
     assert all(curve[-1] > curve[0] for curve in fit.held_out)
 
 
-def test_the_same_seed_gives_the_same_fit_and_another_seed_another(images):
+def test_a_seed_gives_the_same_fit_and_another_seed_another(images):
     settings = HMMSettings(minibatch=500, epochs=1, restarts=1, warmup=2)
     fits = [fit_chain(images[0], 3, seed, settings, LAYERS["rectified"], images[1], 3) for seed in (5, 5, 6)]
     assert torch.equal(fits[0].model.layers[0].mean, fits[1].model.layers[0].mean)
@@ -191,7 +191,7 @@ def test_polyak_is_the_mean_of_the_later_half(images):
     assert averaged.chain.transitions[0].sum(dim=0).tolist() == pytest.approx([1.0] * 4)
 
 
-def test_a_prior_spreads_over_the_images_and_empty_words_keep_their_columns(images):
+def test_a_prior_spreads_and_empty_words_keep_their_columns(images):
     model = begin(images)
     statistics = ChainStatistics.from_batch(model, *images)
     none = statistics.s3[0].clone()

@@ -50,7 +50,7 @@ def test_ties_go_to_the_lowest_word(seed):
     assert torch.equal(found, torch.stack([v.argmax(dim=1) for v in values], dim=1))
 
 
-def test_a_tie_of_whole_paths_is_decided_from_the_last_layer_down():
+def test_a_tie_of_paths_is_decided_from_the_last_layer_down():
     """Two equal paths, 0 -> 1 and 1 -> 0: the lower last word wins."""
     chain = Chain(torch.tensor([0.5, 0.5]).double(), (torch.tensor([[0.0, 1.0], [1.0, 0.0]]).double(),))
     assert most_probable_paths(chain, [torch.zeros(1, 2), torch.zeros(1, 2)]).word.tolist() == [[1, 0]]
@@ -89,7 +89,7 @@ def test_an_equal_runner_up_lost_by_nothing():
     assert found.log_odds.tolist() == [[0.0, 0.0], [0.0, pytest.approx(2.0)]]
 
 
-def test_every_max_marginal_agrees_on_the_best_path_and_none_beats_the_likelihood():
+def test_max_marginals_agree_and_none_beats_the_likelihood():
     states = (7, 5, 9, 6)
     chain, values = random_chain(states, 3, 3.0), random_log_likelihoods(3_000, states, 5.0)
     paths = most_probable_paths(chain, values)

@@ -78,7 +78,7 @@ def test_a_column_between_two_words_takes_the_lower():
     assert assign(mixture, torch.tensor([[0.0, 0.3], [1e-6, 0.0], [-1e-6, 0.0]])).word.tolist() == [1, 1, 2]
 
 
-def test_a_word_too_close_to_call_in_float32_is_decided_in_float64():
+def test_a_word_too_close_in_float32_is_decided_in_float64():
     """Two words whose scores differ by far less than a float32 rounding of their large terms."""
     mean = torch.full((2, 64), 30.0, dtype=torch.float64)
     mean[1, 0] += 1e-4

@@ -92,7 +92,7 @@ def test_words_start_at_columns_that_differ(draw):
         draw(columns, 12, generator(0))
 
 
-def test_the_first_variance_is_of_all_columns_where_a_thousand_are_the_same():
+def test_the_first_variance_is_of_all_where_a_thousand_are_equal():
     columns = torch.zeros(50_000, 2)
     columns[7] = 5.0
     expected = columns.double().var(dim=0, unbiased=False)

@@ -57,7 +57,7 @@ def test_dense_equals_sparse(units):
     assert_same(auto, sparse, 1e-6)
 
 
-def test_auto_takes_the_loop_where_few_words_matter_and_the_product_where_many_do():
+def test_auto_loops_where_few_words_matter_and_else_multiplies():
     from gmm_ops.mixtures.estep import is_sparse
 
     scores = torch.zeros(100, 64)

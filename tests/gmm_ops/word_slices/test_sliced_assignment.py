@@ -80,7 +80,7 @@ def test_exact_ties_go_to_the_lowest_word_of_any_slice(mixture, columns, world):
     assert torch.equal(found.word, assign(doubled, columns).word)
 
 
-def test_two_slices_too_close_to_call_in_float32_are_decided_in_float64():
+def test_two_slices_too_close_in_float32_are_decided_in_float64():
     """Two words, one per slice, whose scores differ by far less than a float32 rounding of their large terms."""
     mean = torch.full((2, 64), 30.0, dtype=torch.float64)
     mean[1, 0] += 1e-4

@@ -165,7 +165,7 @@ def starved(columns: torch.Tensor, low: list[int]) -> Mixture:
 
 @pytest.mark.parametrize("world", [2, 3])
 @pytest.mark.parametrize("low", [[3, 7, 10], [0, 1, 2, 3, 4, 5]])
-def test_dead_words_of_any_slice_take_half_of_the_heaviest_of_all(columns, world, low):
+def test_dead_words_of_any_slice_take_half_of_the_heaviest(columns, world, low):
     mixture = starved(columns, low)
     settings = OnlineEMSettings(warmup=0, var_floor=1e-3)
 
@@ -211,7 +211,7 @@ def test_splitting_can_be_turned_off(columns):
     assert on_slices(2, work) == [0, 0]
 
 
-def test_a_word_without_a_column_keeps_share_zero_and_the_layers_variance(columns):
+def test_a_word_without_a_column_keeps_share_0_and_the_variance(columns):
     """Re-seeding off: the M-step of the slices is the unsliced one for empty words too."""
     mixture = starved(columns, [0, 1, 2, 3, 4, 5, 8])  # all words of the first slice, one of the second
     settings = OnlineEMSettings(warmup=0, min_share=0.0, var_floor=1e-3)
@@ -252,7 +252,7 @@ def test_the_likelihood_never_falls_with_step_size_one(columns):
     assert curves[0][-1] == pytest.approx(float(log_likelihood(exact, columns).mean()), rel=1e-6)
 
 
-def test_a_fit_resumed_from_its_slices_is_the_uninterrupted_one_bit_for_bit(columns):
+def test_a_fit_resumed_from_its_slices_is_the_same_bit_for_bit(columns):
     settings = replace(SETTINGS, polyak=True, average_after=3)
     batches = columns.split(900)
 

@@ -65,7 +65,7 @@ def test_points_and_areas_equal_the_slow_twin(size: tuple[int, int], resize: int
     assert area(found) / crop**2 == pytest.approx(share, abs=0.01)
 
 
-def test_overlapping_boxes_count_once_and_what_the_crop_cuts_off_is_nothing() -> None:
+def test_overlapping_boxes_count_once_and_cut_ones_not_at_all() -> None:
     settings = PreprocessingSettings(crop=10)
     lines = [row({"object": (5, 5, 15, 15), "head": (0, 0, 5, 20)}), row({"object": (8, 5, 20, 15)})]
     found = input_boxes(lines, (20, 20), settings)
@@ -166,7 +166,7 @@ def test_a_box_drawn_a_little_over_the_edge_ends_at_the_edge() -> None:
     assert found["head"].tolist() == [[0, 0, 640, 427]]
 
 
-def test_the_boxes_that_people_drew_on_zebras_and_tigers_fit_their_photos(shared_data: Path) -> None:
+def test_the_boxes_drawn_on_zebras_and_tigers_fit_their_photos(shared_data: Path) -> None:
     folder = shared_data / "imagenet_animals"
     paths = sorted(str(path) for path in folder.glob("*/*.jpg"))
     found = match_images(read_boxes(folder / "parts.csv", {"part01": "head"}), paths)

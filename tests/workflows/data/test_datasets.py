@@ -183,7 +183,7 @@ class TestFolders:
         assert (len(index.rows(TRAIN, 340)), len(index.rows(VALIDATION, 340))) == (151, 50)
         assert len(index.rows(VALIDATION)) == 100
 
-    def test_1000_folders_are_listed_quickly_and_one_picture_each_is_opened(
+    def test_1000_folders_are_listed_quickly_and_opened_once_each(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         picture = encoded(noise(8, 8))

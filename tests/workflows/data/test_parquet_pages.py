@@ -74,7 +74,7 @@ def test_other_encodings_are_not_guessed_at(tmp_path: Path, encoding: str) -> No
         list(located(path))
 
 
-def test_damaged_pages_end_in_an_unknown_layout_or_in_places_within_the_chunk(tmp_path: Path) -> None:
+def test_damaged_pages_end_in_an_unknown_layout_or_in_the_chunk(tmp_path: Path) -> None:
     path = write_parquet(tmp_path / "a.parquet", cells(60), use_dictionary=False, write_batch_size=20, data_page_size=1)
     chunk = _Layout.of(str(path)).chunks[0]
     assert chunk is not None

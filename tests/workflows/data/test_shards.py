@@ -10,7 +10,7 @@ from workflows.errors import SettingsError
 
 @given(st.integers(0, 5000), st.integers(1, 700))
 @settings(deadline=None)
-def test_shards_cover_every_image_once_and_only_the_last_is_short(n_images: int, size: int) -> None:
+def test_shards_cover_every_image_once_and_the_last_is_short(n_images: int, size: int) -> None:
     shards = plan_shards(n_images, size)
     assert [image for shard in shards for image in range(shard.first, shard.stop)] == list(range(n_images))
     assert [shard.index for shard in shards] == list(range(len(shards)))

@@ -36,9 +36,7 @@ def without_excitation(network: nn.Module) -> nn.Module:
 
 
 @pytest.mark.parametrize("layer", SQUEEZED)
-def test_behind_squeeze_and_excitation_positions_stay_where_their_convolutions_look(
-    network: nn.Module, layer: str
-) -> None:
+def test_behind_squeeze_and_excitation_positions_stay_in_place(network: nn.Module, layer: str) -> None:
     with torch.inference_mode():
         maps = TappedNetwork(network, [layer])(torch.zeros(1, 3, SIDE, SIDE))[1]
     positions = maps[layer].shape[2]
@@ -55,5 +53,5 @@ def test_a_single_position_lies_in_the_middle() -> None:
     assert position_centres(AxisWindow.whole(), 1, 33).tolist() == [16.5]
 
 
-def test_centres_of_fields_that_reach_over_the_edge_stay_a_stride_apart() -> None:
+def test_centres_of_fields_over_the_edge_stay_a_stride_apart() -> None:
     assert position_centres(AxisWindow(16, -46, 60), 4, 56).tolist() == [0, 0, 16, 32]

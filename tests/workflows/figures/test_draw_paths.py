@@ -44,7 +44,7 @@ def shown(root: Path, image: int, width: int = 100) -> str:
     return stream.getvalue()
 
 
-def test_items_are_the_requested_paths_and_the_junctions_with_most_errors(worker: PathDrawWorker) -> None:
+def test_items_are_requested_paths_and_the_worst_junctions(worker: PathDrawWorker) -> None:
     items = path_items(worker.folder, worker.settings, worker.plan)
     rows = misclassified(worker)
     assert items[:2] == [f"path:{row['image']}" for row in rows[:2]]

@@ -26,7 +26,7 @@ def images_of(block: ImageBlock) -> list[int]:
     return [known[column.tobytes()] for column in block.columns[0].float().numpy()]
 
 
-def test_fitted_and_held_out_images_are_all_readable_training_images_once(source: ChainSource) -> None:
+def test_fitted_and_held_out_are_all_readable_images_once(source: ChainSource) -> None:
     layers, predicted = dense_activations()
     apart = source.images.held_out
     seen = []

@@ -144,7 +144,7 @@ def test_a_fit_stops_at_an_epoch_that_gains_too_little(tmp_path: Path) -> None:
     assert bool(load_state(tmp_path / "state.npz")["stopped"])
 
 
-def test_restarts_start_and_end_elsewhere_and_are_judged_on_the_same_images(made: Made) -> None:
+def test_restarts_differ_and_are_judged_on_the_same_images(made: Made) -> None:
     one, two = fitted(made, 0), fitted(made, 1)
     assert not np.array_equal(one.state.model.layers[0].mean, two.state.model.layers[0].mean)
     assert one.history.full[-1] != two.history.full[-1]

@@ -51,7 +51,7 @@ def source_of(root: Path, layer: int) -> tuple[ColumnSource, Plan]:
     return ColumnSource(folder.settings(), plan, folder, plan.layers[layer], torch.device("cpu")), plan
 
 
-def test_fitted_and_held_out_columns_are_all_training_columns_once(digits_run: Path) -> None:
+def test_fitted_and_held_out_are_all_training_columns_once(digits_run: Path) -> None:
     source, plan = source_of(digits_run, 1)
     stored = activations(digits_run)[plan.layers[1].name][: plan.train_images]
     seen = np.zeros(stored.shape[:2], np.int64)
@@ -69,7 +69,7 @@ def test_fitted_and_held_out_columns_are_all_training_columns_once(digits_run: P
     assert (seen == 1).all()
 
 
-def test_the_same_images_are_held_out_in_every_layer_and_none_of_another_seed(digits_run: Path) -> None:
+def test_the_same_images_are_held_out_in_every_layer(digits_run: Path) -> None:
     folder = RunFolder.open(digits_run)
     settings, plan = folder.settings(), Plan.read(folder)
     chosen = held_out_images(settings, plan)

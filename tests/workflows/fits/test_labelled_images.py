@@ -71,7 +71,7 @@ def test_a_scope_holds_out_its_own_share(tmp_path: Path) -> None:
         assert held_out_images(settings, plan, few).sum() == max(0, count - 1), "never all of a scope"
 
 
-def test_where_all_held_out_images_are_broken_the_first_readable_one_behind_them_is_held_out(tmp_path: Path) -> None:
+def test_if_all_held_out_are_broken_the_next_readable_one_is(tmp_path: Path) -> None:
     settings, plan, folder = make(tmp_path / "run", settings_of({"held_out": 0.001}))
     order = np.random.default_rng(fit_seed(settings.seed, "held-out", "images")).permutation(TRAIN)
     rows = read_table(folder.images_table).to_pylist()
@@ -89,7 +89,7 @@ def test_where_all_held_out_images_are_broken_the_first_readable_one_behind_them
     assert not alone.held_out.any()
 
 
-def test_broken_images_among_others_that_are_held_out_change_nothing(tmp_path: Path) -> None:
+def test_broken_images_among_held_out_ones_change_nothing(tmp_path: Path) -> None:
     settings, plan, folder = make(tmp_path / "run", settings_of())
     apart = held_out_images(settings, plan)
     assert apart[list(BROKEN[:3])].any(), "or this test misses its point"

@@ -45,7 +45,7 @@ def test_the_dictionaries_are_in_the_plan(digits_run: Path) -> None:
     assert disk_needs(settings, plan, labels=[10, 3, 1])["mixtures"] == 3 * written
 
 
-def test_the_papers_preset_needs_a_dictionary_of_each_loss_for_every_class() -> None:
+def test_the_papers_preset_needs_two_dictionaries_a_class() -> None:
     settings = asked("imagenet_resnet50", ["class"], ["all"])
     widths = zip((256, 512, 1024, 2048), settings.fit.words, strict=True)
     layers = tuple(LayerPlan(f"{k}", "", d, 1, 1, k, 1, None, Window.whole()) for d, k in widths)
@@ -56,7 +56,7 @@ def test_the_papers_preset_needs_a_dictionary_of_each_loss_for_every_class() -> 
     assert round(needed / 1e9) == 117
 
 
-def test_a_named_class_counts_its_own_images_until_its_neighbours_are_known(digits_run: Path) -> None:
+def test_a_named_class_counts_its_images_before_its_neighbours(digits_run: Path) -> None:
     folder = RunFolder.open(digits_run)
     plan = Plan.read(folder)
     labels = ImageColumns.read(folder, 0, plan.images).label
@@ -82,7 +82,7 @@ def readers(needs: dict[str, int]) -> int:
     return next(size for title, size in needs.items() if "readers of whole maps" in title)
 
 
-def test_readers_hold_the_word_maps_of_one_scope_or_of_all_where_the_network_runs_again(digits_run: Path) -> None:
+def test_readers_hold_maps_of_one_scope_or_of_all_when_run_again(digits_run: Path) -> None:
     folder = RunFolder.open(digits_run)
     settings, plan = folder.settings(), Plan.read(folder)
     # So many positions that word maps outweigh everything else, and one stored column a map in the other stages.

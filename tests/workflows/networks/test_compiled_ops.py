@@ -14,7 +14,7 @@ from workflows.networks import compiled_ops
 from workflows.networks.compiled_ops import torchvision
 
 
-def test_operators_are_declared_exactly_when_the_compiled_ones_do_not_load() -> None:
+def test_operators_are_declared_if_the_compiled_do_not_load() -> None:
     assert (compiled_ops._declared is None) == torchvision.extension._has_ops()
 
 

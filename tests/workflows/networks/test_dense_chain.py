@@ -96,7 +96,7 @@ def test_the_default_mlp_is_the_papers() -> None:
     assert network.get_submodule("dense1").in_features == 3 * 32 * 32
 
 
-def test_a_tapped_chain_has_one_position_exact_zeros_and_no_dropout() -> None:
+def test_a_tapped_chain_has_one_position_and_no_dropout() -> None:
     torch.manual_seed(0)
     network = mlp(**SMALL, dropout=0.5)
     assert network.training
@@ -187,7 +187,7 @@ def test_only_a_relu_on_the_dense_layer_itself_rectifies(between: list[nn.Module
     assert (lower.dense, logits.rectified) == ("1", False)
 
 
-def test_a_result_behind_softmax_or_relu_still_has_its_logits_on_top() -> None:
+def test_a_result_behind_softmax_or_relu_has_its_logits_on_top() -> None:
     for end in (nn.LogSoftmax(dim=1), nn.ReLU()):
         network = nn.Sequential(nn.Flatten(), nn.Linear(192, 6), nn.ReLU(), nn.Linear(6, 4), end)
         assert names(dense_chain(network)) == [("2", "1", True), ("3", "3", False)]

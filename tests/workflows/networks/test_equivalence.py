@@ -158,7 +158,7 @@ VIEWS: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 @pytest.mark.parametrize("name", VIEWS)
-def test_what_is_overwritten_through_a_view_reads_as_in_the_plain_network(name: str) -> None:
+def test_what_is_overwritten_through_a_view_reads_as_plain(name: str) -> None:
     network = middle(VIEWS[name])
     checked(network, ["lower", "norm", "upper"])
     checked(network, ["norm"])
@@ -215,7 +215,7 @@ class Layout(nn.Module):
 
 
 @pytest.mark.parametrize("way", ["strided", "asked", "stride"])
-def test_networks_that_look_at_the_memory_format_run_in_their_own(way: str) -> None:
+def test_networks_that_look_at_the_memory_format_keep_it(way: str) -> None:
     assert not checked(Layout(way).eval().requires_grad_(False), ["conv"]).channels_last
 
 
@@ -442,7 +442,7 @@ class Counting(nn.Module):
         return self.head(maps.mean((2, 3))) + 10 * bool(self.conv._forward_hooks)
 
 
-def test_a_network_that_no_tap_leaves_alone_is_refused_with_both_numbers() -> None:
+def test_a_network_that_no_tap_leaves_alone_is_refused() -> None:
     words = r"with its layers tapped it must give the logits of the plain network, gives -?[\d.]+ where .* is right"
     network = Counting().eval().requires_grad_(False)
     network.head.register_forward_hook(lambda _module, _inputs, value: value.clone())

@@ -34,7 +34,7 @@ def test_aliases_stand_at_their_layers() -> None:
 
 
 @pytest.mark.parametrize("network", [Branching(), Twice()])
-def test_calls_of_modules_are_listed_where_operations_cannot_be_traced(network: nn.Module) -> None:
+def test_calls_of_modules_are_listed_where_tracing_fails(network: nn.Module) -> None:
     network = network.eval()
     listed = list_layers(network, (3, 32, 32))
     assert listed

@@ -116,9 +116,7 @@ def test_a_prefix_that_is_the_networks_own_stays(tmp_path: Path) -> None:
         assert torch.equal(network.module.weight, weights["module.weight"])
 
 
-def test_what_is_missing_and_what_is_left_are_named_behind_a_prefix(
-    state: dict[str, torch.Tensor], tmp_path: Path
-) -> None:
+def test_what_is_missing_and_left_is_named_behind_a_prefix(state: dict[str, torch.Tensor], tmp_path: Path) -> None:
     state = {f"module.{key}": value for key, value in state.items()}
     state["module.extra.weight"] = state.pop("module.conv1.weight")
     with pytest.raises(NetworkError, match=r"missing \(1\): conv1\.weight; unexpected \(1\): extra\.weight"):

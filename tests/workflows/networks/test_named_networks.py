@@ -131,7 +131,7 @@ def test_weight_standardised_convolutions_of_timm(name: str, layer: str, expecte
     assert trace_window(network, below, layer, (3, 64, 64)) == Window.square(*expected)
 
 
-def test_timm_modules_that_cannot_be_traced_are_one_operation_each() -> None:
+def test_timm_modules_that_cannot_be_traced_are_one_each() -> None:
     pytest.importorskip("timm", reason="needs the extra timm: pip install 'inference-graphs[timm]'")
     network = build_network(named("timm:tf_efficientnet_lite0"))  # pads by the size of what comes
     listed = list_layers(network, (3, 64, 64))

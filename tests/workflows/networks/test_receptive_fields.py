@@ -206,9 +206,7 @@ WITH_HOLES: dict[str, nn.Module] = {
 
 
 @pytest.mark.parametrize("name", WITH_HOLES)
-def test_operations_that_skip_positions_get_the_smallest_window_around_them(
-    name: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_operations_that_skip_positions_get_the_smallest_window(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
     network = OneOperation(WITH_HOLES[name]).eval()
     monkeypatch.setattr("workflows.networks.receptive_fields.measure_window", _must_not_measure)
@@ -432,7 +430,7 @@ def test_a_network_that_cannot_be_traced_is_measured() -> None:
         trace_window(network, "conv2", "conv1", (3, 16, 16))
 
 
-def test_windows_through_opaque_modules_are_measured_and_others_traced(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_windows_of_opaque_modules_are_measured_others_traced(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
     network = PartlyTraceable().eval()
     assert trace_window(network, "conv1", "conv2", (3, 16, 16)) == Window.square(2, -4, 10)

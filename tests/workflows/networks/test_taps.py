@@ -270,7 +270,7 @@ def test_networks_of_other_form_are_refused() -> None:
         TappedNetwork(flat, ["1"])(IMAGES)
 
 
-def test_a_network_that_cannot_be_traced_is_tapped_by_its_modules() -> None:
+def test_a_network_that_is_not_traced_is_tapped_by_its_modules() -> None:
     torch.manual_seed(0)
     network = Branching().eval().requires_grad_(False)
     logits, maps = TappedNetwork(network, ["conv1", "relu", "relu_1"])(IMAGES)
@@ -311,7 +311,7 @@ def test_modules_that_cannot_be_traced_are_opaque_operations() -> None:
         torch.testing.assert_close(maps["conv2"], expected["conv2"], rtol=1e-4, atol=1e-5)
 
 
-def test_a_layer_inside_an_opaque_module_is_tapped_by_its_modules() -> None:
+def test_a_layer_in_an_opaque_module_is_tapped_by_its_modules() -> None:
     torch.manual_seed(0)
     network = with_random_statistics(PartlyTraceable())
     names = ["conv1", "pooled.conv", "head.relu"]

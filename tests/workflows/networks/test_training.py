@@ -76,7 +76,7 @@ def test_dense_layers_learn_digits(digits: tuple[Tensor, Tensor]) -> None:
     assert accuracy(network, images[:400], labels[:400]) > 0.93
 
 
-def test_the_seed_settles_mirroring_shifts_and_dropout_whatever_torch_drew_before(
+def test_the_seed_settles_mirroring_shifts_and_dropout(
     digits: tuple[Tensor, Tensor],
 ) -> None:
     images, labels = digits[0][:200], digits[1][:200]

@@ -51,7 +51,7 @@ def test_what_all_leaves_out_is_told() -> None:
     assert found.silent == ("no validation image of scope list-a is predicted as gnu: no class graph",)
 
 
-def test_classes_that_all_leaves_out_of_scope_class_are_told_with_what_they_lack() -> None:
+def test_classes_left_out_of_all_are_told_with_what_they_lack() -> None:
     found = asked(settings_of(scopes=["joint", "class"], loss="discriminative"), [])
     assert [graphs.scope.name for graphs in found.scopes] == ["joint", "class-0", "class-1", "class-3", "class-4"]
     assert found.scopes[0].classes == (0, 1, 2, 3, 4), "the fox has a graph with the dictionary of all classes"

@@ -42,7 +42,7 @@ def test_misclassified_are_validation_images_that_were_read():
     assert requested_images(("misclassified", "0"), PLAN, IMAGES) == [0, 3]
 
 
-def test_the_first_n_misclassified_images_are_asked_for_by_number():
+def test_the_first_n_misclassified_are_asked_for_by_number():
     images = ImageColumns(label=np.zeros(6), predicted=np.array([1, 0, 1, -1, 2, 1]), probability=np.full(6, 0.9))
     assert requested_images(("misclassified",), PLAN, images) == [2, 4, 5]
     assert requested_images(("misclassified:1",), PLAN, images) == [2]

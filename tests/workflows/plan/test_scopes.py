@@ -78,7 +78,7 @@ def neighbours(label: int, **fit: Any) -> tuple[int, ...]:
     return class_scope(label, Confusions.of(PLAN, IMAGES), settings_of(**fit).fit).labels
 
 
-def test_the_confusion_matrix_leaves_out_training_images_and_broken_ones() -> None:
+def test_the_confusion_matrix_leaves_out_training_and_broken() -> None:
     found = Confusions.of(PLAN, IMAGES)
     cells = zip(found.label.tolist(), found.predicted.tolist(), found.count.tolist(), strict=True)
     assert sorted(cells) == sorted(CONFUSED)
@@ -96,7 +96,7 @@ def test_few_confusions_make_no_neighbour() -> None:
     assert neighbours(0, min_confusions=3) == (0,)
 
 
-def test_the_most_frequent_neighbours_are_kept_and_ties_go_to_the_lowest_id() -> None:
+def test_most_frequent_neighbours_stay_and_ties_go_to_the_lowest() -> None:
     assert neighbours(0, max_neighbours=1) == (0, 1), "dog and fox tie"
     assert neighbours(0, max_neighbours=2) == (0, 1, 2)
     most = images_of([(0, 0, 5), (0, 1, 1), (0, 4, 3)])
@@ -117,7 +117,7 @@ def test_scopes_come_joint_then_classes_then_lists() -> None:
     assert scopes[3] == Scope("list-pets", (0, 1), True, (0, 1))
 
 
-def test_all_means_every_class_that_some_image_of_its_scope_is_predicted_as() -> None:
+def test_all_means_every_class_some_image_is_predicted_as() -> None:
     scopes = planned(scopes=["class"])
     assert [scope.name for scope in scopes] == [f"class-{label}" for label in range(5)]
     assert scopes[3].labels == (0, 3), "a gnu is taken for a cat, so the cat that is taken for a gnu is of its S_V"
@@ -148,7 +148,7 @@ def test_labels_are_places_and_rest_is_the_last() -> None:
     assert joint.holds_all
 
 
-def test_images_outside_get_words_where_their_prediction_is_explained() -> None:
+def test_images_outside_get_words_of_their_prediction() -> None:
     scope = Scope("class-4", (2, 4), False, (4,))
     images = ImageColumns(np.array([0, 0, 2, 4, 1]), np.array([4, 2, 0, -1, 0]), np.ones(5))
     assert scope.assigns(images).tolist() == [True, False, True, True, False]
@@ -233,7 +233,7 @@ def test_a_decision_needs_images_of_every_label() -> None:
     assert planned(few, train=15, scopes=["class"], classes=["dog"])
 
 
-def test_a_scope_with_more_labels_than_the_images_have_is_refused() -> None:
+def test_a_scope_with_more_labels_than_the_images_is_refused() -> None:
     images = images_of()
     kept = (images.label < 3) | (np.arange(len(images.label)) >= 5 * TRAIN)
     fewer = ImageColumns(*(getattr(images, name)[kept] for name in ("label", "predicted", "probability")))
@@ -286,7 +286,7 @@ def lone(classes: list[str], labels: np.ndarray | None = None, **fit: Any) -> No
     refuse_lone_classes(settings_of(classes, **{"scopes": ["class"], **fit}), PLAN, labels)
 
 
-def test_classes_without_hope_of_a_scope_are_refused_before_the_predictions_are_known() -> None:
+def test_classes_without_hope_are_refused_before_predictions() -> None:
     decide = {"loss": "discriminative", "min_images": TRAIN + 1}
     words = (
         r"needs 31 training images of every label \(fit\.min_images\), scope class-1 has 30 of 'dog'; index more "
@@ -324,7 +324,7 @@ def test_more_words_than_columns_of_a_scope_are_refused() -> None:
         plan_scopes(settings_of(classes=["fox"], scopes=["class"]), plan, IMAGES)
 
 
-def test_thin_dictionaries_of_many_scopes_are_one_warning_a_layer() -> None:
+def test_thin_dictionaries_of_scopes_are_one_warning_a_layer() -> None:
     settings = settings_of(scopes=["joint", "class"])
     scopes = plan_scopes(settings, PLAN, IMAGES)
     (told,) = thin_dictionaries(settings, PLAN, scope_sizes(settings, PLAN, scopes, IMAGES.label[: PLAN.train_images]))

@@ -97,7 +97,7 @@ def svg_texts(path: Path) -> list[str]:
     return ["".join(node.itertext()).strip() for node in nodes]
 
 
-def test_curves_are_sorted_by_step_and_know_the_steps_that_reseeded() -> None:
+def test_curves_are_sorted_by_step_and_know_reseeding_steps() -> None:
     curves = fit_curves(history())
     assert [curve.layer for curve in curves] == ["a", "b", "c"]
     np.testing.assert_array_equal(curves[1].steps, np.arange(1, 31))

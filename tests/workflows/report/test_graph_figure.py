@@ -290,7 +290,7 @@ def test_files_are_written_reproducibly_with_escaped_text(tmp_path: Path, pictur
         assert picture.info["dpi"] == pytest.approx((200, 200), abs=0.1)
 
 
-def test_the_svg_holds_the_same_pictures_at_the_same_places_as_the_png(pictures) -> None:
+def test_the_svg_holds_the_pictures_of_the_png_where_it_does(pictures) -> None:
     page = graph_page(view_of(pictures, n_layers=2))
     png = np.asarray(Image.open(io.BytesIO(page.png())))
     images = list(ElementTree.fromstring(page.svg()).iter("{http://www.w3.org/2000/svg}image"))

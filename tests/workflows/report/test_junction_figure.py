@@ -187,7 +187,7 @@ def test_a_path_figure_says_what_it_shows() -> None:
     assert "Red" not in " ".join(texts(page_of(made_up_path(3, leaves=None), [9, 8])[1], "legend"))
 
 
-def test_the_images_own_subcluster_is_full_the_others_empty_and_the_image_a_star() -> None:
+def test_the_own_subcluster_is_full_and_the_image_a_star() -> None:
     path = made_up_path(2, leaves=None)
     junctions, page = page_of(path, [*[20] * 12, 40])  # word 12 is the next word at level 1: the largest sub-cluster
     view, drawn = junctions[0], lines(page)

@@ -22,7 +22,7 @@ from workflows.report.junction_members import (
 )
 
 
-def test_subclusters_are_the_largest_words_with_one_percent_of_the_members() -> None:
+def test_subclusters_are_the_largest_words_with_one_percent() -> None:
     upper = np.repeat([5, 2, 9, 4], [50, 100, 50, 2])
     assert choose_subclusters(upper) == [2, 5, 9], "ties: lowest word; 2 of 202 are less than 1 %"
     assert choose_subclusters(np.repeat([5, 4], [198, 2])) == [5, 4], "exactly 1 % is enough"
@@ -51,7 +51,7 @@ def test_others_do_not_choose_the_plane() -> None:
         np.testing.assert_allclose(before.points, after.points, atol=1e-9)
 
 
-def test_examples_are_the_members_nearest_to_the_centre_in_the_plane() -> None:
+def test_examples_are_the_members_nearest_to_the_centre() -> None:
     members = made_up_members([60, 50, 40])
     view = build_junction_view(2, members, made_up_naming(), pictures=ManyPictures())
     for part in view.subclusters:
@@ -65,7 +65,7 @@ def test_examples_are_the_members_nearest_to_the_centre_in_the_plane() -> None:
             np.testing.assert_array_equal(example.picture, ManyPictures().read(example.image))
 
 
-def test_dominant_class_and_share_count_all_members_not_the_shown_ones() -> None:
+def test_dominant_class_and_share_count_all_members() -> None:
     members = made_up_members([90, 60])
     few = JunctionMembers(members.image, members.upper, members.label, np.arange(0, 150, 5), members.columns[::5])
     view = build_junction_view(2, few, made_up_naming())
@@ -93,7 +93,7 @@ def test_the_image_marks_its_own_subcluster_and_the_expected_one() -> None:
     np.testing.assert_allclose(view.image_point, view.subclusters[2].points[own], atol=1e-9)
 
 
-def test_a_rare_way_of_the_image_is_shown_apart_and_moves_no_other_point() -> None:
+def test_a_rare_way_is_shown_apart_and_moves_no_other_point() -> None:
     members = made_up_members([300, 200, 3, 2])
     plain = build_junction_view(2, members, made_up_naming())
     image = ExplainedImage(members.columns[0], taken=3, expected=7)
@@ -139,7 +139,7 @@ def test_a_word_without_members_has_a_view() -> None:
     np.testing.assert_array_equal(np.isfinite(view.image_point), [True, True])
 
 
-def test_the_sample_is_seeded_ascending_and_whole_where_it_can_be() -> None:
+def test_the_sample_is_seeded_ascending_and_whole_if_possible() -> None:
     assert sampled_rows(5, 10, (1, 2)).tolist() == [0, 1, 2, 3, 4]
     chosen = sampled_rows(10_000, 2000, (0, 2, 17))
     assert len(np.unique(chosen)) == 2000

@@ -31,7 +31,7 @@ def test_short_names(name: str, short: str) -> None:
     assert short_name(name) == short
 
 
-def test_characters_that_the_font_lacks_are_drawn_as_a_mark_without_a_warning() -> None:
+def test_characters_that_the_font_lacks_are_drawn_as_a_mark() -> None:
     page = Page(100, 20)
     page.text(2, 2, printable("tiger 虎 \x00"), 8.0)
     assert page.png().startswith(b"\x89PNG")

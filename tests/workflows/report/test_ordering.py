@@ -51,7 +51,7 @@ def test_of_equal_crossings_the_shorter_arrows_win() -> None:
     assert ordered[1][1] == 6
 
 
-def test_the_order_is_repeatable_and_follows_the_words_not_their_numbers() -> None:
+def test_the_order_is_repeatable_and_of_words_not_numbers() -> None:
     layers, edges = random_chain(np.random.default_rng(5), (1, 3, 3, 3), density=0.8)
     assert order_layers(layers, edges) == order_layers(layers, edges)
     shifted = [[word + 100 for word in layer] for layer in layers]

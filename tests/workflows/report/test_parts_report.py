@@ -59,7 +59,7 @@ def printed(rows: pa.Table, colour: bool = True, titles: dict[str, str] = TITLES
     return written.getvalue()
 
 
-def test_long_layer_titles_are_folded_before_numbers_or_parts_are_cut() -> None:
+def test_long_titles_are_folded_before_numbers_are_cut() -> None:
     text = printed(made_up_parts(), colour=False, titles=TITLES | {"layer4": "features.12.squeeze.activation"})
     assert "…" not in text
     for whole in ("object", "share, 95 %", "photos", "70 [60, 80]"):
@@ -72,7 +72,7 @@ def colours(panel: Axes) -> set[str]:
     return {to_hex(line.get_color()) for line in panel.lines}
 
 
-def test_a_panel_a_part_and_source_with_words_their_sum_and_the_area() -> None:
+def test_a_panel_a_part_and_source_with_words_sum_and_area() -> None:
     figure = _figure(made_up_parts().to_pylist(), "made-up", NAMES, TITLES)
     assert [panel.get_title(loc="left") for panel in figure.axes] == ["object", "head"] * 2
     for panel, area in zip(figure.axes, (0.55, 0.9) * 2, strict=True):
@@ -110,7 +110,7 @@ def test_more_classes_and_parts_than_fit_are_said_to_be_left_out(tmp_path: Path)
     assert "wing" not in texts
 
 
-def test_the_same_table_gives_the_same_bytes_and_an_empty_one_none(tmp_path: Path) -> None:
+def test_the_same_table_gives_the_same_bytes_an_empty_one_none(tmp_path: Path) -> None:
     words = {"network": "made-up", "class_names": NAMES, "layer_titles": TITLES}
     for name in "ab":
         draw_parts_figure(made_up_parts(), tmp_path / f"{name}.png", tmp_path / f"{name}.svg", **words)
@@ -120,7 +120,7 @@ def test_the_same_table_gives_the_same_bytes_and_an_empty_one_none(tmp_path: Pat
         draw_parts_figure(made_up_parts(0), tmp_path / "c.png", tmp_path / "c.svg", **words)
 
 
-def test_the_table_fits_80_columns_and_colours_what_the_interval_leaves_no_doubt_about() -> None:
+def test_the_table_fits_80_columns_and_colours_what_is_certain() -> None:
     rows = made_up_parts(parts=("object", "front legs"))
     text, lines = printed(rows), printed(rows, colour=False).splitlines()
     assert "…" not in "".join(lines)
@@ -132,7 +132,7 @@ def test_the_table_fits_80_columns_and_colours_what_the_interval_leaves_no_doubt
     assert len(re.findall(r"\x1b\[31m *70 \[60, 80\]", text)) == 8, "below that of the legs"
 
 
-def test_parts_without_a_photo_are_dashes_and_scopes_are_told_apart() -> None:
+def test_parts_without_a_photo_are_dashes_scopes_told_apart() -> None:
     rows = made_up_parts(1, scopes=("joint", "list-cats")).to_pylist()
     rows = [row | counted(None, None) if row["part"] == "head" else row for row in rows]
     table = pa.Table.from_pylist(rows, SCHEMAS["boxes"])

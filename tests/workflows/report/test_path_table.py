@@ -18,7 +18,7 @@ from workflows.storage.schemas import SCHEMAS
 LONG_NAMES = tuple(f"three-toed sloth number {i} of a very long row, ai" for i in range(1000))
 
 
-def test_each_layer_has_its_word_its_runner_up_and_by_how_much_it_lost() -> None:
+def test_each_layer_has_its_word_and_its_runner_up() -> None:
     lines = printed(path_table(made_up_path(3, leaves=3, odds=[20.4, 0.25, 1234.5])), 100)
     assert lines[0] == "Inference path of image 4711: predicted truck (62 %), true label airplane"
     assert lines[1] == "log P(path | all layers) −0.73 nats"
@@ -49,7 +49,7 @@ def test_a_sentence_says_where_the_path_leaves(leaves: int, expected: int | None
     assert " ".join(" ".join(wrapped).split()).endswith(sentence)
 
 
-def test_log_odds_may_be_unknown_and_a_correct_image_leaves_nothing() -> None:
+def test_log_odds_may_be_unknown_and_a_correct_image_stays() -> None:
     path = made_up_path(3, leaves=3)
     assert path.departure is not None
     unknown = replace(path, departure=replace(path.departure, log_odds=None))

@@ -43,7 +43,7 @@ def test_a_rotation_of_the_units_moves_no_point(groups: int) -> None:
 
 
 @pytest.mark.parametrize("groups", [2, 3, 6])
-def test_names_of_the_groups_and_order_of_the_columns_move_no_point(groups: int) -> None:
+def test_names_of_groups_and_order_of_columns_move_no_point(groups: int) -> None:
     columns, labels = drawn(groups)
     rng = np.random.default_rng(2)
     names, order = rng.permutation(groups) * 7 + 3, rng.permutation(len(columns))
@@ -61,7 +61,7 @@ def test_units_that_are_never_active_take_no_part() -> None:
     )
 
 
-def test_two_groups_give_their_one_axis_and_the_first_component_of_the_rest() -> None:
+def test_two_groups_give_an_axis_and_a_component_of_the_rest() -> None:
     columns, labels = drawn(2)
     projection = fit_projection(columns, labels)
     assert projection.names == ("discriminant", "principal component")

@@ -57,7 +57,7 @@ def test_nothing_overlaps_and_nothing_leaves_the_page(n_layers: int, words: int,
         assert page.height_pixels <= 2339
 
 
-def test_fifteen_hundred_words_of_a_thousand_classes_name_only_the_largest_blocks() -> None:
+def test_1500_words_of_1000_classes_name_the_largest_blocks() -> None:
     deep = layer(1500, 1000, "features.denseblock3.denselayer24.concatenation.add", unused=100)
     page = page_of([deep, layer(450, 1000)], MANY_NAMES)
     assert overlaps(page) == []
@@ -70,7 +70,7 @@ def test_fifteen_hundred_words_of_a_thousand_classes_name_only_the_largest_block
     assert [block.label for block in named] == sorted(block.label for block in named)
 
 
-def test_words_stand_by_class_then_share_and_unused_ones_are_left_out() -> None:
+def test_words_stand_by_class_then_share_unused_are_left_out() -> None:
     dominant, share = np.array([2, 0, -1, 2, 0, 1]), np.array([0.4, 0.3, 0.0, 0.9, 0.3, 0.2])
     view = LayerSimilarity("a", np.zeros((6, 6)), dominant, share, 0.42, None)
     assert view.order.tolist() == [1, 4, 5, 3, 0]
@@ -88,7 +88,7 @@ def test_the_title_holds_the_numbers() -> None:
     assert texts(page, "heading")[1] == "made_up · scope joint"
 
 
-def test_cells_have_the_colours_of_their_distances_and_strips_those_of_their_classes() -> None:
+def test_cells_have_colours_of_distances_strips_of_classes() -> None:
     view = layer(12, 4)
     page = page_of([view])
     picture = np.asarray(Image.open(io.BytesIO(page.png())))[::-1]  # boxes count from the bottom

@@ -43,7 +43,7 @@ def test_curves_are_the_rows_of_the_table_by_number_of_words() -> None:
     assert np.isnan(sweep_curve(table, "add1", "generative", "soft").low).all()
 
 
-def test_every_layer_has_a_panel_of_errors_and_one_of_likelihoods(tmp_path: Path) -> None:
+def test_every_layer_has_panels_of_errors_and_of_likelihoods(tmp_path: Path) -> None:
     _, svg = drawn(tmp_path, made_up_sweep(ERRORS))
     found = texts(svg)
     for layer in ERRORS:

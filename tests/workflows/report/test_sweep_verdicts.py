@@ -32,7 +32,7 @@ def test_all_expectations_hold_where_they_do() -> None:
     assert near(verdicts).numbers == ("K=50 0.095 against 0.085, +0.010 [−0.010, +0.030]",)
 
 
-def test_a_tie_on_the_wrong_side_makes_the_statement_false_and_is_called_a_tie() -> None:
+def test_a_tie_on_the_wrong_side_is_false_and_called_a_tie() -> None:
     errors = {**AS_EXPECTED, "add9": {"generative": (150, 120, 100), "discriminative": (110, 95, 101)}}
     verdict = below(sweep_verdicts(made_up_sweep(errors)))
     assert verdict.holds is False
@@ -52,7 +52,7 @@ def test_within_a_hundredth_counts_whole_images(wrong: int, holds: bool) -> None
     assert near(sweep_verdicts(made_up_sweep(errors))).holds is holds
 
 
-def test_more_words_that_are_clearly_worse_are_named_with_their_layer() -> None:
+def test_more_words_that_are_clearly_worse_are_named() -> None:
     errors = {**AS_EXPECTED, "add1": {"generative": (700, 650, 680), "discriminative": (500, 450, 460)}}
     inner, last = sweep_verdicts(made_up_sweep(errors))[2:]
     assert inner.holds is False

@@ -29,7 +29,7 @@ def view_of(graph: str = "class:3", names: tuple[str, ...] = CIFAR_NAMES, **opti
 
 
 @pytest.mark.parametrize("width", [80, 100])
-def test_a_class_graph_fits_and_shows_every_word_and_drawn_edge_whole(width: int) -> None:
+def test_a_class_graph_fits_and_shows_words_and_edges_whole(width: int) -> None:
     view = view_of()
     lines = printed(graph_table(view), width)
     assert max(len(line) for line in lines) <= width

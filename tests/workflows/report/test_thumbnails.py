@@ -59,7 +59,7 @@ def test_the_rectangle_is_where_the_receptive_field_is() -> None:
 
 
 @pytest.mark.parametrize("rectangle", [(-50, -50, 90, 90), (0, 0, 32, 32)])
-def test_a_receptive_field_larger_than_the_image_frames_all_of_it(rectangle: tuple[int, int, int, int]) -> None:
+def test_a_field_larger_than_the_image_frames_all_of_it(rectangle: tuple[int, int, int, int]) -> None:
     square = thumbnail(exemplar(np.zeros((32, 32, 3), np.uint8), rectangle), 64, "rectangle")
     assert red(square)[0].all()
     assert red(square)[-1].all()
@@ -94,7 +94,7 @@ def test_dots_lie_at_their_positions() -> None:
     np.testing.assert_allclose(centre, [32, 16], atol=0.5)
 
 
-def test_dense_dots_do_not_melt_together_and_none_changes_nothing() -> None:
+def test_dense_dots_do_not_melt_and_none_changes_nothing() -> None:
     black = np.zeros((32, 32, 3), np.uint8)
     grid = np.stack(np.meshgrid(np.arange(8) * 4 + 2.0, np.arange(8) * 4 + 2.0), axis=-1).reshape(-1, 2)
     square = dotted(black, grid, 128)
@@ -102,7 +102,7 @@ def test_dense_dots_do_not_melt_together_and_none_changes_nothing() -> None:
     np.testing.assert_array_equal(dotted(black, np.empty((0, 2)), 128), fitted(black, 128)[0])
 
 
-def test_heat_maps_are_bright_where_the_word_sits_and_grey_where_nothing_is_known() -> None:
+def test_heat_maps_are_bright_at_the_word_and_grey_if_unknown() -> None:
     heat = np.zeros((11, 11))
     heat[2, 8] = 0.3
     heat[0, 0] = np.nan

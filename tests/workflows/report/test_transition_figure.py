@@ -148,7 +148,7 @@ def test_a_thousand_long_class_names_fit(pictures) -> None:
     assert any("Transition graph of class three-toed sloth 3" in text for _, text, _ in page.boxes())
 
 
-def test_widths_are_to_scale_and_steps_stand_side_by_side_on_their_cards() -> None:
+def test_widths_are_to_scale_and_steps_stand_side_by_side() -> None:
     view = view_of(drawn_paths(300, 4, 12))
     plan = plan_transitions(view, 30, 30)
     scale = {round(place.width / place.step.images, 6) for place in plan.steps}
@@ -204,7 +204,7 @@ def test_predictions_of_another_class_are_written_in_red() -> None:
     assert set(colours.values()) == {ONLY_WRONG}
 
 
-def test_a_layer_whose_words_are_all_rare_shows_the_most_frequent() -> None:
+def test_a_layer_of_rare_words_shows_the_most_frequent() -> None:
     words = np.stack([np.arange(200) // 2, np.full(200, LABEL)], axis=1)
     words[0, 0] = 17
     view = view_of(ClassPaths(LABEL, words))

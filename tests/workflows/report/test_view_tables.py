@@ -26,7 +26,7 @@ def view_of(tables: GraphTables, graph: str = "class:3", **options: object) -> G
     return build_graph_view(tables, graph, scope="joint", network="n", class_names=CIFAR_NAMES, **options)
 
 
-def test_a_class_graph_is_joined_and_ordered_from_the_output_down() -> None:
+def test_a_class_graph_is_ordered_from_the_output_down() -> None:
     tables = made_up_tables(LABELS, 32, n_layers=3)
     view = view_of(tables)
     assert [layer[0].layer for layer in view.layers] == ["output", "layer2.2.add", "layer2.0.add", "layer1.1.add"]

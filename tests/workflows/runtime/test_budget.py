@@ -24,7 +24,7 @@ def small_disk(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("small_disk")
-def test_a_plan_that_does_not_fit_the_disk_is_refused_with_both_numbers(tmp_path: Path) -> None:
+def test_a_plan_beyond_the_disk_is_refused_with_both_numbers(tmp_path: Path) -> None:
     needed = {"activations": 9_000_000_000, "words": 500_000_000}
     with pytest.raises(BudgetError) as caught:
         check_disk(tmp_path / "not" / "yet", needed, margin=1.1)
@@ -45,7 +45,7 @@ def test_what_is_written_already_needs_no_more_disk(tmp_path: Path) -> None:
     assert check_disk(tmp_path, needed, margin=1.0).needed == 9_500_000_000
 
 
-def test_a_plan_that_does_not_fit_the_memory_is_refused_with_both_numbers() -> None:
+def test_a_plan_beyond_the_memory_is_refused_with_both_numbers() -> None:
     needed = {"2 extract actors": 3_000_000_000, "a fit buffer": 1_500_000_000}
     with pytest.raises(BudgetError) as caught:
         check_memory(needed, limit_gb=4, change="lower extract.batch")

@@ -56,7 +56,7 @@ def test_every_item_is_done_once_and_reported_in_the_driver(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("n_actors", [1, 2])
-def test_an_actor_killed_in_mid_run_is_replaced_and_nothing_is_lost(tmp_path: Path, n_actors: int) -> None:
+def test_a_killed_actor_is_replaced_and_nothing_is_lost(tmp_path: Path, n_actors: int) -> None:
     path = tmp_path / "a.zarr"
     n = 40 * SHARD
     create_array(path, (n, 3), "int32", chunk_rows=2, shard_rows=SHARD)

@@ -90,7 +90,7 @@ def test_a_refusal_stops_at_once_with_its_words(tmp_path: Path) -> None:
     assert restarts == []
 
 
-def test_a_failure_that_repeats_stops_after_bounded_attempts_and_the_checkpoint_stays(tmp_path: Path) -> None:
+def test_a_repeated_failure_stops_and_the_checkpoint_stays(tmp_path: Path) -> None:
     with pytest.raises(ShardError) as caught:
         run_fit(job(tmp_path, fault="raise", at=12), group(1, max_attempts=2))
     words = str(caught.value)
@@ -133,9 +133,7 @@ def test_the_first_error_stops_the_other_fits(tmp_path: Path) -> None:
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("fit")]
 
 
-def test_fits_of_a_slot_share_their_processes_and_go_on_in_new_ones_when_a_rank_is_killed(
-    tmp_path: Path, undisturbed: bytes
-) -> None:
+def test_fits_of_a_slot_share_processes_until_a_rank_is_killed(tmp_path: Path, undisturbed: bytes) -> None:
     names = ["first", "second", "dies", "last"]
     faults = {"dies": {"fault": "die", "at": 12}}
     jobs = [job(tmp_path / name, name=name, whole=False, **faults.get(name, {})) for name in names]

@@ -106,7 +106,7 @@ def test_the_network_has_the_last_word_on_the_number_of_layers():
         settings.words_of_layers(5)
 
 
-def test_the_papers_dense_preset_has_five_layers_of_1000_units_and_40_words():
+def test_the_papers_dense_preset_has_5_layers_of_1000_units():
     settings = load_settings(PRESETS / "cifar10_mlp.toml")
     assert settings.network.arguments == {"units": [1000] * 5, "n_classes": 10}
     assert settings.fit.words == (40,)

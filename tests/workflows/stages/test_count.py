@@ -52,7 +52,7 @@ def test_the_bar_is_of_the_scopes_that_are_asked_for_now(digits_run: Path, tmp_p
     assert set(read_table(folder.table("words"))["scope"].to_pylist()) == {"list-a"}
 
 
-def test_a_count_is_as_large_as_its_images_however_scattered_they_are(digits_run: Path) -> None:
+def test_a_count_is_as_large_as_its_images_however_scattered(digits_run: Path) -> None:
     folder = RunFolder.open(digits_run)
     settings, plan = folder.settings(), Plan.read(folder)
     images = ImageColumns.read(folder, 0, plan.images)

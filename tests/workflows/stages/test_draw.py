@@ -70,7 +70,7 @@ def test_the_matrices_hold_the_tables_of_the_run(digits_run: Path) -> None:
         assert len(found.order) == row["used"]
 
 
-def test_a_chain_has_paths_junctions_and_a_transition_graph_a_class(chain_run: Path) -> None:
+def test_a_chain_has_paths_junctions_and_transition_graphs(chain_run: Path) -> None:
     folder = RunFolder.open(chain_run)
     settings, plan = folder.settings(), Plan.read(folder)
     items = figure_items(folder, settings, plan)

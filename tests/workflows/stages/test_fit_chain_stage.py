@@ -71,7 +71,7 @@ def stage(tmp_path: Path, local_ray: Resources) -> Stage:
     return run
 
 
-def test_the_kept_start_is_the_one_with_the_best_held_out_likelihood(stage: Stage) -> None:
+def test_the_kept_start_has_the_best_held_out_likelihood(stage: Stage) -> None:
     folder, seen = stage(hmm={"restarts": 3})
     history = read_table(folder.table("history")).to_pylist()
     # Rows come by restart and step: the value of the last epoch stays.
@@ -102,7 +102,7 @@ def test_the_history_has_a_row_for_every_step_of_every_start(stage: Stage) -> No
         assert all(row["reseeded"] == 0 for row in rows)
 
 
-def test_a_stage_that_lost_its_end_keeps_the_starts_that_are_done(stage: Stage) -> None:
+def test_a_stage_that_lost_its_end_keeps_finished_starts(stage: Stage) -> None:
     folder, _ = stage()
     before = {path.name: path.read_bytes() for path in (folder.root / "mixtures" / "joint").iterdir()}
     ledger = folder.root / "ledgers" / "fit.jsonl"

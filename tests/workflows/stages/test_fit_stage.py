@@ -72,7 +72,7 @@ def fitted(local_ray: Resources) -> Fit:
     return run
 
 
-def test_scopes_asked_for_after_the_first_fits_are_checked_before_theirs(tmp_path: Path, fitted: Fit) -> None:
+def test_scopes_asked_for_later_are_checked_before_their_fits(tmp_path: Path, fitted: Fit) -> None:
     *_, folder = make(tmp_path / "run", scoped(["3"]))
     assert fitted(folder, scoped(["3"])).starts == [(1, 0)]
     before = scopes_path(folder).read_bytes(), folder.ledger("fit").path.read_bytes()
@@ -97,7 +97,7 @@ def test_scopes_asked_for_after_the_first_fits_are_checked_before_theirs(tmp_pat
     assert fitted(folder, scoped(["3"], disk_margin=1e12)).starts == [(1, 1)], "nothing is left to write"
 
 
-def test_the_bar_and_the_history_are_of_the_scopes_that_are_asked_for_now(tmp_path: Path, fitted: Fit) -> None:
+def test_the_bar_and_the_history_are_of_the_asked_scopes(tmp_path: Path, fitted: Fit) -> None:
     *_, folder = make(tmp_path / "run", scoped(["3", "8"]))
     assert fitted(folder, scoped(["3", "8"])).starts == [(2, 0)]
     assert fitted(folder, scoped(["5"])).starts == [(1, 0)], "two fits of other scopes are none of these"
@@ -143,7 +143,7 @@ def test_dictionaries_need_the_disk_that_they_take(tmp_path: Path, fitted: Fit) 
     assert written == mixtures_bytes(settings, plan, [scope.n_labels for scope in scopes])
 
 
-def test_the_history_is_joined_in_bounded_memory_as_one_sort_would_order_it(tmp_path: Path) -> None:
+def test_the_history_is_joined_in_bounded_memory_as_one_sort(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
     fits = [(scope, layer) for scope in ("joint", "class-10", "class-2", "list-é") for layer in ("b", "a.1", "a")]
     for place, one in enumerate(fits):

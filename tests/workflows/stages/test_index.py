@@ -125,7 +125,7 @@ def test_a_chain_needs_disk_for_its_activations_words_and_paths(plan: Plan) -> N
     assert "path_parts" not in disk_needs(load_settings(find_preset("digits")), plan)
 
 
-def test_a_chain_needs_memory_for_its_restarts_at_once_whatever_the_number_of_images(plan: Plan) -> None:
+def test_a_chain_needs_memory_for_its_restarts_at_once(plan: Plan) -> None:
     def needs(images: int, actors: int, *overrides: str) -> int:
         wide = replace(plan.layers[0], units=4096, words=400)
         large = replace(plan, images=images, train_images=images - 1000, layers=(wide, wide))

@@ -31,7 +31,7 @@ def test_items_come_back_with_their_fields_in_order(tmp_path: Path) -> None:
     assert (content.total, content.done, content.fingerprint) == (3, False, "a")
 
 
-def test_other_wanted_items_keep_what_is_done_and_open_the_stage_again(tmp_path: Path) -> None:
+def test_other_wanted_items_keep_what_is_done_and_open_again(tmp_path: Path) -> None:
     book = ledger(tmp_path)
     book.begin("a", total=1, asked="3")
     book.record("class-3/add1", words=5)
@@ -85,7 +85,7 @@ def test_failures_are_cleared_by_success(tmp_path: Path) -> None:
     assert book.items() == {1: {"tries": 2}}
 
 
-def test_a_torn_last_line_is_dropped_and_repaired_at_every_length(tmp_path: Path) -> None:
+def test_a_torn_last_line_is_repaired_at_every_length(tmp_path: Path) -> None:
     book = ledger(tmp_path)
     book.record(0, note="ü" * 3)
     book.record(1, note="x" * 5000)

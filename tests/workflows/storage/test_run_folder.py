@@ -30,7 +30,7 @@ def settings(**sections: dict[str, Any]) -> Settings:
     return parse_settings(raw)
 
 
-def test_a_run_is_created_and_opened_again_with_the_same_settings(tmp_path: Path) -> None:
+def test_a_run_is_opened_again_with_the_same_settings(tmp_path: Path) -> None:
     root = tmp_path / "deep" / "run"
     first = RunFolder.create_or_open(root, settings())
     assert first == RunFolder.create_or_open(root, settings())
@@ -39,7 +39,7 @@ def test_a_run_is_created_and_opened_again_with_the_same_settings(tmp_path: Path
     assert first.size() == first.run_file.stat().st_size > 0
 
 
-def test_other_settings_are_refused_field_by_field_with_both_values(tmp_path: Path) -> None:
+def test_other_settings_are_refused_with_both_values(tmp_path: Path) -> None:
     RunFolder.create_or_open(tmp_path / "run", settings())
     other = settings(
         fit={"words": [10, 30]}, extract={"dtype": "float32"}, runtime={"actors": 7}, count={"scheduler": "ray"}
@@ -95,7 +95,7 @@ def test_a_folder_with_other_files_is_refused(tmp_path: Path) -> None:
         RunFolder.create_or_open(tmp_path / "thesis.tex", settings())
 
 
-def test_a_driver_killed_before_run_json_leaves_a_folder_that_can_be_used(tmp_path: Path) -> None:
+def test_a_driver_killed_before_run_json_leaves_a_usable_folder(tmp_path: Path) -> None:
     (tmp_path / ".lock").touch()
     (tmp_path / ".run.json.0123456789ab.tmp").write_text('{"format"')
     assert RunFolder.create_or_open(tmp_path, settings()).settings() == settings()

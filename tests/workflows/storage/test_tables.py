@@ -114,7 +114,7 @@ def test_records_columns_and_tables_write_the_same_file(tmp_path: Path) -> None:
     assert tables[0].column("network").to_pylist() == ["resnet20", "resnet20"]
 
 
-def test_rows_are_sorted_by_the_key_and_otherwise_keep_their_order(tmp_path: Path) -> None:
+def test_rows_are_sorted_by_the_key_and_else_keep_their_order(tmp_path: Path) -> None:
     records = [node(f"class:{i % 3}", i) for i in range(50)]
     write_table(tmp_path / "nodes.parquet", records, "nodes")
     back = read_table(tmp_path / "nodes.parquet", columns=["graph", "word"]).to_pylist()

@@ -24,7 +24,7 @@ def test_one_position_a_photo_is_a_binomial_share() -> None:
     assert row["area"] == pytest.approx(0.25)
 
 
-def test_photos_weigh_by_their_positions_and_those_without_boxes_are_left_out() -> None:
+def test_photos_weigh_by_positions_those_without_boxes_nothing() -> None:
     row = share_row([Sighting(1, 30, 30, 0.5), Sighting(2, 10, 0, 0.1), Sighting(3, 99, None)])
     assert (row["images"], row["images_without"], row["positions"], row["inside"]) == (2, 1, 40, 30)
     assert row["share"] == 0.75
@@ -44,7 +44,7 @@ def test_without_a_photo_there_is_no_share() -> None:
     assert row == {"images": 0, "images_without": 2, "positions": 0, "inside": 0}
 
 
-def test_the_interval_holds_the_truth_though_positions_of_a_photo_agree() -> None:
+def test_the_interval_holds_the_truth_though_positions_agree() -> None:
     chance = np.random.default_rng(0)
     held = 0
     for _ in range(400):

@@ -111,7 +111,7 @@ def test_broken_images_have_no_word_and_no_path(tmp_path: Path) -> None:
     assert with_path == set(range(plan.images)) - broken
 
 
-def test_images_that_are_impossible_are_read_without_their_prediction(tmp_path: Path) -> None:
+def test_impossible_images_are_read_without_their_prediction(tmp_path: Path) -> None:
     folder, settings, plan = made(tmp_path)
     model = load_chain(chain_path(folder, SCOPE))
     *below, last = model.chain.transitions

@@ -80,9 +80,7 @@ def of(rows: pa.Table, fit: FittedLayer) -> dict[str, np.ndarray]:
     return {name: np.array([row[name] for row in found]) for name in rows.column_names}
 
 
-def test_decisions_are_those_of_the_core_on_all_readable_validation_images(
-    rows: pa.Table, fits: list[FittedLayer]
-) -> None:
+def test_decisions_are_those_of_the_arrays_on_readable_images(rows: pa.Table, fits: list[FittedLayer]) -> None:
     images = readable(range(TRAIN, IMAGES))
     columns, label = torch.from_numpy(patch_activations()[images]), labels()[images]
     for fit in (fits[0], fits[3]):
@@ -144,7 +142,7 @@ def test_rows_of_a_shard_are_added_to_and_never_doubled(
     assert read_table(decisions_part(tmp_path, 15)).equals(here)
 
 
-def test_only_shards_with_validation_images_of_a_scope_are_asked_for(made: Made, fits: list[FittedLayer]) -> None:
+def test_only_shards_with_validation_images_are_asked_for(made: Made, fits: list[FittedLayer]) -> None:
     wanted = shards_to_decide(*made, fits)
     assert sorted(wanted) == [15, 16, 17], "three of 18 shards of 40 images hold the last 120"
     for index, names in wanted.items():

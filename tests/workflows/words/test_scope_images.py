@@ -40,9 +40,7 @@ def test_members_and_assigned_images_are_those_of_the_masks(scope: Scope) -> Non
 
 
 @given(st.sets(st.integers(0, 99), min_size=1), st.sampled_from([(20, 5), (20, 20), (50, 10), (100, 1)]))
-def test_ranges_are_whole_chunks_within_a_shard_and_hold_exactly_the_images_chunks(
-    chosen: set[int], sizes: tuple[int, int]
-) -> None:
+def test_ranges_are_whole_chunks_and_hold_the_images_chunks(chosen: set[int], sizes: tuple[int, int]) -> None:
     images, (shard, chunk) = np.array(sorted(chosen)), sizes
     ranges = list(ranges_of(images, *sizes))
     covered = [image for first, stop in ranges for image in range(first, stop)]
