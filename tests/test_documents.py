@@ -235,17 +235,6 @@ def test_the_readme_names_every_preset_and_artefact() -> None:
     assert text.count("\n") <= 150, "measurements and how-tos belong in infra/docs"
 
 
-def test_the_modules_that_architecture_names_exist() -> None:
-    text = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8")
-    _, _, rooms = text.partition("## Rooms and modules")
-    core, _, beside = rooms.partition("Left for later")[0].partition("In `workflows`")
-    for names, package in ((core.partition("\n- ")[2], "gmm_ops"), (beside.partition("`infra`")[0], "workflows")):
-        named = re.findall(r"`(\w+)`", names)
-        assert len(named) > 5
-        for name in named:
-            assert (ROOT / package / f"{name}.py").exists(), name
-
-
 def test_the_picture_can_be_read_on_a_page() -> None:
     paths = list((ROOT / "infra" / "pictures").glob("*.png"))
     assert len(paths) == 3
