@@ -12,19 +12,22 @@ TEMPORARY_SUFFIX = ".tmp"
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def replacing(path: Path, *, synced: bool = True) -> Iterator[Path]:
     """Yield a temporary name beside ``path``; on success it is synced to disk and renamed to ``path``.
 
     The temporary file starts with a dot and ends in ``.tmp``: readers that list ``*.parquet`` never see it.
-    On an exception nothing changes and the temporary file is removed.
+    On an exception nothing changes and the temporary file is removed. With ``synced`` off the kernel writes to disk in
+    its own time: for large files that a checksum guards.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{uuid4().hex[:12]}{TEMPORARY_SUFFIX}")
     try:
         yield temporary
-        sync(temporary)
+        if synced:
+            sync(temporary)
         os.replace(temporary, path)
-        sync(path.parent)
+        if synced:
+            sync(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -1,10 +1,16 @@
 from __future__ import annotations
 
+import io
 import re
+import struct
+import zlib
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from tests.workflows.data.made_files import encoded, noise
 from workflows.data import decoding
@@ -19,6 +25,61 @@ def test_rgb_png_comes_back_exactly() -> None:
     assert np.array_equal(pixels, RGB)
     assert pixels.dtype == np.uint8
     assert pixels.flags.writeable
+
+
+def by_pillow(made: bytes) -> np.ndarray | None:
+    try:
+        return np.array(Image.open(io.BytesIO(made)))
+    except (OSError, SyntaxError, ValueError):
+        return None
+
+
+def png(height: int, width: int, lines: np.ndarray, parts: int, interlaced: bool = False) -> bytes:
+    def chunk(kind: bytes, body: bytes) -> bytes:
+        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+    data = zlib.compress(lines.tobytes())
+    step = -(-len(data) // parts)
+    pieces = b"".join(chunk(b"IDAT", data[i : i + step]) for i in range(0, len(data), step))
+    header = struct.pack(">II5B", width, height, 8, 2, 0, 0, interlaced)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + pieces + chunk(b"IEND", b"")
+
+
+@given(st.integers(1, 9), st.integers(1, 9), st.integers(1, 3), st.integers(0, 2**32))
+@settings(max_examples=200, deadline=None)
+def test_every_filter_of_a_png_equals_pillow(height: int, width: int, parts: int, seed: int) -> None:
+    random = np.random.default_rng(seed)
+    lines = random.integers(0, 256, (height, 1 + 3 * width), dtype=np.uint8)
+    lines[:, 0] = random.integers(0, 5, height)
+    made = png(height, width, lines, parts)
+    pixels = decode_picture(made)
+    assert np.array_equal(pixels, by_pillow(made))
+    assert pixels.flags.writeable
+    assert pixels.flags.c_contiguous
+
+
+def test_a_png_is_read_or_refused_as_by_pillow(capfd: pytest.CaptureFixture[str]) -> None:
+    made = encoded(noise(8, 9))
+    damaged = [made[:position] + bytes([made[position] ^ 129]) + made[position + 1 :] for position in range(len(made))]
+    for data in [*damaged, *(made[:length] for length in range(8, len(made)))]:
+        expected = by_pillow(data)
+        if expected is None:
+            with pytest.raises(PictureError):
+                decode_picture(data)
+        elif expected.ndim == 3 and expected.shape[2] == 3:
+            assert np.array_equal(decode_picture(data), expected)
+    assert capfd.readouterr().err == "", "no library writes into the progress bars"
+
+
+def test_a_png_with_extras_equals_pillow() -> None:
+    lines = np.zeros((1, 4), np.uint8)
+    assert np.array_equal(decode_picture(png(1, 1, lines, 1, interlaced=True)), [[[0, 0, 0]]])
+    transparent = encoded(Image.fromarray(RGB), transparency=tuple(RGB[0, 0].tolist()))
+    assert np.array_equal(decode_picture(transparent), RGB)
+    described = PngInfo()
+    described.add_text("Title", "a picture")
+    described.add(b"gAMA", struct.pack(">I", 45455))
+    assert np.array_equal(decode_picture(encoded(Image.fromarray(RGB), pnginfo=described, icc_profile=b"x" * 9)), RGB)
 
 
 @pytest.mark.parametrize("kind", ["PNG", "BMP", "TIFF", "PPM", "WEBP"])
@@ -85,9 +146,6 @@ def test_16_bits_are_scaled_and_not_clipped(kind: str) -> None:
 
 
 def test_16_bits_in_colour_are_scaled() -> None:
-    import struct
-    import zlib
-
     values = (0, 0x1234, 0xFFFF, 0x8000, 0x00FF, 0xFE00)
 
     def chunk(kind: bytes, body: bytes) -> bytes:

@@ -54,6 +54,31 @@ def test_rows_come_back_bit_for_bit_from_any_range(tmp_path: Path, values: np.nd
     assert np.array_equal(zarr.open_array(str(path), mode="r", zarr_format=3)[...], values)
 
 
+@pytest.mark.parametrize("codec", ["zstd", "none"])
+@pytest.mark.parametrize("dtype", ["float16", "float32", "int64", "bool"])
+@pytest.mark.parametrize("shape", [(22, 3, 5), (16,), (3, 2)])
+def test_a_shard_has_the_bytes_that_zarr_would_write(
+    tmp_path: Path, codec: Any, dtype: str, shape: tuple[int, ...]
+) -> None:
+    values = np.random.default_rng(0).integers(0, 9, shape).astype(dtype)
+    place, chosen = tmp_path / "ours.zarr", {"codec": codec, "zstd_level": 2, "fill_value": 1}
+    theirs = make(tmp_path / "theirs.zarr", values, **chosen)
+    make(place, values, **chosen)
+    theirs.with_config({"write_empty_chunks": True})[:] = values
+    fill(place, values)
+    files = [file.relative_to(place) for file in sorted(place.glob("c/**/*")) if file.is_file()]
+    assert len(files) == -(-len(values) // SHARD)
+    for file in files:
+        assert (place / file).read_bytes() == (tmp_path / "theirs.zarr" / file).read_bytes()
+
+
+def test_rows_out_of_order_in_memory_are_written_in_order(tmp_path: Path) -> None:
+    values = np.arange(5 * 3 * SHARD, dtype=np.float32).reshape(5, 3, SHARD).T
+    make(tmp_path / "a.zarr", values, codec="none")
+    write_shard(tmp_path / "a.zarr", 0, values)
+    assert np.array_equal(read_rows(tmp_path / "a.zarr", 0, SHARD), values)
+
+
 def test_only_whole_shards_are_taken(tmp_path: Path, values: np.ndarray) -> None:
     path = tmp_path / "a.zarr"
     make(path, values)
