@@ -107,8 +107,12 @@ class Sums(Record):
                 f"packed: must have shape ({sum(lengths)},) for {cls.__name__} of {sizes}, got {tuple(packed.shape)}; "
                 "unpack with the sizes of the model that the sums were gathered at"
             )
-        parts = iter(packed.split(lengths))
-        found: Self = _with_sums(empty, lambda leaf: _like(leaf, next(parts)))
+        return empty.unpacked(packed)
+
+    def unpacked(self, packed: Float[Tensor, " packed"]) -> Self:
+        """The sums in a vector that ``pack`` gave, in the shapes of this record."""
+        parts = iter(packed.split([math.prod(np.shape(leaf)) for leaf in _summed(self)]))
+        found: Self = _with_sums(self, lambda leaf: _like(leaf, next(parts)))
         return found
 
     @classmethod

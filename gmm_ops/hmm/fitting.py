@@ -12,14 +12,12 @@ from torch import Tensor
 
 from gmm_ops.axes import Columns
 from gmm_ops.errors import RefusedInput
-from gmm_ops.fitting.schedule import MinibatchSchedule
+from gmm_ops.fitting.loop import FitLoop, fit_likelihood, in_memory
 from gmm_ops.hmm.chain import Chain, observed_log_likelihoods
-from gmm_ops.hmm.learning import HMMSettings, HMMState, advance, start
+from gmm_ops.hmm.learning import ChainImages, HMMSettings, OnlineChainEM, start
 from gmm_ops.hmm.model import HiddenMarkovModel, LayerWords
 from gmm_ops.hmm.rectified_gaussian import refuse_negative
-from gmm_ops.hmm.statistics import ChainStatistics
-from gmm_ops.mixtures.online_em import CHUNKS_PER_MINIBATCH, HELD_OUT_SHARE
-from gmm_ops.mixtures.online_step import has_converged
+from gmm_ops.mixtures.online_em import HELD_OUT_SHARE
 from gmm_ops.mixtures.seeding import Initialisation, fit_seed, generator, initial_mixture
 
 
@@ -95,38 +93,22 @@ def fit_chain(
         model = initial_model(fitted_images[0], n_words, restart_seed, rectified, n_classes, init, settings.var_floor)
         model, curve = _fit_once(model, fitted_images, judged_images, restart_seed, settings)
         models.append(model)
-        curves.append(tuple(curve))
+        curves.append(curve)
     best = max(range(len(models)), key=lambda r: curves[r][-1])
     return HMMFit(models[best], best, tuple(curves))
 
 
-Images = tuple[list[Columns], Tensor | None]
-
-
 def _fit_once(
-    model: HiddenMarkovModel, fitted: Images, judged: Images, seed: int, settings: HMMSettings
-) -> tuple[HiddenMarkovModel, list[float]]:
-    n_images = fitted[0][0].shape[0]
-    chunks = torch.arange(n_images).split(max(1, settings.minibatch // CHUNKS_PER_MINIBATCH))
-    schedule = MinibatchSchedule(tuple(len(chunk) for chunk in chunks), settings.minibatch, seed=seed)
-    state = start(model, settings, n_images)
-    held_out = [_mean_log_likelihood(state, settings, judged)]
-    for epoch in range(settings.epochs):
-        for step in schedule.steps(epoch):
-            rows = torch.cat([chunks[c][torch.from_numpy(schedule.rows(step, c))] for c in step.buffer.chunks])
-            batch = ChainStatistics.from_batch(state.model, *_taken(*fitted, rows))
-            state = advance(state, batch, settings)
-        held_out.append(_mean_log_likelihood(state, settings, judged))
-        if has_converged(held_out[1:], settings.tolerance):
-            break
-    return state.result(settings), held_out
+    model: HiddenMarkovModel, fitted: ChainImages, judged: ChainImages, seed: int, settings: HMMSettings
+) -> tuple[HiddenMarkovModel, tuple[float, ...]]:
+    n_images = len(fitted[0][0])
+    source = in_memory(torch.arange(n_images), settings.minibatch, seed, lambda rows: _taken(*fitted, rows), judged)
+    loop = FitLoop(source, OnlineChainEM(settings))
+    fit = fit_likelihood(loop, start(model, settings, n_images), settings.epochs, settings.tolerance)
+    return fit.state.result(settings), fit.held_out
 
 
-def _mean_log_likelihood(state: HMMState, settings: HMMSettings, images: Images) -> float:
-    return float(state.result(settings).log_likelihood(*images).mean())
-
-
-def _taken(columns: Sequence[Columns], predicted: Tensor | None, rows: Tensor) -> Images:
+def _taken(columns: Sequence[Columns], predicted: Tensor | None, rows: Tensor) -> ChainImages:
     kept = [x[rows.to(x.device)] for x in columns]
     return kept, None if predicted is None else predicted[rows.to(predicted.device)]
 

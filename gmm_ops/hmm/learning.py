@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from gmm_ops.axes import Columns
 from gmm_ops.errors import RefusedInput
+from gmm_ops.fitting.loop import Learner, LogLikelihood
 from gmm_ops.hmm.averaging import ModelAverage
 from gmm_ops.hmm.chain import Chain
 from gmm_ops.hmm.model import HiddenMarkovModel
@@ -20,8 +21,10 @@ from gmm_ops.mixtures.online_step import OnlineEMSettings, step_size
 from gmm_ops.records import Record
 
 __all__ = [
+    "ChainImages",
     "HMMSettings",
     "HMMState",
+    "OnlineChainEM",
     "advance",
     "fit_batch_em",
     "log_prior",
@@ -210,3 +213,43 @@ def advance(state: HMMState, batch: ChainStatistics, settings: HMMSettings) -> H
     average = state.average.add(model, step) if settings.polyak else state.average
     moved = statistics.about(state.model, model)
     return replace(state, step=step, model=model, statistics=moved, average=average)
+
+
+ChainImages = tuple[Sequence[Columns], Int[Tensor, " n"] | None]
+"""Per layer (n, D) of the same images; their predictions, where the model observes them."""
+
+
+@dataclass(frozen=True)
+class OnlineChainEM(Learner[HMMState, ChainImages, ChainStatistics, LogLikelihood]):
+    """Online EM of the hidden Markov model, as ``gmm_ops.fitting.loop`` asks for it.
+
+    device: of the images; None: where the state is. The M-step, small, is done where the state is.
+    """
+
+    settings: HMMSettings
+    device: torch.device | None = None
+
+    def empty(self, state: HMMState) -> ChainStatistics:
+        """Of no image."""
+        return ChainStatistics.zero(state.model.shape, state.model.chain.initial.device)
+
+    def sums(self, state: HMMState, rows: ChainImages) -> ChainStatistics:
+        """The E-step."""
+        found = ChainStatistics.from_batch(self._placed(state.model), *rows)
+        return found.to(state.model.chain.initial.device)
+
+    def move(self, state: HMMState, batch: ChainStatistics) -> HMMState:
+        """``advance``."""
+        return advance(state, batch, self.settings)
+
+    def unscored(self) -> LogLikelihood:
+        """Of no image."""
+        return LogLikelihood.zero()
+
+    def scorer(self, state: HMMState) -> Callable[[ChainImages], LogLikelihood]:
+        """log p of images under the fitted model, averaged where the settings say so."""
+        model = self._placed(state.result(self.settings))
+        return lambda images: LogLikelihood.of(model.log_likelihood(*images))
+
+    def _placed(self, model: HiddenMarkovModel) -> HiddenMarkovModel:
+        return model if self.device is None else model.to(self.device)

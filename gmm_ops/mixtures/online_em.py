@@ -10,20 +10,13 @@ from torch import Tensor
 
 from gmm_ops.axes import Columns
 from gmm_ops.errors import RefusedInput
-from gmm_ops.fitting.schedule import MinibatchSchedule, Step
+from gmm_ops.fitting.loop import FitLoop, LogLikelihood, Taken, fit_likelihood, has_converged, in_memory
 from gmm_ops.inputs import as_columns, as_count, as_tensor
 from gmm_ops.mixtures.gaussian import refuse_non_finite
-from gmm_ops.mixtures.mixture import Mixture, log_likelihood
-from gmm_ops.mixtures.online_step import (
-    OnlineEMSettings,
-    OnlineEMState,
-    advance,
-    has_converged,
-    start,
-    step_size,
-)
+from gmm_ops.mixtures.mixture import Mixture
+from gmm_ops.mixtures.online_step import OnlineEM, OnlineEMSettings, OnlineEMState, advance, start, step_size
 from gmm_ops.mixtures.seeding import Initialisation, generator, initial_mixture, refuse_too_many_words
-from gmm_ops.mixtures.statistics import em_pass
+from gmm_ops.mixtures.statistics import MixtureStatistics
 
 __all__ = [
     "FitResult",
@@ -43,9 +36,6 @@ HELD_OUT_SHARE = 0.1
 HELD_OUT_PER_STEP = 256
 """Held-out columns looked at after every step, at least, and a quarter of a minibatch; a fixed seeded choice, so steps
 are comparable."""
-
-CHUNKS_PER_MINIBATCH = 8
-"""Columns in memory are cut into chunks of this part of a minibatch; the schedule permutes them."""
 
 
 @dataclass(frozen=True)
@@ -108,63 +98,35 @@ def fit_online(
     else:
         fitted = torch.arange(columns.shape[0])
     settings = (settings or OnlineEMSettings()).for_columns(len(fitted), n_words)
-    fit = _Fit(columns, fitted, held_out, seed, settings)
+    rows = fitted[torch.randperm(len(fitted), generator=generator(seed))]
+    glimpse = _glimpse(held_out, settings.minibatch, seed)
+    source = in_memory(rows, settings.minibatch, seed, columns.__getitem__, held_out, [glimpse])
     first = initial_mixture(columns[fitted], n_words, seed, init, settings.var_floor, settings.floor_of)
-    return fit.run(start(first, settings))
+    history: list[StepRecord] = []
+    fit = fit_likelihood(
+        FitLoop(source, OnlineEM(settings)),
+        start(first, settings),
+        settings.epochs,
+        settings.tolerance,
+        lambda taken: history.append(_record(taken, settings)),
+    )
+    return FitResult(fit.state.result(settings), tuple(history), fit.held_out, fit.state.reseeded, fit.converged)
 
 
-class _Fit:
-    """Columns, schedule and judge of one fit; the state walks through it."""
-
-    def __init__(
-        self,
-        columns: Columns,
-        fitted: Int[Tensor, " n"],
-        held_out: Columns,
-        seed: int,
-        settings: OnlineEMSettings,
-    ) -> None:
-        self.columns, self.settings = columns, settings
-        self.rows = fitted[torch.randperm(len(fitted), generator=generator(seed))]
-        self.chunks = self.rows.split(max(1, settings.minibatch // CHUNKS_PER_MINIBATCH))
-        self.schedule = MinibatchSchedule(tuple(len(chunk) for chunk in self.chunks), settings.minibatch, seed=seed)
-        self.held_out = held_out
-        chosen = torch.randperm(len(held_out), generator=generator(seed))[
-            : max(HELD_OUT_PER_STEP, settings.minibatch // 4)
-        ]
-        self.glimpse = held_out[chosen]
-
-    def run(self, state: OnlineEMState) -> FitResult:
-        history: list[StepRecord] = []
-        converged = False
-        epoch_held_out = [_mean_log_likelihood(state.result(self.settings), self.held_out)]
-        for epoch in range(self.settings.epochs):
-            for step in self.schedule.steps(epoch):
-                state, record = self.take(state, step)
-                history.append(record)
-            epoch_held_out.append(_mean_log_likelihood(state.result(self.settings), self.held_out))
-            converged = has_converged(epoch_held_out[1:], self.settings.tolerance)
-            if converged:
-                break
-        return FitResult(state.result(self.settings), tuple(history), tuple(epoch_held_out), state.reseeded, converged)
-
-    def take(self, state: OnlineEMState, step: Step) -> tuple[OnlineEMState, StepRecord]:
-        row = torch.cat([self.chunks[c][torch.from_numpy(self.schedule.rows(step, c))] for c in step.buffer.chunks])
-        batch = em_pass(state.mixture, self.columns[row])
-        moved = advance(state, batch, self.settings)
-        record = StepRecord(
-            step.index,
-            step.epoch,
-            step_size(state.step, self.settings),
-            batch.log_likelihood / batch.count,
-            _mean_log_likelihood(moved.result(self.settings), self.glimpse),
-            int((moved.reseeded - state.reseeded).sum()),
-        )
-        return moved, record
+def _record(taken: Taken[OnlineEMState, MixtureStatistics, LogLikelihood], settings: OnlineEMSettings) -> StepRecord:
+    return StepRecord(
+        taken.step.index,
+        taken.step.epoch,
+        step_size(taken.before.step, settings),
+        taken.batch.log_likelihood / taken.batch.count,
+        taken.glimpse.mean,
+        int((taken.after.reseeded - taken.before.reseeded).sum()),
+    )
 
 
-def _mean_log_likelihood(mixture: Mixture, columns: Columns) -> float:
-    return float(log_likelihood(mixture, columns).mean())
+def _glimpse(held_out: Columns, minibatch: int, seed: int) -> Columns:
+    chosen = torch.randperm(len(held_out), generator=generator(seed))
+    return held_out[chosen[: max(HELD_OUT_PER_STEP, minibatch // 4)]]
 
 
 def _split(n_columns: int, images: Int[Tensor, " n"] | None, seed: int) -> tuple[Int[Tensor, " n"], Int[Tensor, " m"]]:

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from gmm_ops.axes import Columns
 from gmm_ops.errors import RefusedInput
 from gmm_ops.fitting.collective import LONE, Collective
+from gmm_ops.fitting.loop import Learner, LogLikelihood
 from gmm_ops.mixtures.averaging import MixtureAverage
 from gmm_ops.mixtures.em import maximise
+from gmm_ops.mixtures.estep import sliced_log_likelihood
+from gmm_ops.mixtures.gaussian import refuse_overflow
 from gmm_ops.mixtures.mixture import Mixture
 from gmm_ops.mixtures.seeding import FloorOf, lowest_variance
 from gmm_ops.mixtures.slices import WordSlice, refuse_broken_slices
 from gmm_ops.mixtures.splitting import split_dead
-from gmm_ops.mixtures.statistics import MixtureStatistics
+from gmm_ops.mixtures.statistics import MixtureStatistics, em_pass
 from gmm_ops.records import Record
 
 COLUMNS_PER_WORD = 10
@@ -193,8 +198,40 @@ def _blend(before: MixtureStatistics, batch: MixtureStatistics, g: float) -> Mix
     )
 
 
-def has_converged(held_out: list[float], tolerance: float) -> bool:
-    """Whether the last epoch gained less than ``tolerance`` relative. held_out: mean log p(x) per epoch."""
-    if len(held_out) < 2:
-        return False
-    return held_out[-1] - held_out[-2] < tolerance * abs(held_out[-2])
+@dataclass(frozen=True)
+class OnlineEM(Learner[OnlineEMState, Columns, MixtureStatistics, LogLikelihood]):
+    """Online EM of the own words, as ``gmm_ops.fitting.loop`` asks for it.
+
+    words: how the slices of the dictionary meet; all of them see the same columns.
+    """
+
+    settings: OnlineEMSettings
+    words: Collective = LONE
+
+    def empty(self, state: OnlineEMState) -> MixtureStatistics:
+        """Of the own words."""
+        own = state.mixture
+        return MixtureStatistics.zero(own.n_words, own.n_units, own.mean.device)
+
+    def sums(self, state: OnlineEMState, rows: Columns) -> MixtureStatistics:
+        """The E-step."""
+        return em_pass(state.words, rows, self.words)
+
+    def move(self, state: OnlineEMState, batch: MixtureStatistics) -> OnlineEMState:
+        """``advance``."""
+        return advance(state, batch, self.settings, self.words)
+
+    def unscored(self) -> LogLikelihood:
+        """Of no column."""
+        return LogLikelihood.zero()
+
+    def scorer(self, state: OnlineEMState) -> Callable[[Columns], LogLikelihood]:
+        """log p(x) under the fitted words, averaged where the settings say so."""
+        words = state.words.with_words(state.result(self.settings, self.words))
+
+        def score(columns: Columns) -> LogLikelihood:
+            found = sliced_log_likelihood(words, columns, self.words)
+            refuse_overflow(found)
+            return LogLikelihood.of(found)
+
+        return score

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from gmm_ops.mixtures.online_step import has_converged
+from gmm_ops.fitting.loop import has_converged
 from workflows.storage.run_folder import RunFolder
 from workflows.storage.tables import write_table
 
