@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any
 
 import numba
-import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from gmm_ops.fitting.collective import Collective
 from gmm_ops.mixtures.estep import Engine, is_sparse
-from gmm_ops.mixtures.kept_words import KeptWords, add_row
-from gmm_ops.mixtures.near_ties import BLOCK
+from gmm_ops.mixtures.kept_words import KeptWords, add_row, kept_posterior
 from gmm_ops.mixtures.powers import powers
 from gmm_ops.mixtures.products import weighted_sums
+from gmm_ops.mixtures.row_loops import row_maxima
 from gmm_ops.mixtures.slices import WordSlice
 from gmm_ops.mixtures.tiles import ScoredTile, scored_tile, slice_weights
 
@@ -79,16 +77,18 @@ class TilePosteriors:
 class KeptPosteriors:
     """Scores of a tile whose columns have few words each; the others, under 1e-10 of a posterior, are left out.
 
-    kept: scores of the real rows. features, normaliser: as in TilePosteriors, of the real rows.
+    kept: words and scores of the real rows. n_words: K_own. features, normaliser: as in TilePosteriors, of the real
+    rows.
     """
 
     kept: KeptWords
+    n_words: int
     features: Float[Tensor, "n two_D_plus_1"]
     normaliser: Normaliser
 
     def position_sums(self, n_images: int) -> Float[Tensor, "N K"]:
         """As in TilePosteriors."""
-        found = torch.zeros(n_images, self.kept.score.shape[1], dtype=torch.float64)
+        found = torch.zeros(n_images, self.n_words, dtype=torch.float64)
         _add_histograms(*self._loop(), found.numpy())
         return found
 
@@ -105,8 +105,7 @@ class KeptPosteriors:
         _add_gradient(*self._loop(), back.numpy(), expected.numpy(), self.features.numpy(), sums.numpy())
 
     def _loop(self) -> tuple[Any, ...]:
-        best, total = self.normaliser
-        return self.kept.score, self.kept.maxima, self.kept.cut, best.numpy(), total.numpy()
+        return self.kept.loop(*self.normaliser)
 
 
 class TileScorer:
@@ -131,7 +130,7 @@ class TileScorer:
         """
         tile = scored_tile(columns.flatten(0, 1), self.center, self.weights)
         score = tile.score[: tile.rows]
-        kept, own_best = (None, score.amax(dim=1)) if self.engine == "dense" else KeptWords.of(score, self.n_words)
+        kept, own_best = (None, row_maxima(score)) if self.engine == "dense" else KeptWords.of(score, self.n_words)
         best = self.collective.all_reduce_max(own_best) if known is None else known[0]
         if self.engine == "auto":
             self.engine = "sparse" if is_sparse(score, best, self.n_words) else "dense"
@@ -139,55 +138,35 @@ class TileScorer:
             own = powers(tile, best)
             return TilePosteriors.of(tile, known or (best, self.collective.all_reduce_sum(own)))
         normaliser = known or (best, self.collective.all_reduce_sum(kept.totals(best)))
-        return KeptPosteriors(kept, tile.features[: tile.rows], normaliser)
+        return KeptPosteriors(kept, score.shape[1], tile.features[: tile.rows], normaliser)
 
 
 @numba.njit(cache=True, nogil=True)
-def _kept_posteriors(row, maxima, cut, best, total, word, posterior):  # type: ignore[no-untyped-def]
-    """The row's kept words and their posteriors into ``word`` and ``posterior``; returns how many."""
-    least = best - cut
-    found = 0
-    for block in range(maxima.shape[0]):
-        if maxima[block] >= least:
-            for k in range(block * BLOCK, min(row.shape[0], (block + 1) * BLOCK)):
-                if row[k] >= least:
-                    word[found] = k
-                    posterior[found] = math.exp(np.float64(row[k]) - np.float64(best)) / total
-                    found += 1
-    return found
-
-
-@numba.njit(cache=True, nogil=True)
-def _add_histograms(score, maxima, cut, best, total, histogram):  # type: ignore[no-untyped-def]
+def _add_histograms(first, word, score, cut, best, total, histogram):  # type: ignore[no-untyped-def]
     """Add posteriors to ``histogram`` (N, K_own), the same number of rows per image."""
-    positions = score.shape[0] // histogram.shape[0]
-    word, posterior = np.empty(score.shape[1], np.int64), np.empty(score.shape[1], np.float64)
-    for i in range(score.shape[0]):
-        found = _kept_posteriors(score[i], maxima[i], cut, best[i], total[i], word, posterior)
-        for j in range(found):
-            histogram[i // positions, word[j]] += posterior[j]
+    positions = best.shape[0] // histogram.shape[0]
+    for i in range(best.shape[0]):
+        for j in range(first[i], first[i + 1]):
+            histogram[i // positions, word[j]] += kept_posterior(j, i, score, cut, best, total)
 
 
 @numba.njit(cache=True, nogil=True)
-def _expect(score, maxima, cut, best, total, back, expected):  # type: ignore[no-untyped-def]
+def _expect(first, word, score, cut, best, total, back, expected):  # type: ignore[no-untyped-def]
     """Write the own words' part of <g, r> of every row; back: (N, K_own), g of every image."""
-    positions = score.shape[0] // back.shape[0]
-    word, posterior = np.empty(score.shape[1], np.int64), np.empty(score.shape[1], np.float64)
-    for i in range(score.shape[0]):
-        found = _kept_posteriors(score[i], maxima[i], cut, best[i], total[i], word, posterior)
+    positions = best.shape[0] // back.shape[0]
+    for i in range(best.shape[0]):
         dot = 0.0
-        for j in range(found):
-            dot += posterior[j] * back[i // positions, word[j]]
+        for j in range(first[i], first[i + 1]):
+            dot += kept_posterior(j, i, score, cut, best, total) * back[i // positions, word[j]]
         expected[i] = dot
 
 
 @numba.njit(cache=True, nogil=True)
-def _add_gradient(score, maxima, cut, best, total, back, expected, features, sums):  # type: ignore[no-untyped-def]
+def _add_gradient(first, word, score, cut, best, total, back, expected, features, sums):  # type: ignore[no-untyped-def]
     """Add r_k (g_k - <g, r>) * features to row k of ``sums``; expected: <g, r> over all slices."""
-    positions = score.shape[0] // back.shape[0]
-    word, posterior = np.empty(score.shape[1], np.int64), np.empty(score.shape[1], np.float64)
-    for i in range(score.shape[0]):
-        found = _kept_posteriors(score[i], maxima[i], cut, best[i], total[i], word, posterior)
-        for j in range(found):
-            slope = posterior[j] * (back[i // positions, word[j]] - expected[i])
-            add_row(features[i], slope, sums[word[j]])
+    positions = best.shape[0] // back.shape[0]
+    for i in range(best.shape[0]):
+        for j in range(first[i], first[i + 1]):
+            posterior = kept_posterior(j, i, score, cut, best, total)
+            if posterior > 0.0:
+                add_row(features[i], posterior * (back[i // positions, word[j]] - expected[i]), sums[word[j]])

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from gmm_ops.hmm.chain import refuse_no_number
-from gmm_ops.hmm.threads import in_threads
+from gmm_ops.threads import in_threads
 
 BLOCK = 1 << 24
 """Most numbers in one (rows, K_upper, K_lower) block on a device without the loop."""

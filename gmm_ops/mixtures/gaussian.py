@@ -13,13 +13,9 @@ from torch import Tensor
 from gmm_ops.axes import Columns
 from gmm_ops.errors import NonFiniteActivations, RefusedInput
 from gmm_ops.mixtures.products import ROW_MULTIPLE, full_precision, row_products
+from gmm_ops.mixtures.row_loops import expand_columns, exponentiate, row_maxima
 
 LOG_2PI = math.log(2.0 * math.pi)
-
-DENORMAL_GUARD = -60.0
-"""Posteriors under e^-60 (1e-26) of the best are lifted to it. Smaller ones turn into denormals, which slow the
-exponential and the next product by up to 2.5 times. `torch.set_flush_denormal` would not do: it sets the
-calling thread only, the products' other threads keep the slow path."""
 
 
 @dataclass(frozen=True)
@@ -70,16 +66,6 @@ def peaks(log_pi: Float[Tensor, " K"], variance: Float[Tensor, "K D"]) -> Float[
     return log_pi.double() - 0.5 * (variance.double().log() + LOG_2PI).sum(dim=1)
 
 
-def expand_columns(columns_centred: Columns) -> Float[Tensor, "n two_D_plus_1"]:
-    """[x*x, x, 1] per column."""
-    n, units = columns_centred.shape
-    features = columns_centred.new_empty(n, 2 * units + 1)
-    torch.mul(columns_centred, columns_centred, out=features[:, :units])
-    features[:, units : 2 * units] = columns_centred
-    features[:, -1] = 1.0
-    return features
-
-
 def scores(columns_centred: Columns, parameters: ScoreParameters) -> Float[Tensor, "n K"]:
     """Log joint log pi_k + log N(x | mu_k, var_k) of every column and word, natural logarithm.
 
@@ -125,9 +111,9 @@ def exponentials(
     score: Float[Tensor, "n K"],
 ) -> tuple[Float[Tensor, "n K"], Float[Tensor, "n 1"], Float[Tensor, "n 1"]]:
     """In place: (exp(s - best), best, their sum) per row; posterior = first / last."""
-    best = score.amax(dim=1, keepdim=True)
-    score.sub_(best).clamp_(min=DENORMAL_GUARD).exp_()
-    return score, best, score.sum(dim=1, keepdim=True)
+    best = row_maxima(score)
+    total = exponentiate(score, best).to(score.dtype)
+    return score, best[:, None], total[:, None]
 
 
 def refuse_other_shape(columns: Columns, n_units: int) -> None:

@@ -18,7 +18,6 @@ from gmm_ops.mixtures.gaussian import (
     ScoreParameters,
     centred,
     centred_tiles,
-    expand_columns,
     exponentials,
     peaks,
     refuse_non_finite,
@@ -31,6 +30,7 @@ from gmm_ops.mixtures.gaussian import (
 from gmm_ops.mixtures.model_selection import bayesian_criterion
 from gmm_ops.mixtures.near_ties import ExactScores
 from gmm_ops.mixtures.products import full_precision, row_products
+from gmm_ops.mixtures.row_loops import expand_columns
 from gmm_ops.records import Record
 
 SHARE_TOLERANCE = 1e-6

@@ -11,6 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from gmm_ops.axes import Columns, WordStatistics
+from gmm_ops.mixtures.row_loops import largest
 
 BLOCK = 32
 """Words looked at together: their maximum rules out the block at one instruction per 16 words."""
@@ -88,16 +89,6 @@ class ExactScores:
     def _joint(self, columns: Columns, word: Int[Tensor, " n"]) -> Float[Tensor, " n"]:
         difference = columns.double() - self.mean[word]
         return self.peak[word] - (difference * difference * self.half_precision[word]).sum(dim=1)
-
-
-@numba.njit(cache=True, nogil=True, fastmath={"reassoc", "contract", "nsz", "nnan"})
-def largest(values):  # type: ignore[no-untyped-def]
-    """Maximum of a few values without NaN; written so that the compiler uses vector instructions."""
-    found = values[0]
-    for k in range(values.shape[0]):
-        if values[k] > found:
-            found = values[k]
-    return found
 
 
 @numba.njit(cache=True, nogil=True)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
+
 from jaxtyping import Float
 from torch import Tensor
 
-from gmm_ops.mixtures.gaussian import DENORMAL_GUARD
+from gmm_ops.mixtures.row_loops import DENORMAL_GUARD, exponentiate
 from gmm_ops.mixtures.tiles import ScoredTile
 
 
@@ -15,7 +17,5 @@ def powers(tile: ScoredTile, best: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
     best: (n,) of all words, real rows only. Posterior = power / sum over all slices.
     """
     score = tile.score
-    score[: tile.rows].sub_(best[:, None])
-    score[tile.rows :] = DENORMAL_GUARD
-    score.clamp_(min=DENORMAL_GUARD).exp_()
-    return score[: tile.rows].sum(dim=1).double()
+    score[tile.rows :] = math.exp(DENORMAL_GUARD)
+    return exponentiate(score[: tile.rows], best)

@@ -12,8 +12,9 @@ from torch import Tensor
 from gmm_ops.axes import Columns
 from gmm_ops.errors import RefusedInput
 from gmm_ops.fitting.collective import Collective
-from gmm_ops.mixtures.gaussian import ScoreParameters, centred, expand_columns, padded, score_parameters
+from gmm_ops.mixtures.gaussian import ScoreParameters, centred, padded, score_parameters
 from gmm_ops.mixtures.products import ROW_MULTIPLE, row_products
+from gmm_ops.mixtures.row_loops import expand_columns
 from gmm_ops.mixtures.slices import WordSlice
 
 TILE_BYTES = 2**25
@@ -33,17 +34,16 @@ WORDS_AT_ONCE = 1_024
 
 
 @dataclass(frozen=True)
-class ScoredTile:
-    """Some columns and their scores.
+class Tile:
+    """Some columns, expanded.
 
     start: row of the first column. rows: number of columns. features: (n, 2D + 1) [x*x, x, 1] about the centre,
-    n = rows rounded up to 64. score: (n, K_own) log joint with the own words; rows from ``rows`` on are padding.
+    n = rows rounded up to 64.
     """
 
     start: int
     rows: int
     features: Float[Tensor, "n two_D_plus_1"]
-    score: Float[Tensor, "n K_own"]
 
     @property
     def part(self) -> slice:
@@ -55,6 +55,20 @@ class ScoredTile:
         """The columns about the centre."""
         units = (self.features.shape[1] - 1) // 2
         return self.features[: self.rows, units : 2 * units]
+
+    def scored(self, parameters: ScoreParameters) -> ScoredTile:
+        """With the log joint of every column and word, by one product."""
+        return ScoredTile(self.start, self.rows, self.features, row_products(self.features, parameters.weights))
+
+
+@dataclass(frozen=True)
+class ScoredTile(Tile):
+    """Some columns and their scores.
+
+    score: (n, K_own) log joint with the own words; rows from ``rows`` on are padding.
+    """
+
+    score: Float[Tensor, "n K_own"]
 
 
 def rows_per_tile(n_words: int, world: int, device: torch.device) -> int:
@@ -78,21 +92,26 @@ def slice_weights(words: WordSlice, dtype: torch.dtype = torch.float32) -> Score
     return ScoreParameters(weights)
 
 
+def tiles(
+    columns: Columns, center: Float[Tensor, " D"], rows: int, dtype: torch.dtype = torch.float32
+) -> Iterator[Tile]:
+    """The columns, tile by tile, in the dtype of their products. A tile may be overwritten by who gets it."""
+    for start in range(0, columns.shape[0], rows):
+        tile = centred(columns[start : start + rows], center, dtype)
+        yield Tile(start, tile.shape[0], expand_columns(padded(tile)))
+
+
 def scored_tiles(
     columns: Columns, center: Float[Tensor, " D"], parameters: ScoreParameters, rows: int
 ) -> Iterator[ScoredTile]:
-    """The columns, tile by tile, in the dtype of ``parameters``. A tile may be overwritten by who gets it."""
-    for start in range(0, columns.shape[0], rows):
-        yield scored_tile(columns[start : start + rows], center, parameters, start)
+    """The columns and their scores, tile by tile, in the dtype of ``parameters``."""
+    for tile in tiles(columns, center, rows, parameters.weights.dtype):
+        yield tile.scored(parameters)
 
 
-def scored_tile(
-    columns: Columns, center: Float[Tensor, " D"], parameters: ScoreParameters, start: int = 0
-) -> ScoredTile:
+def scored_tile(columns: Columns, center: Float[Tensor, " D"], parameters: ScoreParameters) -> ScoredTile:
     """These columns, at once."""
-    tile = centred(columns, center, parameters.weights.dtype)
-    features = expand_columns(padded(tile))
-    return ScoredTile(start, tile.shape[0], features, row_products(features, parameters.weights))
+    return next(scored_tiles(columns, center, parameters, max(1, columns.shape[0])))
 
 
 def refuse_other_columns(columns: Columns, reduce: Collective) -> None:
