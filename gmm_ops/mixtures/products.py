@@ -1,9 +1,7 @@
 """The two matrix products of an EM pass, each on the fastest full-precision kernel there is.
 
 On a CPU, `torch.mm` asks MKL, which runs at half the float32 rate on AMD processors; the 1x1 convolution of
-oneDNN is the same product at the full rate everywhere, but on Intel's newer processors MKL is ahead at few units (16
-units and 100 words: 1.5 times). Both keep 24 bits of mantissa. Sums over rows always take the convolution, which adds
-in shorter runs than MKL does (4.9e-7 against 1e-6 of a sum of 2,048 rows).
+oneDNN is the same product at the full rate everywhere. Both keep 24 bits of mantissa.
 """
 
 from __future__ import annotations
@@ -22,14 +20,10 @@ ROW_MULTIPLE = 64
 differently, and a column's last bits would depend on how many neighbours it was scored with."""
 
 
-MATRIX_UNITS: bool = torch.cpu._is_amx_tile_supported()
-"""Whether this processor multiplies matrices of bfloat16 in hardware (AMX), which only Intel's do."""
-
-
 def row_products(features: Float[Tensor, "n F"], weights: Float[Tensor, "K F"]) -> Float[Tensor, "n K"]:
     """features @ weights.T, a fresh contiguous tensor; n is a multiple of 64 for the fast kernel."""
     rows, width = features.shape
-    if MATRIX_UNITS or not _fast_kernel(features):
+    if not _fast_kernel(features):
         return features @ weights.T
     maps = functional.conv2d(_as_maps(features), weights.view(weights.shape[0], width, 1, 1))
     return maps.permute(0, 2, 3, 1).reshape(rows, weights.shape[0])
@@ -41,7 +35,8 @@ def weighted_sums(posteriors: Float[Tensor, "n K"], features: Float[Tensor, "n F
     if not _fast_kernel(features):
         return posteriors.T @ features
     shape = (words, width, 1, 1)
-    return conv2d_weight(_as_maps(features), shape, _as_maps(posteriors)).reshape(words, width)
+    sums: Tensor = conv2d_weight(_as_maps(features), shape, _as_maps(posteriors)).reshape(words, width)
+    return sums
 
 
 @contextmanager

@@ -115,9 +115,9 @@ def _exponentiate_row(row, best):  # type: ignore[no-untyped-def]
 
 @numba.njit(cache=True, nogil=True, fastmath={"reassoc", "contract", "nsz", "nnan"})
 def _sum(row):  # type: ignore[no-untyped-def]
-    total = np.float32(0.0)
+    total = 0.0
     for k in range(row.shape[0]):
-        total += row[k]
+        total += np.float64(row[k])
     return total
 
 

@@ -24,7 +24,6 @@ from torch import Tensor
 from gmm_ops.mixtures.gaussian import peaks
 from gmm_ops.mixtures.kept_words import KeptWords, neglected_below
 from gmm_ops.mixtures.near_ties import BLOCK
-from gmm_ops.mixtures.products import MATRIX_UNITS
 from gmm_ops.mixtures.row_loops import largest
 from gmm_ops.mixtures.slices import WordSlice
 
@@ -40,7 +39,7 @@ UNITS_AT_ONCE = 128
 
 def screens(n_units: int, device: torch.device) -> bool:
     """Whether a rough product comes first: by the processor's matrix units and the layer's size, never by timing."""
-    return device.type == "cpu" and FEWEST_UNITS <= n_units <= 4_096 and MATRIX_UNITS
+    return device.type == "cpu" and FEWEST_UNITS <= n_units <= 4_096 and torch.cpu._is_amx_tile_supported()
 
 
 @dataclass(frozen=True)

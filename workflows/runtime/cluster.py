@@ -100,7 +100,7 @@ def _start(num_cpus: int | None, num_gpus: int | None) -> None:
             log_to_driver=False,
             logging_level="ERROR",
         )
-    except (OSError, ValueError, RuntimeError, TimeoutError, ray.exceptions.RayError) as error:
+    except Exception as error:  # Ray raises Exception itself where its node does not start in time
         raise RunError(
             f"a local Ray did not start ({_first_line(error)}); on a busy machine give the same command again, or set "
             f"RAY_raylet_start_wait_time_s=300; Ray's logs are in {os.path.join(_temporary_folder(), 'ray')!r}"

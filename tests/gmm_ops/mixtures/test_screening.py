@@ -13,6 +13,8 @@ from gmm_ops.mixtures.slices import WordSlice
 from gmm_ops.mixtures.statistics import em_pass
 from gmm_ops.mixtures.tiles import tiles
 
+ENGINES = ("dense", "sparse", "screened")
+
 
 def words_of(n_words: int, units: int, spread: float, seed: int) -> Mixture:
     """Words whose deviations differ by ``spread`` orders of magnitude, some far from the centre, one empty."""
@@ -92,7 +94,16 @@ def test_engines_give_the_sums_of_the_dense_product(engine):
     torch.testing.assert_close(other.s1, dense.s1, rtol=1e-4, atol=1e-2)
 
 
-@pytest.mark.parametrize("engine", ["dense", "sparse", "screened"])
+def test_survivors_are_scored_better_than_by_a_float32_product():
+    mixture = words_of(90, 256, 0.5, seed=7)
+    columns = near(mixture, 1_000, seed=5)
+    exact = np.logaddexp.reduce(log_joints(mixture, columns), axis=1).sum()
+    wrong = {engine: abs(em_pass(mixture, columns, engine=engine).log_likelihood - exact) for engine in ENGINES}
+    assert wrong["screened"] < 1e-7 * abs(exact)
+    assert wrong["screened"] < 0.2 * min(wrong["dense"], wrong["sparse"])
+
+
+@pytest.mark.parametrize("engine", ENGINES)
 def test_threads_change_no_bit(engine):
     mixture = words_of(60, 150, 0.5, seed=6)
     columns = near(mixture, 5_000, seed=4)

@@ -7,6 +7,7 @@ import torch
 
 from gmm_ops.errors import NonFiniteActivations, RefusedInput
 from gmm_ops.mixtures.mixture import Mixture, log_likelihood
+from gmm_ops.mixtures.screening import FEWEST_UNITS
 from gmm_ops.mixtures.statistics import MixtureStatistics, em_pass
 from tests.gmm_ops.drawn_columns import clustered, digit_patches, warm_mixture
 from tests.references import em as reference
@@ -54,7 +55,8 @@ def test_dense_equals_sparse(units):
     dense, sparse, auto = (MixtureStatistics.from_batch(mixture, columns, e) for e in ("dense", "sparse", "auto"))
     assert_same(dense, sparse, 1e-6)
     assert dense.log_likelihood == pytest.approx(sparse.log_likelihood, rel=1e-7)
-    assert_same(auto, sparse, 1e-6)
+    # Of many units a processor with matrix units scores survivors by distance: float32 products round by more.
+    assert_same(auto, sparse, 1e-6 if units < FEWEST_UNITS else 1e-4)
 
 
 def test_auto_loops_where_few_words_matter_and_else_multiplies():
@@ -147,7 +149,7 @@ def test_bad_input_is_refused(mixture, columns):
         MixtureStatistics.from_batch(mixture, broken)
     with pytest.raises(RefusedInput, match="squares that fit float32"):
         MixtureStatistics.from_batch(mixture, torch.full((4, 20), 1e25))
-    with pytest.raises(RefusedInput, match="engine must be 'auto', 'dense' or 'sparse'; got 'fast'"):
+    with pytest.raises(RefusedInput, match="engine must be 'auto', 'dense', 'sparse' or 'screened'; got 'fast'"):
         MixtureStatistics.from_batch(mixture, columns, "fast")
     with pytest.raises(RefusedInput, match=r"columns must have shape \(n, 20\)"):
         MixtureStatistics.from_batch(mixture, columns[:, :5])

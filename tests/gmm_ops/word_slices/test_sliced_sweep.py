@@ -171,7 +171,7 @@ def test_broken_columns_are_refused(mixture, columns):
         swept(mixture, broken, 2)
     with pytest.raises(RefusedInput, match=r"columns must have shape \(n, 16\)"):
         swept(mixture, columns[:, :9], 2)
-    with pytest.raises(RefusedInput, match=r"engine must be 'auto', 'dense' or 'sparse'; got 'fast'"):
+    with pytest.raises(RefusedInput, match=r"engine must be 'auto', 'dense', 'sparse' or 'screened'; got 'fast'"):
         swept(mixture, columns, 2, engine="fast")
     with pytest.raises(RefusedInput, match="log-likelihood overflowed"):
         swept(mixture, torch.full((70, 16), 1e25), 2)
