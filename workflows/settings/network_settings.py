@@ -68,7 +68,10 @@ class ExtractSettings(Section):
     images_per_shard: int = Field(500, gt=0, description="one work item, one Zarr shard")
     images_per_chunk: int = Field(50, gt=0, description="smallest unit of reading; divides images_per_shard")
     batch: int = Field(100, gt=0, description="images in one forward pass; part of the result's definition")
-    precision: Literal["float32", "bfloat16"] = Field("float32", description="of the forward pass")
+    precision: Literal["float32", "bfloat16"] = Field(
+        "float32",
+        description="of the forward pass; bfloat16 takes less than half its time and changes 1 % of the words",
+    )
 
     @model_validator(mode="after")
     def _aligned(self) -> ExtractSettings:
