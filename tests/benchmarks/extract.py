@@ -64,12 +64,15 @@ CASES = (
     ),
     Case("ResNet-50, photos, decoding included", "animals_resnet50", (), (10, 25), 50, 0.9),
 )
-TINY = ("data.max_train=40", "data.max_validation=20", "fit.min_images=1")
+TINY = ("data.max_train=40", "data.max_validation=20", "fit.min_images=1", "runtime.actors=1")
 TINY_PHOTOS = (
     'network.layers=["add3"]',
+    "preprocessing.resize=96",
+    "preprocessing.crop=96",
     "fit.words=[50]",
     'fit.lists=[{name="animals",classes=["zebra","tiger"]}]',
     "fit.min_images=1",
+    "runtime.actors=1",
     "mine.images=[]",
     "data.max_train=12",
     "data.max_validation=4",

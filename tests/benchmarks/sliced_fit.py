@@ -42,6 +42,8 @@ SETTINGS = (
 )
 TINY = (
     'fit.lists=[{name="animals",classes=["zebra","tiger"]}]',
+    "preprocessing.resize=96",
+    "preprocessing.crop=96",
     "data.max_train=12",
     "data.max_validation=4",
     "extract.images_per_shard=5",

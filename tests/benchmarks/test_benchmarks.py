@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.benchmarks.__main__ import markdown
+from tests.benchmarks.__main__ import SUITES, markdown
 
 ROWS = {
     "extract": [
@@ -35,8 +35,12 @@ ROWS = {
         "ResNet-50 layer2.3.add",
     ],
     "word_slices": ["EM pass", "hard words", "discriminative gradient"],
+    "scopes": ["one run of 2 scopes", "2 runs of one scope", "ratio"],
+    "sliced_fit": ["generative", "discriminative"],
 }
 """First column of each table."""
+WHOLE_RUNS = ("scopes", "sliced_fit")
+"""They start actors for stage after stage: half a minute of processor time even when tiny."""
 
 
 @pytest.fixture
@@ -46,7 +50,9 @@ def tiny(shared_data: Path, local_ray: object, monkeypatch: pytest.MonkeyPatch) 
 
 
 @pytest.mark.usefixtures("tiny")
-@pytest.mark.parametrize("name", ROWS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name in WHOLE_RUNS)) for name in SUITES]
+)
 def test_the_tiny_form_gives_every_row(name: str) -> None:
     records = import_module(f"tests.benchmarks.{name}").measure(tiny=True)
     rows = [record if isinstance(record, Mapping) else asdict(record) for record in records]
@@ -54,6 +60,8 @@ def test_the_tiny_form_gives_every_row(name: str) -> None:
     for row in rows:
         assert_finite(row)
     assert len(markdown(records).splitlines()) == len(rows) + 2
+    if name == "scopes":
+        assert {row["arrays and tables that differ"] for row in rows} == {"none"}
 
 
 def assert_finite(row: Mapping[str, Any]) -> None:
