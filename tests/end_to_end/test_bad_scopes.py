@@ -20,7 +20,11 @@ def labelled_shards(run: FolderRun, labels: pa.Array | None) -> list[str]:
     for name, column in (("train", labels), ("validation", right)):
         columns = {"image": pictures, **({} if column is None else {"label": column})}
         pq.write_table(pa.table(columns), run.root / f"{name}.parquet")
-    return ["data.source=parquet", *(f"data.{name}=['{run.root}/{name}.parquet']" for name in ("train", "validation"))]
+    return [
+        "data.source=parquet",
+        "data.folders=[]",
+        *(f"data.{name}=['{run.root}/{name}.parquet']" for name in ("train", "validation")),
+    ]
 
 
 def test_parquet_without_labels(run: FolderRun, refused: Refused) -> None:
@@ -31,7 +35,10 @@ def test_parquet_without_labels(run: FolderRun, refused: Refused) -> None:
     refused(run.arguments(labelled_shards(run, None)), file, "needs a column label of integers", "it has image: struct")
     nothing = pa.array([0] * 4 + [None] * (rows - 4))
     refused(run.arguments(labelled_shards(run, nothing)), f"row 4 of {file!r} has no label; every image needs one")
-    refused(run.arguments(labelled_shards(run, pa.array(["cat"] * rows))), file, "must hold integers", "holds string")
+    names = pa.array(["cat"] * rows)  # names are labels, but not beside the numbers of the validation file
+    refused(run.arguments(labelled_shards(run, names)), file, "labels must be of one kind, got texts and numbers")
+    lists = pa.array([[0]] * rows)
+    refused(run.arguments(labelled_shards(run, lists)), file, "must hold integers", "or names, it holds list")
     unlabelled = pa.array([0] * (rows - 1) + [-1])
     refused(run.arguments(labelled_shards(run, unlabelled)), f"row {rows - 1} of {file!r} has label -1", "0 or above")
     assert_nothing_was_made(run)

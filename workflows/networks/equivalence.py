@@ -36,7 +36,7 @@ class CheckedNetwork:
 
     Attributes:
         rewriting: the changes that keep its logits and the activations of the layers.
-        logits: of the plain network, for the images that were given.
+        logits: of the plain network, for the images that were given and that it can take.
         shapes: units, height and width of every layer by canonical name.
         probabilities: its outputs are probabilities of classes: not below 0, and of sum 1, for every image that came
             and for noise.
@@ -60,13 +60,14 @@ def check_network(
     Args:
         network: the network in evaluation mode, float32; left as it is.
         layers: as for ``TappedNetwork``.
-        images: at least one; several show where a layout mixes images with positions.
+        images: at least one; several show where a layout mixes images with positions. Those that the network itself
+            cannot take without NaN or infinity say nothing of taps and are left out: extraction names them.
 
     Raises:
-        NetworkError: the network cannot take such images, gives other logits every time, its logits are not
-            (N, classes), or taps change them whatever is left out.
+        NetworkError: the network cannot take such images, gives other logits every time or NaN for every image, its
+            logits are not (N, classes), or taps change them whatever is left out.
     """
-    images = images.contiguous()
+    images = _finite(network, images.contiguous())
     _refuse_chance(network, images)
     checks = _Checks(network, layers, images)
     rewriting, expected = checks.reference()
@@ -182,6 +183,18 @@ def _twin(network: nn.Module, images: Tensor) -> nn.Module | None:
     except Exception:  # foreign code may fail in any way; what matters shows in float32
         return None
     return twin
+
+
+def _finite(network: nn.Module, images: Tensor) -> Tensor:
+    """The images whose logits are numbers."""
+    logits = _run(_Untapped(network), images)[_LOGITS]
+    numbers = torch.isfinite(logits).all(1)
+    if not numbers.any():
+        raise NetworkError(
+            f"network {type(network).__name__}: must give finite logits, gave {logits[0, 0]:g} for the first of "
+            f"{len(images)} images and finite ones for none; check network.weights and the [preprocessing] section"
+        )
+    return images[numbers]
 
 
 def _refuse_chance(network: nn.Module, images: Tensor) -> None:

@@ -456,3 +456,13 @@ def test_networks_without_float64_are_checked_in_float32() -> None:
     checked(network, ["lower"])
     network = middle(lambda x: _chunk(x.float() @ torch.eye(16)))
     assert checked(network, ["lower"]).operations == "recorded"
+
+
+def test_images_that_overflow_are_left_to_the_extraction() -> None:
+    """Such images say nothing of taps; extraction names layer and image."""
+    network = middle(lambda x: x)
+    bright = torch.cat([IMAGES, torch.full_like(IMAGES[:1], torch.inf)])
+    found = check_network(network, ["lower"], bright)
+    assert torch.equal(found.logits, check_network(network, ["lower"], IMAGES).logits)
+    with pytest.raises(NetworkError, match=r"must give finite logits, gave nan for .* 1 images .*network\.weights"):
+        check_network(network, ["lower"], bright[2:])
