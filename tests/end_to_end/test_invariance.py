@@ -75,16 +75,16 @@ def test_counts_are_the_same_bits_on_ray_and_on_threads(
 
 def spy_on_schedulers(monkeypatch: pytest.MonkeyPatch) -> set[str]:
     """Which scheduler each reduction is really given to."""
-    from workflows import context
+    from workflows.runtime import reductions
 
     asked: set[str] = set()
-    original = context.tree_reduce
+    original = reductions.tree_reduce
 
     def noting(*args: Any, scheduler: str, **options: Any) -> Any:
         asked.add(scheduler)
         return original(*args, scheduler=scheduler, **options)
 
-    monkeypatch.setattr(context, "tree_reduce", noting)
+    monkeypatch.setattr(reductions, "tree_reduce", noting)
     return asked
 
 
