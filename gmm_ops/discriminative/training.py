@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -163,6 +163,7 @@ def image_minibatches(n_images: int, minibatch: int, seed: int, epoch: int) -> t
     return order.tensor_split(max(1, round(n_images / minibatch)))
 
 
+@runtime_checkable
 class LossSums(Protocol):
     """What a step needs of a gradient to tell whether training diverges."""
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
 
+@runtime_checkable
 class Collective(Protocol):
     """Reductions over the slices of one dictionary.
 

@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from gmm_ops.axes import PairCounts, WordMaps
+from gmm_ops.axes import LowerWordMaps, PairCounts, WordMaps
 from gmm_ops.graphs.offset_histogram import OffsetHistogram
 from gmm_ops.graphs.sliding_histogram import Kernel, PairCounter
 from gmm_ops.graphs.sparse_table import SparseTable, dense_counts
@@ -31,7 +31,7 @@ Part = TypeVar("Part")
 
 def count_pairs(
     upper: WordMaps,
-    lower: WordMaps,
+    lower: LowerWordMaps,
     window: Window,
     n_upper: int,
     n_lower: int,
@@ -75,7 +75,7 @@ class SparseCounts(SparseTable):
     def from_batch(
         cls,
         upper: WordMaps,
-        lower: WordMaps,
+        lower: LowerWordMaps,
         window: Window,
         n_upper: int,
         n_lower: int,

@@ -152,7 +152,7 @@ class InferenceGraph:
 
 def mine(
     root: int,
-    counts: Sequence[PairCounts],
+    counts: Sequence[Int[Tensor, "_ _"]],
     ratios: Sequence[LogRatios],
     top: int = 3,
     positive_only: bool = False,

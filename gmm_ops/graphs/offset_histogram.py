@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from numba import njit
 from torch import Tensor
 
-from gmm_ops.axes import WordMaps
+from gmm_ops.axes import LowerWordMaps, WordMaps
 from gmm_ops.errors import RefusedInput
 from gmm_ops.graphs.windows import Window
 from gmm_ops.graphs.word_maps import integer_array, word_arrays
@@ -64,7 +64,9 @@ class OffsetHistogram(Sums):
         return cls(counts, inside)
 
     @classmethod
-    def from_batch(cls, upper: WordMaps, lower: WordMaps, window: Window, edges: Int[Tensor, "E 2"]) -> OffsetHistogram:
+    def from_batch(
+        cls, upper: WordMaps, lower: LowerWordMaps, window: Window, edges: Int[Tensor, "E 2"]
+    ) -> OffsetHistogram:
         """Count some images; ``edges`` holds (upper word, lower word) in the order of the result.
 
         Raises ``RefusedInput`` for other axes or types, different numbers of images, or a negative word in an edge.

@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Int
 from torch import Tensor
 
-from gmm_ops.axes import WordMaps
+from gmm_ops.axes import LowerWordMaps, WordMaps
 from gmm_ops.errors import RefusedInput
 from gmm_ops.inputs import as_count, as_tensor
 
@@ -33,7 +33,7 @@ def word_array(name: str, maps: WordMaps, n_words: int | None = None) -> np.ndar
 
 
 def word_arrays(
-    upper: WordMaps, lower: WordMaps, n_upper: int | None = None, n_lower: int | None = None
+    upper: WordMaps, lower: LowerWordMaps, n_upper: int | None = None, n_lower: int | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
     """Both layers' word maps as arrays. Raises ``RefusedInput`` also when they hold different numbers of images."""
     upper_words, lower_words = word_array("upper", upper, n_upper), word_array("lower", lower, n_lower)

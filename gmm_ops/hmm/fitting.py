@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from gmm_ops.axes import Columns
+from gmm_ops.axes import LayerColumns
 from gmm_ops.errors import RefusedInput
 from gmm_ops.fitting.loop import FitLoop, fit_likelihood, in_memory
 from gmm_ops.hmm.chain import Chain, observed_log_likelihoods
@@ -35,7 +35,7 @@ class HMMFit:
 
 
 def initial_model(
-    columns: Sequence[Columns],
+    columns: Sequence[LayerColumns],
     n_words: int | Sequence[int],
     seed: int,
     rectified: Sequence[bool] | bool = True,
@@ -65,7 +65,7 @@ def initial_model(
 
 
 def fit_chain(
-    columns: Sequence[Columns],
+    columns: Sequence[LayerColumns],
     n_words: int | Sequence[int],
     seed: int,
     settings: HMMSettings | None = None,
@@ -108,7 +108,7 @@ def _fit_once(
     return fit.state.result(settings), fit.held_out
 
 
-def _taken(columns: Sequence[Columns], predicted: Tensor | None, rows: Tensor) -> ChainImages:
+def _taken(columns: Sequence[LayerColumns], predicted: Tensor | None, rows: Tensor) -> ChainImages:
     kept = [x[rows.to(x.device)] for x in columns]
     return kept, None if predicted is None else predicted[rows.to(predicted.device)]
 
@@ -120,7 +120,7 @@ def _per_layer(name: str, value: int | Sequence[int], layers: int) -> list[int]:
     return values
 
 
-def _refuse_other_images(columns: Sequence[Columns], predicted: Tensor | None, n_classes: int | None) -> int:
+def _refuse_other_images(columns: Sequence[LayerColumns], predicted: Tensor | None, n_classes: int | None) -> int:
     rows = {x.shape[0] for x in columns}
     if len(rows) != 1 or min(rows) < 2:
         raise RefusedInput(

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from gmm_ops.axes import Columns
+from gmm_ops.axes import LayerColumns
 from gmm_ops.errors import RefusedInput
 from gmm_ops.fitting.loop import Learner, LogLikelihood
 from gmm_ops.hmm.averaging import ModelAverage
@@ -139,7 +139,7 @@ def log_prior(model: HiddenMarkovModel, transition_prior: float) -> float:
 
 def fit_batch_em(
     model: HiddenMarkovModel,
-    columns: Sequence[Columns],
+    columns: Sequence[LayerColumns],
     iterations: int,
     predicted: Int[Tensor, " n"] | None = None,
     var_floors: Sequence[float] | float = 0.0,
@@ -215,7 +215,7 @@ def advance(state: HMMState, batch: ChainStatistics, settings: HMMSettings) -> H
     return replace(state, step=step, model=model, statistics=moved, average=average)
 
 
-ChainImages = tuple[Sequence[Columns], Int[Tensor, " n"] | None]
+ChainImages = tuple[Sequence[Float[Tensor, "_ _"]], Int[Tensor, "_"] | None]
 """Per layer (n, D) of the same images; their predictions, where the model observes them."""
 
 

@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from numpy.typing import NDArray
 from torch import Tensor
 
-from gmm_ops.axes import Columns, WordStatistics
+from gmm_ops.axes import Columns, LayerColumns, WordStatistics
 from gmm_ops.errors import RefusedInput
 from gmm_ops.hmm.chain import Chain, observed_log_likelihoods
 from gmm_ops.hmm.inference import log_evidence
@@ -151,7 +151,7 @@ class HiddenMarkovModel(Record):
         )
 
     def log_densities(
-        self, columns: Sequence[Columns], predicted: Int[Tensor, " n"] | None = None
+        self, columns: Sequence[LayerColumns], predicted: Int[Tensor, " n"] | None = None
     ) -> tuple[Float[Tensor, "n K"], ...]:
         """One (n, K) tensor of log-likelihoods per variable of the chain: what inference is given.
 
@@ -165,7 +165,7 @@ class HiddenMarkovModel(Record):
         return (*found, observed_log_likelihoods(predicted, self.chain.n_states[-1]))
 
     def log_likelihood(
-        self, columns: Sequence[Columns], predicted: Int[Tensor, " n"] | None = None
+        self, columns: Sequence[LayerColumns], predicted: Int[Tensor, " n"] | None = None
     ) -> Float[Tensor, " n"]:
         """log p of all layers (and the prediction) per image, natural, float64."""
         return log_evidence(self.chain, self.log_densities(columns, predicted))
@@ -199,7 +199,7 @@ class HiddenMarkovModel(Record):
         pairs = enumerate(tensor("rectified").tolist())
         return cls(chain, tuple(LayerWords(tensor(f"mean_{i}"), tensor(f"variance_{i}"), flag) for i, flag in pairs))
 
-    def _refuse_other_layers(self, columns: Sequence[Columns], predicted: Int[Tensor, " n"] | None) -> None:
+    def _refuse_other_layers(self, columns: Sequence[LayerColumns], predicted: Int[Tensor, " n"] | None) -> None:
         if len(columns) != len(self.layers) or len({x.shape[0] for x in columns}) != 1:
             raise RefusedInput(
                 f"columns must hold one (n, D) tensor per layer, {len(self.layers)}, all of the same images; got rows "

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from gmm_ops.axes import Columns, WordStatistics
+from gmm_ops.axes import LayerColumns, WordStatistics
 from gmm_ops.hmm.inference import forward_backward
 from gmm_ops.hmm.model import HiddenMarkovModel, ModelShape
 from gmm_ops.records import Sums
@@ -47,7 +47,7 @@ class ChainStatistics(Sums):
 
     @classmethod
     def from_batch(
-        cls, model: HiddenMarkovModel, columns: Sequence[Columns], predicted: Int[Tensor, " n"] | None = None
+        cls, model: HiddenMarkovModel, columns: Sequence[LayerColumns], predicted: Int[Tensor, " n"] | None = None
     ) -> ChainStatistics:
         """E-step at ``model``. columns: per layer (n, D). predicted: (n,), if the model observes the prediction.
 

@@ -92,7 +92,7 @@ def centred_tiles(columns: Columns, center: Float[Tensor, " D"], rows: int) -> I
         yield start, tile.shape[0], padded(tile)
 
 
-def padded(columns: Columns) -> Columns:
+def padded(columns: Columns) -> Float[Tensor, "padded D"]:
     """Columns, with rows of zeros up to a multiple of 64."""
     missing = -columns.shape[0] % ROW_MULTIPLE
     if missing == 0:
