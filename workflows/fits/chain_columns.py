@@ -11,6 +11,7 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from gmm_ops.axes import Columns
+from gmm_ops.hmm.learning import ChainImages
 from workflows.fits.training_images import TrainingImages
 from workflows.plan.run_plan import Plan
 from workflows.settings import Settings
@@ -38,6 +39,11 @@ class ImageBlock:
         index = torch.from_numpy(rows).to(self.columns[0].device)
         columns = tuple(layer[index].float() for layer in self.columns)
         return ImageBlock(columns, None if self.predicted is None else self.predicted[index])
+
+    @property
+    def images(self) -> ChainImages:
+        """As the model takes them."""
+        return self.columns, self.predicted
 
     def __len__(self) -> int:
         return len(self.columns[0])

@@ -22,6 +22,7 @@ from workflows.storage.mixtures import save_mixture
 from workflows.storage.run_folder import RunFolder
 from workflows.storage.states import load_state, save_state
 from workflows.words.dictionaries import classifier_path, generative_path
+from workflows.words.sliced_words import Place
 
 
 class DiscriminativeFit:
@@ -40,6 +41,7 @@ class DiscriminativeFit:
         layer: whose columns are fitted, with how many words.
         scope: whose images are fitted, and whose labels.
         out: folder of what the fit comes to; None: the run's own.
+        place: in the group that shares the words; None: they are whole.
     """
 
     def __init__(
@@ -53,11 +55,20 @@ class DiscriminativeFit:
         layer: LayerPlan,
         scope: Scope,
         out: RunFolder | None = None,
+        place: Place | None = None,
     ) -> None:
         self.rank, self.world, self.layer, self.scope = rank, world, layer, scope
         self.settings, self.plan, self.folder, self.out = settings, plan, folder, out or folder
         self.generative = LayerFit(
-            rank=rank, world=world, settings=settings, plan=plan, folder=folder, layer=layer, scope=scope, out=out
+            rank=rank,
+            world=world,
+            settings=settings,
+            plan=plan,
+            folder=folder,
+            layer=layer,
+            scope=scope,
+            out=out,
+            place=place,
         )
         self._training: DiscriminativeTraining | None = None
 

@@ -96,9 +96,10 @@ class FitHistory:
         """Mean log-likelihood of everything held out, at the ends of epochs."""
         return [row.held_out_full for row in self.rows if not np.isnan(row.held_out_full)]
 
-    def stop_if_converged(self, tolerance: float) -> None:
-        """At the end of an epoch: stop if it gained less than ``tolerance``, relative."""
-        self.stopped = has_converged(self.full, tolerance)
+    def add(self, row: HistoryRow, ends_epoch: bool, tolerance: float) -> None:
+        """After a step; an epoch that gained less than ``tolerance``, relative, is the last."""
+        self.rows.append(row)
+        self.stopped = ends_epoch and has_converged(self.full, tolerance)
 
     def to_arrays(self) -> dict[str, np.ndarray]:
         """For a checkpoint."""

@@ -14,7 +14,6 @@ from workflows.fits.discriminative_fit import DiscriminativeFit
 from workflows.fits.discriminative_training import DiscriminativeTraining
 from workflows.fits.fit_history import history_path, write_history
 from workflows.fits.labelled_images import ImageSource
-from workflows.fits.sliced_em import SlicedEM
 from workflows.runtime.collective import Collective
 from workflows.storage.states import load_state, save_state
 from workflows.words.dictionaries import classifier_path, generative_path
@@ -45,9 +44,8 @@ class SlicedFit(DiscriminativeFit):
     """
 
     def __init__(self, *, rank: int, world: int, **inputs: Any) -> None:
-        super().__init__(rank=0, world=1, **inputs)
-        self.place = Place(rank, world, self.layer.words)
-        self.generative: SlicedEM = SlicedEM(self.place, **inputs)
+        self.place = Place(rank, world, inputs["layer"].words)
+        super().__init__(rank=0, world=1, place=self.place, **inputs)
         self.files = SliceFiles(self.out.fit_state(self.scope.name, self.layer.name), rank, world)
 
     @property

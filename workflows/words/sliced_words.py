@@ -47,6 +47,11 @@ class Place:
     n_words: int
     reduce: Collective = field(default_factory=Lone)
 
+    @property
+    def sliced(self) -> bool:
+        """Whether other ranks hold words of the dictionary."""
+        return self.world > 1
+
     def slice(self, own: Mixture) -> WordSlice:
         """The dictionary's slice with these words, which are the rank's own."""
         return WordSlice(own, self.first, self.n_words)
