@@ -23,7 +23,7 @@ from workflows.storage.states import load_state
 PROJECT = Path(__file__).resolve().parents[2]
 PATIENCE_S = 120.0
 POLL_S = 0.003
-LATE_STEP = 20
+LATE_STEP = 80
 """A fit is killed at a checkpoint of this step or a later one; one that began again would come past earlier ones."""
 EXIT_S = 20.0
 

@@ -34,7 +34,7 @@ SETTINGS = (
     "fit.minibatch=3000",
     "fit.epochs=1",
     "fit.warmup=3",
-    "fit.checkpoint_steps=5",
+    "fit.checkpoint_steps=20",
     f'mine.images=["misclassified","{TRAINING_IMAGE}"]',
 )
 SCOPE = "joint"

@@ -26,10 +26,10 @@ from workflows.storage.tables import read_table
 from workflows.words.word_maps import FIELDS, read_words, words_path
 
 pytestmark = pytest.mark.usefixtures("local_ray")
-LIST = "fit.lists=[{name='pair',classes=['3','8'],rest=true}]"
+LIST = "fit.lists=[{name='pair',classes=['1','3'],rest=true}]"
 MISCLASSIFIED = "mine.images=['misclassified']"
 """Without the training image that the small run asks for: only the joint scope explains its prediction."""
-EVERY = ("fit.scopes=['joint','class','list']", LIST, "mine.classes=['3','8']")
+EVERY = ("fit.scopes=['joint','class','list']", LIST, "mine.classes=['1','3']")
 TABLES = ("words", "exemplars", "layers", "nodes", "edges", "heatmaps", "history")
 
 
@@ -90,11 +90,11 @@ def assert_same_scope(left: Path, right: Path, scope: str) -> None:
 
 
 def test_the_scopes_are_those_of_the_confusion_matrix(scopes: dict[str, Scope], images: ImageColumns) -> None:
-    assert list(scopes) == ["joint", "class-3", "class-8", "list-pair"]
-    for label in (3, 8):
+    assert list(scopes) == ["joint", "class-1", "class-3", "list-pair"]
+    for label in (1, 3):
         wrong = {int(p) for p in images.predicted[500:][images.label[500:] == label]} - {label, -1}
         assert scopes[f"class-{label}"] == Scope(f"class-{label}", tuple(sorted({label, *wrong})), False, (label,))
-    assert scopes["list-pair"] == Scope("list-pair", (3, 8), True, (3, 8))
+    assert scopes["list-pair"] == Scope("list-pair", (1, 3), True, (1, 3))
 
 
 def test_all_scopes_share_one_extraction(together: Path, digits_run: Path) -> None:
@@ -108,7 +108,7 @@ def test_the_joint_scope_is_that_of_a_joint_run(together: Path, digits_run: Path
     for table in ("nodes", "edges", "heatmaps"):
         kept = read_table(alone / f"{table}.parquet")
         asked = pc.or_(
-            pc.is_in(kept["graph"], pa.array(["class:3", "class:8"])), pc.starts_with(kept["graph"], "image")
+            pc.is_in(kept["graph"], pa.array(["class:1", "class:3"])), pc.starts_with(kept["graph"], "image")
         )
         pq.write_table(kept.filter(asked), alone / f"{table}.parquet")
     assert_same_scope(together, alone, "joint")
@@ -120,7 +120,7 @@ def test_the_joint_scope_is_that_of_a_joint_run(together: Path, digits_run: Path
         ("class-3", ("fit.scopes=['class']", "mine.classes=['3']", MISCLASSIFIED, "count.scheduler=ray")),
         pytest.param(
             "list-pair",
-            ("fit.scopes=['list']", LIST, "mine.classes=['8','3']", MISCLASSIFIED),
+            ("fit.scopes=['list']", LIST, "mine.classes=['3','1']", MISCLASSIFIED),
             marks=pytest.mark.slow,
         ),
     ],
@@ -148,7 +148,7 @@ def test_word_maps_hold_the_images_that_a_scope_assigns(
             assert (words[~assigned] == -1).all()
             written = words_path(folder, scope.name, layer.name, "word").glob("c/*")
             assert {int(path.name) for path in written} == shards, "an empty shard is no file"
-    assert len({int(image) // 25 for image in np.flatnonzero(scopes["class-8"].assigns(images))}) < 25
+    assert len({int(image) // 25 for image in np.flatnonzero(scopes["class-1"].assigns(images))}) < 25
 
 
 def test_counts_of_a_scope_are_those_of_its_own_images(
@@ -156,9 +156,9 @@ def test_counts_of_a_scope_are_those_of_its_own_images(
 ) -> None:
     folder = RunFolder(together)
     plan = Plan.read(folder)
-    scope = scopes["class-8"]
+    scope = scopes["class-1"]
     member = scope.contains(images.label)
-    assert (scope.assigns(images) & ~member).any(), "an image outside is taken for an 8, or this test misses its point"
+    assert (scope.assigns(images) & ~member).any(), "an image outside is taken for a 1, or this test misses its point"
     validation = np.flatnonzero(member & (np.arange(plan.images) >= plan.train_images))
     predicted = torch.from_numpy(images.predicted[validation])
     maps = {layer.name: read_words(folder, scope.name, layer.name, 0, plan.images) for layer in plan.layers}
@@ -186,7 +186,7 @@ def test_omega_is_of_the_scopes_own_validation_images(
     for scope in scopes.values():
         nodes = of_scope(together, "nodes", scope.name).to_pylist()
         roots = {row["graph"]: row["positions"] for row in nodes if row["layer"] == OUTPUT}
-        for label in (3, 8):
+        for label in (1, 3):
             omega = validation & scope.contains(images.label) & (images.predicted == label)
             assert roots.get(f"class:{label}") == (int(omega.sum()) if label in scope.explains else None)
 
@@ -195,12 +195,13 @@ def test_an_image_outside_has_a_graph_of_its_own_counts(
     together: Path, scopes: dict[str, Scope], images: ImageColumns
 ) -> None:
     folder = RunFolder(together)
-    plan, scope = Plan.read(folder), scopes["class-8"]
-    (outside, *_) = np.flatnonzero(~scope.contains(images.label) & (images.predicted == 8) & (images.label != 8))
+    plan, scope = Plan.read(folder), scopes["class-1"]
+    taken = ~scope.contains(images.label) & (images.predicted == 1)
+    outside = next(int(image) for image in np.flatnonzero(taken) if image >= plan.train_images)
     edges = of_scope(together, "edges", scope.name).filter(pc.field("graph") == f"image:{outside}").to_pylist()
     assert edges
     maps = {layer.name: read_words(folder, scope.name, layer.name, outside, outside + 1) for layer in plan.layers}
-    maps[OUTPUT] = torch.tensor([[[8]]])
+    maps[OUTPUT] = torch.tensor([[[1]]])
     for pair in plan.pairs():
         counts = slow_counts.pair_counts(
             maps[pair.upper], maps[pair.lower], pair.window, pair.upper_words, pair.lower_words
@@ -212,8 +213,8 @@ def test_an_image_outside_has_a_graph_of_its_own_counts(
 
 def test_the_rest_is_one_label_of_every_other_class(scopes: dict[str, Scope], images: ImageColumns) -> None:
     labels = scopes["list-pair"].scope_label(images.label)
-    assert (labels == np.where(images.label == 3, 0, np.where(images.label == 8, 1, 2))).all()
-    assert scopes["list-pair"].label_names([str(digit) for digit in range(10)]) == ("3", "8", "rest")
+    assert (labels == np.where(images.label == 1, 0, np.where(images.label == 3, 1, 2))).all()
+    assert scopes["list-pair"].label_names([str(digit) for digit in range(10)]) == ("1", "3", "rest")
 
 
 def test_figures_of_a_scope_lie_in_its_folder(together: Path, scopes: dict[str, Scope]) -> None:
@@ -236,10 +237,10 @@ def test_show_prints_the_scope_that_is_asked_for(together: Path, capsys: pytest.
 
     assert str(together / "figures" / "class-3.png") in shown("--class", "3")
     assert str(together / "figures" / "list-pair" / "class-3.png") in shown("--class", "3", "--scope", "list-pair")
-    assert "scope class-8" in shown("--class", "8", "--scope", "class-8")
+    assert "scope class-1" in shown("--class", "1", "--scope", "class-1")
     for options, words in (
-        (("--class", "3", "--scope", "class-8"), "scope class-8 of the run has no graph of class '3' (it has: 8)"),
-        (("--class", "3", "--scope", "clas-8"), "--scope: the run has no scope 'clas-8'; did you mean class-8"),
+        (("--class", "3", "--scope", "class-1"), "scope class-1 of the run has no graph of class '3' (it has: 1)"),
+        (("--class", "3", "--scope", "clas-1"), "--scope: the run has no scope 'clas-1'; did you mean class-1"),
     ):
         assert command(["show", str(together), *options]) == 2
         assert words in capsys.readouterr().err
@@ -253,7 +254,7 @@ def test_show_says_so_if_no_scope_has_the_graph(
     write_scopes(folder, [scope for scope in read_scopes(folder) if scope.name.startswith("class-")])
     assert command(["show", str(root), "--class", "5"]) == 2
     told = " ".join(capsys.readouterr().err.split())
-    assert "none of the 2 scopes of the run (class-3, class-8) has the graph class:5: ask for it with" in told
+    assert "none of the 2 scopes of the run (class-1, class-3) has the graph class:5: ask for it with" in told
     assert "a class that cannot have a scope of its own is named before the run fits" in told
 
 
@@ -277,17 +278,17 @@ def test_one_more_class_fits_only_its_own_scope(together: Path, digits_weights: 
     before = {stage: ledger_lines(root, stage) for stage in ("extract", "fit", "words", "count")}
     old = {path: path.stat().st_mtime_ns for path in root.glob("mixtures/*/*.npz")}
     old |= {path: path.stat().st_mtime_ns for path in root.glob("words/*/*/c/*/0/0")}
-    more = [*EVERY[:2], "mine.classes=['3','5','8']"]
+    more = [*EVERY[:2], "mine.classes=['1','3','5']"]
     assert command(run_arguments(root, digits_weights, *more, until="mine")) == 0
     assert [scope.name for scope in read_scopes(RunFolder(root))] == [
-        "joint", "class-3", "class-5", "class-8", "list-pair",
+        "joint", "class-1", "class-3", "class-5", "list-pair",
     ]  # fmt: skip
     assert {path: path.stat().st_mtime_ns for path in old} == old, "something was written again"
     assert ledger_lines(root, "extract") == before["extract"]
     added = [json.loads(line) for line in ledger_lines(root, "fit")[len(before["fit"]) :]]
     assert {line["item"].partition("/")[0] for line in added if "item" in line} == {"class-5"}
     assert set(of_scope(root, "nodes", "class-5")["graph"].to_pylist()) >= {"class:5"}
-    for scope in ("class-3", "class-8", "list-pair"):
+    for scope in ("class-1", "class-3", "list-pair"):
         assert_same_scope(root, together, scope)
 
 
