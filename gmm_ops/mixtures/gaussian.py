@@ -110,10 +110,9 @@ def rows_per_tile(n_words: int, device: torch.device) -> int:
 def exponentials(
     score: Float[Tensor, "n K"],
 ) -> tuple[Float[Tensor, "n K"], Float[Tensor, "n 1"], Float[Tensor, "n 1"]]:
-    """In place: (exp(s - best), best, their sum) per row; posterior = first / last."""
+    """In place: (exp(s - best), best, their sum in float64) per row; posterior = first / last."""
     best = row_maxima(score)
-    total = exponentiate(score, best).to(score.dtype)
-    return score, best[:, None], total[:, None]
+    return score, best[:, None], exponentiate(score, best)[:, None]
 
 
 def refuse_other_shape(columns: Columns, n_units: int) -> None:

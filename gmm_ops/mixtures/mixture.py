@@ -207,7 +207,7 @@ def assign(mixture: Mixture, columns: Columns, tile_rows: int | None = None) -> 
             word[part], joint = exact.settle(score, columns[part])
             log_joint[part] = joint.float()
             powers, _, total = exponentials(score)
-            posterior[part] = (powers.gather(1, word[part, None]) / total).squeeze(1)
+            posterior[part] = (powers.gather(1, word[part, None]) / total).squeeze(1).float()
     refuse_overflow(posterior + log_joint)
     return Assignment(word, posterior, log_joint)
 
@@ -238,7 +238,7 @@ def log_likelihood(mixture: Mixture, columns: Columns) -> Float[Tensor, " n"]:
     with full_precision():
         for start, real, tile in centred_tiles(columns, mixture.center, rows):
             _, best, total = exponentials(row_products(expand_columns(tile), parameters.weights))
-            out[start : start + real] = (best.double() + total.double().log())[:real, 0]
+            out[start : start + real] = (best.double() + total.log())[:real, 0]
     refuse_overflow(out)
     return out
 
@@ -254,7 +254,7 @@ def posteriors(mixture: Mixture, columns: Columns) -> Float[Tensor, "n K"]:
     with full_precision():
         for start, real, tile in centred_tiles(columns, mixture.center, rows):
             powers, _, total = exponentials(row_products(expand_columns(tile), parameters.weights))
-            torch.div(powers[:real], total[:real], out=out[start : start + real])
+            torch.div(powers[:real], total[:real].to(powers.dtype), out=out[start : start + real])
     refuse_overflow(out.sum(dim=1))
     return out
 
