@@ -12,10 +12,10 @@ from torch import Tensor
 from gmm_ops.axes import LayerColumns
 from gmm_ops.errors import RefusedInput
 from gmm_ops.fitting.loop import Learner, LogLikelihood
-from gmm_ops.hmm.averaging import ModelAverage
 from gmm_ops.hmm.chain import Chain
+from gmm_ops.hmm.chain_averaging import ModelAverage
+from gmm_ops.hmm.chain_statistics import ChainStatistics
 from gmm_ops.hmm.model import HiddenMarkovModel
-from gmm_ops.hmm.statistics import ChainStatistics
 from gmm_ops.hmm.word_splits import split_dead_words
 from gmm_ops.mixtures.online_step import OnlineEMSettings, step_size
 from gmm_ops.records import Record

@@ -8,8 +8,8 @@ from dataclasses import replace
 from jaxtyping import Float
 from torch import Tensor
 
+from gmm_ops.hmm.chain_statistics import ChainStatistics
 from gmm_ops.hmm.model import HiddenMarkovModel, LayerWords
-from gmm_ops.hmm.statistics import ChainStatistics
 from gmm_ops.mixtures.splitting import APART, Split, planned_splits
 
 

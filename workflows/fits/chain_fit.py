@@ -12,9 +12,9 @@ import numpy as np
 
 from gmm_ops.fitting.loop import Source
 from gmm_ops.fitting.schedule import MinibatchSchedule, Step
+from gmm_ops.hmm.chain_statistics import ChainStatistics
 from gmm_ops.hmm.fitting import initial_model
 from gmm_ops.hmm.learning import ChainImages, HMMSettings, HMMState, OnlineChainEM, start
-from gmm_ops.hmm.statistics import ChainStatistics
 from gmm_ops.mixtures.seeding import fit_seed
 from workflows.fits.chain_columns import ChainSource, ImageBlock
 from workflows.fits.fit_history import FitHistory, history_path

@@ -10,8 +10,8 @@ import numpy as np
 
 from gmm_ops.fitting.collective import Collective
 from gmm_ops.fitting.loop import FitLoop, Learner, LogLikelihood, Source
+from gmm_ops.hmm.chain_statistics import ChainStatistics
 from gmm_ops.hmm.learning import HMMSettings, HMMState
-from gmm_ops.hmm.statistics import ChainStatistics
 from gmm_ops.mixtures.online_step import OnlineEMSettings, OnlineEMState
 from gmm_ops.mixtures.statistics import MixtureStatistics
 from workflows.fits.fit_history import FitHistory, HistoryRow

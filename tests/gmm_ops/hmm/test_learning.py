@@ -10,10 +10,10 @@ import torch
 from scipy.optimize import linear_sum_assignment
 
 from gmm_ops.errors import RefusedInput
+from gmm_ops.hmm.chain_statistics import ChainStatistics
 from gmm_ops.hmm.fitting import HMMFit, fit_chain, initial_model
 from gmm_ops.hmm.learning import HMMSettings, HMMState, advance, fit_batch_em, maximise, start
 from gmm_ops.hmm.model import HiddenMarkovModel
-from gmm_ops.hmm.statistics import ChainStatistics
 from gmm_ops.hmm.word_splits import split_dead_words
 from tests.gmm_ops.hmm.drawn_chains import drawn_activations, random_model
 from tests.references import hmm as reference

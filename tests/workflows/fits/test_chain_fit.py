@@ -10,10 +10,10 @@ import pyarrow.compute as pc
 import pytest
 import torch
 
+from gmm_ops.hmm.chain_statistics import ChainStatistics
 from gmm_ops.hmm.fitting import initial_model
 from gmm_ops.hmm.learning import advance, start
 from gmm_ops.hmm.model import HiddenMarkovModel
-from gmm_ops.hmm.statistics import ChainStatistics
 from tests.workflows.made_chain import CLASSES, chain_settings_of, dense_activations, made_run
 from workflows.fits.chain_fit import ChainFit
 from workflows.fits.fit_history import history_path

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from gmm_ops.errors import NonFiniteActivations, RefusedInput
+from gmm_ops.hmm.chain_statistics import ChainStatistics
 from gmm_ops.hmm.inference import forward_backward
 from gmm_ops.hmm.model import HiddenMarkovModel, LayerWords
-from gmm_ops.hmm.statistics import ChainStatistics
 from tests.gmm_ops.hmm.drawn_chains import drawn_activations, random_model
 from tests.references import hmm as reference
 from tests.references import rectified_gaussian as emission
