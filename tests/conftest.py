@@ -95,7 +95,7 @@ def digits_run(build_once: BuildOnce, digits_weights: Path, local_ray: object) -
     from tests.end_to_end.small_digits import command, run_arguments
 
     def run(root: Path) -> None:
-        assert command(run_arguments(root, digits_weights)) == 0
+        assert command(run_arguments(root, digits_weights, "runtime.actors=2")) == 0
 
     return build_once("digits", run)
 
@@ -120,6 +120,6 @@ def chain_run(build_once: BuildOnce, chain_weights: Path, local_ray: object) -> 
     from tests.end_to_end.small_digits import command
 
     def run(root: Path) -> None:
-        assert command(chain_arguments(root, chain_weights)) == 0
+        assert command(chain_arguments(root, chain_weights, "runtime.actors=2")) == 0
 
     return build_once("chain", run)

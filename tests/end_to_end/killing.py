@@ -16,6 +16,7 @@ import psutil
 
 from tests.end_to_end.small_digits import FIRST_LAYER, SCOPE
 from workflows.errors import RunFolderError
+from workflows.runtime import kept_actors
 from workflows.storage.ledger import Ledger, LedgerContent
 from workflows.storage.run_folder import RunFolder
 from workflows.storage.states import load_state
@@ -124,6 +125,7 @@ class ActorKiller:
     ) -> None:
         self.kind, self.condition, self.afterwards = kind, condition, afterwards
         self.killed, self.seen = False, set[int]()
+        kept_actors.release()  # an actor of an earlier command that worked on would be none of this run's
         self._earlier = {process.pid for process in actor_processes(kind)}
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
@@ -164,4 +166,5 @@ def address_of_local_ray() -> str:
     """host:port at which another driver joins the Ray of this process."""
     import ray
 
+    kept_actors.release()  # they would hold the cores that the other driver's actors need
     return ray.get_runtime_context().gcs_address

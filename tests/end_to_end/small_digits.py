@@ -1,6 +1,7 @@
 """One small real run that many tests share: scikit-learn's digits, a network trained in a second, small dictionaries.
 
-Shards are small, so that every stage has a middle in which a driver or an actor can be killed.
+Shards are small, so that every stage has a middle in which a driver or an actor can be killed. One actor a stage, for
+each takes seconds of a core to start; the run that the others are compared with has two.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ SETTINGS = (
     "fit.epochs=1",
     "fit.warmup=3",
     "fit.checkpoint_steps=20",
+    "runtime.actors=1",
     f'mine.images=["misclassified","{TRAINING_IMAGE}"]',
 )
 SCOPE = "joint"

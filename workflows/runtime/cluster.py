@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import ray
 
 from workflows.errors import BudgetError, RunError
+from workflows.runtime import kept_actors
 from workflows.settings import RuntimeSettings
 
 _OBJECT_STORE = 512 * 1024**2
@@ -85,6 +86,7 @@ def connect(
         yield resources()
     finally:
         _connection["joined"] = False
+        kept_actors.release()
         ray.shutdown()
 
 

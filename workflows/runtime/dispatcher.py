@@ -8,6 +8,7 @@ retries a block after a process death without end; and an ``ActorPool`` replaces
 
 from __future__ import annotations
 
+import gc
 import time
 from collections import deque
 from collections.abc import Callable, Hashable, Iterable
@@ -18,7 +19,8 @@ import ray
 from ray import cloudpickle
 
 from workflows.errors import BudgetError, ShardError
-from workflows.runtime.actor_process import Outcome, attempt, fetch, peak_memory, set_threads
+from workflows.runtime import kept_actors
+from workflows.runtime.actor_process import Outcome, attempt, fetch, forget_peak_memory, peak_memory, set_threads
 from workflows.runtime.cluster import resources
 
 Record = dict[str, Any]
@@ -98,14 +100,22 @@ def map_shards(
 
 
 class _ShardActor:
-    """Carries one worker. The factory arrives pickled so that threads are set before anything imports torch."""
+    """Carries one worker, and after it that of the next pool.
+
+    The factory arrives pickled so that threads are set before anything imports torch.
+    """
 
     def __init__(self) -> None:
         self._worker: Callable[[Any], Record] | None = None
 
     def start(self, pickled: bytes, threads: int | None) -> Outcome:
         set_threads(threads)
+        forget_peak_memory()
         return attempt(self._build, pickled)
+
+    def rest(self) -> None:
+        self._worker = None
+        gc.collect()  # a worker may refer to itself, and a GPU's memory is free only when nothing holds it
 
     def _build(self, pickled: bytes) -> None:
         factory, kwargs = cloudpickle.loads(pickled)
@@ -132,6 +142,8 @@ class _Seat:
     actor: Any
     starting: Any
     """Reference of the pending start; None once it has started."""
+    kept: bool = False
+    """Whether it worked for an earlier pool: it may have died since, which is no failed start."""
     given: deque[tuple[Any, Any]] = field(default_factory=deque)
     since: float = 0.0
     """When the oldest given item can have begun."""
@@ -149,6 +161,7 @@ class _Pool:
         self._pickled = ray.put(pickled)
         self._waiting = deque(items)
         self._settings = settings
+        self._claim = (settings.num_cpus, settings.num_gpus)
         self._on_done, self._on_failure = on_done, on_failure
         self._attempts: dict[Any, int] = {}
         self._suspects: set[Any] = set()
@@ -169,13 +182,20 @@ class _Pool:
 
     def close(self) -> None:
         for seat in self._seats:
-            ray.kill(seat.actor)
+            if seat.starting is None and not seat.given:
+                kept_actors.keep(self._claim, seat.actor)
+            else:
+                ray.kill(seat.actor)
         self._seats = []
 
     def _seat(self) -> _Seat:
-        options = {"num_cpus": self._settings.num_cpus, "num_gpus": self._settings.num_gpus, "max_restarts": 0}
-        actor = ray.remote(**options)(_ShardActor).remote()
-        return _Seat(actor, actor.start.remote(self._pickled, self._settings.threads))
+        kept = kept_actors.take(self._claim)
+        actor = kept or self._new_actor()
+        return _Seat(actor, actor.start.remote(self._pickled, self._settings.threads), kept is not None)
+
+    def _new_actor(self) -> Any:
+        num_cpus, num_gpus = self._claim
+        return ray.remote(num_cpus=num_cpus, num_gpus=num_gpus, max_restarts=0)(_ShardActor).remote()
 
     def _hand_out(self) -> None:
         # Breadth first: a second item waits at an actor only when every actor has one.
@@ -209,6 +229,9 @@ class _Pool:
             raise outcome.refusal
         if not outcome.failure:
             seat.starting, self._failed_starts = None, 0
+            return
+        if seat.kept and outcome.process_died:
+            self._replace(seat)
             return
         self._failed_starts += 1
         if self._failed_starts < self._settings.max_attempts:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from workflows.errors import ShardError
+from workflows.runtime import kept_actors
 from workflows.runtime.cluster import Resources
 from workflows.runtime.collective import Collective
 from workflows.runtime.generation import FitGroup, GenerationLost, GroupSettings, Rooms, Stopped
@@ -149,6 +150,7 @@ def run_fits(
         ShardError: groups were lost ``max_attempts`` times without a new checkpoint, could not be started as often,
             or the ranks disagree.
     """
+    kept_actors.release()
     stop, rooms, results, lock = threading.Event(), Rooms(), dict[str, Any](), threading.Lock()
     waiting = _Waiting(jobs, settings.max_attempts, stop)
 
@@ -209,8 +211,9 @@ def _run_threads(work: Callable[[], None], width: int, stop: threading.Event) ->
         raise error
 
 
-def fit_slots(settings: GroupSettings, offered: Resources) -> int:
-    """How many groups of these settings fit the cluster at once, at least 1."""
+def fit_slots(settings: GroupSettings, offered: Resources, actors: int | None = None) -> int:
+    """How many groups of these settings fit the cluster at once, or into so many ``actors``; at least 1."""
     by_cpu = int(offered.cpus // (settings.n_actors * settings.num_cpus)) if settings.num_cpus else offered.cpus
     by_gpu = int(offered.gpus // (settings.n_actors * settings.num_gpus)) if settings.num_gpus else by_cpu
-    return max(1, min(by_cpu, by_gpu))
+    wanted = by_cpu if actors is None else actors // settings.n_actors
+    return max(1, min(by_cpu, by_gpu, wanted))

@@ -20,6 +20,7 @@ from dask.order import order
 from ray.exceptions import RayError
 
 from workflows.errors import BudgetError, ShardError
+from workflows.runtime import kept_actors
 from workflows.runtime.actor_process import Outcome, attempt
 from workflows.runtime.cluster import resources
 
@@ -59,6 +60,7 @@ def ray_get(
         BudgetError: the cluster has lost all its nodes.
         ShardError: a task failed in another way, or kept losing its process.
     """
+    kept_actors.release()
     tasks = graph if isinstance(graph, Mapping) else graph.__dask_graph__()
     run = _GraphRun(dict(tasks), set(flatten([keys])), num_workers, on_task, patience_s)
     return nested_get(keys, run.values())

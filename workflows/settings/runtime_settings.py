@@ -18,7 +18,7 @@ class RuntimeSettings(Section):
     """
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    actors: int | None = Field(None, gt=0, description="extract, words and draw actors; default: one per GPU or core")
+    actors: int | None = Field(None, gt=0, description="actors at work at once; default: one per GPU or core")
     fit_actors: int = Field(1, gt=0, description="W: actors that share one fit")
     threads: int = Field(1, gt=0, description="torch threads of an actor; 1 keeps words independent of actors")
     decode_threads: int = Field(2, gt=0, description="picture decoding threads of an actor")

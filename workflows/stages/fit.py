@@ -129,7 +129,7 @@ def _run_jobs(
     run_fits(
         jobs,
         group,
-        fit_slots(group, context.offered),
+        fit_slots(group, context.offered, context.settings.runtime.actors),
         on_progress=lambda name, progress: context.progress.note(_line(name, progress, each)),
         on_result=finish,
         on_restart=lambda name, reason: context.warn(f"fit {name} goes on from its checkpoint: {reason}"),

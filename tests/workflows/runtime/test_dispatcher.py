@@ -14,12 +14,14 @@ from gmm_ops.errors import NonFiniteActivations
 from tests.workflows.runtime.shard_workers import (
     Faulty,
     Introspective,
+    Pinned,
     Refusing,
     ShardWriter,
     failing_factory,
     refusing_factory,
 )
 from workflows.errors import BudgetError, NetworkError, ShardError
+from workflows.runtime import kept_actors
 from workflows.runtime.dispatcher import PoolSettings, map_shards
 from workflows.storage.arrays import create_array, missing_shards, read_rows
 
@@ -155,6 +157,7 @@ def test_threads_are_set_and_denormals_flushed_in_the_actor() -> None:
 PINNED = """
 from tests.workflows.runtime.shard_workers import Pinned
 from workflows.runtime.cluster import connect, plan_actors
+from workflows.runtime import kept_actors
 from workflows.runtime.dispatcher import PoolSettings, map_shards
 from workflows.settings import RuntimeSettings
 with connect(num_cpus=2, num_gpus=2) as offered:
@@ -175,3 +178,25 @@ def test_every_actor_sees_its_own_gpu_alone() -> None:
     )
     assert "VISIBLE ['0', '1']" in finished.stdout, finished.stderr
     assert finished.stderr.strip() == "", "the local Ray must be quiet"
+
+
+def test_actors_serve_the_next_pool_unless_it_claims_other_cores() -> None:
+    """A process that has imported torch is kept; it begins the next pool without its worker and its peak."""
+    pools = [settings(), settings(), settings(num_cpus=2, n_actors=1), settings()]
+    reports = [map_shards(Pinned, {}, range(6), pool) for pool in pools]
+    first, second, wide, last = ({record["pid"] for record in report.records.values()} for report in reports)
+    assert second <= first
+    assert not wide & first, "it needs the cores that the two hold, so they were let go"
+    assert not last & (first | wide)
+    kept_actors.release()
+    kept_actors.release()
+
+
+def test_a_kept_actor_that_died_is_replaced_without_blame() -> None:
+    report = map_shards(Pinned, {}, range(6), settings())
+    pids = {record["pid"] for record in report.records.values()}
+    for pid in pids:
+        os.kill(pid, signal.SIGKILL)
+    again = map_shards(Pinned, {}, range(6), settings(max_attempts=1))
+    assert len(again.records) == 6
+    assert not pids & {record["pid"] for record in again.records.values()}

@@ -177,7 +177,7 @@ def _fit(context: StageContext, request: SweepRequest, plan: Plan, scope: Scope,
     run_fits(
         jobs,
         group,
-        fit_slots(group, context.offered),
+        fit_slots(group, context.offered, context.settings.runtime.actors),
         on_progress=show,
         on_result=finish,
         on_restart=lambda name, reason: context.warn(f"fit {name} goes on from its checkpoint: {reason}"),
