@@ -23,7 +23,8 @@ from workflows.storage.states import load_state
 
 PROJECT = Path(__file__).resolve().parents[2]
 PATIENCE_S = 120.0
-POLL_S = 0.003
+POLL_S = 0.01
+_LISTING_S = 0.1
 LATE_STEP = 80
 """A fit is killed at a checkpoint of this step or a later one; one that began again would come past earlier ones."""
 EXIT_S = 20.0
@@ -150,6 +151,7 @@ class ActorKiller:
             if self.killed or not victims:
                 victims = actor_processes(self.kind, known=self._earlier)
                 self.seen.update(process.pid for process in victims)
+                time.sleep(_LISTING_S)  # listing all processes again and again takes a core from what is watched
             time.sleep(POLL_S)
 
 

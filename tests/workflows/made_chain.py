@@ -71,7 +71,8 @@ def made_run(
         "train",
     )
     plan.write(folder)
-    rows = [_image(i, train, int(predicted[i]), i in broken) for i in range(images)]
+    labels = load_digits().target.tolist()
+    rows = [_image(i, train, labels[i], int(predicted[i]), i in broken) for i in range(images)]
     write_table(folder.images_table, rows, "images", network=settings.name)
     extract = settings.extract
     for layer, values in zip(plan.layers, layers, strict=True):
@@ -89,10 +90,9 @@ def _layer(index: int, units: int, words: int) -> LayerPlan:
     return LayerPlan(name, f"dense{index + 1}", units, 1, 1, words, 1, window, Window.whole(), rectified=True)
 
 
-def _image(image: int, train: int, predicted: int, broken: bool) -> dict[str, Any]:
+def _image(image: int, train: int, label: int, predicted: int, broken: bool) -> dict[str, Any]:
     known = {"predicted": predicted, "predicted_name": str(predicted), "probability": 0.5, "status": "ok"}
     lost = {"status": "broken", "reason": "not a picture"}
-    label = int(load_digits().target[image])
     split = "train" if image < train else "validation"
     row = {"image": image, "path": f"digits#{image}", "split": split, "label": label, "label_name": str(label)}
     return row | (lost if broken else known)

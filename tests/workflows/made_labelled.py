@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -69,11 +70,13 @@ def make(root: Path, settings: Settings, activations: np.ndarray | None = None) 
     return settings, plan, folder
 
 
+@cache  # reading the digits takes a fiftieth of a second, and every image asks
 def labels() -> np.ndarray:
     """True class of every image."""
     return load_digits().target[:IMAGES].astype(np.int64)
 
 
+@cache
 def predictions() -> np.ndarray:
     """What the made network predicts: every fifth image wrongly."""
     wrong = np.arange(IMAGES) % 5 == 0
