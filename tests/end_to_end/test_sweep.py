@@ -23,12 +23,12 @@ from workflows.storage.run_folder import RunFolder
 from workflows.storage.tables import read_table
 from workflows.studies.sweep.rows import Cell, cell_folder, dictionary_paths
 
-WORDS = (4, 8)
+WORDS = (10, 20)
 FEW_STEPS = ("discriminative.epochs=2",)
 TOP = "layer3.0.add"
 
 
-def sweep_arguments(out: Path, weights: Path, *overrides: str, words: str = "4,8", losses: str = "both") -> list[str]:
+def sweep_arguments(out: Path, weights: Path, *overrides: str, words: str = "10,20", losses: str = "both") -> list[str]:
     """The small run's settings, for the sweep."""
     fields = run_arguments(out, weights, *FEW_STEPS, *overrides)[1:]
     return ["sweep", *fields, "--words", words, "--losses", losses]
@@ -36,7 +36,7 @@ def sweep_arguments(out: Path, weights: Path, *overrides: str, words: str = "4,8
 
 @pytest.fixture(scope="module")
 def swept(digits_run: Path, digits_weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished sweep of three layers with 4 and 8 words, in a copy of a run; for reading only."""
+    """A finished sweep of three layers with 10 and 20 words, in a copy of a run; for reading only."""
     root = copy_until(digits_run, tmp_path_factory.mktemp("sweep") / "run", "extract")
     assert command(sweep_arguments(root, digits_weights)) == 0
     return root
@@ -105,11 +105,11 @@ def test_likelihoods_are_those_of_the_stored_columns(swept: Path) -> None:
 def test_a_run_with_as_many_words_comes_to_the_same_errors(swept: Path, digits_weights: Path, tmp_path: Path) -> None:
     """One extraction, the same seeds: a cell is what ``run`` would have fitted."""
     root = tmp_path / "run"
-    overrides = (*FEW_STEPS, "fit.words=[8,8,8]", "fit.loss=discriminative")
+    overrides = (*FEW_STEPS, "fit.words=[20,20,20]", "fit.loss=discriminative")
     assert command(run_arguments(root, digits_weights, *overrides, until="errors")) == 0
     single = read_table(RunFolder.open(root).table("errors")).to_pylist()
     names = ("layer", "loss", "histogram", "images", "errors", "network_errors", "difference", "tie")
-    swept_rows = {tuple(row[name] for name in names) for row in rows_of(swept) if row["words"] == 8}
+    swept_rows = {tuple(row[name] for name in names) for row in rows_of(swept) if row["words"] == 20}
     assert {tuple(row[name] for name in names) for row in single} == swept_rows
 
 
@@ -119,11 +119,11 @@ def test_it_goes_on_cell_by_cell_with_the_same_table(swept: Path, digits_weights
     folder = RunFolder.open(root)
     ledger = root / "ledgers" / "sweep.jsonl"
     lines = ledger.read_text().splitlines(True)
-    ledger.write_text("".join(line for line in lines if f"{TOP}/8" not in line and '"end"' not in line))
+    ledger.write_text("".join(line for line in lines if f"{TOP}/20" not in line and '"end"' not in line))
     folder.table("sweep").unlink()
-    left = cell_folder(folder, 8).mixture(SCOPE, TOP)
+    left = cell_folder(folder, 20).mixture(SCOPE, TOP)
     left.unlink()
-    untouched = cell_folder(folder, 4).mixture(SCOPE, TOP)
+    untouched = cell_folder(folder, 10).mixture(SCOPE, TOP)
     before = untouched.stat().st_mtime_ns
     assert command(sweep_arguments(root, digits_weights)) == 0
     assert left.exists()
@@ -135,14 +135,14 @@ def test_it_goes_on_cell_by_cell_with_the_same_table(swept: Path, digits_weights
 @pytest.mark.slow
 def test_other_numbers_of_words_join_the_table(swept: Path, digits_weights: Path, tmp_path: Path) -> None:
     root = shutil.copytree(swept, tmp_path / "run")
-    kept = cell_folder(RunFolder.open(root), 8).mixture(SCOPE, TOP)
+    kept = cell_folder(RunFolder.open(root), 20).mixture(SCOPE, TOP)
     before = kept.stat().st_mtime_ns
-    assert command(sweep_arguments(root, digits_weights, words="6")) == 0
+    assert command(sweep_arguments(root, digits_weights, words="15")) == 0
     rows = rows_of(root)
-    assert [row["words"] for row in rows if row["layer"] == TOP] == [4] * 4 + [6] * 4 + [8] * 4
-    assert {(row["words"], row["fewer_words"]) for row in rows} == {(4, None), (6, 4), (8, 6)}
+    assert [row["words"] for row in rows if row["layer"] == TOP] == [10] * 4 + [15] * 4 + [20] * 4
+    assert {(row["words"], row["fewer_words"]) for row in rows} == {(10, None), (15, 10), (20, 15)}
     paired = ("fewer_words", "fewer_difference", "fewer_difference_low", "fewer_difference_high")
-    earlier = [{name: row[name] for name in row if name not in paired} for row in rows if row["words"] != 6]
+    earlier = [{name: row[name] for name in row if name not in paired} for row in rows if row["words"] != 15]
     assert earlier == [{name: row[name] for name in row if name not in paired} for row in rows_of(swept)]
     assert kept.stat().st_mtime_ns == before, "hours of fits are not lost"
 
@@ -151,7 +151,7 @@ def test_other_losses_are_refused(
     swept: Path, digits_weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     root = shutil.copytree(swept, tmp_path / "run")
-    kept = cell_folder(RunFolder.open(root), 8).mixture(SCOPE, TOP)
+    kept = cell_folder(RunFolder.open(root), 20).mixture(SCOPE, TOP)
     before = kept.stat().st_mtime_ns
     assert command(sweep_arguments(root, digits_weights, words="4", losses="generative")) == 2
     told = capsys.readouterr().err.replace("\n", " ")
@@ -198,7 +198,7 @@ def test_bad_requests_are_refused_in_words(
             "sweep --words 4,90000 --losses both: fit.words: layer 'add2' has 90000 words",
         ),
         ("4", "fit.min_images=400", "--losses both: fit.loss = 'discriminative' needs 400 training images of every"),
-        ("4,7000", "runtime.memory_gb=0.85", "take fewer --words"),
+        ("4,7000", "runtime.memory_gb=0.6", "take fewer --words"),
     ],
 )
 def test_what_cannot_be_is_refused_before_the_extraction(
