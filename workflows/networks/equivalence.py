@@ -6,7 +6,7 @@ import contextlib
 import io
 import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -26,7 +26,6 @@ _ROUNDING, _ROUNDING64 = 1e-4, 1e-9
 _LOGITS = "logits of the network"  # no layer can be called so
 
 Values = dict[str, Tensor]
-_Change = Callable[[nn.Module], nn.Module]
 _log = logging.getLogger(__name__)
 
 
@@ -67,25 +66,25 @@ def check_network(
         NetworkError: the network cannot take such images, gives other logits every time or NaN for every image, its
             logits are not (N, classes), or taps change them whatever is left out.
     """
-    images = _finite(network, images.contiguous())
-    _refuse_chance(network, images)
-    checks = _Checks(network, layers, images)
+    images, logits = _finite(network, images.contiguous())
+    _refuse_chance(network, images, logits)
+    checks = _Checks(network, layers, images, logits)
     rewriting, expected = checks.reference()
     rewriting = next((one for one in _CHANGES if checks.bears(one, expected)), rewriting)
     shapes = {name: tuple(value.shape[1:]) for name, value in expected.every.items() if name != _LOGITS}
-    logits = checks.plain.every[_LOGITS]
-    noise = torch.randn((8, *images.shape[1:]), generator=torch.Generator().manual_seed(0)) * images.std() * 3
-    spread = torch.cat([logits, _run(_Untapped(network), noise)[_LOGITS]])
-    return CheckedNetwork(rewriting, logits, shapes, _are_probabilities(spread))  # type: ignore[arg-type]
+    probabilities = _are_probabilities(logits) and _are_probabilities(_of_noise(network, images))
+    return CheckedNetwork(rewriting, logits, shapes, probabilities)  # type: ignore[arg-type]
 
 
 class _Checks:
-    """One network, its twin in float64, the layers and images of all comparisons."""
+    """One network, its twin in float64, the layers and images of all comparisons; ``logits``: what it gave for them."""
 
-    def __init__(self, network: nn.Module, layers: Sequence[str | ResolvedLayer], images: Tensor) -> None:
-        self.layers, self.images = layers, images
-        self.network, self.twin = network, _twin(network, images)
-        self.plain = self._results(_Untapped)
+    def __init__(
+        self, network: nn.Module, layers: Sequence[str | ResolvedLayer], images: Tensor, logits: Tensor
+    ) -> None:
+        self.layers, self.images, self.network = layers, images, network
+        self.twin, exact = _twin(network, images)
+        self.plain = _Results(_run(_Untapped(network), images[:1]), {_LOGITS: logits}, exact)
 
     def reference(self) -> tuple[Rewriting, _Results]:
         """The network with copied taps and no other change, and what it gives."""
@@ -93,7 +92,7 @@ class _Checks:
         refused: NetworkError | None = None
         for rewriting in _UNCHANGED:
             try:
-                found = self._results(self._tapped(rewriting))
+                found = self._results(rewriting)
             except NetworkError as error:
                 refused = refused or error
                 continue
@@ -114,19 +113,19 @@ class _Checks:
     def bears(self, rewriting: Rewriting, expected: _Results) -> bool:
         """Whether logits and taps survive a rewriting."""
         try:
-            return self._results(self._tapped(rewriting)).agree_with(expected)
+            return self._results(rewriting).agree_with(expected)
         except Exception as error:  # foreign code may fail in any way; the plain network did not
             _log.info("%s is left out: %s", rewriting, error)
             return False
 
-    def _tapped(self, rewriting: Rewriting) -> _Change:
-        return lambda network: TappedNetwork(network, self.layers, rewriting=rewriting)
+    def _tapped(self, network: nn.Module, rewriting: Rewriting) -> nn.Module:
+        return TappedNetwork(network, self.layers, rewriting=rewriting)
 
-    def _results(self, change: _Change) -> _Results:
-        network = change(self.network)
+    def _results(self, rewriting: Rewriting) -> _Results:
+        network = self._tapped(self.network, rewriting)
         single, every = _run(network, self.images[:1]), _run(network, self.images)
         # The change is made in float64 as well: weights that were folded in float32 are rounded.
-        exact = None if self.twin is None else _run(change(self.twin), self.images.double())
+        exact = None if self.twin is None else _run(self._tapped(self.twin, rewriting), self.images.double())
         return _Results(single, every, exact)
 
 
@@ -175,36 +174,43 @@ def _run(network: nn.Module, images: Tensor) -> Values:
     return {_LOGITS: logits, **maps}
 
 
-def _twin(network: nn.Module, images: Tensor) -> nn.Module | None:
-    """The network in float64, or None: it cannot be copied, or makes float32 tensors of its own."""
+def _twin(network: nn.Module, images: Tensor) -> tuple[nn.Module, Values] | tuple[None, None]:
+    """The network in float64 and its logits, or None: it cannot be copied, or makes float32 tensors of its own."""
     try:
         twin = own_copy(network).double()
-        _run(_Untapped(twin), images.double())
+        return twin, _run(_Untapped(twin), images.double())
     except Exception:  # foreign code may fail in any way; what matters shows in float32
-        return None
-    return twin
+        return None, None
 
 
-def _finite(network: nn.Module, images: Tensor) -> Tensor:
-    """The images whose logits are numbers."""
+def _finite(network: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
+    """The images whose logits are numbers, and these."""
     logits = _run(_Untapped(network), images)[_LOGITS]
     numbers = torch.isfinite(logits).all(1)
+    if numbers.all():
+        return images, logits
     if not numbers.any():
         raise NetworkError(
             f"network {type(network).__name__}: must give finite logits, gave {logits[0, 0]:g} for the first of "
             f"{len(images)} images and finite ones for none; check network.weights and the [preprocessing] section"
         )
-    return images[numbers]
+    return images[numbers], _run(_Untapped(network), images[numbers])[_LOGITS]
 
 
-def _refuse_chance(network: nn.Module, images: Tensor) -> None:
-    first, again = (_run(_Untapped(network), images)[_LOGITS] for _ in range(2))
+def _refuse_chance(network: nn.Module, images: Tensor, first: Tensor) -> None:
+    again = _run(_Untapped(network), images)[_LOGITS]
     if _distance(again, first) > _ROUNDING:
         raise NetworkError(
             f"network {type(network).__name__}: must give the same logits for the same image every time, gave "
             f"{_numbers(again, first)}; switch randomness off in evaluation mode, for example by "
             "F.dropout(x, training=self.training)"
         )
+
+
+def _of_noise(network: nn.Module, images: Tensor) -> Float[Tensor, "8 M"]:
+    """Outputs for noise, three times as strong as the images."""
+    noise = torch.randn((8, *images.shape[1:]), generator=torch.Generator().manual_seed(0)) * images.std() * 3
+    return _run(_Untapped(network), noise)[_LOGITS]
 
 
 def _are_probabilities(outputs: Float[Tensor, "N M"]) -> bool:

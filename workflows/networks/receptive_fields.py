@@ -6,7 +6,7 @@ Source: IG section 3.2, the region R(p) of Eq. 6; the arithmetic is in ``gmm_ops
 from __future__ import annotations
 
 import logging
-from functools import partial
+from functools import cached_property, partial
 
 import torch
 from torch import Tensor, fx, nn
@@ -23,27 +23,57 @@ _log = logging.getLogger(__name__)
 
 
 def trace_window(network: nn.Module, lower: str | None, upper: str, input_shape: tuple[int, int, int]) -> Window:
-    """The window on the lower map that a column of the upper map sees.
-
-    The graph is walked back from ``upper`` to ``lower``. Where it cannot be traced, or holds an operation without a
-    rule, the window is measured by perturbation instead.
+    """One window of a network; see ``WindowTracer``, which does not trace it again for the next.
 
     Args:
-        network: the network.
-        lower: a layer (canonical name or alias), or None for the network's input: the receptive field in pixels.
-        upper: a layer, or ``output``, which sees the whole lower map behind global pooling or dense layers.
-        input_shape: units, height and width of the images.
+        network, input_shape: as of ``WindowTracer``.
+        lower, upper: as of a call of it.
 
     Raises:
         NetworkError: a layer does not exist, or ``lower`` is not upstream of ``upper``.
     """
-    try:
-        graph = trace_network(network)
-        start = graph.input if lower is None else graph.node(lower)
-        return _walk(graph, start, graph.node(upper), operation_shapes(graph, input_shape))
-    except (UntraceableNetwork, UnknownWindow) as error:
-        _log.info("the window of %s in %s is measured: %s", upper, lower or "the input", error)
-        return measure_window(network, lower, upper, input_shape)
+    return WindowTracer(network, input_shape)(lower, upper)
+
+
+class WindowTracer:
+    """The windows between the layers of one network, which is traced once.
+
+    Args:
+        network: the network.
+        input_shape: units, height and width of the images.
+    """
+
+    def __init__(self, network: nn.Module, input_shape: tuple[int, int, int]) -> None:
+        self._network, self._input_shape = network, input_shape
+
+    def __call__(self, lower: str | None, upper: str) -> Window:
+        """The window on the lower map that a column of the upper map sees.
+
+        The graph is walked back from ``upper`` to ``lower``. Where it cannot be traced, or holds an operation without a
+        rule, the window is measured by perturbation instead.
+
+        Args:
+            lower: a layer (canonical name or alias), or None for the network's input: the receptive field in pixels.
+            upper: a layer, or ``output``, which sees the whole lower map behind global pooling or dense layers.
+
+        Raises:
+            NetworkError: a layer does not exist, or ``lower`` is not upstream of ``upper``.
+        """
+        try:
+            graph = self._graph
+            start, stop = graph.input if lower is None else graph.node(lower), graph.node(upper)
+            return _walk(graph, start, stop, self._shapes)
+        except (UntraceableNetwork, UnknownWindow) as error:
+            _log.info("the window of %s in %s is measured: %s", upper, lower or "the input", error)
+            return measure_window(self._network, lower, upper, self._input_shape)
+
+    @cached_property
+    def _graph(self) -> NetworkGraph:
+        return trace_network(self._network)
+
+    @cached_property
+    def _shapes(self) -> dict[fx.Node, torch.Size]:
+        return operation_shapes(self._graph, self._input_shape)
 
 
 def _walk(graph: NetworkGraph, start: fx.Node, stop: fx.Node, shapes: dict[fx.Node, torch.Size]) -> Window:

@@ -52,11 +52,23 @@ def resolve_layers(network: nn.Module, names: Sequence[str], tap: Tap) -> list[R
     Raises:
         NetworkError: a name does not exist, is named twice, has no ReLU behind it, or is not upstream of the next.
     """
+    return _resolved(network, _graph(network), names, tap)
+
+
+def _graph(network: nn.Module) -> NetworkGraph | None:
     try:
-        graph = trace_network(network)
+        return trace_network(network)
+    except UntraceableNetwork:
+        return None
+
+
+def _resolved(network: nn.Module, graph: NetworkGraph | None, names: Sequence[str], tap: Tap) -> list[ResolvedLayer]:
+    if graph is None:
+        return [_resolve_module(network, name, tap) for name in names]
+    try:
         layers = [_resolve_node(graph, name, tap) for name in names]
     except UntraceableNetwork:
-        return [_resolve_module(network, name, tap) for name in names]
+        return _resolved(network, None, names, tap)
     for lower, upper in itertools.pairwise(layers):
         if graph.node(lower.name) is graph.node(upper.name):
             raise NetworkError(f"network.layers: {lower.given!r} and {upper.given!r} are the same layer {lower.name!r}")
@@ -94,9 +106,10 @@ class TappedNetwork(nn.Module):
         super().__init__()
         given = [layer.name if isinstance(layer, ResolvedLayer) else layer for layer in layers]
         network = own_copy(network, shared=rewriting.operations != "rewritten").eval().requires_grad_(False)
-        self.layers = tuple(resolve_layers(network, given, tap))
+        graph = _graph(network)
+        self.layers = tuple(_resolved(network, graph, given, tap))
         self.rewriting = rewriting
-        self.body = _body(network, [layer.name for layer in self.layers], rewriting).eval()
+        self.body = _body(network, graph, [layer.name for layer in self.layers], rewriting).eval()
         if rewriting.channels_last:
             self.body.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
@@ -160,11 +173,10 @@ def _remedy(error: str) -> str:
     return "change preprocessing.resize and preprocessing.crop"
 
 
-def _body(network: nn.Module, names: Sequence[str], rewriting: Rewriting) -> nn.Module:
-    if rewriting.operations == "own":
+def _body(network: nn.Module, graph: NetworkGraph | None, names: Sequence[str], rewriting: Rewriting) -> nn.Module:
+    if graph is None or rewriting.operations == "own":
         return HookedNetwork(network, names)
     try:
-        graph = trace_network(network)
         taps = {name: graph.node(name) for name in names}
     except UntraceableNetwork:
         return HookedNetwork(network, names)

@@ -22,7 +22,7 @@ from workflows.fits.needs import disk_needs, least_assigned, least_labels, memor
 from workflows.networks.dense_chain import chain_layers
 from workflows.networks.equivalence import check_network
 from workflows.networks.loading import build_network, is_downloaded, load_network
-from workflows.networks.receptive_fields import trace_window
+from workflows.networks.receptive_fields import WindowTracer
 from workflows.networks.taps import resolve_layers
 from workflows.plan.graph_requests import refuse_unexplained_names
 from workflows.plan.requests import ALL, check_image_request, class_id
@@ -91,12 +91,12 @@ def make_plan(settings: Settings, index: ImageIndex, folder: RunFolder) -> Plan:
     checked = check_network(network, names, images)
     shapes, outputs = checked.shapes, checked.logits.shape[1]
     index = index.for_outputs(outputs)
-    plans = []
+    plans, window_of = [], WindowTracer(network, shape)
     every = zip(layers, settings.words_of_layers(len(layers)), strict=True)
     for level, ((name, given, rectified), words) in enumerate(every):
         units, height, width = shapes[name]
-        window = trace_window(network, names[level - 1], name, shape) if level else None
-        pixels_fed = trace_window(network, None, name, shape)
+        window = window_of(names[level - 1], name) if level else None
+        pixels_fed = window_of(None, name)
         stored = _stored_columns(settings, height * width)
         plans.append(LayerPlan(name, given, units, height, width, words, stored, window, pixels_fed, rectified))
     return Plan(

@@ -30,6 +30,23 @@ def test_the_guard_comes_first_in_a_fresh_process() -> None:
     assert run.stdout.startswith("Resize(size=8")
 
 
+def test_the_compiler_is_imported_by_whoever_asks_it_something() -> None:
+    code = """if True:
+        import sys
+        from workflows.networks import compiled_ops
+        assert not any(name.startswith("torch._dynamo") for name in sys.modules), "by importing torchvision"
+        with compiled_ops._compiler_on_call():
+            from torch._dynamo.utils import counters  # as another version of torchvision might
+        from torchvision.ops.roi_align import is_compile_supported
+        import torch._dynamo.utils
+        assert counters is torch._dynamo.utils.counters
+        assert is_compile_supported("cpu") == torch._dynamo.utils.is_compile_supported("cpu")
+        assert sys.modules["torch._dynamo"] is torch._dynamo and torch._dynamo.__file__
+    """
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=120)
+    assert run.returncode == 0, run.stderr
+
+
 def test_torchvision_is_imported_in_one_place_only() -> None:
     root = Path(workflows.__file__).parent
     importing = []

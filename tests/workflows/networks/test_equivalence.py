@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import warnings
+from collections import Counter
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -12,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations, prune, spectral_norm, weight_norm
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from tests.workflows.networks.sample_networks import Branching, Call, PartlyTraceable, with_random_statistics
 from workflows.errors import NetworkError
@@ -336,6 +338,29 @@ def test_ordinary_networks_keep_every_change() -> None:
         (Branching().eval().requires_grad_(False), ["conv1", "conv2"]),
     ):
         assert checked(network, layers, torch.cat([IMAGES, IMAGES], 3).repeat(1, 1, 2, 1)) == EVERY_CHANGE
+
+
+class Images(TorchDispatchMode):
+    """Counts the images that reach the convolution of three channels, by precision."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.counts: Counter[torch.dtype] = Counter()
+
+    def __torch_dispatch__(
+        self, func: Callable[..., object], types: object, args: tuple = (), kwargs: dict | None = None
+    ) -> object:
+        if func is torch.ops.aten.convolution.default and args[0].shape[1] == 3:
+            self.counts[args[0].dtype] += len(args[0])
+        return func(*args, **(kwargs or {}))
+
+
+def test_no_forward_pass_is_made_twice() -> None:
+    """Plain, with recorded and with rewritten operations: one image and two, and two in float64; chance asks again."""
+    network = with_random_statistics(resnet20_cifar())
+    with Images() as seen:
+        assert check_network(network, ["layer1.0.conv1", "layer3.1.bn2"], IMAGES).rewriting == EVERY_CHANGE
+    assert seen.counts == {torch.float32: 3 * (1 + 2) + 2, torch.float64: 3 * 2}
 
 
 @pytest.mark.parametrize(
