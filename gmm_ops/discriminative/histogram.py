@@ -13,12 +13,12 @@ from gmm_ops.axes import ActivationMaps
 from gmm_ops.discriminative.tile_scorer import KeptPosteriors, Normaliser, TilePosteriors, TileScorer
 from gmm_ops.errors import RefusedInput
 from gmm_ops.fitting.collective import LONE, Collective
-from gmm_ops.mixtures.assignment import sliced_assign
+from gmm_ops.mixtures.assignment import assign
 from gmm_ops.mixtures.estep import Engine
 from gmm_ops.mixtures.gaussian import refuse_non_finite
 from gmm_ops.mixtures.mixture import Mixture
 from gmm_ops.mixtures.products import full_precision
-from gmm_ops.mixtures.slices import WordSlice
+from gmm_ops.mixtures.slices import WordSlice, as_slice
 from gmm_ops.mixtures.tiles import refuse_other_columns, rows_per_tile
 
 ImageColumns = Float[Tensor, "N positions D"]
@@ -98,7 +98,7 @@ def soft_histograms(
     on every slice. The posterior map of more than a tile is never held. engine: as in ``gmm_ops.mixtures.estep``.
     Raises NonFiniteActivations, RefusedInput, on every slice alike.
     """
-    place = WordSlice.whole(words) if isinstance(words, Mixture) else words
+    place = as_slice(words)
     refuse_other_image_columns(columns, place.n_units, collective)
     scorer = TileScorer(place, collective, dtype, engine)
     rows = tile_rows or rows_per_tile(place.n_words, collective.world, columns.device)
@@ -116,9 +116,9 @@ def hard_histograms(words: Mixture | WordSlice, columns: ImageColumns, collectiv
 
     words, columns: as for ``soft_histograms``. Raises NonFiniteActivations, RefusedInput, on every slice alike.
     """
-    place = WordSlice.whole(words) if isinstance(words, Mixture) else words
+    place = as_slice(words)
     refuse_other_image_columns(columns, place.n_units, collective)
-    word = sliced_assign(place, columns.flatten(0, 1), collective).word.view(columns.shape[:2])
+    word = assign(place, columns.flatten(0, 1), collective).word.view(columns.shape[:2])
     others = place.own.n_words
     is_own = (word >= place.first) & (word < place.last)
     return counted(torch.where(is_own, word - place.first, others), others + 1)[:, :others]

@@ -20,7 +20,7 @@ from gmm_ops.discriminative.settings import REMEDY, DiscriminativeSettings
 from gmm_ops.errors import Diverged, RefusedInput
 from gmm_ops.fitting.collective import LONE, Collective
 from gmm_ops.mixtures.mixture import Mixture
-from gmm_ops.mixtures.slices import WordSlice, refuse_broken_slices
+from gmm_ops.mixtures.slices import WordSlice, as_slice, refuse_broken_slices
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ def training_start(
     Raises RefusedInput (fewer than 2 labels, no step, a layer without variance; slices that do not tile one
     dictionary), on every slice alike.
     """
-    refuse_broken_slices(WordSlice.whole(words) if isinstance(words, Mixture) else words, collective)
+    refuse_broken_slices(as_slice(words), collective)
     if total_steps < 1:
         raise RefusedInput(f"total_steps must be at least 1; got {total_steps}. Are there images to train on?")
     mean_variance = float(layer_variance.double().mean())

@@ -17,7 +17,7 @@ from gmm_ops.errors import RefusedInput
 from gmm_ops.fitting.collective import Collective
 from gmm_ops.mixtures.gaussian import ScoreParameters, refuse_non_finite, refuse_other_shape
 from gmm_ops.mixtures.kept_words import DENSE_SHARE, KeptWords, neglected_below
-from gmm_ops.mixtures.powers import powers
+from gmm_ops.mixtures.powers import normalised
 from gmm_ops.mixtures.products import full_precision, weighted_sums
 from gmm_ops.mixtures.row_loops import row_maxima
 from gmm_ops.mixtures.screening import Screen, screens
@@ -129,8 +129,7 @@ class _Pass:
     def _add_dense(
         self, tile: ScoredTile, sums: Float[Tensor, "K_own F"]
     ) -> tuple[Float[Tensor, " n"], Float[Tensor, " n"]]:
-        best = self.collective.all_reduce_max(row_maxima(tile.score[: tile.rows]))
-        total = self.collective.all_reduce_sum(powers(tile, best))
+        best, total = normalised(tile, self.collective)
         tile.features[: tile.rows].div_(total[:, None].to(tile.features.dtype))
         tile.features[tile.rows :] = 0.0
         sums += weighted_sums(tile.score, tile.features)
@@ -142,25 +141,6 @@ def is_sparse(score: Float[Tensor, "n K_own"], best: Float[Tensor, " n"], n_word
     score, best = score[:ROWS_LOOKED_AT], best[:ROWS_LOOKED_AT]
     kept = int((score >= (best - neglected_below(n_words))[:, None]).sum())
     return kept < DENSE_SHARE * score.numel()
-
-
-@torch.no_grad()
-def sliced_log_likelihood(words: WordSlice, columns: Columns, collective: Collective) -> Float[Tensor, " n"]:
-    """log p(x) per column under the whole dictionary, natural logarithm, float64; the same bits on every slice.
-
-    columns: (n, D), the same on every slice. Raises NonFiniteActivations, RefusedInput.
-    """
-    refuse_other_shape(columns, words.n_units)
-    refuse_non_finite(columns)
-    refuse_other_columns(columns, collective)
-    found = torch.empty(columns.shape[0], dtype=torch.float64, device=columns.device)
-    rows = rows_per_tile(words.n_words, collective.world, columns.device)
-    with full_precision():
-        for tile in scored_tiles(columns, words.own.center, slice_weights(words), rows):
-            best = collective.all_reduce_max(row_maxima(tile.score[: tile.rows]))
-            total = collective.all_reduce_sum(powers(tile, best))
-            torch.add(best.double(), total.log(), out=found[tile.part])
-    return found
 
 
 def refuse_unknown_engine(engine: Engine, columns: Columns) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -13,7 +12,7 @@ from torch import Tensor
 from gmm_ops.axes import Columns
 from gmm_ops.errors import NonFiniteActivations, RefusedInput
 from gmm_ops.mixtures.products import ROW_MULTIPLE, full_precision, row_products
-from gmm_ops.mixtures.row_loops import expand_columns, exponentiate, row_maxima
+from gmm_ops.mixtures.row_loops import expand_columns
 
 LOG_2PI = math.log(2.0 * math.pi)
 
@@ -85,34 +84,12 @@ def centred(columns: Columns, center: Float[Tensor, " D"], dtype: torch.dtype = 
     return columns.to(dtype) - center.to(dtype)
 
 
-def centred_tiles(columns: Columns, center: Float[Tensor, " D"], rows: int) -> Iterator[tuple[int, int, Columns]]:
-    """(first row, number of real rows, centred float32 tile padded with zeros to a multiple of 64 rows)."""
-    for start in range(0, columns.shape[0], rows):
-        tile = centred(columns[start : start + rows], center)
-        yield start, tile.shape[0], padded(tile)
-
-
 def padded(columns: Columns) -> Float[Tensor, "padded D"]:
     """Columns, with rows of zeros up to a multiple of 64."""
     missing = -columns.shape[0] % ROW_MULTIPLE
     if missing == 0:
         return columns
     return torch.cat([columns, columns.new_zeros(missing, columns.shape[1])])
-
-
-def rows_per_tile(n_words: int, device: torch.device) -> int:
-    """Columns per tile: the (rows, K) block stays in the processor's cache, or fills a GPU."""
-    if device.type != "cpu":
-        return 65_536
-    return 4_096 if n_words <= 256 else 2_048
-
-
-def exponentials(
-    score: Float[Tensor, "n K"],
-) -> tuple[Float[Tensor, "n K"], Float[Tensor, "n 1"], Float[Tensor, "n 1"]]:
-    """In place: (exp(s - best), best, their sum in float64) per row; posterior = first / last."""
-    best = row_maxima(score)
-    return score, best[:, None], exponentiate(score, best)[:, None]
 
 
 def refuse_other_shape(columns: Columns, n_units: int) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from gmm_ops.mixtures.tiles import GPU_TILE_BYTES, TILE_BYTES
 
 EM_PEAK = 13
-"""(K_own, D) float64 arrays at the peak of online EM, in ``sliced_advance``: mixture 2, running statistics 2, those of
+"""(K_own, D) float64 arrays at the peak of online EM, in ``advance``: mixture 2, running statistics 2, those of
 the minibatch 2, blended 2, re-seeded 2, new mixture 2, a temporary."""
 
 POLYAK_PEAK = 4
@@ -31,7 +31,7 @@ def em_bytes(n_words: int, world: int, n_units: int, polyak: bool = False, gpu: 
 def training_bytes(n_words: int, world: int, n_units: int, n_labels: int, images: int = 100, gpu: bool = False) -> int:
     """Bytes of one slice's arrays at the peak of discriminative training, columns of the minibatch not counted.
 
-    images: of one call of ``sliced_batch_gradient``; each has a histogram. n_labels: M. Others as in ``em_bytes``.
+    images: of one call of ``batch_gradient``; each has a histogram. n_labels: M. Others as in ``em_bytes``.
     """
     own = -(-n_words // world)
     words = TRAINING_PEAK * 8 * own * (n_units + n_labels)

@@ -11,27 +11,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from gmm_ops.axes import ActivationMaps, Columns, WordMaps, WordStatistics
+from gmm_ops.axes import ActivationMaps, Columns, WordStatistics
 from gmm_ops.errors import RefusedInput
 from gmm_ops.inputs import as_columns, as_count, as_float64, as_tensor
-from gmm_ops.mixtures.gaussian import (
-    ScoreParameters,
-    centred,
-    centred_tiles,
-    exponentials,
-    peaks,
-    refuse_non_finite,
-    refuse_other_shape,
-    refuse_overflow,
-    rows_per_tile,
-    score_parameters,
-    scores,
-)
 from gmm_ops.mixtures.model_selection import bayesian_criterion
-from gmm_ops.mixtures.near_ties import ExactScores
-from gmm_ops.mixtures.products import full_precision, row_products
-from gmm_ops.mixtures.row_loops import expand_columns
-from gmm_ops.records import Record
+from gmm_ops.records import Record, mapped
 
 SHARE_TOLERANCE = 1e-6
 """How far the shares of a mixture may sum from 1: float32 shares of 1,500 words are within it."""
@@ -78,10 +62,6 @@ class Mixture(Record):
         """D."""
         return self.mean.shape[1]
 
-    def score_parameters(self, dtype: torch.dtype = torch.float32) -> ScoreParameters:
-        """Weights of the score product about the centre."""
-        return score_parameters(self.log_pi, self.mean - self.center, self.variance, dtype)
-
     def assign(self, columns: Columns | ActivationMaps) -> Assignment:
         """The hard word of every column, its posterior and its log joint (IG Sec. 3.1).
 
@@ -89,13 +69,21 @@ class Mixture(Record):
         The products are float32, also of float64 columns; but words within rounding of the best are decided in
         float64 by all digits of the columns. Raises NonFiniteActivations, RefusedInput.
         """
+        # Late, here and below: what sweeps over columns knows this record.
+        from gmm_ops.mixtures.assignment import assign
+
         given = as_tensor("columns", columns)
-        if given.ndim == 4:
-            return Assignment(*assign_maps(self._whole(), given if given.is_floating_point() else given.float()))
-        return assign(self._whole(), as_columns("columns", given))
+        if given.ndim != 4:
+            return assign(self._whole(), as_columns("columns", given))
+        maps = given.permute(0, 2, 3, 1)  # of channels-last activations a view
+        found: Assignment = assign(self._whole(), as_columns("columns", maps.flatten(0, 2)))
+        placed: Assignment = mapped(lambda each: each.view(maps.shape[:3]), found)
+        return placed
 
     def log_prob(self, columns: Columns) -> Float[Tensor, " n"]:
         """log p(x) of every column (n, D), natural logarithm; float64 from float32 products (relative error 1e-6)."""
+        from gmm_ops.mixtures.assignment import log_likelihood
+
         return log_likelihood(self._whole(), as_columns("columns", columns))
 
     def posteriors(self, columns: Columns) -> Float[Tensor, "n K"]:
@@ -103,6 +91,8 @@ class Mixture(Record):
 
         Beside the result only one tile of scores is held. Words under e^-60 of the best are 0 up to 1e-26.
         """
+        from gmm_ops.mixtures.assignment import posteriors
+
         return posteriors(self._whole(), as_columns("columns", columns))
 
     def sample(self, n_columns: int, seed: int) -> tuple[Columns, Int[Tensor, " n"]]:
@@ -182,91 +172,3 @@ class Assignment(Record):
     word: Int[Tensor, "*places"]
     posterior: Float[Tensor, "*places"]
     log_joint: Float[Tensor, "*places"]
-
-
-@torch.no_grad()
-def assign(mixture: Mixture, columns: Columns, tile_rows: int | None = None) -> Assignment:
-    """The hard word of every column (IG Sec. 3.1).
-
-    Float32 products pick the words within rounding of the best; among those float64 decides, so the word
-    depends neither on the tiling nor on the number of threads. Raises NonFiniteActivations, RefusedInput.
-    """
-    refuse_other_shape(columns, mixture.n_units)
-    refuse_non_finite(columns)
-    parameters = mixture.score_parameters()
-    n = columns.shape[0]
-    word = torch.empty(n, dtype=torch.int64, device=columns.device)
-    posterior = torch.empty(n, dtype=torch.float32, device=columns.device)
-    log_joint = torch.empty(n, dtype=torch.float32, device=columns.device)
-    rows = tile_rows or rows_per_tile(mixture.n_words, columns.device)
-    exact = ExactScores.of(mixture.mean, mixture.variance, mixture.center, peaks(mixture.log_pi, mixture.variance))
-    with full_precision():
-        for start, real, tile in centred_tiles(columns, mixture.center, rows):
-            score = row_products(expand_columns(tile), parameters.weights)[:real]
-            part = slice(start, start + real)
-            word[part], joint = exact.settle(score, columns[part])
-            log_joint[part] = joint.float()
-            powers, _, total = exponentials(score)
-            posterior[part] = (powers.gather(1, word[part, None]) / total).squeeze(1).float()
-    refuse_overflow(posterior + log_joint)
-    return Assignment(word, posterior, log_joint)
-
-
-@torch.no_grad()
-def assign_maps(
-    mixture: Mixture, activations: ActivationMaps
-) -> tuple[WordMaps, Float[Tensor, "N H W"], Float[Tensor, "N H W"]]:
-    """Word maps, posterior maps and log-joint maps. Free of copies if the activations are channels-last."""
-    if activations.ndim != 4:
-        raise RefusedInput(
-            f"activations must have shape (N, D, H, W); got {tuple(activations.shape)}. Give a dense layer H = W = 1."
-        )
-    maps = activations.permute(0, 2, 3, 1)
-    found = assign(mixture, maps.reshape(-1, maps.shape[3]))
-    shape = maps.shape[:3]
-    return found.word.view(shape), found.posterior.view(shape), found.log_joint.view(shape)
-
-
-@torch.no_grad()
-def log_likelihood(mixture: Mixture, columns: Columns) -> Float[Tensor, " n"]:
-    """log p(x) per column, natural logarithm, float64 from float32 products (IG Eq. 7 is minus its mean)."""
-    refuse_other_shape(columns, mixture.n_units)
-    refuse_non_finite(columns)
-    parameters = mixture.score_parameters()
-    out = torch.empty(columns.shape[0], dtype=torch.float64, device=columns.device)
-    rows = rows_per_tile(mixture.n_words, columns.device)
-    with full_precision():
-        for start, real, tile in centred_tiles(columns, mixture.center, rows):
-            _, best, total = exponentials(row_products(expand_columns(tile), parameters.weights))
-            out[start : start + real] = (best.double() + total.log())[:real, 0]
-    refuse_overflow(out)
-    return out
-
-
-@torch.no_grad()
-def posteriors(mixture: Mixture, columns: Columns) -> Float[Tensor, "n K"]:
-    """P(word | column), float32, tile by tile. Raises NonFiniteActivations, RefusedInput."""
-    refuse_other_shape(columns, mixture.n_units)
-    refuse_non_finite(columns)
-    parameters = mixture.score_parameters()
-    out = torch.empty(columns.shape[0], mixture.n_words, dtype=torch.float32, device=columns.device)
-    rows = rows_per_tile(mixture.n_words, columns.device)
-    with full_precision():
-        for start, real, tile in centred_tiles(columns, mixture.center, rows):
-            powers, _, total = exponentials(row_products(expand_columns(tile), parameters.weights))
-            torch.div(powers[:real], total[:real].to(powers.dtype), out=out[start : start + real])
-    refuse_overflow(out.sum(dim=1))
-    return out
-
-
-@torch.no_grad()
-def log_joints(mixture: Mixture, columns: Columns) -> Float[Tensor, "n K"]:
-    """Log joint of every column and word in float64: for tests, few columns and the last digit."""
-    refuse_other_shape(columns, mixture.n_units)
-    refuse_non_finite(columns)
-    return scores(centred(columns, mixture.center, torch.float64), mixture.score_parameters(torch.float64))
-
-
-def responsibilities(mixture: Mixture, columns: Columns) -> Float[Tensor, "n K"]:
-    """P(word | column), float64, rows sum to 1. Holds (n, K): for tests and few columns."""
-    return torch.softmax(log_joints(mixture, columns), dim=1)

@@ -13,13 +13,12 @@ from gmm_ops.axes import Columns
 from gmm_ops.errors import RefusedInput
 from gmm_ops.fitting.collective import LONE, Collective
 from gmm_ops.fitting.loop import Learner, LogLikelihood
+from gmm_ops.mixtures.assignment import log_likelihood
 from gmm_ops.mixtures.averaging import MixtureAverage
 from gmm_ops.mixtures.em import maximise
-from gmm_ops.mixtures.estep import sliced_log_likelihood
-from gmm_ops.mixtures.gaussian import refuse_overflow
 from gmm_ops.mixtures.mixture import Mixture
 from gmm_ops.mixtures.seeding import FloorOf, lowest_variance
-from gmm_ops.mixtures.slices import WordSlice, refuse_broken_slices
+from gmm_ops.mixtures.slices import WordSlice, as_slice, refuse_broken_slices
 from gmm_ops.mixtures.splitting import split_dead
 from gmm_ops.mixtures.statistics import MixtureStatistics, em_pass
 from gmm_ops.records import Record
@@ -142,7 +141,7 @@ def start(words: Mixture | WordSlice, settings: OnlineEMSettings, collective: Co
     words: from ``initial_mixture`` or ``initial_slice``; the mean of their variances is the layer's.
     Raises RefusedInput, on every slice alike, unless the slices tile one dictionary.
     """
-    place = WordSlice.whole(words) if isinstance(words, Mixture) else words
+    place = as_slice(words)
     own = place.own
     refuse_broken_slices(place, collective)
     variance = collective.all_reduce_sum(own.variance.sum(dim=0)) / place.n_words
@@ -228,10 +227,4 @@ class OnlineEM(Learner[OnlineEMState, Columns, MixtureStatistics, LogLikelihood]
     def scorer(self, state: OnlineEMState) -> Callable[[Columns], LogLikelihood]:
         """log p(x) under the fitted words, averaged where the settings say so."""
         words = state.words.with_words(state.result(self.settings, self.words))
-
-        def score(columns: Columns) -> LogLikelihood:
-            found = sliced_log_likelihood(words, columns, self.words)
-            refuse_overflow(found)
-            return LogLikelihood.of(found)
-
-        return score
+        return lambda columns: LogLikelihood.of(log_likelihood(words, columns, self.words))

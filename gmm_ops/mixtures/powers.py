@@ -1,4 +1,4 @@
-"""Exponentials of the own scores relative to the best of all words."""
+"""Exponentials of the own scores relative to the best of all words, and their sums over all."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ import math
 from jaxtyping import Float
 from torch import Tensor
 
-from gmm_ops.mixtures.row_loops import DENORMAL_GUARD, exponentiate
+from gmm_ops.fitting.collective import Collective
+from gmm_ops.mixtures.row_loops import DENORMAL_GUARD, exponentiate, row_maxima
 from gmm_ops.mixtures.tiles import ScoredTile
 
 
@@ -19,3 +20,9 @@ def powers(tile: ScoredTile, best: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
     score = tile.score
     score[tile.rows :] = math.exp(DENORMAL_GUARD)
     return exponentiate(score[: tile.rows], best)
+
+
+def normalised(tile: ScoredTile, collective: Collective) -> tuple[Float[Tensor, " n"], Float[Tensor, " n"]]:
+    """``powers`` of a tile in place; (best score, float64 sum of the powers) of every row over all words."""
+    best = collective.all_reduce_max(row_maxima(tile.score[: tile.rows]))
+    return best, collective.all_reduce_sum(powers(tile, best))

@@ -14,6 +14,7 @@ from gmm_ops.axes import Columns
 from gmm_ops.errors import RefusedInput
 from gmm_ops.mixtures.gaussian import refuse_non_finite
 from gmm_ops.mixtures.mixture import Mixture
+from gmm_ops.mixtures.slices import WordSlice, slice_bounds
 
 Initialisation = Literal["random", "kmeans++"]
 
@@ -110,18 +111,36 @@ def initial_mixture(
     sample: (n, D), n >= K. var_floor, floor_of: lowest variance, as in ``lowest_variance``.
     Raises NonFiniteActivations, RefusedInput (K > n; fewer different columns than words).
     """
+    return initial_slice(sample, n_words, seed, 0, 1, var_floor, floor_of, method).own
+
+
+def initial_slice(
+    sample: Columns,
+    n_words: int,
+    seed: int,
+    rank: int,
+    world: int,
+    var_floor: float = 1e-4,
+    floor_of: FloorOf = "layer",
+    method: Initialisation = "random",
+) -> WordSlice:
+    """Slice ``rank`` of ``world`` of ``initial_mixture``, bit for bit, without the other words.
+
+    sample: the same on every slice. Others, errors: as there; more slices than words are refused too.
+    """
     if method not in ("random", "kmeans++"):
         raise RefusedInput(f"init must be 'random' or 'kmeans++'; got {method!r}.")
     refuse_too_many_words(n_words, sample.shape[0])
     refuse_non_finite(sample)
+    first, last = slice_bounds(n_words, rank, world)
     source = generator(seed)
     draw = distinct_rows if method == "random" else kmeans_plus_plus
-    mean = sample[draw(sample, n_words, source).to(sample.device)].double()
+    mean = sample[draw(sample, n_words, source)[first:last].to(sample.device)].double()
     variance = first_variance(sample, source, var_floor, floor_of)
     # Rounded to float32 so that float16, float32 and float64 columns are centred to the same values.
     center = sample.mean(dim=0, dtype=torch.float64).float().double()
-    shares = torch.full((n_words,), 1.0 / n_words, dtype=torch.float64, device=sample.device)
-    return Mixture(shares.log(), mean, variance.expand_as(mean).clone(), center)
+    shares = torch.full((last - first,), 1.0 / n_words, dtype=torch.float64, device=sample.device)
+    return WordSlice(Mixture(shares.log(), mean, variance.expand_as(mean).clone(), center), first, n_words)
 
 
 def first_variance(

@@ -1,4 +1,4 @@
-"""The part of a dictionary that one actor holds, and where it starts from."""
+"""The part of a dictionary that one actor holds: all of it, if it is alone."""
 
 from __future__ import annotations
 
@@ -7,12 +7,9 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from gmm_ops.axes import Columns
 from gmm_ops.errors import RefusedInput
 from gmm_ops.fitting.collective import Collective, gathered
-from gmm_ops.mixtures.gaussian import refuse_non_finite
 from gmm_ops.mixtures.mixture import Mixture
-from gmm_ops.mixtures.seeding import FloorOf, distinct_rows, first_variance, generator, refuse_too_many_words
 from gmm_ops.records import Record
 
 
@@ -57,6 +54,11 @@ class WordSlice(Record):
         return cls(Mixture(log_pi, mean, variance, mixture.center), first, mixture.n_words)
 
 
+def as_slice(words: Mixture | WordSlice) -> WordSlice:
+    """A slice as it is; a dictionary as the lone slice of itself."""
+    return WordSlice.whole(words) if isinstance(words, Mixture) else words
+
+
 def slice_bounds(n_words: int, rank: int, world: int) -> tuple[int, int]:
     """(first word, one past the last) of slice ``rank`` of ``world``: contiguous, sizes differ by one at most.
 
@@ -88,32 +90,6 @@ def joined(slices: Sequence[WordSlice]) -> Mixture:
         torch.cat([part.variance for part in own]),
         own[0].center,
     )
-
-
-def initial_slice(
-    sample: Columns,
-    n_words: int,
-    seed: int,
-    rank: int,
-    world: int,
-    var_floor: float = 1e-4,
-    floor_of: FloorOf = "layer",
-) -> WordSlice:
-    """Slice ``rank`` of `gmm_ops.mixtures.seeding.initial_mixture` ("random"), bit for bit, without the other words.
-
-    sample: (n, D), n >= K, the same on every slice. var_floor: lowest variance, as a share of the mean over units.
-    Raises NonFiniteActivations, RefusedInput (K > n; more slices than words; columns that are all the same).
-    """
-    refuse_too_many_words(n_words, sample.shape[0])
-    refuse_non_finite(sample)
-    first, last = slice_bounds(n_words, rank, world)
-    source = generator(seed)
-    chosen = distinct_rows(sample, n_words, source)[first:last]
-    mean = sample[chosen.to(sample.device)].double()
-    variance = first_variance(sample, source, var_floor, floor_of)
-    center = sample.mean(dim=0, dtype=torch.float64).float().double()
-    log_pi = torch.full((last - first,), 1.0 / n_words, dtype=torch.float64, device=sample.device).log()
-    return WordSlice(Mixture(log_pi, mean, variance.expand_as(mean).clone(), center), first, n_words)
 
 
 def refuse_broken_slices(words: WordSlice, reduce: Collective) -> None:

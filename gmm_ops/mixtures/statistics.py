@@ -14,7 +14,7 @@ from gmm_ops.errors import RefusedInput
 from gmm_ops.fitting.collective import LONE, Collective
 from gmm_ops.mixtures.estep import Engine, estep
 from gmm_ops.mixtures.mixture import Mixture
-from gmm_ops.mixtures.slices import WordSlice
+from gmm_ops.mixtures.slices import WordSlice, as_slice
 from gmm_ops.records import Sums
 
 
@@ -70,7 +70,7 @@ def em_pass(
     NonFiniteActivations, RefusedInput
         On every slice alike.
     """
-    place = WordSlice.whole(words) if isinstance(words, Mixture) else words
+    place = as_slice(words)
     units = place.n_units
     sums, log_likelihood = estep(place, columns, collective, engine, tile_rows)
     total = float(log_likelihood.sum())

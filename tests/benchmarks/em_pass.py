@@ -24,8 +24,9 @@ from threadpoolctl import threadpool_limits
 from torch import Tensor
 from torch.nn import functional
 
+from gmm_ops.mixtures.assignment import assign
 from gmm_ops.mixtures.em import fit_batch_em
-from gmm_ops.mixtures.mixture import Mixture, assign
+from gmm_ops.mixtures.mixture import Mixture
 from gmm_ops.mixtures.products import row_products
 from gmm_ops.mixtures.seeding import initial_mixture
 from gmm_ops.mixtures.statistics import em_pass

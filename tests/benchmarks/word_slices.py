@@ -23,10 +23,11 @@ from torch import Tensor
 from gmm_ops.discriminative.loss import batch_gradient
 from gmm_ops.discriminative.parameters import Parameters
 from gmm_ops.fitting.collective import gathered
-from gmm_ops.mixtures.assignment import sliced_assign
-from gmm_ops.mixtures.mixture import Mixture, assign
+from gmm_ops.mixtures.assignment import assign
+from gmm_ops.mixtures.mixture import Mixture
 from gmm_ops.mixtures.online_step import OnlineEMSettings, advance, start
-from gmm_ops.mixtures.slices import WordSlice, initial_slice
+from gmm_ops.mixtures.seeding import initial_slice
+from gmm_ops.mixtures.slices import WordSlice
 from gmm_ops.mixtures.statistics import em_pass
 from tests.benchmarks.em_pass import PHOTOS, photo_columns
 from tests.gmm_ops.word_slices.process_slices import ProcessReduce, on_processes, peak_bytes
@@ -70,7 +71,7 @@ def _slice(reduce: ProcessReduce, path: str, n_words: int, n_timed: int, repeats
     parameters = Parameters.from_mixture(words, LABELS)
     sliced: dict[str, Callable[[], object]] = {
         "EM pass": lambda: em_pass(words, timed, reduce),
-        "hard words": lambda: sliced_assign(words, timed, reduce),
+        "hard words": lambda: assign(words, timed, reduce),
         "discriminative gradient": lambda: batch_gradient(parameters, images, labels, collective=reduce),
     }
     for call in sliced.values():

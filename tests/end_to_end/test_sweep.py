@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from gmm_ops.discriminative.classifier import paired_difference
-from gmm_ops.mixtures.mixture import log_likelihood
+from gmm_ops.mixtures.assignment import log_likelihood
 from gmm_ops.mixtures.model_selection import bayesian_criterion
 from tests.end_to_end.small_digits import SCOPE, command, copy_until, run_arguments
 from workflows.fits.columns import ColumnSource

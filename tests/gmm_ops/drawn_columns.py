@@ -77,3 +77,12 @@ def warm_mixture(columns: Tensor, words: int, seed: int = 0, floor: float = 1e-4
 
     mixture = initial_mixture(columns, words, seed)
     return fit_batch_em(mixture, columns, 2, floor * float(columns.var(dim=0).mean()))[0]
+
+
+def log_joints(mixture: Mixture, columns: Tensor) -> Tensor:
+    """(n, K) float64 log joint of every column and word: by distances, word by word."""
+    x = columns.double()
+    every = []
+    for share, mean, variance in zip(mixture.log_pi, mixture.mean, mixture.variance, strict=True):
+        every.append(share - 0.5 * ((x - mean) ** 2 / variance + (2.0 * torch.pi * variance).log()).sum(dim=1))
+    return torch.stack(every, dim=1)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from gmm_ops.errors import Diverged
+from gmm_ops.fitting.collective import Collective
 from gmm_ops.mixtures.seeding import fit_seed
 from workflows.errors import DivergedFit
 from workflows.fits.discriminative_training import DiscriminativeTraining
@@ -16,7 +17,6 @@ from workflows.fits.labelled_images import ImageReader, ImageSource, RecomputedI
 from workflows.fits.layer_fit import LayerFit
 from workflows.plan.run_plan import LayerPlan, Plan
 from workflows.plan.scope import Scope
-from workflows.runtime.collective import Collective
 from workflows.settings import Settings
 from workflows.storage.mixtures import save_mixture
 from workflows.storage.run_folder import RunFolder

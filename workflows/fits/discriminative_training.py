@@ -16,13 +16,13 @@ from gmm_ops.discriminative.histogram import Histograms, soft_histograms
 from gmm_ops.discriminative.loss import Gradient, batch_gradient, own_words
 from gmm_ops.discriminative.settings import DiscriminativeSettings
 from gmm_ops.discriminative.training import TrainingState, training_start, training_step
+from gmm_ops.fitting.collective import LONE, Collective
 from gmm_ops.fitting.schedule import MinibatchSchedule, Step
 from gmm_ops.mixtures.mixture import Mixture
 from workflows.fits.fit_history import LossRow
 from workflows.fits.labelled_images import ImageSource, LabelledImages
 from workflows.fits.minibatches import PARTS, OwnParts, mixed_minibatches
 from workflows.plan.run_plan import LayerPlan, Plan
-from workflows.runtime.collective import Collective, LoneCollective
 from workflows.runtime.devices import STORAGE_DTYPES
 from workflows.settings import Settings
 from workflows.storage.states import with_prefix
@@ -145,7 +145,7 @@ class DiscriminativeTraining:
 
     def take_step(self, collective: Collective) -> None:
         """The next global minibatch, and the judgement if it ends an epoch. Raises Diverged."""
-        images = LoneCollective() if self.sliced else collective
+        images = LONE if self.sliced else collective
         step, before_it = self.schedule.step(len(self.rows)), (self.words, self.frozen, len(self.rows))
         learning = not self.words.should_stop(self.limits), not self.frozen.should_stop(self.limits)
         gradient, linear = self._gradients(step, images, *learning)

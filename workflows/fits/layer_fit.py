@@ -18,8 +18,7 @@ from gmm_ops.fitting.schedule import MinibatchSchedule, Step
 from gmm_ops.mixtures.averaging import MixtureAverage
 from gmm_ops.mixtures.mixture import Mixture
 from gmm_ops.mixtures.online_step import OnlineEM, OnlineEMSettings, OnlineEMState, start
-from gmm_ops.mixtures.seeding import fit_seed, initial_mixture
-from gmm_ops.mixtures.slices import initial_slice
+from gmm_ops.mixtures.seeding import fit_seed, initial_slice
 from gmm_ops.mixtures.statistics import MixtureStatistics
 from workflows.errors import DataError
 from workflows.fits.columns import ColumnBlock, ColumnSource
@@ -133,10 +132,8 @@ class LayerFit(OnlineFit[OnlineEMState, Columns, MixtureStatistics]):
     def first_words(self) -> Mixture:
         """The own words where the fit starts: random columns, one variance a unit, equal shares."""
         sample, limits = self.start_sample(), (self.em.var_floor, self.em.floor_of)
-        if self.place.sliced:
-            place = self.place
-            return initial_slice(sample, place.n_words, self.seed, place.rank, place.world, *limits).own
-        return initial_mixture(sample, self.layer.words, self.seed, self.fit.init, *limits)
+        place, init = self.place, self.fit.init
+        return initial_slice(sample, place.n_words, self.seed, place.rank, place.world, *limits, init).own
 
     def learner(self) -> OnlineEM:
         """Online EM of the own words."""

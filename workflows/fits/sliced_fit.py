@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 
+from gmm_ops.fitting.collective import Collective
 from gmm_ops.mixtures.seeding import fit_seed
 from workflows.fits.discriminative_fit import DiscriminativeFit
 from workflows.fits.discriminative_training import DiscriminativeTraining
 from workflows.fits.fit_history import history_path, write_history
 from workflows.fits.labelled_images import ImageSource
-from workflows.runtime.collective import Collective
 from workflows.storage.states import load_state, save_state
 from workflows.words.dictionaries import classifier_path, generative_path
 from workflows.words.sliced_words import Place, SliceFiles

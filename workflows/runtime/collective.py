@@ -1,10 +1,10 @@
-"""Sums, maxima and gathers between the actors of a fit group, on torch.distributed."""
+"""Sums and maxima between the actors of a fit group, on torch.distributed."""
 
 from __future__ import annotations
 
 import os
 from datetime import timedelta
-from typing import Any, Protocol
+from typing import Any
 
 import psutil
 import torch
@@ -17,43 +17,10 @@ class CollectiveLost(RuntimeError):
     """Another rank is gone or hung: whatever this rank holds from the collective is garbage."""
 
 
-class Collective(Protocol):
-    """What a fit worker may ask of the other ranks. Every rank must make the same calls in the same order."""
-
-    rank: int
-    world: int
-
-    def all_reduce_sum(self, tensor: Shaped[Tensor, "..."]) -> Shaped[Tensor, "..."]:
-        """Sum over ranks, the same bits on every rank; ``tensor`` stays as it is. Of any shape; use float64."""
-
-    def all_reduce_max(self, tensor: Shaped[Tensor, "..."]) -> Shaped[Tensor, "..."]:
-        """Maximum over ranks, as ``all_reduce_sum``."""
-
-    def all_gather(self, tensor: Shaped[Tensor, "..."]) -> list[Shaped[Tensor, "..."]]:
-        """The tensors of all ranks, in rank order; all must have one shape and dtype."""
-
-
-class LoneCollective:
-    """A group of one."""
-
-    rank = 0
-    world = 1
-
-    def all_reduce_sum(self, tensor: Shaped[Tensor, "..."]) -> Shaped[Tensor, "..."]:
-        """A copy."""
-        return tensor.clone()
-
-    def all_reduce_max(self, tensor: Shaped[Tensor, "..."]) -> Shaped[Tensor, "..."]:
-        """A copy."""
-        return tensor.clone()
-
-    def all_gather(self, tensor: Shaped[Tensor, "..."]) -> list[Shaped[Tensor, "..."]]:
-        """A copy."""
-        return [tensor.clone()]
-
-
 class GroupCollective:
     """A member of a torch.distributed group: gloo for tensors on the CPU, NCCL for those on a GPU.
+
+    A ``gmm_ops.fitting.collective.Collective``: every rank makes the same calls in the same order.
 
     Args:
         host: where the driver's ``TCPStore`` listens.
@@ -92,15 +59,6 @@ class GroupCollective:
     def all_reduce_max(self, tensor: Shaped[Tensor, "..."]) -> Shaped[Tensor, "..."]:
         """Maximum over ranks."""
         return self._all_reduce(tensor, dist.ReduceOp.MAX)
-
-    def all_gather(self, tensor: Shaped[Tensor, "..."]) -> list[Shaped[Tensor, "..."]]:
-        """The tensors of all ranks."""
-        parts = [torch.empty_like(tensor, memory_format=torch.contiguous_format) for _ in range(self.world)]
-        try:
-            dist.all_gather(parts, tensor.contiguous())
-        except RuntimeError as error:
-            raise CollectiveLost(f"rank {self.rank}: {error}") from error
-        return parts
 
     def _all_reduce(self, tensor: Shaped[Tensor, "..."], operation: Any) -> Shaped[Tensor, "..."]:
         reduced = tensor.clone(memory_format=torch.contiguous_format)

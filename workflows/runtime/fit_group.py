@@ -15,10 +15,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+from gmm_ops.fitting.collective import Collective
 from workflows.errors import ShardError
 from workflows.runtime import kept_actors
 from workflows.runtime.cluster import Resources
-from workflows.runtime.collective import Collective
 from workflows.runtime.generation import FitGroup, GenerationLost, GroupSettings, Rooms, Stopped
 
 Progress = dict[str, Any]

@@ -118,11 +118,12 @@ class _FitActor:
         return attempt(self._join, host, port, generation, rank, world, timeout_s)
 
     def _join(self, host: str, port: int, generation: int, rank: int, world: int, timeout_s: float) -> None:
-        from workflows.runtime.collective import Collective, GroupCollective, LoneCollective
+        from gmm_ops.fitting.collective import LONE, Collective
+        from workflows.runtime.collective import GroupCollective
 
         address = ray.util.get_node_ip_address()
         self._collective: Collective = (
-            LoneCollective() if world == 1 else GroupCollective(host, port, generation, rank, world, timeout_s, address)
+            LONE if world == 1 else GroupCollective(host, port, generation, rank, world, timeout_s, address)
         )
 
     def restore(self, checkpoint: Path | None) -> Outcome:

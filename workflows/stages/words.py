@@ -12,7 +12,8 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from gmm_ops.mixtures.mixture import Mixture, assign
+from gmm_ops.mixtures.assignment import assign
+from gmm_ops.mixtures.mixture import Mixture
 from workflows.context import StageContext
 from workflows.data.shards import Shard
 from workflows.fits.training_images import readable_images

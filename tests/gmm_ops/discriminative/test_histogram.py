@@ -13,7 +13,6 @@ from gmm_ops.discriminative.histogram import (
     soft_histograms,
 )
 from gmm_ops.errors import NonFiniteActivations, RefusedInput
-from gmm_ops.mixtures.mixture import assign_maps
 from tests.gmm_ops.discriminative.drawn_images import as_model, drawn_images, drawn_parameters
 from tests.references import discriminative as reference
 
@@ -76,7 +75,7 @@ def test_maps_are_columns_row_by_row(parameters, channels_last):
     found = image_columns(maps)
     assert found.shape == (3, 30, 4)
     assert torch.equal(found[1, 7], maps[1, :, 1, 1])
-    word = assign_maps(parameters.to_mixture(), maps)[0]
+    word = parameters.to_mixture().assign(maps).word
     assert torch.equal(counted(word.flatten(1), 7), hard_histograms(parameters.to_mixture(), found))
 
 

@@ -11,7 +11,7 @@ import torch
 from gmm_ops.discriminative.loss import batch_gradient
 from gmm_ops.discriminative.parameters import TRAINED, Parameters
 from gmm_ops.errors import RefusedInput
-from gmm_ops.mixtures.mixture import assign
+from gmm_ops.mixtures.assignment import assign
 from gmm_ops.mixtures.seeding import initial_mixture
 from tests.gmm_ops.discriminative.drawn_images import drawn_images, drawn_parameters
 from tests.gmm_ops.drawn_columns import clustered, warm_mixture

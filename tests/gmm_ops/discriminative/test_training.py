@@ -23,7 +23,7 @@ from gmm_ops.discriminative.training import (
     training_step,
 )
 from gmm_ops.errors import Diverged, RefusedInput
-from gmm_ops.mixtures.mixture import assign
+from gmm_ops.mixtures.assignment import assign
 from gmm_ops.mixtures.online_em import fit_online
 from gmm_ops.mixtures.seeding import initial_mixture
 from tests.gmm_ops.discriminative.drawn_images import automatic_loss, drawn_images

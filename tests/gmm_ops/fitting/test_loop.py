@@ -11,7 +11,7 @@ import torch
 from gmm_ops.fitting.collective import LONE, Collective
 from gmm_ops.fitting.loop import FitLoop, LogLikelihood, Source, fit_likelihood, in_memory, summed
 from gmm_ops.fitting.schedule import MinibatchSchedule, Step
-from gmm_ops.mixtures.mixture import log_likelihood
+from gmm_ops.mixtures.assignment import log_likelihood
 from gmm_ops.mixtures.online_step import OnlineEM, OnlineEMSettings, OnlineEMState, start
 from gmm_ops.mixtures.seeding import initial_mixture
 from gmm_ops.mixtures.slices import WordSlice, joined

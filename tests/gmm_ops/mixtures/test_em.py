@@ -10,8 +10,9 @@ import torch
 from sklearn.mixture import GaussianMixture
 
 from gmm_ops.errors import RefusedInput
+from gmm_ops.mixtures.assignment import log_likelihood
 from gmm_ops.mixtures.em import em_step, fit_batch_em, layer_totals, maximise
-from gmm_ops.mixtures.mixture import Mixture, log_likelihood
+from gmm_ops.mixtures.mixture import Mixture
 from gmm_ops.mixtures.seeding import initial_mixture
 from gmm_ops.mixtures.statistics import MixtureStatistics
 from tests.gmm_ops.drawn_columns import cifar_columns, clustered, digit_patches

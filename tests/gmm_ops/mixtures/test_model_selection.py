@@ -10,7 +10,8 @@ import torch
 from sklearn.mixture import GaussianMixture
 
 from gmm_ops.errors import RefusedInput
-from gmm_ops.mixtures.mixture import Mixture, log_likelihood
+from gmm_ops.mixtures.assignment import log_likelihood
+from gmm_ops.mixtures.mixture import Mixture
 from gmm_ops.mixtures.model_selection import bayesian_criterion, free_parameters
 from tests.references.model_selection import bayesian_criterion as slow_criterion
 

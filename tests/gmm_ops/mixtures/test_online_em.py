@@ -15,8 +15,9 @@ from sklearn.mixture import GaussianMixture
 from gmm_ops.errors import NonFiniteActivations, RefusedInput
 from gmm_ops.fitting.collective import LONE
 from gmm_ops.fitting.schedule import MinibatchSchedule
+from gmm_ops.mixtures.assignment import log_likelihood
 from gmm_ops.mixtures.em import fit_batch_em
-from gmm_ops.mixtures.mixture import Mixture, log_likelihood
+from gmm_ops.mixtures.mixture import Mixture
 from gmm_ops.mixtures.online_em import (
     OnlineEMSettings,
     OnlineEMState,

@@ -11,7 +11,8 @@ from gmm_ops.mixtures.mixture import Mixture
 from gmm_ops.mixtures.screening import Screen
 from gmm_ops.mixtures.slices import WordSlice
 from gmm_ops.mixtures.statistics import em_pass
-from gmm_ops.mixtures.tiles import tiles
+from gmm_ops.mixtures.tiles import slice_weights, tiles
+from tests.gmm_ops.drawn_columns import log_joints
 
 ENGINES = ("dense", "sparse", "screened")
 
@@ -35,15 +36,6 @@ def near(mixture: Mixture, n: int, seed: int) -> torch.Tensor:
     return (columns + blend * (other - columns)).float()
 
 
-def log_joints(mixture: Mixture, columns: torch.Tensor) -> np.ndarray:
-    """By distances in float64, word by word."""
-    x = columns.double()
-    every = []
-    for share, mean, variance in zip(mixture.log_pi, mixture.mean, mixture.variance, strict=True):
-        every.append(share - 0.5 * ((x - mean) ** 2 / variance + (2.0 * torch.pi * variance).log()).sum(dim=1))
-    return torch.stack(every, dim=1).numpy()
-
-
 @pytest.mark.parametrize("spread", [0.5, 2.0, 3.5])
 @pytest.mark.parametrize(("n_words", "units"), [(40, 16), (150, 130), (65, 512)])
 def test_every_word_that_matters_is_kept(n_words, units, spread):
@@ -51,7 +43,7 @@ def test_every_word_that_matters_is_kept(n_words, units, spread):
     columns = near(mixture, 200, seed=1)
     tile = next(tiles(columns, mixture.center, 256))
     kept, best = Screen.of(WordSlice.whole(mixture)).kept(tile.features[:200])
-    exact = log_joints(mixture, columns)
+    exact = log_joints(mixture, columns).numpy()
     cut = neglected_below(n_words)
     for i in range(200):
         found = kept.word[kept.first[i] : kept.first[i + 1]]
@@ -68,7 +60,7 @@ def test_lists_equal_those_of_all_scores():
     tile = next(tiles(near(mixture, 256, seed=2), mixture.center, 256))
     place = WordSlice.whole(mixture)
     rough, _ = Screen.of(place).kept(tile.features)
-    full, _ = KeptWords.of(tile.scored(mixture.score_parameters()).score, 90)
+    full, _ = KeptWords.of(tile.scored(slice_weights(place)).score, 90)
     assert rough.first.tolist() == full.first.tolist()
     assert rough.word.tolist() == full.word.tolist()
 
@@ -76,10 +68,10 @@ def test_lists_equal_those_of_all_scores():
 def test_lists_grow_where_every_word_matters():
     mixture = Mixture(torch.zeros(50).double() - np.log(50), torch.zeros(50, 140), torch.ones(50, 140))
     columns = torch.randn(64, 140, generator=torch.Generator().manual_seed(0))
-    tile = next(tiles(columns, mixture.center, 64))
+    tile, place = next(tiles(columns, mixture.center, 64)), WordSlice.whole(mixture)
     for kept, _ in (
-        Screen.of(WordSlice.whole(mixture)).kept(tile.features),
-        KeptWords.of(tile.scored(mixture.score_parameters()).score, 50),
+        Screen.of(place).kept(tile.features),
+        KeptWords.of(tile.scored(slice_weights(place)).score, 50),
     ):
         assert kept.first.tolist() == [50 * i for i in range(65)]
 
@@ -97,7 +89,7 @@ def test_engines_give_the_sums_of_the_dense_product(engine):
 def test_survivors_are_scored_better_than_by_a_float32_product():
     mixture = words_of(90, 256, 0.5, seed=7)
     columns = near(mixture, 1_000, seed=5)
-    exact = np.logaddexp.reduce(log_joints(mixture, columns), axis=1).sum()
+    exact = np.logaddexp.reduce(log_joints(mixture, columns).numpy(), axis=1).sum()
     wrong = {engine: abs(em_pass(mixture, columns, engine=engine).log_likelihood - exact) for engine in ENGINES}
     assert wrong["screened"] < 1e-7 * abs(exact)
     assert wrong["screened"] < 0.2 * min(wrong["dense"], wrong["sparse"])

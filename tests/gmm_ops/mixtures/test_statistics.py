@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from gmm_ops.errors import NonFiniteActivations, RefusedInput
-from gmm_ops.mixtures.mixture import Mixture, log_likelihood
+from gmm_ops.mixtures.assignment import log_likelihood
+from gmm_ops.mixtures.mixture import Mixture
 from gmm_ops.mixtures.screening import FEWEST_UNITS
 from gmm_ops.mixtures.statistics import MixtureStatistics, em_pass
 from tests.gmm_ops.drawn_columns import clustered, digit_patches, warm_mixture

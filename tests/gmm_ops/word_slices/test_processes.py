@@ -11,13 +11,13 @@ import torch
 from gmm_ops.discriminative.loss import batch_gradient
 from gmm_ops.discriminative.settings import DiscriminativeSettings
 from gmm_ops.discriminative.training import training_start, training_step
-from gmm_ops.mixtures.assignment import sliced_assign
+from gmm_ops.mixtures.assignment import assign
 from gmm_ops.mixtures.estep import Engine
 from gmm_ops.mixtures.memory import training_bytes
-from gmm_ops.mixtures.mixture import Mixture, assign
+from gmm_ops.mixtures.mixture import Mixture
 from gmm_ops.mixtures.online_step import OnlineEMSettings, advance, start
-from gmm_ops.mixtures.seeding import initial_mixture
-from gmm_ops.mixtures.slices import initial_slice, joined
+from gmm_ops.mixtures.seeding import initial_mixture, initial_slice
+from gmm_ops.mixtures.slices import joined
 from gmm_ops.mixtures.statistics import em_pass
 from tests.gmm_ops.drawn_columns import clustered
 from tests.gmm_ops.word_slices.process_slices import ProcessReduce, on_processes, peak_bytes
@@ -42,7 +42,7 @@ def small_job(reduce: ProcessReduce) -> dict[str, Any]:
     for batch in columns.split(EM.minibatch):
         state = advance(state, em_pass(state.words, batch, reduce, engine=ENGINE), EM, reduce)
     words = state.words
-    found = sliced_assign(words, columns, reduce)
+    found = assign(words, columns, reduce)
     images, labels, variance = images_of(columns)
     training = training_start(words, 3, 20, variance, TRAINING, reduce)
     for _ in range(5):

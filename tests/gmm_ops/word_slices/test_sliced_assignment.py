@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from gmm_ops.errors import NonFiniteActivations, RefusedInput
-from gmm_ops.mixtures.assignment import sliced_assign
-from gmm_ops.mixtures.mixture import Assignment, Mixture, assign
+from gmm_ops.mixtures.assignment import assign, posteriors
+from gmm_ops.mixtures.mixture import Assignment, Mixture
 from gmm_ops.mixtures.slices import WordSlice
 from tests.gmm_ops.drawn_columns import cifar_columns, clustered, warm_mixture
 from tests.gmm_ops.word_slices.thread_slices import on_slices
@@ -30,7 +30,7 @@ def mixture(columns: torch.Tensor) -> Mixture:
 def assigned(mixture: Mixture, columns: torch.Tensor, world: int, tile_rows: int | None = None) -> Assignment:
     """The assignment of the first slice, after making sure that all slices found the same bits."""
     found = on_slices(
-        world, lambda reduce: sliced_assign(WordSlice.of(mixture, reduce.rank, world), columns, reduce, tile_rows)
+        world, lambda reduce: assign(WordSlice.of(mixture, reduce.rank, world), columns, reduce, tile_rows)
     )
     for other in found:
         assert torch.equal(other.word, found[0].word)
@@ -40,7 +40,7 @@ def assigned(mixture: Mixture, columns: torch.Tensor, world: int, tile_rows: int
 
 
 @pytest.mark.parametrize("world", [1, 2, 3, 8])
-def test_equals_the_unsliced_assignment(mixture, columns, world):
+def test_equals_the_unassignment(mixture, columns, world):
     one, found = assign(mixture, columns), assigned(mixture, columns, world)
     assert torch.equal(found.word, one.word)
     assert torch.equal(found.log_joint, one.log_joint)
@@ -55,6 +55,11 @@ def test_equals_the_loops(mixture, columns):
     assert found.word.tolist() == [reference.hard_word(x, slices) for x in few.double().tolist()]
     best = [max(max(part) for part in reference.posteriors(x, slices)) for x in few.double().tolist()]
     torch.testing.assert_close(found.posterior, torch.tensor(best), rtol=1e-4, atol=1e-5)
+
+
+def test_posteriors_are_those_of_the_own_words(mixture, columns):
+    found = on_slices(3, lambda reduce: posteriors(WordSlice.of(mixture, reduce.rank, 3), columns, reduce))
+    torch.testing.assert_close(torch.cat(found, dim=1), posteriors(mixture, columns), rtol=1e-6, atol=1e-7)
 
 
 def test_equals_the_unsliced_on_real_columns(shared_data):

@@ -11,12 +11,13 @@ import torch
 
 from gmm_ops.errors import RefusedInput
 from gmm_ops.fitting.collective import LONE
+from gmm_ops.mixtures.assignment import log_likelihood
 from gmm_ops.mixtures.em import fit_batch_em, maximise
-from gmm_ops.mixtures.estep import Engine, sliced_log_likelihood
-from gmm_ops.mixtures.mixture import Mixture, log_likelihood
+from gmm_ops.mixtures.estep import Engine
+from gmm_ops.mixtures.mixture import Mixture
 from gmm_ops.mixtures.online_step import OnlineEMSettings, OnlineEMState, advance, start
-from gmm_ops.mixtures.seeding import initial_mixture
-from gmm_ops.mixtures.slices import WordSlice, initial_slice, joined, slice_bounds
+from gmm_ops.mixtures.seeding import initial_mixture, initial_slice
+from gmm_ops.mixtures.slices import WordSlice, joined, slice_bounds
 from gmm_ops.mixtures.splitting import split_dead
 from gmm_ops.mixtures.statistics import MixtureStatistics, em_pass
 from tests.gmm_ops.drawn_columns import cifar_columns, clustered, digit_patches
@@ -242,7 +243,7 @@ def test_the_likelihood_never_falls_with_step_size_one(columns):
             found = em_pass(state.words, columns, reduce)
             likelihoods.append(found.log_likelihood / found.count)
             state = advance(state, found, settings, reduce)
-        return [*likelihoods, float(sliced_log_likelihood(state.words, columns, reduce).mean())]
+        return [*likelihoods, float(log_likelihood(state.words, columns, reduce).mean())]
 
     curves = on_slices(3, work)
     assert curves[0] == curves[1] == curves[2]

@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from gmm_ops.errors import NonFiniteActivations, RefusedInput
-from gmm_ops.mixtures.estep import is_sparse, sliced_log_likelihood
-from gmm_ops.mixtures.mixture import Mixture, log_likelihood
+from gmm_ops.mixtures.assignment import log_likelihood
+from gmm_ops.mixtures.estep import is_sparse
+from gmm_ops.mixtures.mixture import Mixture
 from gmm_ops.mixtures.slices import WordSlice
 from gmm_ops.mixtures.statistics import MixtureStatistics, em_pass
 from tests.gmm_ops.drawn_columns import cifar_columns, clustered, digit_patches, warm_mixture
@@ -125,9 +126,7 @@ def test_two_slices_of_real_columns_choose_the_loop_and_agree(shared_data):
 
 @pytest.mark.parametrize("world", [1, 2, 5])
 def test_held_out_likelihood_equals_the_unsliced(mixture, columns, world):
-    got = on_slices(
-        world, lambda reduce: sliced_log_likelihood(WordSlice.of(mixture, reduce.rank, world), columns, reduce)
-    )
+    got = on_slices(world, lambda reduce: log_likelihood(WordSlice.of(mixture, reduce.rank, world), columns, reduce))
     for found in got:
         assert torch.equal(found, got[0])
         torch.testing.assert_close(found, log_likelihood(mixture, columns), rtol=1e-6, atol=1e-6)
@@ -159,7 +158,7 @@ def test_other_columns_on_another_slice_are_refused_by_all(mixture, columns):
         with pytest.raises(RefusedInput, match=r"columns must be the same on every slice.*90 to 100.*whole minibatch"):
             em_pass(words, columns[: 90 + 10 * reduce.rank], reduce)
         with pytest.raises(RefusedInput, match=r"columns must be the same on every slice"):
-            sliced_log_likelihood(words, columns[: 90 + 10 * reduce.rank], reduce)
+            log_likelihood(words, columns[: 90 + 10 * reduce.rank], reduce)
 
     on_slices(2, work)
 

@@ -7,10 +7,11 @@ import torch
 
 from gmm_ops.errors import NonFiniteActivations, RefusedInput
 from gmm_ops.fitting.collective import Lone, gathered, log_sum_exp
+from gmm_ops.mixtures.gaussian import score_parameters
 from gmm_ops.mixtures.memory import em_bytes, training_bytes
 from gmm_ops.mixtures.mixture import Mixture
-from gmm_ops.mixtures.seeding import initial_mixture
-from gmm_ops.mixtures.slices import WordSlice, initial_slice, joined, refuse_broken_slices, slice_bounds
+from gmm_ops.mixtures.seeding import initial_mixture, initial_slice
+from gmm_ops.mixtures.slices import WordSlice, joined, refuse_broken_slices, slice_bounds
 from gmm_ops.mixtures.tiles import TILE_BYTES, rows_per_tile, slice_weights
 from tests.gmm_ops.drawn_columns import clustered, warm_mixture
 from tests.gmm_ops.word_slices.thread_slices import on_slices
@@ -46,7 +47,7 @@ def test_every_slice_starts_as_its_part_of_the_whole_start(world):
 def test_weights_are_those_of_the_whole_dictionary():
     columns = clustered(2_500, 5, 4)
     mixture = initial_mixture(columns, 2_100, 0)
-    whole = mixture.score_parameters().weights
+    whole = score_parameters(mixture.log_pi, mixture.mean - mixture.center, mixture.variance).weights
     for rank in range(2):
         words = WordSlice.of(mixture, rank, 2)
         assert words.own.n_words > 1_024  # more than are built at once

@@ -10,6 +10,7 @@ import pyarrow.compute as pc
 import pytest
 import torch
 
+from gmm_ops.fitting.collective import LONE
 from gmm_ops.hmm.chain_statistics import ChainStatistics
 from gmm_ops.hmm.fitting import initial_model
 from gmm_ops.hmm.learning import advance, start
@@ -18,7 +19,6 @@ from tests.workflows.made_chain import CLASSES, chain_settings_of, dense_activat
 from workflows.fits.chain_fit import ChainFit
 from workflows.fits.fit_history import history_path
 from workflows.plan.run_plan import Plan
-from workflows.runtime.collective import LoneCollective
 from workflows.runtime.fit_group import FitJob, run_fit
 from workflows.runtime.generation import GroupSettings
 from workflows.settings import Settings
@@ -49,7 +49,7 @@ def worker(made: Made, restart: int = 0) -> ChainFit:
 def fitted(made: Made, restart: int = 0) -> ChainFit:
     fit = worker(made, restart)
     fit.restore(None)
-    assert fit.advance(10**6, LoneCollective())["done"]
+    assert fit.advance(10**6, LONE)["done"]
     return fit
 
 
@@ -111,11 +111,11 @@ def test_a_fit_resumed_from_its_checkpoint_goes_on_bit_for_bit(tmp_path: Path, p
     for steps in (1, 5, whole.schedule.steps_in(0)):
         first = worker(made)
         first.restore(None)
-        first.advance(steps, LoneCollective())
+        first.advance(steps, LONE)
         first.save(tmp_path / "state.npz")
         second = worker(made)
         second.restore(tmp_path / "state.npz")
-        second.advance(10**6, LoneCollective())
+        second.advance(10**6, LONE)
         np.testing.assert_array_equal(np.array(second.history.rows), np.array(whole.history.rows))
         for name, values in whole.state.to_arrays().items():
             assert second.state.to_arrays()[name].tobytes() == values.tobytes(), name
@@ -126,10 +126,10 @@ def test_a_fit_that_is_done_stays_done(made: Made, tmp_path: Path) -> None:
     whole.save(tmp_path / "state.npz")
     again = worker(made)
     again.restore(tmp_path / "state.npz")
-    progress = again.advance(10, LoneCollective())
+    progress = again.advance(10, LONE)
     assert progress["done"]
     assert progress["step"] == whole.state.step
-    assert progress["digest"] == whole.advance(1, LoneCollective())["digest"]
+    assert progress["digest"] == whole.advance(1, LONE)["digest"]
 
 
 def test_a_fit_stops_at_an_epoch_that_gains_too_little(tmp_path: Path) -> None:
@@ -179,7 +179,7 @@ def test_a_fit_of_one_epoch_learns_whatever_the_warm_up(tmp_path: Path, minibatc
     fit = worker(make(tmp_path / "run", epochs=1, warmup=1_000, minibatch=minibatch))
     fit.restore(None)
     before = fit.state.model
-    fit.advance(10**6, LoneCollective())
+    fit.advance(10**6, LONE)
     assert fit.state.step == fit.schedule.steps_in(0)
     assert fit.em.warmup < fit.state.step
     assert not torch.equal(fit.state.model.layers[0].mean, before.layers[0].mean)

@@ -14,6 +14,7 @@ from gmm_ops.discriminative.classifier import LinearClassifier
 from gmm_ops.discriminative.evaluation import evaluate
 from gmm_ops.discriminative.loss import batch_gradient
 from gmm_ops.discriminative.training import training_start, training_step
+from gmm_ops.fitting.collective import LONE
 from gmm_ops.mixtures.mixture import Mixture
 from gmm_ops.mixtures.seeding import initial_mixture
 from tests.workflows.made_labelled import (
@@ -32,7 +33,6 @@ from workflows.fits.discriminative_training import global_batch
 from workflows.fits.fit_history import history_path
 from workflows.fits.training_images import held_out_images
 from workflows.plan.scope import Scope
-from workflows.runtime.collective import LoneCollective
 from workflows.storage.mixtures import load_mixture
 from workflows.storage.run_folder import RunFolder
 from workflows.storage.states import load_state
@@ -66,7 +66,7 @@ def worker(made: Made, scope: Scope = JOINT, **changed: Any) -> DiscriminativeFi
 def fitted(made: Made, scope: Scope = JOINT, **changed: Any) -> DiscriminativeFit:
     fit = worker(made, scope, **changed)
     fit.restore(None)
-    assert fit.advance(10**6, LoneCollective())["done"]
+    assert fit.advance(10**6, LONE)["done"]
     return fit
 
 
@@ -146,14 +146,14 @@ def test_the_papers_start_is_the_generative_fits_own_start(made: Made) -> None:
     fit.restore(None)
     first = fit.generative.first_words()
     while fit._training is None:
-        fit.advance(1, LoneCollective())
+        fit.advance(1, LONE)
     sample = fit.generative.start_sample()
     expected = initial_mixture(sample, 24, fit.generative.seed)
     torch.testing.assert_close(first.mean, expected.mean, rtol=0, atol=0)
     assert training_of(fit).rows[0].loss == pytest.approx(np.log(10), rel=1e-6)
     now = training_of(fit).words.parameters.mean
     assert torch.equal(now, first.mean), "behind a linear layer of zeros the first step moves no word"
-    fit.advance(1, LoneCollective())
+    fit.advance(1, LONE)
     moved = (training_of(fit).words.parameters.mean - now).abs().max() / sample.std()
     assert 0 < moved < 0.01, "the second one does, a little"
 
@@ -164,13 +164,13 @@ def test_a_fit_resumed_from_its_checkpoint_goes_on_bit_for_bit(
 ) -> None:
     first = worker(made)
     first.restore(None)
-    first.advance(steps, LoneCollective())
+    first.advance(steps, LONE)
     first.save(tmp_path / "state.npz")
     second = worker(made)
     second.restore(tmp_path / "state.npz")
-    progress = second.advance(10**6, LoneCollective())
+    progress = second.advance(10**6, LONE)
     assert progress["done"]
-    assert progress["digest"] == whole.advance(1, LoneCollective())["digest"]
+    assert progress["digest"] == whole.advance(1, LONE)["digest"]
     assert_same_bits(all_arrays(second, tmp_path / "second.npz"), all_arrays(whole, tmp_path / "whole.npz"))
 
 
@@ -257,7 +257,7 @@ def test_another_folder_takes_what_a_fit_comes_to(made: Made, tmp_path: Path) ->
         rank=0, world=1, settings=settings, plan=plan, folder=folder, layer=layer, scope=JOINT, out=out
     )
     fit.restore(None)
-    fit.advance(10**6, LoneCollective())
+    fit.advance(10**6, LONE)
     fit.result()
     assert load_mixture(out.mixture("joint", "made")).n_words == 4
     assert isinstance(load_mixture(generative_path(out, "joint", "made")), Mixture)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from gmm_ops.fitting.collective import LONE
 from gmm_ops.mixtures.seeding import fit_seed
 from tests.workflows.made_labelled import (
     BROKEN,
@@ -27,7 +28,6 @@ from workflows.fits.labelled_images import ImageSource, RecomputedImages, Sample
 from workflows.fits.training_images import TrainingImages, held_out_images
 from workflows.plan.run_plan import Plan
 from workflows.plan.scope import Scope
-from workflows.runtime.collective import LoneCollective
 from workflows.settings import Settings
 from workflows.storage.run_folder import RunFolder
 from workflows.storage.tables import read_table, write_table
@@ -160,7 +160,7 @@ def test_a_fit_on_recomputed_columns_is_that_on_stored_ones(digits_run: Path, tm
             out=RunFolder(tmp_path / columns),
         )
         fit.restore(None)
-        fit.advance(10**6, LoneCollective())
+        fit.advance(10**6, LONE)
         assert fit._training is not None
         fit.result()
         out = fit.out

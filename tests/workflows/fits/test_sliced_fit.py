@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from gmm_ops.fitting.collective import LONE
 from gmm_ops.graphs.windows import Window
 from tests.end_to_end.killing import ActorKiller
 from tests.workflows.made_labelled import JOINT, Made, make, results, settings_of
@@ -19,7 +20,6 @@ from workflows.fits.layer_fit import LayerFit
 from workflows.fits.needs import sliced_bytes
 from workflows.fits.sliced_fit import SlicedFit
 from workflows.plan.run_plan import LayerPlan, Plan
-from workflows.runtime.collective import LoneCollective
 from workflows.runtime.fit_group import FitJob, run_fit
 from workflows.runtime.generation import GroupSettings
 from workflows.settings import Settings, load_settings
@@ -49,7 +49,7 @@ def fitted_whole(made: Made) -> dict[str, Any]:
     worker = LayerFit if made[0].fit.loss == "generative" else DiscriminativeFit
     fit = worker(rank=0, world=1, **inputs_of(made))
     fit.restore(None)
-    assert fit.advance(10**6, LoneCollective())["done"]
+    assert fit.advance(10**6, LONE)["done"]
     return fit.result()
 
 

@@ -12,8 +12,8 @@ from weakref import WeakSet
 import numpy as np
 import torch
 
+from gmm_ops.fitting.collective import Collective, gathered
 from workflows.errors import DataError
-from workflows.runtime.collective import Collective
 from workflows.storage.states import load_state, save_state
 
 N_CHUNKS = 7
@@ -55,7 +55,7 @@ class SummingFit:
             total = collective.all_reduce_sum(self._part())
             self.state = total if self.whole else 0.9 * self.state + total
             self.step += 1
-        pids = collective.all_gather(torch.tensor([float(os.getpid())], dtype=torch.float64))
+        pids = gathered(torch.tensor([float(os.getpid())], dtype=torch.float64), collective)
         return {
             "done": self.step >= self.n_steps,
             "step": self.step,

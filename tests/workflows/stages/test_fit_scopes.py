@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from gmm_ops.fitting.collective import LONE
 from tests.end_to_end.small_digits import command, run_arguments
 from tests.end_to_end.test_invariance import assert_same_arrays
 from workflows.fits.discriminative_fit import DiscriminativeFit
 from workflows.plan.run_plan import Plan
 from workflows.plan.scopes import read_scopes
-from workflows.runtime.collective import LoneCollective
 from workflows.storage.run_folder import RunFolder
 from workflows.storage.states import load_state
 from workflows.storage.tables import read_table
@@ -123,6 +123,6 @@ def goes_on_well(folder: RunFolder, layer: str) -> None:
     fit.restore(checkpoint)
     steps = len(load_state(checkpoint)["loss_history"])
     assert steps >= 3, "it went well for a while"
-    progress = fit.advance(1, LoneCollective())
+    progress = fit.advance(1, LONE)
     assert progress["step"] == steps + 1
     assert np.isfinite(progress["loss"])

@@ -12,6 +12,7 @@ import torch
 
 from gmm_ops.discriminative.classifier import paired_difference
 from gmm_ops.discriminative.histogram import hard_histograms, soft_histograms
+from gmm_ops.fitting.collective import LONE
 from tests.workflows.made_labelled import (
     IMAGES,
     JOINT,
@@ -29,7 +30,6 @@ from workflows.data.shards import Shard
 from workflows.errors import DataError
 from workflows.fits.discriminative_fit import DiscriminativeFit
 from workflows.plan.scope import Scope
-from workflows.runtime.collective import LoneCollective
 from workflows.stages.errors import error_rows
 from workflows.storage.run_folder import RunFolder
 from workflows.storage.tables import read_table, write_table
@@ -70,7 +70,7 @@ def fitted(made: Made, fit: FittedLayer) -> FittedLayer:
     inputs = {"settings": settings, "plan": plan, "folder": folder, "layer": fit.layer, "scope": fit.scope}
     worker = DiscriminativeFit(rank=0, world=1, out=fit.out, **inputs)
     worker.restore(None)
-    worker.advance(10**6, LoneCollective())
+    worker.advance(10**6, LONE)
     worker.result()
     return fit
 

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 import torch
 
+from gmm_ops.fitting.collective import LONE
 from tests.workflows.fits.test_labelled_images import CPU, digits_parts
 from workflows.data.shards import Shard, plan_shards
 from workflows.fits.discriminative_fit import DiscriminativeFit
 from workflows.plan.run_plan import Plan
 from workflows.plan.scope import Scope, joint_scope
-from workflows.runtime.collective import LoneCollective
 from workflows.settings import Settings
 from workflows.storage.run_folder import RunFolder
 from workflows.storage.tables import read_table
@@ -108,7 +108,7 @@ def fit_layer(settings: Settings, plan: Plan, folder: RunFolder, fit: FittedLaye
     inputs = {"settings": settings, "plan": plan, "folder": folder, "layer": fit.layer, "scope": fit.scope}
     one = DiscriminativeFit(rank=0, world=1, out=fit.out, **inputs)
     one.restore(None)
-    one.advance(10**6, LoneCollective())
+    one.advance(10**6, LONE)
     one.result()
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from gmm_ops.mixtures.mixture import Mixture, log_likelihood
+from gmm_ops.mixtures.assignment import log_likelihood
+from gmm_ops.mixtures.mixture import Mixture
 from workflows.fits.columns import ColumnBlock, ColumnSource
 from workflows.plan.run_plan import Plan
 from workflows.runtime.devices import choose_device
