@@ -6,6 +6,7 @@ the decision, measured beside the discriminative fit.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Self
 
@@ -16,7 +17,8 @@ from torch import Tensor
 from gmm_ops.discriminative.adam import Moments, adam_step, one_cycle
 from gmm_ops.discriminative.classifier import LinearClassifier
 from gmm_ops.discriminative.early_stopping import JudgedState
-from gmm_ops.discriminative.histogram import Histograms
+from gmm_ops.discriminative.evaluation import Evaluation
+from gmm_ops.discriminative.histogram import Histograms, LabelledImages
 from gmm_ops.discriminative.loss import ImageLabels, cross_entropy, refuse_other_labels
 from gmm_ops.discriminative.settings import DiscriminativeSettings
 from gmm_ops.discriminative.training import refuse_diverging
@@ -84,7 +86,27 @@ class ClassifierState(JudgedState[LinearClassifier]):
         layer = LinearClassifier(weight, weight.new_zeros(n_labels))
         return cls(layer, moments=Moments.zero(_values(layer)), total_steps=total_steps, best=layer)
 
-    def advanced(self, gradient: ClassifierGradient, settings: DiscriminativeSettings) -> ClassifierState:
+    def no_gradient(self) -> ClassifierGradient:
+        """Of no image."""
+        weight = self.classifier.weight
+        return ClassifierGradient.zero(weight.shape[1], weight.shape[0], weight.device)
+
+    def gradient(
+        self, images: LabelledImages, settings: DiscriminativeSettings, words: Collective = LONE
+    ) -> ClassifierGradient:
+        """``ClassifierGradient.of``."""
+        return ClassifierGradient.of(self.classifier, images.histograms, images.labels, words)
+
+    def judge(
+        self, settings: DiscriminativeSettings, words: Collective = LONE, hard: bool = False
+    ) -> Callable[[LabelledImages], Evaluation]:
+        """By the histograms."""
+        logits = self.classifier.logits
+        return lambda images: Evaluation.of_logits(logits(images.histograms, words), images.labels)
+
+    def advanced(
+        self, gradient: ClassifierGradient, settings: DiscriminativeSettings, words: Collective = LONE
+    ) -> ClassifierState:
         """One step of Adam on the mean loss of the global minibatch. Raises Diverged, RefusedInput (empty batch)."""
         if gradient.count <= 0:
             raise RefusedInput("gradient must hold at least one image; the global batch is empty.")

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from gmm_ops.axes import ActivationMaps
@@ -26,6 +27,29 @@ ImageColumns = Float[Tensor, "N positions D"]
 
 Histograms = Float[Tensor, "N K"]
 """Mean posterior (soft) or share of positions (hard) of every own word, float64; rows sum to 1 over all words."""
+
+
+@dataclass(frozen=True)
+class LabelledImages:
+    """Images to learn from. columns: any float dtype. labels: 0 to M - 1. histograms: of words that are not trained."""
+
+    columns: ImageColumns
+    labels: Int[Tensor, " N"]
+    histograms: Histograms
+
+    @classmethod
+    def joined(cls, blocks: Sequence[LabelledImages]) -> LabelledImages:
+        """All images of some blocks, in order."""
+        parts = zip(*((block.columns, block.labels, block.histograms) for block in blocks), strict=True)
+        return cls(*(torch.cat(part) for part in parts))
+
+    def take(self, rows: Int[np.ndarray, " m"] | Int[Tensor, " m"]) -> LabelledImages:
+        """Some of the images."""
+        index = torch.as_tensor(rows, device=self.labels.device)
+        return LabelledImages(self.columns[index], self.labels[index], self.histograms[index])
+
+    def __len__(self) -> int:
+        return len(self.labels)
 
 
 @dataclass(frozen=True)

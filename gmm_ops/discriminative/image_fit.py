@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -9,22 +10,22 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from gmm_ops.discriminative.classifier import LinearClassifier
-from gmm_ops.discriminative.classifier_training import ClassifierGradient, ClassifierState
-from gmm_ops.discriminative.evaluation import Evaluation, evaluate
-from gmm_ops.discriminative.histogram import Histograms, ImageColumns, refuse_other_image_columns
-from gmm_ops.discriminative.loss import ImageLabels, batch_gradient, refuse_other_labels
+from gmm_ops.discriminative.classifier_training import ClassifierState
+from gmm_ops.discriminative.early_stopping import SideBySide
+from gmm_ops.discriminative.evaluation import Evaluation
+from gmm_ops.discriminative.histogram import Histograms, ImageColumns, LabelledImages, refuse_other_image_columns
+from gmm_ops.discriminative.loss import ImageLabels, refuse_other_labels
 from gmm_ops.discriminative.parameters import Parameters
 from gmm_ops.discriminative.settings import DiscriminativeSettings
-from gmm_ops.discriminative.training import (
-    TrainingState,
-    image_minibatches,
-    step_rates,
-    training_start,
-    training_step,
-)
+from gmm_ops.discriminative.training import image_minibatches, step_rates, training_start
 from gmm_ops.errors import RefusedInput
+from gmm_ops.fitting.loop import FitLoop, Source
+from gmm_ops.fitting.schedule import MinibatchSchedule, Step
 from gmm_ops.mixtures.mixture import Mixture
 from gmm_ops.mixtures.seeding import generator
+
+WORDS = "words"
+"""Name of the one training of a fit."""
 
 HELD_OUT_SHARE = 0.1
 """Share of the images that are not fitted but judged on."""
@@ -85,9 +86,24 @@ def fit_discriminative(
     refuse_other_image_columns(columns, mixture.n_units)
     refuse_other_labels(labels, columns.shape[0], n_labels)
     fitted, judged = _split(columns.shape[0], seed)
-    total_steps = settings.epochs * len(image_minibatches(len(fitted), settings.minibatch, seed, 0))
-    fit = _Fit(columns, labels.long(), fitted, judged, seed, settings)
-    return fit.run(training_start(mixture, n_labels, total_steps, layer_variance(columns), settings))
+    source = _source(LabelledImages(columns, labels, columns[:, 0, :0]), fitted, seed, settings, judged)
+    total_steps = source.schedule.steps_of(settings.epochs)
+    state = training_start(mixture, n_labels, total_steps, layer_variance(columns), settings)
+    steps: list[LossRecord] = []
+    epochs: list[EpochRecord] = []
+    seen = Evaluation.zero()
+    for taken in FitLoop(source, SideBySide(settings)).walk({WORDS: state}, settings.epochs):
+        gradient, epoch, step = taken.batch.of[WORDS], taken.step.epoch, taken.step.index
+        batch = Evaluation(gradient.count, gradient.loss, gradient.wrong, 0.0)
+        rates, _ = step_rates(step, total_steps, state.scale, settings)
+        steps.append(LossRecord(step, epoch, float(rates["word_logits"]), batch.mean_loss, batch.soft_error))
+        seen += batch
+        if taken.held_out is not None:
+            judgement = taken.held_out.of[WORDS]
+            found = seen.mean_loss, seen.soft_error, judgement.mean_loss, judgement.soft_error
+            epochs.append(EpochRecord(epoch, *found))
+            seen = Evaluation.zero()
+    return DiscriminativeFit(taken.after[WORDS].result(), tuple(steps), tuple(epochs))
 
 
 def layer_variance(columns: ImageColumns) -> Float[Tensor, " D"]:
@@ -118,66 +134,30 @@ def fit_classifier(
             f"histograms and n_labels must give at least 1 image and 2 labels; got {n_images} and {n_labels}. "
             "Check the split and the labels of the scope."
         )
-    total_steps = settings.epochs * len(image_minibatches(n_images, settings.minibatch, seed, 0))
-    state = ClassifierState.start(n_words, n_labels, total_steps, histograms.device)
-    for epoch in range(settings.epochs):
-        for rows in image_minibatches(n_images, settings.minibatch, seed, epoch):
-            at = rows.to(histograms.device)
-            gradient = ClassifierGradient.of(state.classifier, histograms[at], labels[at])
-            state = state.advanced(gradient, settings)
+    images = LabelledImages(histograms[:, None, :0], labels, histograms)
+    source = _source(images, torch.arange(n_images), seed, settings)
+    state = ClassifierState.start(n_words, n_labels, source.schedule.steps_of(settings.epochs), histograms.device)
+    for taken in FitLoop(source, SideBySide(settings)).walk({WORDS: state}, settings.epochs):
+        state = taken.after[WORDS]
     return state.classifier
 
 
-class _Fit:
-    """Images and judge of one fit; the state walks through it."""
+def _source(
+    images: LabelledImages,
+    fitted: Int[Tensor, " n"],
+    seed: int,
+    settings: DiscriminativeSettings,
+    judged: Int[Tensor, " m"] | None = None,
+) -> Source[LabelledImages]:
+    """fitted, judged: numbers of images."""
+    size, minibatch = len(fitted), settings.minibatch
 
-    def __init__(
-        self,
-        columns: ImageColumns,
-        labels: ImageLabels,
-        fitted: Int[Tensor, " n"],
-        judged: Int[Tensor, " m"],
-        seed: int,
-        settings: DiscriminativeSettings,
-    ) -> None:
-        self.columns, self.labels, self.settings = columns, labels, settings
-        self.fitted, self.judged, self.seed = fitted, judged, seed
+    def parts(step: Step) -> Iterator[LabelledImages]:
+        # The schedule counts the steps; which images they take is dealt here.
+        yield images.take(fitted[image_minibatches(size, minibatch, seed, step.epoch)[step.minibatch]])
 
-    def run(self, state: TrainingState) -> DiscriminativeFit:
-        steps: list[LossRecord] = []
-        epochs: list[EpochRecord] = []
-        while not state.should_stop(self.settings):
-            seen = Evaluation.zero()
-            for rows in image_minibatches(len(self.fitted), self.settings.minibatch, self.seed, len(epochs)):
-                state, record, batch = self.take(state, self.fitted[rows], len(epochs))
-                steps.append(record)
-                seen += batch
-            held_out = self.judge(state)
-            state = state.judged(held_out.mean_loss)
-            epochs.append(_epoch_record(len(epochs), seen, held_out))
-        return DiscriminativeFit(state.result(), tuple(steps), tuple(epochs))
-
-    def take(
-        self, state: TrainingState, rows: Int[Tensor, " n"], epoch: int
-    ) -> tuple[TrainingState, LossRecord, Evaluation]:
-        at = rows.to(self.columns.device)
-        gradient = batch_gradient(state.parameters, self.columns[at], self.labels[at], self.settings.dtype)
-        rates, _ = step_rates(state.step, state.total_steps, state.scale, self.settings)
-        seen = Evaluation(gradient.count, gradient.loss, gradient.wrong, 0.0)
-        record = LossRecord(state.step, epoch, float(rates["word_logits"]), seen.mean_loss, seen.soft_error)
-        return training_step(state, gradient, self.settings), record, seen
-
-    def judge(self, state: TrainingState) -> Evaluation:
-        mixture, classifier = state.parameters.to_mixture(), LinearClassifier.of(state.parameters)
-        total = Evaluation.zero()
-        for rows in self.judged.split(HELD_OUT_TILE):
-            at = rows.to(self.columns.device)
-            total += evaluate(mixture, classifier, self.columns[at], self.labels[at], dtype=self.settings.dtype)
-        return total
-
-
-def _epoch_record(epoch: int, seen: Evaluation, held_out: Evaluation) -> EpochRecord:
-    return EpochRecord(epoch, seen.mean_loss, seen.soft_error, held_out.mean_loss, held_out.soft_error)
+    held_out = None if judged is None else lambda: map(images.take, judged.split(HELD_OUT_TILE))
+    return Source(MinibatchSchedule((size,), minibatch, seed=seed), parts, held_out)
 
 
 def _split(n_images: int, seed: int) -> tuple[Int[Tensor, " n"], Int[Tensor, " m"]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Protocol, runtime_checkable
 
@@ -13,8 +13,11 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from gmm_ops.discriminative.adam import Moments, adam_step, one_cycle
+from gmm_ops.discriminative.classifier import LinearClassifier
 from gmm_ops.discriminative.early_stopping import JudgedState
-from gmm_ops.discriminative.loss import Gradient, parameter_gradient
+from gmm_ops.discriminative.evaluation import Evaluation, evaluate
+from gmm_ops.discriminative.histogram import LabelledImages
+from gmm_ops.discriminative.loss import Gradient, batch_gradient, own_words, parameter_gradient
 from gmm_ops.discriminative.parameters import Parameters
 from gmm_ops.discriminative.settings import REMEDY, DiscriminativeSettings
 from gmm_ops.errors import Diverged, RefusedInput
@@ -42,6 +45,28 @@ class TrainingState(JudgedState[Parameters]):
     def current(self) -> Parameters:
         """``parameters``."""
         return self.parameters
+
+    def no_gradient(self) -> Gradient:
+        """Of no image."""
+        now = self.parameters
+        return Gradient.zero(now.n_words, now.n_units, now.n_labels, now.mean.device)
+
+    def gradient(self, images: LabelledImages, settings: DiscriminativeSettings, words: Collective = LONE) -> Gradient:
+        """``batch_gradient``."""
+        return batch_gradient(self.parameters, images.columns, images.labels, settings.dtype, collective=words)
+
+    def advanced(self, gradient: Gradient, settings: DiscriminativeSettings, words: Collective = LONE) -> TrainingState:
+        """``training_step``."""
+        return training_step(self, gradient, settings, words)
+
+    def judge(
+        self, settings: DiscriminativeSettings, words: Collective = LONE, hard: bool = False
+    ) -> Callable[[LabelledImages], Evaluation]:
+        """``evaluate``."""
+        own, layer = own_words(self.parameters, words), LinearClassifier.of(self.parameters)
+        return lambda images: evaluate(
+            own, layer, images.columns, images.labels, hard=hard, dtype=settings.dtype, collective=words
+        )
 
     @property
     def layer_scale(self) -> float:

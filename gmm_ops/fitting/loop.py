@@ -67,12 +67,20 @@ class Learner(ABC, Generic[State, Rows, Batch, Score]):
         """One step. batch: sums over the whole global minibatch at ``state``."""
 
     @abstractmethod
-    def unscored(self) -> Score:
+    def unscored(self, state: State) -> Score:
         """What no held-out row says."""
 
     @abstractmethod
     def scorer(self, state: State) -> Callable[[Rows], Score]:
         """What held-out rows say of the model that ``state`` comes to, which is finished once for all of them."""
+
+    def judged(self, state: State, held_out: Score) -> State:
+        """After an epoch, by all held-out rows: the state with its best kept, if the learner keeps one."""
+        return state
+
+    def stops(self, state: State) -> bool:
+        """Whether no step should follow."""
+        return False
 
 
 @dataclass(frozen=True)
@@ -80,18 +88,23 @@ class Source(Generic[Rows]):
     """Which rows a fit learns from and which judge it; of several actors, this one's.
 
     schedule: of global minibatches. parts: rows of a minibatch, part by part; none are allowed. held_out: all that are
-    judged on, block by block. glimpse: a fixed choice of them for every step, so that steps are comparable.
+    judged on, block by block; None: nothing is, of any actor's. glimpse: a fixed choice of them for every step, so that
+    steps are comparable; None: no actor has one.
     """
 
     schedule: MinibatchSchedule
     parts: Callable[[Step], Iterable[Rows]]
-    held_out: Callable[[], Iterable[Rows]]
-    glimpse: Sequence[Rows] = ()
+    held_out: Callable[[], Iterable[Rows]] | None = None
+    glimpse: Sequence[Rows] | None = None
 
 
 @dataclass(frozen=True)
 class Taken(Generic[State, Batch, Score]):
-    """One step of a fit. glimpse, held_out: after it; held_out only where the step ends an epoch."""
+    """One step of a fit. glimpse, held_out: after it; held_out only where the step ends an epoch.
+
+    after: with the judgement of ``held_out``. What it is worth is known by the next minibatch, so ``before`` is what a
+    checkpoint of a fit that may diverge should hold.
+    """
 
     step: Step
     before: State
@@ -113,8 +126,10 @@ class FitLoop(Generic[State, Rows, Batch, Score]):
     collective: Collective = LONE
 
     def walk(self, state: State, epochs: int, taken: int = 0) -> Iterator[Taken[State, Batch, Score]]:
-        """Step by step to the end of the last epoch, or as long as the caller asks. taken: steps behind ``state``."""
+        """Step by step to the end of the last epoch, or until the learner or the caller stops. taken: steps before."""
         for step in self.source.schedule.walk(epochs, taken):
+            if self.learner.stops(state):
+                return
             found = self.take(state, step)
             yield found
             state = found.after
@@ -124,17 +139,21 @@ class FitLoop(Generic[State, Rows, Batch, Score]):
         found = (self.learner.sums(state, rows) for rows in self.source.parts(step))
         batch = summed(found, lambda: self.learner.empty(state), self.collective)
         after = self.learner.move(state, batch)
-        glimpse = self._scored(after, self.source.glimpse)
-        held_out = self.held_out(after) if self.source.schedule.ends_epoch(step) else None
+        glimpse, held_out = self._scored(after, self.source.glimpse), None
+        if self.source.held_out is not None and self.source.schedule.ends_epoch(step):
+            held_out = self.held_out(after)
+            after = self.learner.judged(after, held_out)
         return Taken(step, state, batch, after, glimpse, held_out)
 
     def held_out(self, state: State) -> Score:
         """What everything held out says of a state."""
-        return self._scored(state, self.source.held_out())
+        return self._scored(state, None if self.source.held_out is None else self.source.held_out())
 
-    def _scored(self, state: State, blocks: Iterable[Rows]) -> Score:
+    def _scored(self, state: State, blocks: Iterable[Rows] | None) -> Score:
+        if blocks is None:
+            return self.learner.unscored(state)
         score = self.learner.scorer(state)
-        return summed((score(rows) for rows in blocks), self.learner.unscored, self.collective)
+        return summed((score(rows) for rows in blocks), lambda: self.learner.unscored(state), self.collective)
 
 
 def summed(parts: Iterable[Batch], empty: Callable[[], Batch], collective: Collective = LONE) -> Batch:
@@ -186,7 +205,7 @@ def in_memory(
     seed: int,
     take: Callable[[Int[Tensor, " m"]], Rows],
     held_out: Rows,
-    glimpse: Sequence[Rows] = (),
+    glimpse: Sequence[Rows] | None = None,
 ) -> Source[Rows]:
     """A source of rows that one actor holds. rows: those that are fitted. take: the rows of these numbers."""
     chunks = rows.split(max(1, minibatch // CHUNKS_PER_MINIBATCH))

@@ -242,7 +242,7 @@ class OnlineChainEM(Learner[HMMState, ChainImages, ChainStatistics, LogLikelihoo
         """``advance``."""
         return advance(state, batch, self.settings)
 
-    def unscored(self) -> LogLikelihood:
+    def unscored(self, state: HMMState) -> LogLikelihood:
         """Of no image."""
         return LogLikelihood.zero()
 

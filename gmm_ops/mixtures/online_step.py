@@ -220,7 +220,7 @@ class OnlineEM(Learner[OnlineEMState, Columns, MixtureStatistics, LogLikelihood]
         """``advance``."""
         return advance(state, batch, self.settings, self.words)
 
-    def unscored(self) -> LogLikelihood:
+    def unscored(self, state: OnlineEMState) -> LogLikelihood:
         """Of no column."""
         return LogLikelihood.zero()
 

@@ -70,6 +70,7 @@ class DiscriminativeFit:
             out=out,
             place=place,
         )
+        self.place = self.generative.place
         self._training: DiscriminativeTraining | None = None
 
     def restore(self, checkpoint: Path | None) -> None:
@@ -108,10 +109,15 @@ class DiscriminativeFit:
 
     def result(self) -> dict[str, Any]:
         """Write both dictionaries, their linear layers and the history; return what the ledger keeps."""
-        assert self._training is not None
         scope, layer, network = self.scope.name, self.layer.name, self.settings.name
         keys = {"scope": scope, "layer": layer}
         write_history(history_path(self.out, scope, layer), self._rows(), network, restart=0, **keys)
+        self._write_words(scope, layer)
+        trained = {} if self._training is None else {"loss_steps": len(self._training.rows)}
+        return self.generative.summary() | trained
+
+    def _write_words(self, scope: str, layer: str) -> None:
+        assert self._training is not None
         models, reseeded = self._training.models(), self.generative.state.reseeded
         save_mixture(generative_path(self.out, scope, layer), models["generative"][0], reseeded)
         layers = {
@@ -120,7 +126,6 @@ class DiscriminativeFit:
         save_state(classifier_path(self.out, scope, layer), layers)
         # Last, because a dictionary that is there stands for the whole fit.
         save_mixture(self.out.mixture(scope, layer), models["discriminative"][0], reseeded)
-        return self.generative.summary() | {"loss_steps": len(self._training.rows)}
 
     def _step(self, collective: Collective) -> None:
         if not self.generative.done:
@@ -146,6 +151,7 @@ class DiscriminativeFit:
         return DiscriminativeTraining(
             rank=self.rank,
             world=self.world,
+            place=self.place,
             settings=self.settings,
             layer=self.layer,
             source=ImageSource(self.settings, self.plan, self.folder, self.layer, self.scope, device, reader),
@@ -161,10 +167,10 @@ class DiscriminativeFit:
         return StoredImages(self.folder, self.layer, self.generative.source.device)
 
     def _rows(self) -> list[HistoryRow | LossRow]:
-        assert self._training is not None
         before = self.generative.history
+        trained = [] if self._training is None else self._training.rows
         step, columns = self.generative.state.step, before.columns
-        counted_on = [row._replace(step=row.step + step, columns=row.columns + columns) for row in self._training.rows]
+        counted_on = [row._replace(step=row.step + step, columns=row.columns + columns) for row in trained]
         return [*before.rows, *counted_on]
 
     def _progress(self) -> dict[str, Any]:
@@ -181,8 +187,8 @@ class DiscriminativeFit:
     def _digest(self, before: str) -> str:
         assert self._training is not None
         digest = hashlib.sha256(before.encode())
-        state = self._training
-        for values in (state.words.parameters.mean, state.words.parameters.weight, state.frozen.classifier.weight):
+        words, frozen = self._training.state["words"].parameters, self._training.state["frozen"].classifier
+        for values in (words.mean, words.weight, frozen.weight):
             digest.update(values.cpu().numpy().tobytes())
         return digest.hexdigest()
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -10,22 +12,21 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from gmm_ops.discriminative.classifier import LinearClassifier
-from gmm_ops.discriminative.classifier_training import ClassifierGradient, ClassifierState
-from gmm_ops.discriminative.evaluation import Evaluation, evaluate
-from gmm_ops.discriminative.histogram import Histograms, soft_histograms
-from gmm_ops.discriminative.loss import Gradient, batch_gradient, own_words
+from gmm_ops.discriminative.classifier_training import ClassifierState
+from gmm_ops.discriminative.early_stopping import SideBySide, States, TrainingSums
+from gmm_ops.discriminative.histogram import Histograms, LabelledImages, soft_histograms
 from gmm_ops.discriminative.settings import DiscriminativeSettings
-from gmm_ops.discriminative.training import TrainingState, training_start, training_step
+from gmm_ops.discriminative.training import TrainingState, training_start
 from gmm_ops.fitting.collective import LONE, Collective
+from gmm_ops.fitting.loop import FitLoop, Source, Taken
 from gmm_ops.fitting.schedule import MinibatchSchedule, Step
 from gmm_ops.mixtures.mixture import Mixture
 from workflows.fits.fit_history import LossRow
-from workflows.fits.labelled_images import ImageSource, LabelledImages
+from workflows.fits.labelled_images import ImageSource
 from workflows.fits.minibatches import PARTS, OwnParts, mixed_minibatches
 from workflows.plan.run_plan import LayerPlan, Plan
 from workflows.runtime.devices import STORAGE_DTYPES
 from workflows.settings import Settings
-from workflows.storage.states import with_prefix
 from workflows.words.sliced_words import Place, columns_parts
 
 PART_COLUMNS = 4_096
@@ -69,6 +70,7 @@ class DiscriminativeTraining:
         seed: of the minibatches.
 
     Attributes:
+        state: of both after the steps taken: ``words``, and ``frozen`` for the linear layer on the generative words.
         rows: one for every step.
     """
 
@@ -83,25 +85,24 @@ class DiscriminativeTraining:
         generative: Mixture,
         n_labels: int,
         seed: int,
-        place: Place | None = None,
+        place: Place,
     ) -> None:
         self.rank, self.world, self.source, self.n_labels = rank, world, source, n_labels
         self.generative = generative.to(source.device)
-        self.place = place or Place(0, 1, generative.n_words)
-        self.sliced = self.place.world > 1
+        self.place = place
         self.limits = discriminative_settings(settings)
         sizes = source.chunk_sizes()
         batch = global_batch(self.limits.minibatch, sum(sizes))
         self.schedule = MinibatchSchedule(sizes, batch, buffer_minibatches(batch, layer, settings), seed)
         self.steps = self.schedule.steps_of(self.limits.epochs)
-        parts = columns_parts(batch * layer.stored) if self.sliced else parts_of(batch, layer)
+        parts = columns_parts(batch * layer.stored) if self.place.sliced else parts_of(batch, layer)
         self._parts = OwnParts(self.schedule, self._chunk, rank, world, parts)
+        self.share = Source(self.schedule, self._fitted, self._held_out)
         self._histograms: dict[tuple[str, int], Histograms] = {}
         self._kept_bytes = 0
-        self.words: TrainingState
-        self.frozen: ClassifierState
+        self.state: States
         self.rows: list[LossRow] = []
-        self._proved: tuple[TrainingState, ClassifierState, int] | None = None
+        self._before: States | None = None
 
     def begin(self, words: Mixture, layer_variance: Float[Tensor, " D"], lowest: Float[Tensor, " D"]) -> None:
         """Before the first step.
@@ -112,16 +113,15 @@ class DiscriminativeTraining:
         device, place = self.source.device, self.place
         begun = place.slice(words.to(device))
         given = self.n_labels, self.steps, layer_variance.to(device), self.limits
-        self.words = training_start(begun, *given, place.reduce, lowest)
-        self.frozen = ClassifierState.start(self.generative.n_words, self.n_labels, self.steps, device)
+        frozen = ClassifierState.start(self.generative.n_words, self.n_labels, self.steps, device)
+        self.state = {"words": training_start(begun, *given, place.reduce, lowest), "frozen": frozen}
 
     def restore(self, arrays: Mapping[str, np.ndarray]) -> None:
         """Take the state that ``to_arrays`` gave."""
-        device = self.source.device
-        self._proved = None
-        self.words = TrainingState.from_arrays(with_prefix(arrays, "words.")).to(device)
-        self.frozen = ClassifierState.from_arrays(with_prefix(arrays, "frozen.")).to(device)
-        self.rows = [LossRow(*row) for row in arrays["loss_history"].tolist()]
+        kinds: dict[str, Any] = {"words": TrainingState, "frozen": ClassifierState}
+        found = {name: kind.from_arrays(arrays, f"{name}.") for name, kind in kinds.items()}
+        self.state = {name: one.to(self.source.device) for name, one in found.items()}
+        self._before, self.rows = None, [LossRow(*row) for row in arrays["loss_history"].tolist()]
 
     def to_arrays(self) -> dict[str, np.ndarray]:
         """For a checkpoint: the state before the last step, whose loss is known to be a good one.
@@ -129,68 +129,48 @@ class DiscriminativeTraining:
         What the last step led to is judged by the next minibatch alone; a state that proves bad then must not have
         replaced a good one. Once training is over its best parameters have been judged.
         """
-        known = None if self.done else self._proved
-        words, frozen, steps = known or (self.words, self.frozen, len(self.rows))
+        known = self.state if self.done or self._before is None else self._before
+        steps = max(one.step for one in known.values())
         rows = np.array(self.rows[:steps], np.float64).reshape(-1, len(LossRow._fields))
-        return {
-            **{f"words.{name}": values for name, values in words.to_arrays().items()},
-            **{f"frozen.{name}": values for name, values in frozen.to_arrays().items()},
-            "loss_history": rows,
-        }
+        arrays = {key: values for name, one in known.items() for key, values in one.to_arrays(f"{name}.").items()}
+        return arrays | {"loss_history": rows}
 
     @property
     def done(self) -> bool:
         """Whether both have stopped."""
-        return self.words.should_stop(self.limits) and self.frozen.should_stop(self.limits)
+        return all(one.should_stop(self.limits) for one in self.state.values())
 
     def take_step(self, collective: Collective) -> None:
         """The next global minibatch, and the judgement if it ends an epoch. Raises Diverged."""
-        images = LONE if self.sliced else collective
-        step, before_it = self.schedule.step(len(self.rows)), (self.words, self.frozen, len(self.rows))
-        learning = not self.words.should_stop(self.limits), not self.frozen.should_stop(self.limits)
-        gradient, linear = self._gradients(step, images, *learning)
-        before = self.rows[-1].columns if self.rows else 0.0
-        columns = before + max(gradient.count, linear.count) * self.source.layer.stored
-        seen = {"step": step.index + 1, "epoch": step.epoch, "columns": columns}
-        if learning[0]:
-            self.words = training_step(self.words, gradient, self.limits, self.place.reduce)
-            seen |= {"loss": gradient.loss / gradient.count, "error": gradient.wrong / gradient.count}
-        if learning[1]:
-            self.frozen = self.frozen.advanced(linear, self.limits)
-            seen |= {"generative_loss": linear.loss / linear.count}
-        if self.schedule.ends_epoch(step):
-            seen |= self._judge(images, *learning)
-        self._proved = before_it
-        self.rows.append(LossRow(**{name: seen.get(name, float("nan")) for name in LossRow._fields}))
+        learner = SideBySide(self.limits, self.place.reduce, hard=True)
+        loop = FitLoop(self.share, learner, LONE if self.place.sliced else collective)
+        taken = loop.take(self.state, self.schedule.step(len(self.rows)))
+        self.rows.append(self._row(taken))
+        self.state, self._before = taken.after, taken.before
 
     def models(self) -> dict[str, tuple[Mixture, LinearClassifier]]:
         """The dictionaries and linear layers that the fit comes to, whole or this rank's part of them, by loss."""
-        best = self.words.result()
+        best, layer = self.state["words"].result(), self.state["frozen"].result()
         return {
             "discriminative": (best.to_mixture(self.place.reduce), LinearClassifier.of(best)),
-            "generative": (self.generative, self.frozen.result()),
+            "generative": (self.generative, layer),
         }
 
-    def _gradients(
-        self, step: Step, collective: Collective, words: bool, frozen: bool
-    ) -> tuple[Gradient, ClassifierGradient]:
-        """Sums over the whole global minibatch, the same on every rank that holds the same words."""
-        sizes, reduce = (self.generative.n_words, self.generative.n_units, self.n_labels), self.place.reduce
-        gradient = Gradient.zero(*sizes, self.source.device)
-        linear = ClassifierGradient.zero(sizes[0], sizes[2], self.source.device)
-        now, dtype = self.words.parameters, self.limits.dtype
-        for part in self._parts.of(step):
-            if words:
-                gradient += batch_gradient(now, part.columns, part.labels, dtype, collective=reduce)
-            if frozen:
-                shares = self._generative_histograms(part)
-                linear += ClassifierGradient.of(self.frozen.classifier, shares, part.labels, reduce)
-        if collective.world == 1:
-            return gradient, linear
-        first, second = gradient.pack(), linear.pack()
-        packed = collective.all_reduce_sum(torch.cat([first, second]))
-        split = packed.split([len(first), len(second)])
-        return Gradient.unpack(split[0], *sizes), ClassifierGradient.unpack(split[1], sizes[0], sizes[2])
+    def _row(self, taken: Taken[States, TrainingSums, TrainingSums]) -> LossRow:
+        seen = {"step": taken.step.index + 1, "epoch": taken.step.epoch}
+        before = self.rows[-1].columns if self.rows else 0.0
+        gradients, judged = taken.batch.of, {} if taken.held_out is None else taken.held_out.of
+        seen["columns"] = before + max(one.count for one in gradients.values()) * self.source.layer.stored
+        if (words := gradients.get("words")) is not None:
+            seen |= {"loss": words.loss / words.count, "error": words.wrong / words.count}
+        if (frozen := gradients.get("frozen")) is not None:
+            seen |= {"generative_loss": frozen.loss / frozen.count}
+        if (found := judged.get("words")) is not None:
+            seen |= {"held_out_loss": found.mean_loss}
+            seen |= {"held_out_error_soft": found.soft_error, "held_out_error_hard": found.hard_error}
+        if (found := judged.get("frozen")) is not None:
+            seen |= {"generative_held_out_loss": found.mean_loss, "generative_held_out_error_soft": found.soft_error}
+        return LossRow(**{name: seen.get(name, float("nan")) for name in LossRow._fields})
 
     def _chunk(self, chunk: int) -> LabelledImages:
         return self._with_histograms("fitted", chunk, *self.source.fitted(chunk))
@@ -198,8 +178,8 @@ class DiscriminativeTraining:
     def _with_histograms(
         self, which: str, chunk: int, columns: Float[Tensor, "N positions D"], labels: Int[Tensor, " N"]
     ) -> LabelledImages:
-        if self.sliced:
-            # Computed when used: those of a buffer of images would take as much memory as the words.
+        if self.place.sliced:
+            # Filled in when used: those of a buffer of images would take as much memory as the words.
             return LabelledImages(columns, labels, torch.empty(len(labels), 0, device=labels.device))
         # Of all images of the chunk at once, so that the bits do not depend on what is kept.
         found = self._histograms.get((which, chunk))
@@ -210,42 +190,15 @@ class DiscriminativeTraining:
                 self._kept_bytes += found.nbytes
         return LabelledImages(columns, labels, found)
 
-    def _generative_histograms(self, images: LabelledImages) -> Histograms:
-        if not self.sliced:
-            return images.histograms
-        words = self.place.slice(self.generative)
-        return soft_histograms(words, images.columns, self.limits.dtype, collective=self.place.reduce)
+    def _fitted(self, step: Step) -> Iterator[LabelledImages]:
+        return map(self._filled, self._parts.of(step))
 
-    def _judge(self, collective: Collective, words: bool, frozen: bool) -> dict[str, float]:
-        """Mean losses and errors of the held-out images, which decide what is kept and who stops."""
-        sums = torch.stack([Evaluation.zero().pack()] * 2)
-        for images in self._held_out():
-            sums += torch.stack([self._judge_words(images, words), self._judge_frozen(images, frozen)])
-        totals = [Evaluation.unpack(row) for row in collective.all_reduce_sum(sums)]
-        seen: dict[str, float] = {}
-        if words:
-            self.words = self.words.judged(totals[0].mean_loss)
-            seen["held_out_loss"] = totals[0].mean_loss
-            seen |= {"held_out_error_soft": totals[0].soft_error, "held_out_error_hard": totals[0].hard_error}
-        if frozen:
-            self.frozen = self.frozen.judged(totals[1].mean_loss)
-            seen["generative_held_out_loss"] = totals[1].mean_loss
-            seen["generative_held_out_error_soft"] = totals[1].soft_error
-        return seen
-
-    def _judge_words(self, images: LabelledImages, learning: bool) -> Float[Tensor, "4"]:
-        if not learning:
-            return Evaluation.zero().pack()
-        now, reduce = self.words.parameters, self.place.reduce
-        words, layer = own_words(now, reduce), LinearClassifier.of(now)
-        given = images.columns, images.labels
-        return evaluate(words, layer, *given, hard=True, dtype=self.limits.dtype, collective=reduce).pack()
-
-    def _judge_frozen(self, images: LabelledImages, learning: bool) -> Float[Tensor, "4"]:
-        if not learning:
-            return Evaluation.zero().pack()
-        logits = self.frozen.classifier.logits(self._generative_histograms(images), self.place.reduce)
-        return Evaluation.of_logits(logits, images.labels).pack()
+    def _filled(self, images: LabelledImages) -> LabelledImages:
+        """With the histograms of sliced words, while something learns from them."""
+        if not self.place.sliced or self.state["frozen"].out_of_patience(self.limits):
+            return images
+        words, reduce = self.place.slice(self.generative), self.place.reduce
+        return replace(images, histograms=soft_histograms(words, images.columns, self.limits.dtype, collective=reduce))
 
     def _held_out(self) -> Iterator[LabelledImages]:
         """This rank's held-out images, some chunks at a time; the tiles do not depend on the number of ranks."""
@@ -254,7 +207,7 @@ class DiscriminativeTraining:
             chunks = [chunk for chunk in range(first, min(first + HELD_OUT_CHUNKS, len(sizes))) if sizes[chunk]]
             if chunks:
                 blocks = (self._with_histograms("held out", chunk, *self.source.held_out(chunk)) for chunk in chunks)
-                yield LabelledImages.joined(list(blocks))
+                yield self._filled(LabelledImages.joined(list(blocks)))
 
 
 def global_batch(wanted: int, images: int) -> int:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Protocol
 
 import numpy as np
@@ -71,29 +70,6 @@ class SampledImages:
         positions = np.stack([sampled_positions(self._seed, self._layer, image) for image in images.tolist()])
         index = torch.from_numpy(positions).to(maps.device)
         return maps.gather(1, index[:, :, None].expand(-1, -1, maps.shape[2]))
-
-
-@dataclass(frozen=True)
-class LabelledImages:
-    """Images of a scope. columns: in the storage dtype. labels: 0 to M - 1. histograms: of the generative words."""
-
-    columns: Float[Tensor, "N positions D"]
-    labels: Int[Tensor, " N"]
-    histograms: Float[Tensor, "N K"]
-
-    @classmethod
-    def joined(cls, blocks: Sequence[LabelledImages]) -> LabelledImages:
-        """All images of some blocks, in order."""
-        parts = zip(*((block.columns, block.labels, block.histograms) for block in blocks), strict=True)
-        return cls(*(torch.cat(part) for part in parts))
-
-    def take(self, rows: Int[np.ndarray, "m"]) -> LabelledImages:
-        """Some of the images."""
-        index = torch.from_numpy(rows).to(self.columns.device)
-        return LabelledImages(self.columns[index], self.labels[index], self.histograms[index])
-
-    def __len__(self) -> int:
-        return len(self.labels)
 
 
 class ImageSource:

@@ -10,11 +10,8 @@ from typing import Any
 import numpy as np
 
 from gmm_ops.fitting.collective import Collective
-from gmm_ops.mixtures.seeding import fit_seed
 from workflows.fits.discriminative_fit import DiscriminativeFit
 from workflows.fits.discriminative_training import DiscriminativeTraining
-from workflows.fits.fit_history import history_path, write_history
-from workflows.fits.labelled_images import ImageSource
 from workflows.storage.states import load_state, save_state
 from workflows.words.dictionaries import classifier_path, generative_path
 from workflows.words.sliced_words import Place, SliceFiles
@@ -44,8 +41,7 @@ class SlicedFit(DiscriminativeFit):
     """
 
     def __init__(self, *, rank: int, world: int, **inputs: Any) -> None:
-        self.place = Place(rank, world, inputs["layer"].words)
-        super().__init__(rank=0, world=1, place=self.place, **inputs)
+        super().__init__(rank=0, world=1, place=Place(rank, world, inputs["layer"].words), **inputs)
         self.files = SliceFiles(self.out.fit_state(self.scope.name, self.layer.name), rank, world)
 
     @property
@@ -98,40 +94,21 @@ class SlicedFit(DiscriminativeFit):
         arrays |= _only(self._training.to_arrays(), common=True) if self._training is not None else {}
         save_state(path, arrays | {"at": np.array(self.at)})
 
-    def result(self) -> dict[str, Any]:
+    def _write_words(self, scope: str, layer: str) -> None:
         """Join the slices of all ranks to the files that ``DiscriminativeFit`` or ``LayerFit`` write."""
-        scope, layer, network = self.scope.name, self.layer.name, self.settings.name
-        keys = {"scope": scope, "layer": layer}
-        words = self.layer.words
+        words, path = self.layer.words, self.out.mixture(scope, layer)
         if self._training is None:
-            self.generative.history.write(history_path(self.out, scope, layer), network, restart=0, **keys)
-            self.files.join_mixture(GENERATIVE, words, self.out.mixture(scope, layer))
-            return self.generative.summary()
-        write_history(history_path(self.out, scope, layer), self._rows(), network, restart=0, **keys)
+            self.files.join_mixture(GENERATIVE, words, path)
+            return
         self.files.join_mixture(GENERATIVE, words, generative_path(self.out, scope, layer))
         layers = self.files.layer_arrays(("discriminative", GENERATIVE))
         save_state(classifier_path(self.out, scope, layer), layers)
         # Last, because a dictionary that is there stands for the whole fit.
-        self.files.join_mixture("discriminative", words, self.out.mixture(scope, layer))
-        return self.generative.summary() | {"loss_steps": len(self._training.rows)}
+        self.files.join_mixture("discriminative", words, path)
 
     def _begun_training(self) -> DiscriminativeTraining:
         self.files.write(GENERATIVE, self.generative.finish())
         return super()._begun_training()
-
-    def _new_training(self) -> DiscriminativeTraining:
-        device = self.generative.source.device
-        return DiscriminativeTraining(
-            rank=0,
-            world=1,
-            place=self.place,
-            settings=self.settings,
-            layer=self.layer,
-            source=ImageSource(self.settings, self.plan, self.folder, self.layer, self.scope, device, self._reader()),
-            generative=self.generative.words(),
-            n_labels=self.scope.n_labels,
-            seed=fit_seed(self.settings.seed, self.scope.name, f"{self.layer.name} by discriminative loss"),
-        )
 
     def _digest(self, before: str) -> str:
         assert self._training is not None

@@ -117,9 +117,11 @@ def test_the_fit_is_adam_on_the_loss_over_the_schedule(tmp_path: Path) -> None:
                 dtype=torch.float64,
             )
             state = state.judged(judged.mean_loss)
-    assert state.step == training.words.step == training.steps > 60
+    assert state.step == training.state["words"].step == training.steps > 60
     for name, values in state.result().trained().items():
-        np.testing.assert_allclose(getattr(training.words.result(), name), values, rtol=1e-8, atol=1e-10, err_msg=name)
+        np.testing.assert_allclose(
+            getattr(training.state["words"].result(), name), values, rtol=1e-8, atol=1e-10, err_msg=name
+        )
     np.testing.assert_allclose([row.loss for row in training.rows], losses, rtol=1e-9)
     last = training.rows[-1]
     assert last.held_out_loss == pytest.approx(judged.mean_loss, rel=1e-9)
@@ -132,7 +134,7 @@ def test_words_that_may_not_move_are_the_generative_ones(made: Made) -> None:
     """With mixture_rate 0 both linear layers see the same histograms: the discriminative one is the other."""
     fit = fitted(made, mixture_rate=0.0, precision="float64")
     training = training_of(fit)
-    words, frozen = training.words.result(), training.frozen.result()
+    words, frozen = training.state["words"].result(), training.state["frozen"].result()
     np.testing.assert_allclose(words.mean, fit.generative.words().mean, rtol=1e-12)
     np.testing.assert_allclose(words.weight, frozen.weight, rtol=1e-6, atol=1e-8)
     np.testing.assert_allclose(words.bias, frozen.bias, rtol=1e-6, atol=1e-8)
@@ -151,10 +153,10 @@ def test_the_papers_start_is_the_generative_fits_own_start(made: Made) -> None:
     expected = initial_mixture(sample, 24, fit.generative.seed)
     torch.testing.assert_close(first.mean, expected.mean, rtol=0, atol=0)
     assert training_of(fit).rows[0].loss == pytest.approx(np.log(10), rel=1e-6)
-    now = training_of(fit).words.parameters.mean
+    now = training_of(fit).state["words"].parameters.mean
     assert torch.equal(now, first.mean), "behind a linear layer of zeros the first step moves no word"
     fit.advance(1, LONE)
-    moved = (training_of(fit).words.parameters.mean - now).abs().max() / sample.std()
+    moved = (training_of(fit).state["words"].parameters.mean - now).abs().max() / sample.std()
     assert 0 < moved < 0.01, "the second one does, a little"
 
 
@@ -187,8 +189,8 @@ def test_words_and_linear_layer_stop_and_the_best_is_kept(tmp_path: Path) -> Non
     judged = [row.held_out_loss for row in training.rows if np.isfinite(row.held_out_loss)]
     assert len(judged) < 25, "it stopped early"
     assert np.argmin(judged) == len(judged) - 3
-    assert training.words.best_loss == min(judged)
-    assert len(training.rows) > training.words.step, "the linear layer on the generative words went on"
+    assert training.state["words"].best_loss == min(judged)
+    assert len(training.rows) > training.state["words"].step, "the linear layer on the generative words went on"
     assert np.isnan(training.rows[-1].loss)
     mixture, layer = training.models()["discriminative"]
     held_out = readable(np.flatnonzero(held_out_images(fit.settings, fit.plan)))
@@ -230,9 +232,9 @@ def test_a_scope_sees_its_own_images_alone(made: Made, tmp_path: Path) -> None:
     spoiled[~np.isin(labels(), pair.labels)] = np.nan
     other = fitted(make(tmp_path / "spoiled", made[0], spoiled), pair)
     assert_same_bits(all_arrays(fit, tmp_path / "one.npz"), all_arrays(other, tmp_path / "two.npz"))
-    assert training_of(fit).words.parameters.n_labels == 2
+    assert training_of(fit).state["words"].parameters.n_labels == 2
     rest = fitted(made, LIST)
-    assert training_of(rest).words.parameters.n_labels == 3
+    assert training_of(rest).state["words"].parameters.n_labels == 3
 
 
 def test_a_scope_of_few_images_takes_smaller_minibatches() -> None:
