@@ -15,29 +15,24 @@ from gmm_ops.records import Record
 
 @dataclass(frozen=True)
 class ModelAverage(Record):
-    """Sum of the parameters over the steps since ``since`` (Polyak and Juditsky 1992).
+    """Sum of the parameters over steps (Polyak and Juditsky 1992).
 
-    since: step of the first term; the sum starts anew whenever the step number has doubled, so it covers the last
-    half to three quarters of the fit without knowing its length. count: terms. total: (P,) float64, the sum of
-    initial, transitions, means and variances, flat. Averages of probabilities stay probabilities, and the deviation
-    of an averaged variance is at least the averaged deviation, so the clamp of the means still holds.
+    count: terms. total: (P,) float64, the sum of initial, transitions, means and variances, flat. Averages of
+    probabilities stay probabilities, and the deviation of an averaged variance is at least the averaged deviation, so
+    the clamp of the means still holds.
     """
 
-    since: int
     count: int
     total: Float[Tensor, " P"]
 
     @classmethod
     def none(cls, model: HiddenMarkovModel) -> ModelAverage:
         """No term yet."""
-        return cls(0, 0, torch.zeros_like(torch.cat([part.flatten() for part in _parts(model)])))
+        return cls(0, torch.zeros_like(torch.cat([part.flatten() for part in _parts(model)])))
 
-    def add(self, model: HiddenMarkovModel, step: int) -> ModelAverage:
+    def add(self, model: HiddenMarkovModel) -> ModelAverage:
         """One more term."""
-        flat = torch.cat([part.flatten() for part in _parts(model)])
-        if self.since == 0 or step >= 2 * self.since:
-            return ModelAverage(step, 1, flat)
-        return ModelAverage(self.since, self.count + 1, self.total + flat)
+        return ModelAverage(self.count + 1, self.total + torch.cat([part.flatten() for part in _parts(model)]))
 
     def finish(self, otherwise: HiddenMarkovModel) -> HiddenMarkovModel:
         """The averaged model, or ``otherwise`` if there is no term."""

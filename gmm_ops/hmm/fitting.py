@@ -18,7 +18,7 @@ from gmm_ops.hmm.learning import ChainImages, HMMSettings, OnlineChainEM, start
 from gmm_ops.hmm.model import HiddenMarkovModel, LayerWords
 from gmm_ops.hmm.rectified_gaussian import refuse_negative
 from gmm_ops.mixtures.online_em import HELD_OUT_SHARE
-from gmm_ops.mixtures.seeding import Initialisation, fit_seed, generator, initial_mixture
+from gmm_ops.mixtures.seeding import FloorOf, Initialisation, fit_seed, generator, initial_mixture
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,7 @@ def initial_model(
     n_classes: int | None = None,
     init: Initialisation = "random",
     var_floor: float = 1e-4,
+    floor_of: FloorOf = "layer",
 ) -> HiddenMarkovModel:
     """K random columns of each layer as its words, the layer's variance, and tables that know nothing.
 
@@ -55,7 +56,7 @@ def initial_model(
     for index, (x, count, flag) in enumerate(zip(columns, words, flags, strict=True)):
         if flag:
             refuse_negative(x)
-        mixture = initial_mixture(x, count, fit_seed(seed, "chain", str(index)), init, var_floor)
+        mixture = initial_mixture(x, count, fit_seed(seed, "chain", str(index)), init, var_floor, floor_of)
         layers.append(LayerWords(mixture.mean, mixture.variance, bool(flag)))
     states = [*words, *([] if n_classes is None else [n_classes])]
     device = columns[0].device
@@ -90,7 +91,8 @@ def fit_chain(
     models, curves = [], []
     for restart in range(settings.restarts):
         restart_seed = fit_seed(seed, "restart", str(restart))
-        model = initial_model(fitted_images[0], n_words, restart_seed, rectified, n_classes, init, settings.var_floor)
+        floor = settings.var_floor, settings.floor_of
+        model = initial_model(fitted_images[0], n_words, restart_seed, rectified, n_classes, init, *floor)
         model, curve = _fit_once(model, fitted_images, judged_images, restart_seed, settings)
         models.append(model)
         curves.append(curve)

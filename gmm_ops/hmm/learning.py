@@ -17,7 +17,9 @@ from gmm_ops.hmm.chain_averaging import ModelAverage
 from gmm_ops.hmm.chain_statistics import ChainStatistics
 from gmm_ops.hmm.model import HiddenMarkovModel
 from gmm_ops.hmm.word_splits import split_dead_words
+from gmm_ops.mixtures.em import VarianceFloor
 from gmm_ops.mixtures.online_step import OnlineEMSettings, step_size
+from gmm_ops.mixtures.seeding import lowest_variance
 from gmm_ops.records import Record
 
 __all__ = [
@@ -40,36 +42,23 @@ IMAGES_PER_WORD = 25
 
 
 @dataclass(frozen=True)
-class HMMSettings:
-    """How the words of all layers and their transitions are learned.
+class HMMSettings(OnlineEMSettings):
+    """How the words of all layers and their transitions are learned: as those of one dictionary, a column an image.
 
-    exponent, offset: step size g_n = (n + offset)^-exponent; exponent 0 gives g = 1 always. minibatch: images in a
-    global minibatch. epochs: passes over the images, at most. warmup: minibatches that only gather statistics.
-    clamp: a rectified mean stays above -clamp standard deviations; inf turns it off. var_floor: lowest variance, as a
-    share of the layer's mean variance. transition_prior: pseudo-images per cell of every transition table. tolerance:
-    stop when an epoch gains less than this, relative, in held-out log-likelihood. polyak: average the parameters
-    over the last steps. restarts: fits from different starts; the one with the best held-out likelihood is kept.
-    min_share: a word whose share of its layer falls below this many times 1/K takes half of the heaviest one; 0 turns
-    that off.
+    Attributes:
+        clamp: a rectified mean stays above -clamp standard deviations; inf turns it off.
+        transition_prior: pseudo-images per cell of every transition table.
+        restarts: fits from different starts; the one with the best held-out likelihood is kept.
     """
 
-    exponent: float = 0.51
-    offset: float = 1.0
     minibatch: int = 1_000
     epochs: int = 10
-    warmup: int = 20
     clamp: float = 5.0
-    var_floor: float = 1e-4
     transition_prior: float = 0.1
-    tolerance: float = 1e-4
-    polyak: bool = False
     restarts: int = 3
-    min_share: float = 0.05
 
     def __post_init__(self) -> None:
-        OnlineEMSettings(
-            self.exponent, self.offset, self.minibatch, self.epochs, self.warmup, self.min_share, self.var_floor
-        )
+        super().__post_init__()
         rules = {
             "clamp": (self.clamp > 0.0, "positive"),
             "transition_prior": (self.transition_prior >= 0.0, "0 or more"),
@@ -92,23 +81,20 @@ class HMMSettings:
         steps = max(1, round(n_images / minibatch))
         return replace(self, minibatch=minibatch, warmup=min(self.warmup, steps - 1))
 
-    def step_size(self, n: int) -> float:
-        """g_n of step n = 0, 1, ..."""
-        return step_size(n, OnlineEMSettings(exponent=self.exponent, offset=self.offset))
-
 
 def maximise(
     statistics: ChainStatistics,
     model: HiddenMarkovModel,
-    var_floors: Sequence[float] | float = 0.0,
+    var_floors: Sequence[VarianceFloor] | float = 0.0,
     clamp: float = 5.0,
     transition_prior: float = 0.0,
 ) -> HiddenMarkovModel:
     """M-step: p1 = S0 / sum, T[:, k'] = (S3 + prior) / sum, mu and sd^2 from S1 and S2 within their bounds.
 
-    statistics: gathered at ``model``, about its means. var_floors: lowest variance, squared units, one number or one
-    per layer. transition_prior: pseudo-counts per cell, in the units of the statistics. A lower word without images
-    and without prior keeps its column. Raises RefusedInput for no image, or zero variance with no floor to lift it.
+    statistics: gathered at ``model``, about its means. var_floors: lowest variance, squared units, one number for all
+    or, by layer, one or (D,). transition_prior: pseudo-counts per cell, in the units of the statistics. A lower word
+    without images and without prior keeps its column. Raises RefusedInput for no image, or zero variance with no floor
+    to lift it.
     """
     total = statistics.s0[0].sum()
     if not float(total) > 0.0:
@@ -142,7 +128,7 @@ def fit_batch_em(
     columns: Sequence[LayerColumns],
     iterations: int,
     predicted: Int[Tensor, " n"] | None = None,
-    var_floors: Sequence[float] | float = 0.0,
+    var_floors: Sequence[VarianceFloor] | float = 0.0,
     clamp: float = torch.inf,
     transition_prior: float = 0.0,
 ) -> tuple[HiddenMarkovModel, list[float]]:
@@ -167,14 +153,14 @@ class HMMState(Record):
     arrays, a fit goes on bit for bit.
 
     step: minibatches taken. model: parameters of the next E-step. statistics: running means per image S, about the
-    model's means. var_floors: (L,) lowest variance per layer, squared units. n_images: images of an epoch; the prior
-    is spread over them. average: sums for Polyak averaging; empty unless asked for.
+    model's means. var_floors: by layer (D,) lowest variance of every unit, squared units. n_images: images of an epoch;
+    the prior is spread over them. average: sums for Polyak averaging; empty unless asked for.
     """
 
     step: int
     model: HiddenMarkovModel
     statistics: ChainStatistics
-    var_floors: Float[Tensor, " L"]
+    var_floors: tuple[Float[Tensor, " _"], ...]
     n_images: int
     average: ModelAverage
 
@@ -190,9 +176,10 @@ def start(model: HiddenMarkovModel, settings: HMMSettings, n_images: int) -> HMM
     """
     if n_images < 1:
         raise RefusedInput(f"n_images must be at least 1, the images of one epoch; got {n_images}.")
-    floors = [settings.var_floor * float(layer.variance.mean()) for layer in model.layers]
+    spread = (layer.variance.mean(dim=0) for layer in model.layers)
+    floors = tuple(lowest_variance(each, settings.var_floor, settings.floor_of) for each in spread)
     zero = ChainStatistics.zero(model.shape, model.chain.initial.device)
-    return HMMState(0, model, zero, torch.tensor(floors, dtype=torch.float64), n_images, ModelAverage.none(model))
+    return HMMState(0, model, zero, floors, n_images, ModelAverage.none(model))
 
 
 def advance(state: HMMState, batch: ChainStatistics, settings: HMMSettings) -> HMMState:
@@ -202,15 +189,16 @@ def advance(state: HMMState, batch: ChainStatistics, settings: HMMSettings) -> H
     """
     if batch.count <= 0:
         raise RefusedInput("batch must hold at least one image; the global minibatch is empty.")
-    g = settings.step_size(state.step)
+    g = step_size(state.step, settings)
     statistics = state.statistics.scaled(1.0 - g).merge(batch.scaled(g / batch.count))
     step = state.step + 1
     if state.step < settings.warmup:
         return replace(state, step=step, statistics=statistics)
-    statistics = split_dead_words(statistics, state.model, state.var_floors.tolist(), settings.min_share)
+    statistics = split_dead_words(statistics, state.model, state.var_floors, settings.min_share)
     prior = settings.transition_prior / state.n_images
-    model = maximise(statistics, state.model, state.var_floors.tolist(), settings.clamp, prior)
-    average = state.average.add(model, step) if settings.polyak else state.average
+    model = maximise(statistics, state.model, state.var_floors, settings.clamp, prior)
+    averaged = settings.polyak and step > settings.average_after
+    average = state.average.add(model) if averaged else state.average
     moved = statistics.about(state.model, model)
     return replace(state, step=step, model=model, statistics=moved, average=average)
 

@@ -17,6 +17,7 @@ from gmm_ops.errors import RefusedInput
 from gmm_ops.hmm.chain import Chain, observed_log_likelihoods
 from gmm_ops.hmm.inference import log_evidence
 from gmm_ops.hmm.rectified_gaussian import constrained_maximum, rectified_log_densities, rectified_sums
+from gmm_ops.mixtures.em import VarianceFloor
 from gmm_ops.mixtures.gaussian import refuse_non_finite, refuse_other_shape, score_parameters, scores
 from gmm_ops.records import Record
 
@@ -62,7 +63,7 @@ class LayerWords(Record):
         return first, second
 
     def maximised(
-        self, s0: Float[Tensor, " K"], s1: WordStatistics, s2: WordStatistics, clamp: float, var_floor: float
+        self, s0: Float[Tensor, " K"], s1: WordStatistics, s2: WordStatistics, clamp: float, var_floor: VarianceFloor
     ) -> LayerWords:
         """M-step from sums about this mean: mu + S1 / S0 and S2 / S0 - (S1 / S0)^2, within the bounds.
 

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from gmm_ops.axes import Columns, WordStatistics
 from gmm_ops.errors import RefusedInput
+from gmm_ops.mixtures.em import VarianceFloor
 from gmm_ops.mixtures.gaussian import LOG_2PI
 
 
@@ -103,7 +104,7 @@ def rectified_sums(
 
 
 def constrained_maximum(
-    first: WordStatistics, spread: WordStatistics, clamp: float, var_floor: float
+    first: WordStatistics, spread: WordStatistics, clamp: float, var_floor: VarianceFloor
 ) -> tuple[WordStatistics, WordStatistics]:
     """(mean, variance) that maximise E log N(y | mu, sd^2) under mu >= -clamp sd and sd^2 >= var_floor.
 

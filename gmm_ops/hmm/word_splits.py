@@ -10,11 +10,12 @@ from torch import Tensor
 
 from gmm_ops.hmm.chain_statistics import ChainStatistics
 from gmm_ops.hmm.model import HiddenMarkovModel, LayerWords
+from gmm_ops.mixtures.em import VarianceFloor
 from gmm_ops.mixtures.splitting import APART, Split, planned_splits
 
 
 def split_dead_words(
-    statistics: ChainStatistics, model: HiddenMarkovModel, var_floors: Sequence[float], min_share: float
+    statistics: ChainStatistics, model: HiddenMarkovModel, var_floors: Sequence[VarianceFloor], min_share: float
 ) -> ChainStatistics:
     """As `gmm_ops.mixtures.splitting.split_dead` does, in every layer; decided by sums alone.
 
@@ -26,7 +27,7 @@ def split_dead_words(
     statistics
         About the means of ``model``; left as they are.
     var_floors
-        Lowest variance of every layer, squared units.
+        Lowest variance of every layer or its units, squared.
     min_share
         Least share of a word in its layer, times 1/K; 0 splits nothing.
     """
@@ -50,7 +51,7 @@ def _split_moments(
     s1: Float[Tensor, "K D"],
     s2: Float[Tensor, "K D"],
     splits: Sequence[Split],
-    var_floor: float,
+    var_floor: VarianceFloor,
 ) -> None:
     """In place: half of the mass to either word, means half a deviation apart, each about its own word's mean."""
     for dead, heaviest in splits:

@@ -18,6 +18,7 @@ from gmm_ops.hmm.learning import ChainImages, HMMSettings, HMMState, OnlineChain
 from gmm_ops.mixtures.seeding import fit_seed
 from workflows.fits.chain_columns import ChainSource, ImageBlock
 from workflows.fits.fit_history import FitHistory, history_path
+from workflows.fits.layer_fit import em_settings
 from workflows.fits.minibatches import OwnParts, in_groups, mixed_minibatches
 from workflows.fits.online_fit import OnlineFit
 from workflows.plan.run_plan import Plan
@@ -91,9 +92,8 @@ class ChainFit(OnlineFit[HMMState, ChainImages, ChainStatistics]):
         rectified = [layer.rectified for layer in self.plan.layers]
         sample = self.source.start_sample(max(START_IMAGES, START_IMAGES_A_WORD * max(words)), self.seed)
         classes = None if sample.predicted is None else len(self.plan.class_names)
-        model = initial_model(
-            sample.columns, words, self.seed, rectified, classes, self.fit.init, self.fit.var_floor
-        ).to("cpu")
+        floor = self.em.var_floor, self.em.floor_of
+        model = initial_model(sample.columns, words, self.seed, rectified, classes, self.fit.init, *floor).to("cpu")
         self.state, self.history = start(model, self.em, self.schedule.n_rows), FitHistory()
 
     def learner(self) -> OnlineChainEM:
@@ -124,20 +124,8 @@ def chain_settings(settings: Settings, plan: Plan, images: int) -> HMMSettings:
     """The run's settings as the core knows them, cut to ``images`` fitted images."""
     fit, hmm = settings.fit, settings.hmm
     assert hmm is not None, "only a run with an [hmm] section has a chain"
-    limits = HMMSettings(
-        exponent=fit.exponent,
-        offset=fit.offset,
-        minibatch=fit.minibatch,
-        epochs=fit.epochs,
-        warmup=fit.warmup,
-        clamp=hmm.clamp,
-        var_floor=fit.var_floor,
-        transition_prior=hmm.transition_prior,
-        tolerance=fit.tolerance,
-        polyak=fit.polyak,
-        restarts=hmm.restarts,
-        min_share=fit.min_share,
-    )
+    online = vars(em_settings(fit))
+    limits = HMMSettings(**online, clamp=hmm.clamp, transition_prior=hmm.transition_prior, restarts=hmm.restarts)
     return limits.for_images(images, max(layer.words for layer in plan.layers))
 
 

@@ -179,7 +179,7 @@ def test_warm_up_gathers_and_step_size_one_is_batch_em(images):
 
 
 def test_polyak_is_the_mean_of_the_later_half(images):
-    settings = HMMSettings(minibatch=400, polyak=True, warmup=0)
+    settings = HMMSettings(minibatch=400, polyak=True, warmup=0, average_after=3)
     state = start(begin(images), settings, 4_000)
     assert state.result(settings) is state.model
     means = []
@@ -187,9 +187,23 @@ def test_polyak_is_the_mean_of_the_later_half(images):
         state = take_steps(state, images, settings, n, n + 1)
         means.append(state.model.layers[1].mean)
     averaged = state.result(settings)
-    # Sums start anew at steps 1, 2 and 4: steps 4 to 7 are left.
     torch.testing.assert_close(averaged.layers[1].mean, torch.stack(means[3:]).mean(dim=0))
     assert averaged.chain.transitions[0].sum(dim=0).tolist() == pytest.approx([1.0] * 4)
+
+
+def test_the_floor_may_be_each_units_own(images):
+    columns = [images[0][0], images[0][1] * torch.logspace(0, 3, 10), images[0][2]]
+    settings = HMMSettings(minibatch=400, warmup=0, var_floor=1e-2, floor_of="unit")
+    model = initial_model(columns, LAYERS["n_words"], 0, LAYERS["rectified"], 3, "random", 1e-2, "unit")
+    state = start(model, settings, 4_000)
+    for layer, floor in zip(model.layers, state.var_floors, strict=True):
+        spread = layer.variance[0]
+        torch.testing.assert_close(floor, 1e-2 * torch.maximum(spread, 1e-2 * spread.mean()))
+    state = take_steps(state, (columns, images[1]), settings, 0, 8)
+    shared = start(model, HMMSettings(var_floor=1e-2), 4_000).var_floors
+    for layer, floor in zip(state.model.layers, state.var_floors, strict=True):
+        assert bool((layer.variance >= floor).all())
+    assert float(state.model.layers[1].variance[:, 0].max()) < float(shared[1][0]), "a small unit keeps its variance"
 
 
 def test_a_prior_spreads_and_empty_words_keep_their_columns(images):
