@@ -13,9 +13,8 @@ from gmm_ops.axes import LayerColumns
 from gmm_ops.errors import RefusedInput
 from gmm_ops.fitting.loop import Learner, LogLikelihood
 from gmm_ops.hmm.chain import Chain
-from gmm_ops.hmm.chain_averaging import ModelAverage
 from gmm_ops.hmm.chain_statistics import ChainStatistics
-from gmm_ops.hmm.model import HiddenMarkovModel
+from gmm_ops.hmm.model import HiddenMarkovModel, LayerWords
 from gmm_ops.hmm.word_splits import split_dead_words
 from gmm_ops.mixtures.em import VarianceFloor
 from gmm_ops.mixtures.online_step import OnlineEMSettings, step_size
@@ -145,6 +144,45 @@ def fit_batch_em(
         history.append(statistics.log_likelihood + log_prior(model, transition_prior))
         model = maximise(statistics, model, var_floors, clamp, transition_prior)
     return model, history
+
+
+@dataclass(frozen=True)
+class ModelAverage(Record):
+    """Sum of the parameters over steps (Polyak and Juditsky 1992).
+
+    count: terms. total: (P,) float64, the sum of initial, transitions, means and variances, flat. Averages of
+    probabilities stay probabilities, and the deviation of an averaged variance is at least the averaged deviation, so
+    the clamp of the means still holds.
+    """
+
+    count: int
+    total: Float[Tensor, " P"]
+
+    @classmethod
+    def none(cls, model: HiddenMarkovModel) -> ModelAverage:
+        """No term yet."""
+        return cls(0, torch.zeros_like(torch.cat([part.flatten() for part in _parts(model)])))
+
+    def add(self, model: HiddenMarkovModel) -> ModelAverage:
+        """One more term."""
+        return ModelAverage(self.count + 1, self.total + torch.cat([part.flatten() for part in _parts(model)]))
+
+    def finish(self, otherwise: HiddenMarkovModel) -> HiddenMarkovModel:
+        """The averaged model, or ``otherwise`` if there is no term."""
+        if self.count == 0:
+            return otherwise
+        shapes = [part.shape for part in _parts(otherwise)]
+        flat = (self.total / self.count).split([shape.numel() for shape in shapes])
+        initial, *rest = (values.reshape(shape) for values, shape in zip(flat, shapes, strict=True))
+        tables = len(otherwise.chain.transitions)
+        emitted = zip(rest[tables::2], rest[tables + 1 :: 2], otherwise.layers, strict=True)
+        layers = tuple(LayerWords(mean, variance, layer.rectified) for mean, variance, layer in emitted)
+        return HiddenMarkovModel(Chain(initial, tuple(rest[:tables])), layers)
+
+
+def _parts(model: HiddenMarkovModel) -> list[Tensor]:
+    emitted = [part for layer in model.layers for part in (layer.mean, layer.variance)]
+    return [model.chain.initial, *model.chain.transitions, *emitted]
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,13 @@ import torch
 from gmm_ops.errors import NonFiniteActivations, RefusedInput
 from gmm_ops.hmm import inference
 from gmm_ops.hmm.chain import Chain, observed_log_likelihoods
-from gmm_ops.hmm.inference import ChainPosterior, forward_backward, log_evidence, path_log_posterior
-from gmm_ops.hmm.log_domain import log_forward_backward
+from gmm_ops.hmm.inference import (
+    ChainPosterior,
+    forward_backward,
+    log_evidence,
+    log_forward_backward,
+    path_log_posterior,
+)
 from tests.gmm_ops.hmm.drawn_chains import random_chain, random_log_likelihoods
 from tests.references import hmm as reference
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from tests.workflows.made_chain import BROKEN, TRAIN, chain_settings_of, dense_activations, made_run
-from workflows.fits.chain_columns import ChainSource, ImageBlock
+from workflows.fits.chain_fit import ChainSource, ImageBlock
 from workflows.fits.training_images import held_out_images
 
 

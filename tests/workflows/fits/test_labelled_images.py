@@ -166,7 +166,7 @@ def test_a_fit_on_recomputed_columns_is_that_on_stored_ones(digits_run: Path, tm
         out = fit.out
         rows = decided(settings, plan, folder, [FittedLayer(columns, JOINT, layer, out)], out.decisions)
         found[columns] = fit._training, errors_of(rows), len(rows)
-    stored, recomputed = (found[columns][0].words.result() for columns in ("stored", "recomputed"))
+    stored, recomputed = (found[columns][0].state["words"].result() for columns in ("stored", "recomputed"))
     losses = [[row.loss for row in found[columns][0].rows[:20]] for columns in ("stored", "recomputed")]
     np.testing.assert_allclose(*losses, rtol=1e-3, err_msg="before roundings have grown")
     distance = torch.linalg.norm(stored.mean - recomputed.mean) / torch.linalg.norm(stored.mean)

@@ -17,7 +17,7 @@ import ray
 from ray.cluster_utils import Cluster
 from workflows.errors import BudgetError
 from workflows.runtime.dispatcher import PoolSettings, map_shards
-from workflows.runtime.ray_graph import ray_get
+from workflows.runtime.reductions import ray_get
 
 quick = {"health_check_period_ms": 300, "health_check_timeout_ms": 600, "health_check_failure_threshold": 2}
 cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "_system_config": quick})

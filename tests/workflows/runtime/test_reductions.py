@@ -17,8 +17,7 @@ import pytest
 
 from gmm_ops.errors import RefusedInput
 from workflows.errors import DataError, ShardError
-from workflows.runtime.ray_graph import _GraphRun, ray_get
-from workflows.runtime.reductions import tree_reduce
+from workflows.runtime.reductions import _GraphRun, ray_get, tree_reduce
 from workflows.storage.arrays import create_array, write_shard
 
 SCHEDULERS = ["threads", "ray"]
