@@ -82,13 +82,15 @@ def posteriors(words: Mixture | WordSlice, columns: Columns, collective: Collect
     """P(word | column) of the own words, float32, tile by tile. words, columns, errors: as for ``assign``."""
     place = _checked(words, columns, collective)
     found = torch.empty(columns.shape[0], place.own.n_words, dtype=torch.float32, device=columns.device)
+    evidence = torch.empty(columns.shape[0], dtype=torch.float64, device=columns.device)
     rows = rows_per_tile(place.n_words, collective.world, columns.device)
     with full_precision():
         for tile in scored_tiles(columns, place.own.center, slice_weights(place), rows):
-            _, total = normalised(tile, collective)
+            best, total = normalised(tile, collective)
+            evidence[tile.part] = best.double() + total.log()
             power = tile.score[: tile.rows]
             torch.div(power, total[:, None].to(power.dtype), out=found[tile.part])
-    refuse_overflow(collective.all_reduce_sum(found.sum(dim=1)))
+    refuse_overflow(evidence)
     return found
 
 

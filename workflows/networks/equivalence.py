@@ -83,6 +83,7 @@ class _Checks:
         self, network: nn.Module, layers: Sequence[str | ResolvedLayer], images: Tensor, logits: Tensor
     ) -> None:
         self.layers, self.images, self.network = layers, images, network
+        self.twin: nn.Module | None
         self.twin, exact = _twin(network, images)
         self.plain = _Results(_run(_Untapped(network), images[:1]), {_LOGITS: logits}, exact)
 
