@@ -37,6 +37,7 @@ def assert_same_arrays(left: dict, right: dict) -> None:
         np.testing.assert_array_equal(left[key], right[key], err_msg=str(key))
 
 
+@pytest.mark.slow  # the same for the chain and for training is among the fast tests of workflows.fits
 def test_two_fit_actors_come_to_the_mixture_of_one(digits_run: Path, fitted_by_two: Path) -> None:
     assert_same_mixture(digits_run, fitted_by_two)
 

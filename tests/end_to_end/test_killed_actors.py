@@ -55,6 +55,7 @@ def test_one_actor_killed_and_replaced_gives_the_bits_of_two(
     assert_same_arrays(stored_maps(root), stored_maps(digits_run))
 
 
+@pytest.mark.slow  # a killed rank of every kind of fit is among the fast tests of workflows.fits and workflows.runtime
 def test_a_killed_fit_actor_is_replaced(
     digits_run: Path,
     digits_weights: Path,

@@ -198,7 +198,7 @@ def test_bad_requests_are_refused_in_words(
             "sweep --words 4,90000 --losses both: fit.words: layer 'add2' has 90000 words",
         ),
         ("4", "fit.min_images=400", "--losses both: fit.loss = 'discriminative' needs 400 training images of every"),
-        ("4,7000", "runtime.memory_gb=0.6", "take fewer --words"),
+        ("4,7000", "runtime.memory_gb=0.5", "take fewer --words"),
     ],
 )
 def test_what_cannot_be_is_refused_before_the_extraction(

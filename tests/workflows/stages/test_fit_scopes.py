@@ -22,7 +22,7 @@ FIELDS = (
     "fit.loss=discriminative",
     "discriminative.epochs=2",
     "fit.min_images=5",
-    "fit.words=[6]",
+    "fit.words=[20]",
     'network.layers=["add1","add3"]',
     'mine.images=["misclassified"]',
 )
