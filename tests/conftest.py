@@ -12,6 +12,8 @@ from pathlib import Path
 # Before anything imports ray: a local cluster asks for tokens otherwise, and the suite starts several.
 os.environ["RAY_AUTH_MODE"] = "disabled"
 os.environ.pop("RAY_ADDRESS", None)
+# Ray's workers are nice by default; beside tests that compute, those that wait for them would wait for minutes.
+os.environ.setdefault("RAY_worker_niceness", "0")
 # Before anything imports torch: the suite's processes share the cores, and threads that wait for each other burn them.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 

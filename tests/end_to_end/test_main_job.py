@@ -303,7 +303,8 @@ def test_history_follows_every_fit_to_its_end(digits_run: Path) -> None:
         assert all(math.isfinite(row["held_out_log_likelihood"]) for row in history)
         # The fit learns: the held-out columns are better explained at the end than by the first words.
         assert history[-1]["held_out_log_likelihood"] > history[0]["held_out_log_likelihood"] + 1
-        assert [row["epoch"] for row in history if row["held_out_full"] is not None] == [0]
+        epochs = [row["epoch"] for row in history if row["held_out_full"] is not None]
+        assert epochs == list(range(history[-1]["epoch"] + 1)), "all held-out columns are judged at the end of each"
 
 
 def test_users_load_any_graph_with_networkx(recount: Recount) -> None:
@@ -362,7 +363,7 @@ def test_the_same_command_again_does_nothing(
     before = {
         path: path.stat().st_mtime_ns for path in digits_run.rglob("*") if path.is_file() and path.name != ".lock"
     }
-    assert command(run_arguments(digits_run, digits_weights)) == 0
+    assert command(run_arguments(digits_run, digits_weights, "runtime.actors=2")) == 0
     assert "done" not in capsys.readouterr().out
     after = {path: path.stat().st_mtime_ns for path in digits_run.rglob("*") if path.is_file() and path.name != ".lock"}
     assert after == before

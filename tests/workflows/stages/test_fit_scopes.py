@@ -82,8 +82,8 @@ def test_a_diverging_fit_stops_the_run_with_its_name(
 ) -> None:
     """The rate climbs from its 25th part, so the fit goes well for a while."""
     root = tmp_path / "run"
-    rates = ("discriminative.classifier_rate=100", "discriminative.epochs=6", "fit.checkpoint_steps=5")
-    wild = run_arguments(root, digits_weights, *FIELDS, *ALONE, *rates, until="fit")
+    wild_rates = ("discriminative.classifier_rate=100", "discriminative.epochs=6", "fit.checkpoint_steps=5")
+    wild = run_arguments(root, digits_weights, *FIELDS, *ALONE, "fit.words=[6]", *wild_rates, until="fit")
     states = []
     for _ in range(2):
         assert command(wild) == 2
