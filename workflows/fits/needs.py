@@ -111,7 +111,7 @@ def memory_needs(
     width = np.dtype(extract.dtype).itemsize
     stored = sum(layer.stored * layer.units for layer in plan.layers)
     all_columns = sum(layer.positions * layer.units for layer in plan.layers)
-    shard = extract.images_per_shard * stored * width + 3 * extract.batch * all_columns * 4
+    shard = extract.images_per_shard * stored * width + 3 * extract.largest_batch * all_columns * 4
     wide = min(actors, -(-plan.images // extract.images_per_shard))
     fits = _fits(settings, plan)
     group = settings.fit.word_slices if settings.fit.word_slices > 1 else settings.runtime.fit_actors
@@ -147,12 +147,14 @@ def _reader_bytes(settings: Settings, plan: Plan, dictionaries: int | None) -> i
     each = [dictionary_bytes(settings, layer, len(plan.class_names)) for layer in plan.layers]
     kept = min(HELD_BYTES, sum(each) * (dictionaries or max(1, _most_scopes(settings, plan)))) + max(each)
     extract, width = settings.extract, np.dtype(settings.extract.dtype).itemsize
-    batch = 3 * extract.batch * max(layer.positions * layer.units for layer in plan.layers) * 4
+    batch = 3 * extract.largest_batch * max(layer.positions * layer.units for layer in plan.layers) * 4
     if plan.stores_everything:
         return (
             kept + batch + extract.images_per_shard * max(layer.stored * layer.units for layer in plan.layers) * width
         )
-    return kept + batch + extract.batch * sum(layer.positions * layer.units for layer in plan.layers) * (4 + width)
+    return (
+        kept + batch + extract.largest_batch * sum(layer.positions * layer.units for layer in plan.layers) * (4 + width)
+    )
 
 
 def _maps_bytes(settings: Settings, plan: Plan, in_a_shard: int | None) -> int:

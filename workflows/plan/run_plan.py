@@ -10,6 +10,7 @@ from typing import Any
 from gmm_ops.graphs.windows import Window
 from workflows.errors import RunFolderError
 from workflows.networks.rewriting_choice import EVERY_CHANGE, Rewriting
+from workflows.settings import ExtractSettings
 from workflows.storage.atomic import write_bytes
 from workflows.storage.run_folder import RunFolder
 
@@ -83,6 +84,37 @@ class LayerPair:
 
 
 @dataclass(frozen=True)
+class ForwardTrial:
+    """A batch that was tried.
+
+    Attributes:
+        batch: images in one forward pass.
+        images_per_second: of all actors of a node.
+        same: it gives the bits that the batch gives which is taken without measuring.
+    """
+
+    batch: int
+    images_per_second: float
+    same: bool
+
+
+@dataclass(frozen=True)
+class ForwardChoice:
+    """The batch of the run, and what was measured for it.
+
+    Attributes:
+        batch: images in one forward pass.
+        actors, threads: actors that ran at once on the node, and threads of each.
+        trials: in the order of their batches.
+    """
+
+    batch: int
+    actors: int
+    threads: int
+    trials: tuple[ForwardTrial, ...]
+
+
+@dataclass(frozen=True)
 class Plan:
     """The whole run.
 
@@ -95,6 +127,7 @@ class Plan:
         weights: absolute file of the network's state dict, torchvision:<WEIGHTS> or timm:<model>.<tag>.
         rewriting: how every actor runs the network; decided anew by the train stage for trained weights.
         probabilities: the network ends in a softmax, so its outputs are probabilities, not logits.
+        forward: the batch that the extract stage chose; None: it had nothing to choose.
     """
 
     layers: tuple[LayerPlan, ...]
@@ -106,6 +139,11 @@ class Plan:
     weights: str
     rewriting: Rewriting = EVERY_CHANGE
     probabilities: bool = False
+    forward: ForwardChoice | None = None
+
+    def batch(self, extract: ExtractSettings) -> int:
+        """Images in one forward pass; before the extract stage has chosen, the most that it may choose."""
+        return extract.largest_batch if self.forward is None else self.forward.batch
 
     @property
     def stores_everything(self) -> bool:
@@ -163,4 +201,8 @@ class Plan:
             window = Window.from_dict(layer.pop("window")) if layer["window"] else layer.pop("window")
             layers.append(LayerPlan(window=window, pixels=Window.from_dict(layer.pop("pixels")), **layer))
         rewriting = Rewriting(**raw.pop("rewriting", {}))
-        return cls(layers=tuple(layers), rewriting=rewriting, class_names=tuple(raw.pop("class_names")), **raw)
+        forward = raw.pop("forward", None)
+        if forward is not None:
+            forward = ForwardChoice(**forward | {"trials": tuple(ForwardTrial(**one) for one in forward["trials"])})
+        names = tuple(raw.pop("class_names"))
+        return cls(layers=tuple(layers), rewriting=rewriting, class_names=names, forward=forward, **raw)

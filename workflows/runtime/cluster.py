@@ -36,6 +36,8 @@ class Resources:
     """GPUs of all nodes."""
     nodes: int
     """Nodes that are alive."""
+    node_cpus: int
+    """Logical cores of the smallest node that has any."""
     node_memory: int
     """Bytes that Ray plans with on the smallest node."""
     joined: bool
@@ -164,6 +166,7 @@ def resources() -> Resources:
         cpus=int(sum(node.get("CPU", 0) for node in offered)),
         gpus=int(sum(node.get("GPU", 0) for node in offered)),
         nodes=len(alive),
+        node_cpus=int(min((node["CPU"] for node in offered if node.get("CPU", 0) >= 1), default=1)),
         node_memory=int(min((node.get("memory", 0) for node in offered), default=0)),
         joined=_connection["joined"],
     )

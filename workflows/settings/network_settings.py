@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -10,6 +10,9 @@ from workflows.settings.section import Names, Section, UserPath
 
 DENSE = "dense"
 """In ``network.layers``: the dense layers of the chain that ends in the output, found in the network."""
+
+_BATCHES = (5, 10, 25, 50)
+"""What ``extract.batch = "auto"`` tries, made to fit into a shard. One image alone has other kernels and bits."""
 
 
 class NetworkSettings(Section):
@@ -67,7 +70,11 @@ class ExtractSettings(Section):
     )
     images_per_shard: int = Field(500, gt=0, description="one work item, one Zarr shard")
     images_per_chunk: int = Field(50, gt=0, description="smallest unit of reading; divides images_per_shard")
-    batch: int = Field(100, gt=0, description="images in one forward pass; part of the result's definition")
+    batch: Annotated[int, Field(gt=0)] | Literal["auto"] = Field(
+        "auto",
+        description="images in one forward pass; part of the result's definition; auto: the largest divisor of "
+        "images_per_shard up to 50 and, where extraction takes minutes, the fastest that changes no bit of its result",
+    )
     precision: Literal["float32", "bfloat16"] = Field(
         "float32",
         description="of the forward pass; bfloat16 takes less than half its time and changes 1 % of the words",
@@ -76,6 +83,19 @@ class ExtractSettings(Section):
     @model_validator(mode="after")
     def _aligned(self) -> ExtractSettings:
         for field in ("images_per_chunk", "batch"):
-            if self.images_per_shard % getattr(self, field):
+            if getattr(self, field) != "auto" and self.images_per_shard % getattr(self, field):
                 raise ValueError(f"images_per_shard ({self.images_per_shard}) must be a multiple of {field}")
         return self
+
+    @property
+    def batches(self) -> tuple[int, ...]:
+        """What ``batch`` allows, ascending."""
+        if self.batch != "auto":
+            return (self.batch,)
+        fitting = [size for size in range(1, _BATCHES[-1] + 1) if self.images_per_shard % size == 0]
+        return tuple(sorted({max(size for size in fitting if size <= most) for most in _BATCHES}))
+
+    @property
+    def largest_batch(self) -> int:
+        """Taken where nothing is measured, and for columns that are stored."""
+        return self.batches[-1]

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +19,22 @@ from workflows.errors import DataError
 from workflows.fits.columns import sampled_positions
 from workflows.fits.scope_checks import check_scopes
 from workflows.plan.requests import requested_images
-from workflows.plan.run_plan import LayerPlan, Plan
+from workflows.plan.run_plan import ForwardChoice, ForwardTrial, LayerPlan, Plan
 from workflows.plan.scopes import plan_scopes
+from workflows.runtime.cluster import plan_actors
 from workflows.runtime.devices import STORAGE_DTYPES
+from workflows.runtime.dispatcher import PoolSettings, map_shards
 from workflows.settings import Settings
 from workflows.storage.arrays import array_exists, choose_codec, create_array, open_array, write_shard
 from workflows.storage.images_table import PREDICTIONS, ImageColumns, merge_predictions
 from workflows.storage.run_folder import RunFolder
 from workflows.storage.tables import write_table
-from workflows.words.forward import ForwardBatch, FrozenForward
+from workflows.words.forward import BatchTrials, ForwardBatch, FrozenForward
+
+WORTH_MEASURING_S = 120.0
+"""A shorter stage does not look for its best batch, which takes some ten seconds."""
+CLEARLY_FASTER = 1.05
+"""Below this two batches are as fast, and noise decides between them."""
 
 
 def predictions_path(folder: RunFolder, shard: Shard) -> Path:
@@ -107,7 +118,9 @@ class _BrokenTally:
 def run(context: StageContext) -> None:
     """The stage: shards not yet in the ledger go to actors; then predictions join images.parquet."""
     settings, folder, plan = context.settings, context.folder, context.plan()
-    _create_arrays(settings, plan, folder)
+    first = _FirstBatch(settings, plan, folder)
+    _create_arrays(settings, plan, folder, first)
+    plan = _with_batch(context, plan, first)
     tally = _BrokenTally(settings.data.max_broken, plan.images)
     for record in context.ledger.items().values():
         tally.add(record["broken"])
@@ -127,22 +140,69 @@ def run(context: StageContext) -> None:
         context.warn(f"{len(tally.found)} broken images were skipped; images.parquet says which and why")
 
 
-def _create_arrays(settings: Settings, plan: Plan, folder: RunFolder) -> None:
-    """Preallocate every layer's array; the codec is decided on the first batch of columns."""
-    missing = [layer for layer in plan.layers if not array_exists(folder.activations(layer.name))]
-    if not missing:
-        return
-    extract = settings.extract
-    columns: dict[str, torch.Tensor] = {}
-    if extract.codec == "auto":
+class _FirstBatch:
+    """The first images, run once anybody asks: their columns, and seconds of processor that an image took."""
+
+    def __init__(self, settings: Settings, plan: Plan, folder: RunFolder) -> None:
+        self._parts = settings, plan, folder
+
+    @cached_property
+    def _made(self) -> tuple[dict[str, torch.Tensor], float]:
+        settings, plan, folder = self._parts
         # In the driver, which Ray gives no GPU.
         runtime = settings.runtime.model_copy(update={"device": "cpu"})
         forward = FrozenForward(settings.model_copy(update={"runtime": runtime}), plan, folder)
-        columns = next(iter(forward(Shard(0, 0, min(extract.batch, plan.images))))).columns
-    for layer in missing:
+        started = time.process_time()
+        batch = next(iter(forward(Shard(0, 0, min(plan.batch(settings.extract), plan.images)))))
+        return batch.columns, (time.process_time() - started) / len(batch.logits)
+
+    @property
+    def columns(self) -> dict[str, torch.Tensor]:
+        return self._made[0]
+
+    @property
+    def seconds(self) -> float:
+        return self._made[1]
+
+
+def _with_batch(context: StageContext, plan: Plan, first: _FirstBatch) -> Plan:
+    """The plan with a batch that was measured, unless it is given, chosen already, or the stage is too short for it."""
+    settings, offered = context.settings, context.offered
+    if len(settings.extract.batches) == 1 or plan.forward is not None or context.ledger.items():
+        return plan
+    assert offered is not None, "stages with actors run connected"
+    if first.seconds * plan.images / offered.cpus < WORTH_MEASURING_S:
+        return plan
+    context.progress.note("finding the best batch")
+    node = replace(offered, cpus=offered.node_cpus, gpus=min(offered.gpus, 1))
+    actors = plan_actors(settings.runtime, node, plan.images)
+    alone = PoolSettings(1, actors.n_actors * actors.num_cpus, actors.num_gpus, actors.threads, name="trial of batches")
+    inputs = {"settings": context.worker_settings(), "plan": plan, "folder": context.folder}
+    item = (actors.n_actors, actors.threads)
+    trials = map_shards(BatchTrials, inputs, [item], alone).records[item]["trials"]
+    chosen = replace(plan, forward=choose_batch(trials, *item))
+    chosen.write(context.folder)
+    return chosen
+
+
+def choose_batch(trials: Sequence[ForwardTrial], actors: int, threads: int) -> ForwardChoice:
+    """The fastest batch that gives the bits of the largest; the largest itself unless another is clearly faster."""
+    usual = trials[-1]
+    best = max((trial for trial in trials if trial.same), key=lambda trial: trial.images_per_second)
+    if best.images_per_second < CLEARLY_FASTER * usual.images_per_second:
+        best = usual
+    return ForwardChoice(best.batch, actors, threads, tuple(trials))
+
+
+def _create_arrays(settings: Settings, plan: Plan, folder: RunFolder, first: _FirstBatch) -> None:
+    """Preallocate every layer's array; the codec is decided on the first batch of columns."""
+    extract = settings.extract
+    for layer in plan.layers:
+        if array_exists(folder.activations(layer.name)):
+            continue
         codec = extract.codec
         if codec == "auto":
-            sample = columns[layer.name].to("cpu", STORAGE_DTYPES[extract.dtype]).numpy()
+            sample = first.columns[layer.name].to("cpu", STORAGE_DTYPES[extract.dtype]).numpy()
             codec = choose_codec(sample, extract.zstd_level)
         create_array(
             folder.activations(layer.name),

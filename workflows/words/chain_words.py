@@ -65,7 +65,7 @@ class ChainWordsWorker:
         readable = np.array([value == "ok" for value in rows["status"].to_pylist()])
         predicted = torch.from_numpy(rows["predicted"].fill_null(0).to_numpy().astype(np.int64))
         columns = read_columns(self.folder, self.plan, shard.first, shard.stop)
-        step = self.settings.extract.batch
+        step = self.settings.extract.largest_batch
         batches = [
             self._decoded([layer[start : start + step] for layer in columns], predicted[start : start + step])
             for start in range(0, len(predicted), step)

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import time
+import zlib
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from threading import Barrier
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,7 +22,7 @@ from workflows.data.shards import Shard
 from workflows.errors import DataError
 from workflows.networks.loading import load_network
 from workflows.networks.taps import TappedNetwork
-from workflows.plan.run_plan import OUTPUT, Plan
+from workflows.plan.run_plan import OUTPUT, ForwardTrial, Plan
 from workflows.runtime.devices import STORAGE_DTYPES, choose_device
 from workflows.settings import Settings
 from workflows.storage.images_table import read_image_rows
@@ -26,6 +31,11 @@ from workflows.storage.run_folder import RunFolder
 _SPREAD_COLUMNS = 20_000
 _LOST_SPREAD, _LOST_UNITS = 0.03, 0.1
 """A unit is lost that is rounded by more than this share of its standard deviation, a layer with more units lost."""
+
+_TRIAL_S = 0.5
+"""Seconds that a batch is measured for, at least."""
+_HUNG_S = 300.0
+"""After which an actor no longer waits for one that failed."""
 
 
 def spread_lost(columns: Float[Tensor, "n D"], dtype: torch.dtype) -> tuple[float, float]:
@@ -96,13 +106,22 @@ class FrozenForward:
 
     def of(self, images: Sequence[int]) -> Iterator[ForwardBatch]:
         """Yield batches of some images, ascending ids near each other. Raises DataError, see ``__call__``."""
+        done = 0
+        for pixels, broken in self._inputs(images, self.plan.batch(self.settings.extract)):
+            yield self._forward(images[done : done + len(pixels)], pixels, broken)
+            done += len(pixels)
+
+    def inputs(self, images: Sequence[int]) -> Float[Tensor, "N C H W"]:
+        """What the network is given for some images, ascending ids near each other; black where one is broken."""
+        ((pixels, _),) = self._inputs(images, len(images))
+        return self.preprocessor.normalise(pixels, self.device).to(self.precision)
+
+    def _inputs(self, images: Sequence[int], batch: int) -> Iterator[tuple[np.ndarray, dict[int, str]]]:
         first = images[0]
         table = read_image_rows(self.folder.images_table, first, images[-1] + 1, ["path"])
         paths = table["path"].take([image - first for image in images]).to_pylist()
-        done = 0
-        for results in self.reader.stream(paths, self.settings.extract.batch):
-            yield self._forward(images[done : done + len(results)], *self._stack(results))
-            done += len(results)
+        for results in self.reader.stream(paths, batch):
+            yield self._stack(results)
 
     def _stack(self, results: Sequence[Picture | BrokenPicture]) -> tuple[np.ndarray, dict[int, str]]:
         """Crops (N, H, W, 3) uint8, black where the picture is broken, and why by row."""
@@ -160,3 +179,58 @@ class FrozenForward:
             f"layer {layer!r} reaches {maps.abs().max():.3g} at image {image} ({path}), beyond {dtype}: "
             f"set extract.dtype = 'float32'"
         )
+
+
+class BatchTrials:
+    """Runs in an actor that has the cores of a node, or a GPU, for itself: measures the batches that are allowed."""
+
+    def __init__(self, settings: Settings, plan: Plan, folder: RunFolder) -> None:
+        self._batches, self._images = [min(batch, plan.images) for batch in settings.extract.batches], plan.images
+        self._forward = FrozenForward(settings, plan, folder)
+
+    def __call__(self, item: tuple[int, int]) -> dict[str, Any]:
+        """Images per second of so many actors with so many threads each; the largest batch first, which says the bits.
+
+        They are threads here, each with torch threads of its own: torch holds Python's lock between operations only.
+        """
+        actors, threads = item
+        images = self._forward.inputs(range(max(self._batches)))
+        trials, usual = [], list[int]()
+        for batch in reversed(self._batches):
+            together = Barrier(actors, timeout=_HUNG_S)
+            with ThreadPoolExecutor(actors) as pool:
+                given = [(images[:batch], threads, together)] * actors
+                found = list(pool.map(self._measure, *zip(*given, strict=True)))
+            usual = usual or found[0][1]
+            same = all(bits == usual[:batch] for _, bits in found) and self._ends_alike(batch, images, usual)
+            trials.append(ForwardTrial(batch, sum(rate for rate, _ in found), same))
+        return {"trials": trials[::-1]}
+
+    def _ends_alike(self, batch: int, images: Float[Tensor, "N C H W"], usual: Sequence[int]) -> bool:
+        """Whether the last images, which fill no batch, have the bits that they have behind the largest batches."""
+        left = {self._images % size for size in (batch, max(self._batches))}
+        return len(left) == 1 or all(self._bits(images[:size]) == usual[:size] for size in left if size)
+
+    @torch.inference_mode()
+    def _measure(self, images: Float[Tensor, "N C H W"], threads: int, together: Barrier) -> tuple[float, list[int]]:
+        """Images per second of one actor, and the bits of each image."""
+        torch.set_num_threads(threads)
+        torch.set_flush_denormal(True)
+        bits = self._bits(images)  # memory and kernels are there now
+        together.wait()
+        started, passes, taken = time.perf_counter(), 0, 0.0
+        while taken < _TRIAL_S:
+            logits, _ = self._forward.network(images)
+            float(logits[0, 0])  # a GPU has finished
+            passes, taken = passes + 1, time.perf_counter() - started
+        return passes * len(images) / taken, bits
+
+    @torch.inference_mode()
+    def _bits(self, images: Float[Tensor, "N C H W"]) -> list[int]:
+        """A checksum of all that is computed of each image."""
+        logits, maps = self._forward.network(images)
+        found = [0] * len(images)
+        for values in (logits, *maps.values()):
+            for row, value in enumerate(values.float().cpu()):
+                found[row] = zlib.crc32(value.contiguous().numpy().tobytes(), found[row])
+        return found

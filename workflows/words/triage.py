@@ -173,7 +173,7 @@ class TriageBlock:
     def _errors(self, paths: ShardPaths, counts: BranchCounts) -> dict[str, np.ndarray]:
         """In the batches of the words stage, so that no number depends on the size of the shards."""
         model = load_chain(chain_path(self.folder, JOINT))
-        step = self.settings.extract.batch
+        step = self.settings.extract.largest_batch
         wrong = paths.wrong.nonzero()[:, 0]
         batches = [wrong[wrong // step == batch] for batch in (wrong // step).unique().tolist()]
         found = [self._departures(model, paths, rows, counts) for rows in batches]

@@ -37,7 +37,7 @@ class WholeMaps:
 
     def __init__(self, settings: Settings, plan: Plan, folder: RunFolder, device: torch.device) -> None:
         self._plan, self._folder, self._device = plan, folder, device
-        self._batch, self._dtype = settings.extract.batch, STORAGE_DTYPES[settings.extract.dtype]
+        self._batch, self._dtype = settings.extract.largest_batch, STORAGE_DTYPES[settings.extract.dtype]
         self._forward = None if plan.stores_everything else _forward(settings, plan, folder)
 
     def __call__(

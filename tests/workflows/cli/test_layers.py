@@ -38,6 +38,15 @@ def test_a_preset_needs_no_weights_and_its_layers_are_listed() -> None:
     assert set(squeezenet.network.layers) <= {line.split()[0] for line in told}
 
 
+def test_a_preset_of_grey_images_lists_a_network_of_one_channel() -> None:
+    grey = ["preprocessing.channels=1", "preprocessing.mean=[0.5]", "preprocessing.std=[0.25]"]
+    settings = load_settings(find_preset("digits_mlp"), [*grey, "network.arguments.inputs=[1,8,8]"])
+    told = printed(settings, 8)
+    assert sum("Linear" in line for line in told) >= 3
+    with pytest.raises(NetworkError, match=r"channels, height, width\) \(1, 224, 224\)"):
+        printed(load_settings(find_preset("imagenet_resnet50"), grey))
+
+
 def test_sizes_that_are_not_known_or_not_possible() -> None:
     with pytest.raises(SettingsError, match=r"the preset has no preprocessing\.crop, .* give it in pixels with --size"):
         printed(load_settings(find_preset("cifar10_resnet20")))

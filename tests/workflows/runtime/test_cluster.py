@@ -13,7 +13,7 @@ from workflows.settings import RuntimeSettings
 
 
 def offered(cpus: int, gpus: int = 0) -> Resources:
-    return Resources(cpus=cpus, gpus=gpus, nodes=1, node_memory=10**9, joined=False)
+    return Resources(cpus=cpus, gpus=gpus, nodes=1, node_cpus=cpus, node_memory=10**9, joined=False)
 
 
 def test_a_local_ray_tells_what_it_offers(local_ray: Resources) -> None:

@@ -300,5 +300,5 @@ def test_a_group_without_its_gpus_is_refused(tmp_path: Path) -> None:
     [(2, 0, 1, 0, 2), (2, 0, 3, 0, 1), (16, 4, 2, 1, 2), (16, 0, 2, 0, 8)],
 )
 def test_slots_fill_the_cluster(cpus: int, gpus: int, n_actors: int, num_gpus: int, expected: int) -> None:
-    offered = Resources(cpus=cpus, gpus=gpus, nodes=1, node_memory=0, joined=False)
+    offered = Resources(cpus=cpus, gpus=gpus, nodes=1, node_cpus=cpus, node_memory=0, joined=False)
     assert fit_slots(GroupSettings(n_actors=n_actors, num_gpus=num_gpus), offered) == expected

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from workflows.errors import SettingsError
-from workflows.settings import load_settings
+from workflows.settings import ExtractSettings, load_settings
 
 PRESETS = Path(__file__).parents[3] / "infra" / "presets"
 
@@ -181,3 +181,12 @@ def test_a_preset_saved_by_an_editor_of_windows(tmp_path):
 def test_numbers_are_finite(field, value):
     with pytest.raises(SettingsError, match=rf"{field}: .*(finite|greater than) .*came: {value}"):
         load_settings(PRESETS / "digits.toml", [f"{field}={value}"])
+
+
+@pytest.mark.parametrize(
+    ("shard", "batches"), [(500, (5, 10, 25, 50)), (200, (5, 10, 25, 50)), (96, (4, 8, 24, 48)), (7, (1, 7)), (1, (1,))]
+)
+def test_batches_that_may_be_chosen_fill_a_shard(shard: int, batches: tuple[int, ...]) -> None:
+    extract = ExtractSettings(images_per_shard=shard, images_per_chunk=1)
+    assert (extract.batches, extract.largest_batch) == (batches, batches[-1])
+    assert ExtractSettings(batch=100).batches == (100,)
