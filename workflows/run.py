@@ -36,7 +36,7 @@ class ImageRecord:
         image: its id, the place of the row.
         path: file, ``file.parquet#row``, or ``digits#i``.
         split: ``train`` (S_T) or ``validation`` (S_V).
-        label, label_name: true class.
+        label, label_name: true class; None without labels.
         predicted, predicted_name, probability: what the network says, with its softmax probability; None before the
             extract stage, and where the picture is broken.
         status: ``indexed`` (not read yet), ``ok`` or ``broken``.
@@ -46,8 +46,8 @@ class ImageRecord:
     image: int
     path: str
     split: str
-    label: int
-    label_name: str
+    label: int | None
+    label_name: str | None
     predicted: int | None
     predicted_name: str | None
     probability: float | None

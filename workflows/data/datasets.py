@@ -10,8 +10,8 @@ import numpy as np
 from jaxtyping import Bool, Int
 
 from workflows.data.class_names import Pairing, listed, named_classes, pair_classes, refuse_unnamed_labels
-from workflows.data.folders import FolderListing, scan_folders
-from workflows.data.image_index import TRAIN, VALIDATION, ImageIndex, build_index
+from workflows.data.folders import FolderListing, scan_folders, scan_pictures
+from workflows.data.image_index import TRAIN, UNLABELLED, VALIDATION, ImageIndex, build_index
 from workflows.data.packaged import load_cifar10, load_digits
 from workflows.data.parquet_index import LabelledRows, labelled_rows, parquet_files
 from workflows.errors import DataError
@@ -50,6 +50,8 @@ def index_images(settings: DataSettings, seed: int) -> ImageIndex:
         kept = balanced_rows(labels[split], limit, seed)
         if len(kept) < len(labels[split]):
             paths[split], labels[split] = [paths[split][row] for row in kept], labels[split][kept]
+    if settings.labels == "none":
+        labels = {split: np.full_like(of_split, UNLABELLED) for split, of_split in labels.items()}
     return build_index(paths, labels, listed.names, listed.notes)
 
 
@@ -86,6 +88,8 @@ def _pair_labels(names: tuple[str, ...] | None, rows: LabelledRows) -> Pairing |
 
 def _folders(settings: DataSettings, seed: int) -> _Listed:
     names = named_classes(settings.class_names)
+    if settings.labels == "none":
+        return _unlabelled(settings, names or (), seed)
     trained = scan_folders(settings.folders)
     pairing = pair_classes(names, list(trained.classes))
     pairing = replace(pairing, notes=(*pairing.notes, *trained.notes))
@@ -98,6 +102,18 @@ def _folders(settings: DataSettings, seed: int) -> _Listed:
     paths: dict[str, Sequence[str]] = {split: found for split, (found, _) in images.items()}
     labels = {split: found for split, (_, found) in images.items()}
     return _Listed(paths, labels, pairing.names, (*pairing.notes, *counted.notes))
+
+
+def _unlabelled(settings: DataSettings, names: tuple[str, ...], seed: int) -> _Listed:
+    paths, notes = scan_pictures(settings.folders)
+    if settings.validation:
+        _refuse_shared_folders(settings)
+        counted, more = scan_pictures(settings.validation, "data.validation")
+        found = {TRAIN: paths, VALIDATION: counted}
+        labels = {split: np.zeros(len(of_split), np.int64) for split, of_split in found.items()}
+        return _Listed(dict(found), labels, names, (*notes, *more))
+    # For the draws, all are of one class.
+    return _drawn(paths, np.zeros(len(paths), np.int64), Pairing((), names, notes), settings, seed)
 
 
 def _of_folders(listing: FolderListing, pairing: Pairing) -> tuple[list[str], _Labels]:

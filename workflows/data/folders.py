@@ -80,11 +80,7 @@ def scan_folders(roots: Sequence[str], field: str = "data.folders", n_threads: i
         DataError: a root is missing or holds no class folder, holds splits instead of classes, or a class folder holds
             no readable image.
     """
-    if not roots:
-        raise DataError(f"{field} is empty; give folders that hold one folder of images per class")
-    absolute_roots = [os.path.abspath(root) for root in roots]
-    if len(set(absolute_roots)) < len(roots):
-        raise DataError(f"{field} names a folder twice ({', '.join(map(repr, roots))}); every image may occur once")
+    absolute_roots = _absolute(roots, field)
     found = [entry for root in absolute_roots for entry in _class_folders(root, field)]
     with ThreadPoolExecutor(n_threads) as pool:
         # Consumed in order, so that the first bad folder is reported whatever the threads do.
@@ -98,6 +94,42 @@ def scan_folders(roots: Sequence[str], field: str = "data.folders", n_threads: i
     return FolderListing(classes, _notes(field, left_out))
 
 
+def scan_pictures(roots: Sequence[str], field: str = "data.folders") -> tuple[list[str], tuple[str, ...]]:
+    """Paths of all images below some folders (``stored_path``), in natural order, and what was left out.
+
+    Raises:
+        DataError: a root is missing, is named twice, or holds no readable image.
+    """
+    absolute_roots = _absolute(roots, field)
+    found = []
+    for root in absolute_roots:
+        _demand_folder(root, field, "folders of images")
+        found.append(_class_folder(os.path.basename(root), root, {_identity(root)}))
+    for entry in found:
+        if not entry.files:
+            raise DataError(
+                f"{field}: {entry.folder!r} must hold images (known are {', '.join(sorted(EXTENSIONS))}), got none; "
+                "name another folder"
+            )
+        _demand_readable(entry, "folder")
+    paths = [stored_path(os.path.join(entry.folder, file)) for entry in found for file in entry.files]
+    return paths, _notes(field, [pair for entry in found for pair in entry.left_out])
+
+
+def _absolute(roots: Sequence[str], field: str) -> list[str]:
+    if not roots:
+        raise DataError(f"{field} is empty; give folders that hold one folder of images per class")
+    absolute_roots = [os.path.abspath(root) for root in roots]
+    if len(set(absolute_roots)) < len(roots):
+        raise DataError(f"{field} names a folder twice ({', '.join(map(repr, roots))}); every image may occur once")
+    return absolute_roots
+
+
+def _demand_folder(root: str, field: str, wanted: str = "folders that hold one folder per class") -> None:
+    if not os.path.isdir(root):
+        raise DataError(f"{field}: {root!r} is not a folder; give {wanted}")
+
+
 def _notes(field: str, left_out: Sequence[tuple[str, str]]) -> tuple[str, ...]:
     if not left_out:
         return ()
@@ -108,8 +140,7 @@ def _notes(field: str, left_out: Sequence[tuple[str, str]]) -> tuple[str, ...]:
 
 
 def _class_folders(root: str, field: str) -> list[ClassFolder]:
-    if not os.path.isdir(root):
-        raise DataError(f"{field}: {root!r} is not a folder; give folders that hold one folder per class")
+    _demand_folder(root, field)
     with os.scandir(root) as entries:
         names = sorted(entry.name for entry in entries if not _is_rubbish(entry.name) and entry.is_dir())
     if not names:
@@ -192,7 +223,7 @@ def _is_rubbish(name: str) -> bool:
     return name.startswith(".") or name.casefold() in _RUBBISH
 
 
-def _demand_readable(entry: ClassFolder) -> None:
+def _demand_readable(entry: ClassFolder, what: str = "class folder") -> None:
     reasons = []
     for file in entry.files:
         try:
@@ -201,6 +232,6 @@ def _demand_readable(entry: ClassFolder) -> None:
         except (PictureError, OSError) as error:
             reasons.append(f"{file}: {error}")
     raise DataError(
-        f"class folder {entry.folder!r} holds no readable image: none of its {len(entry.files)} files can be decoded "
+        f"{what} {entry.folder!r} holds no readable image: none of its {len(entry.files)} files can be decoded "
         f"({reasons[0]}); remove the folder or add images"
     )

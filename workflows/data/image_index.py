@@ -12,6 +12,8 @@ from jaxtyping import Int
 from workflows.errors import DataError
 
 TRAIN, VALIDATION = "train", "validation"
+UNLABELLED = -1
+"""Label of an image whose class nobody told; null in tables."""
 _COLUMNS = ("image", "path", "label", "label_name", "split")
 
 
@@ -25,7 +27,7 @@ class ImageIndex:
     Attributes:
         image: int64, the row number, the key of every table.
         path: text; ``file.parquet#row``, a file, ``cifar10/train#i`` or ``digits#i``.
-        label: int32, position of the class in ``class_names``.
+        label: int32, position of the class in ``class_names``; -1 without labels.
         split: text, ``train`` (S_T) or ``validation`` (S_V).
         class_names: the names in output order; more than the labels in use is allowed. None where labels are numbers
             that nothing names, until the number of outputs is known (``for_outputs``).
@@ -44,10 +46,13 @@ class ImageIndex:
 
     @property
     def label_name(self) -> np.ndarray:
-        """Text, the class name of every image."""
+        """Text, the class name of every image; None without labels."""
         if not self.class_names:
-            return self.label.astype(str).astype(object)
-        return np.asarray(self.class_names, dtype=object)[self.label]
+            names = self.label.astype(str).astype(object)
+        else:
+            names = np.asarray(self.class_names, dtype=object)[self.label]
+        names[self.label == UNLABELLED] = None
+        return names
 
     def for_outputs(self, outputs: int) -> ImageIndex:
         """The index of a network with so many outputs; numbers name them where nothing else does.
@@ -91,7 +96,7 @@ class ImageIndex:
             {
                 "image": pa.array(self.image, pa.int64()),
                 "path": pa.array(self.path, pa.string()),
-                "label": pa.array(self.label, pa.int32()),
+                "label": pa.array(self.label, pa.int32(), mask=self.label == UNLABELLED),
                 "label_name": pa.array(self.label_name, pa.string()),
                 "split": pa.array(self.split, pa.string()),
             }
@@ -110,7 +115,7 @@ class ImageIndex:
         return cls(
             image=table["image"].to_numpy().astype(np.int64, copy=False),
             path=table["path"].to_numpy(zero_copy_only=False),
-            label=table["label"].to_numpy().astype(np.int32, copy=False),
+            label=table["label"].fill_null(UNLABELLED).to_numpy().astype(np.int32, copy=False),
             split=_interned(table["split"].to_numpy(zero_copy_only=False)),
             class_names=tuple(class_names),
         )

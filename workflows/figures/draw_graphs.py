@@ -81,7 +81,7 @@ class GraphDrawWorker:
         if image is not None:
             return read_image_rows(self.folder.images_table, image, image + 1, columns)
         found = read_table(self.folder.images_table, columns, [("predicted", "=", GraphId.parse(graph).number)])
-        return found.filter(pa.array(self.scopes[self.scope].contains(found["label"].to_numpy())))
+        return found.filter(pa.array(self.scopes[self.scope].contains(found["label"].fill_null(-1).to_numpy())))
 
     def _save_pictures(self, graph: str, image: int | None) -> None:
         """Save the crops this figure shows and that no other figure has saved yet."""

@@ -6,6 +6,7 @@ import difflib
 from collections.abc import Collection, Sequence
 
 import numpy as np
+from jaxtyping import Int
 
 from workflows.errors import DataError
 from workflows.plan.run_plan import Plan
@@ -39,18 +40,45 @@ def requested_classes(requests: Sequence[str], plan: Plan, images: ImageColumns)
     Raises:
         DataError: a class asked for by name is predicted for no validation image.
     """
-    counts = np.bincount(images.predicted[plan.train_images :].clip(min=0), minlength=len(plan.class_names))
-    counts[0] -= (images.predicted[plan.train_images :] < 0).sum()
+    predicted = images.predicted[plan.train_images :]
+    try:
+        return chosen_classes(requests, plan.class_names, predicted, "mine.classes")
+    except SilentClass as silent:
+        raise DataError(
+            f"mine.classes: no validation image is predicted as {silent.name!r}, so its graph "
+            f"has nothing to explain; ask for another class, or add validation images"
+        ) from None
+
+
+class SilentClass(DataError):
+    """A class that no image carries, asked for by name."""
+
+    def __init__(self, asked_by: str, name: str) -> None:
+        super().__init__(f"{asked_by}: must be a class that some image has, got {name!r}; ask for another, or for all")
+        self.name = name
+
+
+def chosen_classes(
+    requests: Sequence[str], names: Sequence[str], labels: Int[np.ndarray, " N"], asked_by: str = "--class"
+) -> tuple[list[int], list[str]]:
+    """Ids of the classes asked for by name, id or ``all``, ascending, and the names of those that ``all`` leaves out.
+
+    Args:
+        requests: names and ids.
+        names: of every class.
+        labels: class of every image that could be looked at, negative where it has none.
+        asked_by: the option, for messages.
+
+    Raises:
+        DataError: there is no such class. SilentClass: no image has it.
+    """
+    counts = np.bincount(labels[labels >= 0], minlength=len(names))
     if ALL in requests:
-        silent = [name for name, count in zip(plan.class_names, counts, strict=True) if not count]
-        return [int(label) for label in np.flatnonzero(counts)], silent
-    chosen = sorted({class_id(request, plan.class_names) for request in requests})
+        return np.flatnonzero(counts).tolist(), [name for name, count in zip(names, counts, strict=True) if not count]
+    chosen = sorted({class_id(request, names, asked_by) for request in requests})
     for label in chosen:
         if not counts[label]:
-            raise DataError(
-                f"mine.classes: no validation image is predicted as {plan.class_names[label]!r}, so its graph "
-                f"has nothing to explain; ask for another class, or add validation images"
-            )
+            raise SilentClass(asked_by, names[label])
     return chosen, []
 
 
@@ -70,7 +98,7 @@ def requested_images(
     Raises:
         DataError: an id is no image of the run, its picture was broken, or no dictionary explains its prediction.
     """
-    wrong = (images.predicted != images.label) & (images.predicted >= 0)
+    wrong = (images.predicted != images.label) & (images.predicted >= 0) & (images.label >= 0)
     if explained is not None:
         wrong &= np.isin(images.predicted, list(explained))
     misclassified = np.flatnonzero(wrong[plan.train_images :]) + plan.train_images

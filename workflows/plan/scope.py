@@ -67,8 +67,8 @@ class Scope:
         return np.where(labels < 0, OUTSIDE_CLASS, classes[labels])
 
     def contains(self, classes: Int[np.ndarray, " N"]) -> Bool[np.ndarray, " N"]:
-        """Which class ids have a label."""
-        return self.scope_label(classes) >= 0
+        """Which class ids have a label; of all classes, images without one belong as well."""
+        return self.scope_label(classes) >= 0 if self.name != JOINT else np.full(len(classes), True)
 
     def assigns(self, images: ImageColumns) -> Bool[np.ndarray, " N"]:
         """Which images get words: S_T and S_V, and images outside whose prediction the scope explains."""

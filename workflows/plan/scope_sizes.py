@@ -32,7 +32,7 @@ class ScopeSize:
 
     Attributes:
         scope: the scope.
-        images: by label, `rest` last.
+        images: by label, `rest` last, then those without a label.
         fitted: of all together, those that are not held out.
     """
 
@@ -68,11 +68,13 @@ def scope_sizes(
     settings: Settings, plan: Plan, scopes: Sequence[Scope], labels: Int[np.ndarray, " N"]
 ) -> list[ScopeSize]:
     """Sizes of scopes; ``labels``: class ids of the training images that can be read, as far as that is known."""
-    counts = np.bincount(labels, minlength=len(plan.class_names))
+    counts, unlabelled = np.bincount(labels[labels >= 0], minlength=len(plan.class_names)), int((labels < 0).sum())
     sizes = []
     for scope in scopes:
         named = counts[list(scope.labels)]
         images = (*named.tolist(), *([int(counts.sum() - named.sum())] if scope.rest else []))
+        if unlabelled and scope.holds_all:
+            images = (*images, unlabelled)
         sizes.append(ScopeSize(scope, images, int(sum(images) * (1 - settings.fit.held_out))))
     return sizes
 

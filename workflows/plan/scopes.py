@@ -57,7 +57,7 @@ class Confusions:
     @classmethod
     def of(cls, plan: Plan, images: ImageColumns) -> Confusions:
         """Count the validation images; broken ones take no part."""
-        label, predicted = images.label[plan.train_images :], images.predicted[plan.train_images :]
+        label, predicted = images.classes[plan.train_images :], images.predicted[plan.train_images :]
         classes, kept = len(plan.class_names), predicted >= 0
         cells, count = np.unique(label[kept] * classes + predicted[kept], return_counts=True)
         return cls(*np.divmod(cells, classes), count)

@@ -172,8 +172,8 @@ def _draw_class_title(page: Page, place: NodePlace, view: GraphView) -> None:
         head = f"class {name}"
         below = "the training images with the highest probability of this class" if place.thumbnails else ""
     else:
-        true_name = short_name(view.image.true_name)
-        head = f"predicted {name} ({percent(view.image.probability)}), true label {true_name}"
+        known = f", true label {short_name(view.image.true_name)}" if view.image.true_name else ""
+        head = f"predicted {name} ({percent(view.image.probability)}){known}"
         below = f"left: this image; right: the training images most probably {name}" if place.thumbnails else ""
     head = fit_text(head, box.width, TITLE_SIZE + 1.5, bold=True)
     page.text(box.middle, box.y - 1, head, TITLE_SIZE + 1.5, align="center", bold=True, kind="title")

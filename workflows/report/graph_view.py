@@ -80,7 +80,10 @@ class EdgeView:
 
 @dataclass(frozen=True, eq=False)
 class ImageView:
-    """The explained image of an image graph. ``probability`` is the network's, of the predicted class."""
+    """The explained image of an image graph. ``probability`` is the network's, of the predicted class.
+
+    ``true_name`` is empty without labels.
+    """
 
     image: int
     true_name: str

@@ -48,7 +48,8 @@ def _heading(view: GraphView) -> Text:
             heading.append(f", from the {view.omega} validation images predicted {name}", style="not bold")
         return heading.append(_scope(view), style="not bold")
     heading = Text(f"Inference graph of image {view.image.image}", style="bold")
-    verdict = f": predicted {name} ({percent(view.image.probability)}), true label {short_name(view.image.true_name)}"
+    known = f", true label {short_name(view.image.true_name)}" if view.image.true_name else ""
+    verdict = f": predicted {name} ({percent(view.image.probability)}){known}"
     return heading.append(verdict + _scope(view), style="not bold")
 
 

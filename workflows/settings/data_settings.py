@@ -8,6 +8,9 @@ from pydantic import Field, field_validator, model_validator
 
 from workflows.settings.section import Section, UserPath, UserPaths
 
+MASK_SOURCES = ("coco", "boxes", "broden", "labels", "colours")
+"""What may stand before the colon of ``data.masks``."""
+
 
 class DataSettings(Section):
     """Which images, and which of them train the dictionaries (S_T) or are counted (S_V)."""
@@ -25,6 +28,16 @@ class DataSettings(Section):
     folders: UserPaths = Field(
         (), description="folders: each holds one folder per class; equal class folders are joined"
     )
+    labels: Literal["given", "none"] = Field(
+        "given",
+        description="none: folders of images without classes, at any depth; words by likelihood alone, and no errors, "
+        "neighbours or accuracy; where a class is asked for, it is the predicted one",
+    )
+    masks: str = Field(
+        "",
+        description="masks or boxes of the images, for the studies that ask for some: coco:FILE, boxes:FILE, "
+        "broden:FOLDER, labels:FOLDER or colours:FOLDER",
+    )
     image_column: str = Field("", description="parquet: of pictures; default: image, or the only one that can be")
     label_column: str = Field("", description="parquet: of labels; default: label, or the only one called like it")
     root: UserPath = Field("", description="cifar10: where torchvision keeps its files")
@@ -39,6 +52,20 @@ class DataSettings(Section):
     max_train: int | None = Field(None, gt=0, description="at most so many training images (class-balanced)")
     max_validation: int | None = Field(None, gt=0, description="at most so many validation images")
     max_broken: float = Field(0.01, ge=0, le=1, description="share of unreadable images that stops the run")
+
+    @field_validator("masks")
+    @classmethod
+    def _known_masks(cls, masks: str) -> str:
+        kind, colon, place = masks.partition(":")
+        if masks and not (kind in MASK_SOURCES and colon and place.strip()):
+            raise ValueError(f"must be one of {', '.join(MASK_SOURCES)}, a colon and a path; got {masks!r}")
+        return masks
+
+    @model_validator(mode="after")
+    def _has_labels(self) -> DataSettings:
+        if self.labels == "none" and self.source != "folders":
+            raise ValueError(f"data.labels = 'none' must have source = 'folders', got {self.source!r}: leave it out")
+        return self
 
     @model_validator(mode="after")
     def _reads_what_is_named(self) -> DataSettings:

@@ -68,6 +68,25 @@ class Settings(Section):
             raise ValueError("network.weights = 'train' needs a [training] section")
         return self
 
+    @model_validator(mode="after")
+    def _needs_no_labels(self) -> Settings:
+        """Without labels there is nothing to train for, to confuse, or to be wrong about."""
+        if self.data.labels == "given":
+            return self
+        found = (
+            ("fit.loss", "be 'generative'", self.fit.loss, self.fit.loss == "generative"),
+            ("fit.scopes", "be ['joint']", list(self.fit.scopes), self.fit.scopes == ("joint",)),
+            ("[hmm]", "be left out", "one", self.hmm is None),
+            ("network.weights", "name weights", self.network.weights, self.network.weights != "train"),
+        )
+        for field, rule, came, is_met in found:
+            if not is_met:
+                raise ValueError(
+                    f"{field}: must {rule} with data.labels = 'none', got {came!r}, which needs labels; change it, or "
+                    "give images in class folders"
+                )
+        return self
+
     def words_of_layers(self, n_layers: int) -> tuple[int, ...]:
         """K of every modelled layer, lowest first.
 

@@ -133,7 +133,8 @@ def run(context: StageContext) -> None:
     check_scopes(context, plan, plan_scopes(settings, plan, images), images)  # the fit stage tells its warnings
     if settings.hmm is not None:
         requested_images(settings.draw.paths, plan, images, asked_by="draw.paths")
-    permuted = order_warning(images.label, images.predicted, plan.class_names)
+    given = settings.data.labels == "given"
+    permuted = order_warning(images.label, images.predicted, plan.class_names) if given else None
     if permuted is not None:
         context.warn(permuted)
     if tally.found:

@@ -59,7 +59,7 @@ def run(context: StageContext) -> None:
     refuse_more_words_than_columns(settings, plan, scope_sizes(settings, plan, [joint_scope(plan)], labels))
     sizes = scope_sizes(settings, plan, known, labels)
     refuse_small_scopes(settings, plan, sizes)
-    warnings = [*index.notes, *thin_dictionaries(settings, plan, sizes)]
+    warnings = [*index.notes, *_untold(settings), *thin_dictionaries(settings, plan, sizes)]
     for words in warnings:
         context.warn(words)
     runtime = settings.runtime
@@ -73,6 +73,16 @@ def run(context: StageContext) -> None:
     plan.write(context.folder)
     # The fit stage looks at scopes again, and does not repeat what was told here.
     context.finished("images", {"images": len(index), "warnings": warnings})
+
+
+def _untold(settings: Settings) -> list[str]:
+    """What images without labels cannot tell."""
+    if settings.data.labels == "given":
+        return []
+    return [
+        "data.labels = 'none': errors, neighbours and accuracy are left out, and what is told by class, such as which "
+        "class a word is mostly seen in, is by predicted class"
+    ]
 
 
 def make_plan(settings: Settings, index: ImageIndex, folder: RunFolder) -> Plan:

@@ -28,7 +28,11 @@ LAYER = field("layer", TEXT, "key", "canonical layer name; `output` is the outpu
 WORD = field("word", INT, "key", "word of the layer's dictionary, from 0")
 IMAGE = field("image", LONG, "key", "row of the images table")
 DOMINANT = field(
-    "dominant_class", INT, "class", "most frequent true class among the word's training columns", nullable=True
+    "dominant_class",
+    INT,
+    "class",
+    "most frequent true class among the word's training columns; predicted without labels",
+    nullable=True,
 )
 DOMINANT_NAME = field("dominant_name", TEXT, "", "name of the dominant class", nullable=True)
 DOMINANT_SHARE = field("dominant_share", REAL, "share", "of the dominant class among the word's columns", nullable=True)

@@ -52,11 +52,16 @@ def read_image_rows(path: Path, first: int, stop: int, columns: Sequence[str]) -
 
 @dataclass(frozen=True)
 class ImageColumns:
-    """Labels and predictions of consecutive images, as arrays; predictions of broken images are -1."""
+    """Labels and predictions of consecutive images, as arrays; -1 where there is none: no label, a broken image."""
 
     label: np.ndarray
     predicted: np.ndarray
     probability: np.ndarray
+
+    @property
+    def classes(self) -> np.ndarray:
+        """The label, or the predicted class of an image without one."""
+        return np.where(self.label < 0, self.predicted, self.label)
 
     @classmethod
     def read(cls, folder: RunFolder, first: int, stop: int) -> ImageColumns:
@@ -64,7 +69,7 @@ class ImageColumns:
         rows = read_image_rows(folder.images_table, first, stop, ["label", "predicted", "probability"])
         predicted = rows["predicted"].fill_null(-1).to_numpy().astype(np.int64)
         probability = rows["probability"].fill_null(-1.0).to_numpy()
-        return cls(rows["label"].to_numpy().astype(np.int64), predicted, probability)
+        return cls(rows["label"].fill_null(-1).to_numpy().astype(np.int64), predicted, probability)
 
 
 def merge_predictions(images: Path, predictions: Sequence[Path], class_names: Sequence[str]) -> None:

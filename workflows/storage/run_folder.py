@@ -26,7 +26,7 @@ LOCK_FILE = ".lock"
 _OLD_TABLES = {"boxes": "parts"}
 """What tables were called before, by their present name."""
 _ZARR_TEMPORARY_SUFFIX = ".partial"
-_CHANGEABLE = ("runtime", "count.scheduler", "data.max_broken", "mine", "draw", "triage")
+_CHANGEABLE = ("runtime", "count.scheduler", "data.max_broken", "data.masks", "mine", "draw", "triage")
 """Fields that may differ when a run is resumed: they change no result, or only the last stages, which run again."""
 _CHANGEABLE_BEFORE_FITS = (
     "discriminative",
@@ -47,7 +47,7 @@ class RunFolder:
 
         Raises:
             RunFolderError: the folder holds a run with other settings (each differing field is named with both
-                values; ``[runtime]``, ``[mine]``, ``[draw]``, ``[triage]``, ``count.scheduler`` and
+                values; ``[runtime]``, ``[mine]``, ``[draw]``, ``[triage]``, ``count.scheduler`` ``data.masks`` and
                 ``data.max_broken`` may differ, and scopes and loss before the first fit), a run of another format,
                 or other files.
         """

@@ -35,7 +35,7 @@ class WordSummary(Sums):
     """What words.parquet and exemplars.parquet need of one layer, mergeable over blocks of images.
 
     Attributes:
-        label: columns of every word in the training images, by true label.
+        label: columns of every word in the training images, by true label, or by predicted class without labels.
         prediction: columns of every word in the validation images, by predicted class.
         images: training images that have the word, by word.
         exemplar: the most typical training columns.
@@ -66,7 +66,7 @@ class LayerBlock:
         word = read_member_words(self.folder, self.scope.name, self.layer.name, self.first, member)
         train = max(0, min(self.stop, self.train_images) - self.first)
         return WordSummary(
-            count_words(word[:train], torch.from_numpy(columns.label[:train]), self.layer.words),
+            count_words(word[:train], torch.from_numpy(columns.classes[:train]), self.layer.words),
             count_words(word[train:], torch.from_numpy(columns.predicted[train:]), self.layer.words),
             self._images_with(word[:train]),
             self._exemplars(word[:train], train),
@@ -200,13 +200,13 @@ def exemplar_rows(
 
 def _label(images: ImageColumns, plan: Plan, image: int) -> dict[str, Any]:
     label = int(images.label[image])
-    return {"label": label, "label_name": plan.class_names[label]}
+    return {"label": label, "label_name": plan.class_names[label]} if label >= 0 else {}
 
 
 def _output_words(images: ImageColumns, kept: Int[np.ndarray, " n"], plan: Plan) -> list[dict[str, Any]]:
     """The output's word m is "the network predicts m": pi is its share of the kept training images."""
     by_label = np.zeros((len(plan.class_names), len(plan.class_names)), np.int64)
-    np.add.at(by_label, (images.predicted[kept], images.label[kept]), 1)
+    np.add.at(by_label, (images.predicted[kept], images.classes[kept]), 1)
     rows = []
     for word, counts in enumerate(by_label):
         row = _word_row(word, counts, int(counts.sum()), plan)
