@@ -6,6 +6,7 @@ A new stage is one entry of ``STAGES`` and one file ``workflows/stages/<name>.py
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,9 +16,10 @@ from rich.console import Console
 
 from gmm_ops.errors import RefusedInput
 from workflows.context import Stage, StageContext
-from workflows.errors import RunError, SettingsError
+from workflows.errors import RunError, RunFolderError, SettingsError
+from workflows.report.numbers import duration
 from workflows.settings import Settings
-from workflows.storage.run_folder import RunFolder
+from workflows.storage.run_folder import RunFolder, size_of
 
 if TYPE_CHECKING:
     from workflows.runtime.cluster import Resources
@@ -65,8 +67,17 @@ STAGES: dict[str, Stage] = {
 read, the extract stage completes it with predictions."""
 
 
+COLUMNS = ("activations", "predictions")
+"""What ``clean --columns`` frees: the columns, and predictions that are in images.parquet as well."""
+
+
 def run_pipeline(
-    settings: Settings, root: Path, console: Console, until: str | None = None, address: str | None = None
+    settings: Settings,
+    root: Path,
+    console: Console,
+    until: str | None = None,
+    address: str | None = None,
+    restore_columns: bool = False,
 ) -> RunFolder:
     """Run every stage that is not done, up to ``until``; the same call resumes an interrupted run.
 
@@ -76,6 +87,7 @@ def run_pipeline(
         console: where the bars go.
         until: last stage to run; None runs all.
         address: of a Ray cluster; None starts a local Ray when a stage needs one.
+        restore_columns: extract again what ``free_columns`` freed; otherwise a stage that needs it is refused.
 
     Raises:
         RunError: whatever stops the run; what is finished stays finished.
@@ -83,8 +95,12 @@ def run_pipeline(
     wanted = stages_until(until)
     with RunFolder.claimed(root).lock():
         folder = RunFolder.create_or_open(root, settings)
+        extracted = folder.ledger("extract")
+        if restore_columns and extracted.content().cleaned:
+            extracted.restore()
         left = stages_left(folder, settings, wanted)
         if left:
+            refuse_freed(folder, [stage.name for stage in left if stage.name in _readers(settings)])
             folder.remove_leftovers()
             _run_stages(left, folder, settings, console, address)
     return folder
@@ -103,11 +119,60 @@ def stages_until(until: str | None) -> list[Stage]:
 
 
 def stages_left(folder: RunFolder, settings: Settings, wanted: Sequence[Stage]) -> list[Stage]:
-    """Stages that are not done with these settings, and every stage behind the first of them."""
+    """Stages that are not done with these settings, and every stage behind the first of them.
+
+    What comes back after a clean-up is what it was, so stages behind it that are done stay done.
+    """
     for place, stage in enumerate(wanted):
         if not stage.is_done(folder, settings):
-            return list(wanted[place:])
+            behind = wanted[place + 1 :]
+            returns = folder.ledger(stage.name).content().cleaned
+            return [stage, *(stages_left(folder, settings, behind) if returns else behind)]
     return []
+
+
+def _readers(settings: Settings) -> tuple[str, ...]:
+    """Stages that read stored columns; figures of junctions do in a run with a hidden Markov model."""
+    return ("fit", "errors", "words", *(("draw",) if settings.hmm is not None else ()))
+
+
+def columns_sizes(folder: RunFolder) -> dict[str, int]:
+    """Bytes by artefact of what ``free_columns`` would free."""
+    return {name: size for name in COLUMNS if (size := size_of(folder.root / name))}
+
+
+def free_columns(folder: RunFolder) -> None:
+    """Remove the stored columns of a finished run, held by the caller; graphs, tables and word maps stay.
+
+    The ledger says so first: the extract stage is as done as it was, and nothing is extracted again unless it is asked
+    for (``run_pipeline(restore_columns=True)``).
+
+    Raises:
+        RunFolderError: a stage that reads columns is not done.
+    """
+    settings = folder.settings()
+    left = [stage.name for stage in stages_left(folder, settings, list(STAGES.values()))]
+    waiting = [name for name in ("extract", *_readers(settings)) if name in left]
+    if waiting:
+        raise RunFolderError(
+            f"clean --columns: must be a run whose columns nothing waits for, got {str(folder.root)!r}, whose stage "
+            f"{waiting[0]!r} is not done; finish the run first"
+        )
+    ledger = folder.ledger("extract")
+    if not ledger.content().cleaned:
+        ledger.clean()
+    for name in COLUMNS:
+        shutil.rmtree(folder.root / name, ignore_errors=True)
+
+
+def refuse_freed(folder: RunFolder, readers: Sequence[str]) -> None:
+    """Raises RunFolderError: there are readers of columns, and ``free_columns`` has freed them."""
+    content = folder.ledger("extract").content()
+    if readers and content.done and content.cleaned:
+        raise RunFolderError(
+            f"{str(folder.root)!r}: must have its columns for {', '.join(readers)}, but `clean --columns` freed them; "
+            f"give the command of the run with --restore-columns (the extraction took {duration(content.seconds)})"
+        )
 
 
 def _run_stages(

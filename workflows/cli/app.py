@@ -9,6 +9,7 @@ from rich.markup import escape
 
 from gmm_ops.errors import RefusedInput
 from workflows.cli.boxes import boxes, parts
+from workflows.cli.clean import clean
 from workflows.cli.demo import demo
 from workflows.cli.layers import layers
 from workflows.cli.options import console
@@ -30,7 +31,7 @@ app = typer.Typer(
 
 INTERRUPTED = 130
 
-for command in (run, layers, status, show, sweep, boxes, demo):
+for command in (run, layers, status, show, sweep, boxes, clean, demo):
     app.command()(command)
 app.command(hidden=True)(parts)
 

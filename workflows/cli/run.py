@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
+import typer
 from rich.markup import escape
 
 from workflows.cli.options import Address, Out, Preset, Set, Until, console, default_out, find_preset
 
 
-def run(preset: Preset, set_: Set = None, out: Out = None, until: Until = None, address: Address = None) -> None:
+def run(
+    preset: Preset,
+    set_: Set = None,
+    out: Out = None,
+    until: Until = None,
+    address: Address = None,
+    restore_columns: Annotated[
+        bool, typer.Option("--restore-columns", help="Extract again what clean --columns freed.")
+    ] = False,
+) -> None:
     """Run a preset: what is finished is skipped, what was interrupted goes on.
 
     Examples:
@@ -23,5 +35,5 @@ def run(preset: Preset, set_: Set = None, out: Out = None, until: Until = None, 
 
     settings = load_settings(find_preset(preset), set_ or ())
     out_console = console()
-    folder = run_pipeline(settings, out or default_out(settings.name), out_console, until, address)
+    folder = run_pipeline(settings, out or default_out(settings.name), out_console, until, address, restore_columns)
     out_console.print(f"run folder {escape(str(folder.root))}", highlight=False, soft_wrap=True)

@@ -40,6 +40,8 @@ class LedgerContent:
     """Fields given to ``end``."""
     asked: str = ""
     """Which items were wanted."""
+    cleaned: bool = False
+    """What the items wrote was freed, and has not all come back."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,14 @@ class Ledger:
     def end(self, **fields: Any) -> None:
         """Mark that every item is finished; ``fields`` come back as ``content().summary``."""
         self._append({"mark": "end", "fields": fields})
+
+    def clean(self) -> None:
+        """Mark that what the items wrote is freed; the stage is as done as it was."""
+        self._append({"mark": "clean"})
+
+    def restore(self) -> None:
+        """Mark that what was freed is to be written again: the stage is no longer done, and no item is."""
+        self._append({"mark": "restore"})
 
     def record(self, item: Item, **fields: Any) -> None:
         """Note a finished item. Numpy scalars and arrays in ``fields`` become numbers and lists."""
@@ -132,7 +142,7 @@ def _drop_torn_line(descriptor: int) -> None:
 def _replay(lines: Iterator[dict[str, Any]]) -> LedgerContent:
     fingerprint: str | None = None
     total: int | None = None
-    asked, done, seconds, last = "", False, 0.0, 0.0
+    asked, done, cleaned, seconds, last = "", False, False, 0.0, 0.0
     items: dict[Item, dict[str, Any]] = {}
     failed: dict[Item, str] = {}
     summary: dict[str, Any] = {}
@@ -142,11 +152,15 @@ def _replay(lines: Iterator[dict[str, Any]]) -> LedgerContent:
                 items, failed, seconds = {}, {}, 0.0
             fingerprint, total, done = line["fingerprint"], line["total"], False
             asked = line.get("asked", "")
+        elif line.get("mark") == "clean":
+            cleaned = True
+        elif line.get("mark") == "restore":
+            items, failed, done, seconds = {}, {}, False, 0.0
         else:
             # The time between a killed driver's last line and the next begin is not work.
             seconds += max(0.0, line["time"] - last)
             if line.get("mark") == "end":
-                done, summary = True, line["fields"]
+                done, cleaned, summary = True, False, line["fields"]
             elif "failed" in line:
                 items.pop(line["item"], None)
                 failed[line["item"]] = line["failed"]
@@ -154,7 +168,7 @@ def _replay(lines: Iterator[dict[str, Any]]) -> LedgerContent:
                 failed.pop(line["item"], None)
                 items[line["item"]] = line["fields"]
         last = line["time"]
-    return LedgerContent(fingerprint, total, done, seconds, items, failed, summary, asked)
+    return LedgerContent(fingerprint, total, done, seconds, items, failed, summary, asked, cleaned)
 
 
 def _plain(value: Any) -> Any:

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -149,3 +150,24 @@ def test_every_recorded_item_survives_a_kill(tmp_path: Path) -> None:
     items = list(book.items())
     assert items[: len(seen)] == seen
     assert len(items) <= len(seen) + 1
+
+
+def test_a_cleaned_stage_is_done_until_it_is_restored(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path / "extract.jsonl")
+    ledger.begin("same", total=2, asked="all")
+    ledger.record(0, images=5)
+    ledger.record(1, images=5)
+    ledger.end()
+    before = ledger.content()
+    ledger.clean()
+    assert ledger.stage_done("same", "all")
+    assert ledger.content() == replace(before, cleaned=True)
+    ledger.restore()
+    assert not ledger.stage_done("same", "all")
+    assert (ledger.items(), ledger.content().cleaned) == ({}, True)
+    ledger.begin("same", total=2, asked="all")
+    ledger.record(0, images=5)
+    assert ledger.content().cleaned, "half of it is back"
+    ledger.record(1, images=5)
+    ledger.end()
+    assert (ledger.content().cleaned, ledger.items()) == (False, before.items)

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from workflows.context import Stage, StageContext
 from workflows.errors import SettingsError
-from workflows.pipeline import run_pipeline
+from workflows.pipeline import refuse_freed, run_pipeline
 from workflows.report.numbers import duration
 from workflows.report.sweep_figure import draw_sweep_figure
 from workflows.report.sweep_verdicts import sweep_table, sweep_verdicts, verdict_lines
@@ -57,6 +57,10 @@ def sweep_settings(settings: Settings, layers: Sequence[str], losses: Losses) ->
         raise SettingsError("sweep compares dictionaries of single layers: give a preset without an [hmm] section")
     if settings.fit.word_slices > 1:
         raise SettingsError("sweep fits every dictionary whole: set fit.word_slices = 1")
+    if settings.data.labels == "none" and losses == "both":
+        raise SettingsError(
+            "sweep --losses: must be generative with data.labels = 'none', got both; errors need labels"
+        )
     if settings.fit.scopes != (JOINT,):
         raise SettingsError("sweep fits dictionaries of all classes: set fit.scopes = ['joint'] and fit.lists = []")
     raw = settings.model_dump(mode="json")
@@ -86,6 +90,7 @@ def run_sweep(
     begun = time.monotonic()
     folder = run_pipeline(settings, root, console, "index", address)
     sweep.refuse_impossible(folder, settings, request)
+    refuse_freed(folder, [SWEEP])
     run_pipeline(settings, root, console, "extract", address)
     bar = StageBar(console)
     with folder.lock(), connect(address) as offered, bar.stage(SWEEP) as progress:
