@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from workflows.asking.registry import STUDIES
 from workflows.storage.schemas import SCHEMAS
-from workflows.studies.registry import STUDIES
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("gmm_ops", "workflows")

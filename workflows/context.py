@@ -84,31 +84,30 @@ class Progress(Protocol):
         """Show a short text beside the bar."""
 
 
-@dataclass(frozen=True)
-class StageContext:
-    """Settings, folder and progress of one stage of one run."""
+class WorkContext:
+    """What stages and studies have: settings, a run folder, a ledger, actors, a bar."""
 
     settings: Settings
     folder: RunFolder
-    stage: Stage
     progress: Progress
     warn: Callable[[str], None]
-    offered: Resources | None = None
-    """What the connected Ray offers; None in the stages that need no actors."""
 
     @property
-    def scheduler(self) -> Literal["ray", "threads"]:
-        """Who runs Dask reductions: ``ray`` or ``threads``."""
-        wanted = self.settings.count.scheduler
-        joined = self.offered is not None and self.offered.joined
-        return wanted if wanted != "auto" else "ray" if joined else "threads"
+    def offered(self) -> Resources | None:
+        """What the connected Ray offers; None in what needs no actors."""
+        raise NotImplementedError
+
+    @property
+    def ledger(self) -> Ledger:
+        """What this work has finished."""
+        raise NotImplementedError
 
     def pool(self, items: int, name: str = "shard") -> PoolSettings:
-        """How wide and how patient the actors of this stage are."""
+        """How wide and how patient the actors of this work are."""
         from workflows.runtime.cluster import plan_actors
         from workflows.runtime.dispatcher import PoolSettings
 
-        assert self.offered is not None, "stages with actors run connected"
+        assert self.offered is not None, "work with actors runs connected"
         actors = plan_actors(self.settings.runtime, self.offered, items)
         attempts = self.settings.runtime.max_attempts
         return PoolSettings(
@@ -125,12 +124,42 @@ class StageContext:
         """The settings as actors need them: the device that Ray gives them, and paths that hold in any folder."""
         from workflows.runtime.cluster import plan_actors
 
-        assert self.offered is not None, "stages with actors run connected"
+        assert self.offered is not None, "work with actors runs connected"
         device = plan_actors(self.settings.runtime, self.offered).device
         runtime = self.settings.runtime.model_copy(update={"device": device})
         root = self.settings.data.root
         data = self.settings.data.model_copy(update={"root": str(Path(root).resolve()) if root else ""})
         return self.settings.model_copy(update={"runtime": runtime, "data": data})
+
+    def failed(self, item: Item, reason: str, last: bool) -> None:
+        """Write to the ledger that an item is given up, once its last try has failed."""
+        if last:
+            self.ledger.record_failure(item, reason)
+
+    def finished(self, item: Item, record: dict[str, Any]) -> None:
+        """Write an item's record to the ledger and move the bar."""
+        self.ledger.record(item, **record)
+        self.progress.advance()
+
+
+@dataclass(frozen=True)
+class StageContext(WorkContext):
+    """Settings, folder and progress of one stage of one run."""
+
+    settings: Settings
+    folder: RunFolder
+    stage: Stage
+    progress: Progress
+    warn: Callable[[str], None]
+    offered: Resources | None = None
+    """What the connected Ray offers; None in the stages that need no actors."""
+
+    @property
+    def scheduler(self) -> Literal["ray", "threads"]:
+        """Who runs Dask reductions: ``ray`` or ``threads``."""
+        wanted = self.settings.count.scheduler
+        joined = self.offered is not None and self.offered.joined
+        return wanted if wanted != "auto" else "ray" if joined else "threads"
 
     @property
     def ledger(self) -> Ledger:
@@ -184,13 +213,3 @@ class StageContext:
         done = {item: record for item, record in self.ledger.items().items() if wanted is None or item in wanted}
         self.progress.start(total, len(done))
         return done
-
-    def failed(self, item: Item, reason: str, last: bool) -> None:
-        """Write to the ledger that an item is given up, once its last try has failed."""
-        if last:
-            self.ledger.record_failure(item, reason)
-
-    def finished(self, item: Item, record: dict[str, Any]) -> None:
-        """Write an item's record to the ledger and move the bar."""
-        self.ledger.record(item, **record)
-        self.progress.advance()

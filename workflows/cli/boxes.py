@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from workflows.cli.options import Folder, console
+from workflows.cli.options import AsJson, Folder, console, print_json
 
 BoxesFile = Annotated[
     Path,
@@ -24,7 +24,7 @@ PartNames = Annotated[
 ]
 
 
-def boxes(folder: Folder, table: BoxesFile, name: PartNames = None) -> None:
+def boxes(folder: Folder, table: BoxesFile, name: PartNames = None, as_json: AsJson = False) -> None:
     """Do the words of the class graphs sit on the object? Shares of their positions in boxes, against the area.
 
     For every chosen word: its exemplars and all its positions in the class's validation photos, photos with boxes only.
@@ -36,7 +36,9 @@ def boxes(folder: Folder, table: BoxesFile, name: PartNames = None) -> None:
     """
     from workflows.studies.boxes.command import part_names, run_boxes
 
-    run_boxes(folder, table, part_names(name or ()), console())
+    found = run_boxes(folder, table, part_names(name or ()), console(stderr=as_json))
+    if as_json:
+        print_json(found)
 
 
 def parts(folder: Folder, table: BoxesFile, name: PartNames = None) -> None:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 
 from workflows.errors import RunError
 from workflows.pipeline import STAGES
+
+if TYPE_CHECKING:
+    from workflows.asking.study import Asked
 
 Preset = Annotated[
     str, typer.Argument(help="A TOML file, or the name of a shipped preset (digits, cifar10_resnet20, ...).")
@@ -26,6 +29,14 @@ Until = Annotated[str | None, typer.Option(help=f"Last stage: {', '.join(STAGES)
 Address = Annotated[str | None, typer.Option(help="Ray cluster to join (auto, host:port); default: a local Ray.")]
 Folder = Annotated[Path, typer.Argument(metavar="DIR", help="A run folder.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object instead, for programs.")]
+Images = Annotated[
+    int | None, typer.Option(min=1, help="At most so many images, spread evenly over the classes; default: all.")
+]
+Anew = Annotated[bool, typer.Option("--anew", help="Remove what this study has written, nothing else, and ask again.")]
+Classes = Annotated[
+    list[str] | None,
+    typer.Option("--class", metavar="NAME", help="Name or id of a class, or all; may be repeated."),
+]
 
 
 def console(stderr: bool = False) -> Console:
@@ -36,6 +47,15 @@ def console(stderr: bool = False) -> Console:
 def print_json(content: Any) -> None:
     """One JSON value on standard output, as it is: no colours, no folding."""
     typer.echo(json.dumps(content, indent=1, ensure_ascii=False))
+
+
+def asking(
+    folder: Path, as_json: bool, images: int | None = None, anew: bool = False, address: str | None = None
+) -> Asked:
+    """How a study is asked; for an answer in JSON, bars and words go to the standard error stream."""
+    from workflows.asking.study import Asked
+
+    return Asked(folder, console(stderr=as_json), images, anew, address)
 
 
 def default_out(name: str) -> Path:

@@ -11,6 +11,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
+from workflows.asking.registry import STUDIES
 from workflows.cli.options import AsJson, Folder, console, print_json
 from workflows.context import Stage
 from workflows.pipeline import STAGES
@@ -19,15 +20,22 @@ from workflows.report.numbers import duration, size
 from workflows.storage.ledger import Item, LedgerContent
 from workflows.storage.names import split_item
 from workflows.storage.run_folder import RunFolder, size_of
-from workflows.studies.registry import STUDIES
+from workflows.storage.study_folder import StudyFolder, StudyProgress
 
-StageState: TypeAlias = Literal["done", "running", "stopped", "waiting", "failed"]
+StageState: TypeAlias = Literal["done", "cleaned", "running", "stopped", "waiting", "failed"]
 _STATE_STYLES: dict[StageState, str] = {
     "done": "green",
+    "cleaned": "green",
     "running": "yellow",
     "stopped": "yellow",
     "waiting": "dim",
     "failed": "bold red",
+}
+_STUDY_STYLES: dict[StudyProgress, str] = {
+    "done": "green",
+    "partial": "yellow",
+    "stale": "bold red",
+    "not asked": "dim",
 }
 
 
@@ -35,6 +43,7 @@ _STATE_STYLES: dict[StageState, str] = {
 class StageStatus:
     """Where a stage stands: its shards (or other work items), time in seconds and size of its artefacts in bytes.
 
+    A stage that is ``cleaned`` is done, and what it wrote is freed (``inference-graphs clean``).
     ``left`` is None while the number of items is unknown.
     """
 
@@ -49,13 +58,21 @@ class StageStatus:
 
 @dataclass(frozen=True)
 class StudyStatus:
-    """What a run was asked beside its stages: a study, its question and tables, and their size in bytes."""
+    """What a run was asked beside its stages: a study, its question and tables, and where it stands.
+
+    ``done`` of ``total`` work items, ``seconds`` at work, ``size`` in bytes; ``changed``: what of the run is no longer
+    as it was when a stale study began.
+    """
 
     name: str
     question: str
     tables: tuple[str, ...]
-    asked: bool
+    state: StudyProgress
+    done: int
+    total: int | None
+    seconds: float
     size: int
+    changed: tuple[str, ...]
 
 
 def status(folder: Folder, as_json: AsJson = False) -> None:
@@ -92,12 +109,11 @@ def stage_statuses(root: Path) -> list[StageStatus]:
 
 
 def study_statuses(root: Path) -> list[StudyStatus]:
-    """One row a study: whether the run was asked it, by its tables."""
+    """One row a study, in the order of the registry."""
     folder = RunFolder.open(root)
-    found = [[size_of(folder.existing_table(name)) for name in study.tables] for study in STUDIES.values()]
     return [
-        StudyStatus(study.name, study.question, study.tables, all(sizes), sum(sizes))
-        for study, sizes in zip(STUDIES.values(), found, strict=True)
+        StudyStatus(study.name, study.question, study.tables, **asdict(StudyFolder(folder, study).state()))
+        for study in STUDIES.values()
     ]
 
 
@@ -118,10 +134,18 @@ def forward_line(forward: ForwardChoice) -> Text:
 
 
 def study_line(study: StudyStatus) -> Text:
-    """``boxes  do words sit on objects?  boxes.parquet, 12 kB``."""
+    """``boxes    done     do words sit on objects?  boxes.parquet, 3.1 s, 12 kB``."""
     tables = ", ".join(f"{name}.parquet" for name in study.tables)
-    answer = f"{tables}, {size(study.size)}" if study.asked else f"not asked yet: inference-graphs {study.name} --help"
-    return Text(f"{study.name:<7} {study.question}?  {answer}", style="" if study.asked else "dim")
+    took = f", {duration(study.seconds)}" if study.seconds else ""
+    told = {
+        "not asked": f"inference-graphs {study.name} --help",
+        "partial": f"{study.done} of {study.total or '?'} shards{took}; the same command goes on",
+        "done": f"{tables}{took}, {size(study.size)}",
+        "stale": f"{tables}; {', '.join(study.changed)} changed since: ask again with --anew",
+    }
+    line = Text(f"{study.name:<9} ", style="dim" if study.state == "not asked" else "")
+    line.append(f"{study.state:<9} ", style=_STUDY_STYLES[study.state])
+    return line.append(f"{study.question}?  {told[study.state]}")
 
 
 def _status(folder: RunFolder, stage: Stage, content: LedgerContent, driven: bool) -> StageStatus:
@@ -130,7 +154,9 @@ def _status(folder: RunFolder, stage: Stage, content: LedgerContent, driven: boo
         return StageStatus(stage.name, "waiting", 0, 0, None, 0.0, written)
     if content.done and content.total is not None:
         # The ledger may hold items, and failures, of scopes that are no longer asked for.
-        return StageStatus(stage.name, "done", content.total, 0, 0, content.seconds, written)
+        return StageStatus(
+            stage.name, "cleaned" if content.cleaned else "done", content.total, 0, 0, content.seconds, written
+        )
     done, failed = _of_present_scopes(folder, stage, content.items), len(content.failed)
     left = None if content.total is None else max(0, content.total - done - failed)
     state: StageState = "done" if content.done else "failed" if failed else "running" if driven else "stopped"

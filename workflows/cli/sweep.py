@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
-from workflows.cli.options import Address, Preset, Set, console, default_out, find_preset
+from workflows.cli.options import Address, AsJson, Preset, Set, console, default_out, find_preset, print_json
 
 
 def sweep(
@@ -21,6 +21,7 @@ def sweep(
     set_: Set = None,
     out: Annotated[Path | None, typer.Option(help="Run folder; default runs/<name of the preset>-sweep.")] = None,
     address: Address = None,
+    as_json: AsJson = False,
 ) -> None:
     """How many words: every layer with several K, by likelihood and by the labels (IG Fig. 4 right).
 
@@ -34,12 +35,16 @@ def sweep(
 
         inference-graphs sweep cifar10_resnet20 --layers add8,add9 --set discriminative.epochs=10
     """
+    from workflows.asking.registry import STUDIES
     from workflows.settings import load_settings
+    from workflows.storage.study_folder import StudyFolder
     from workflows.studies.sweep.command import run_sweep, sweep_request, sweep_settings
 
     request = sweep_request(words, losses)
     names = [name.strip() for name in layers.split(",") if name.strip()] if layers else []
     settings = sweep_settings(load_settings(find_preset(preset), set_ or ()), names, request.losses)
-    out_console = console()
+    out_console = console(stderr=as_json)
     folder = run_sweep(settings, request, out or default_out(f"{settings.name}-sweep"), out_console, address)
     out_console.print(f"run folder {escape(str(folder.root))}", highlight=False, soft_wrap=True)
+    if as_json:
+        print_json(StudyFolder(folder, STUDIES["sweep"]).summary())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -109,6 +110,7 @@ def _remove_boxes(folder: RunFolder) -> bool:
     ]
     for path in stale:
         path.unlink()
+    shutil.rmtree(folder.root / BOXES[0], ignore_errors=True)
     return bool(stale)
 
 

@@ -63,13 +63,13 @@ def write_table(
         pq.write_table(content, temporary, compression="zstd", row_group_size=ROW_GROUP, write_statistics=True)
 
 
-def to_table(rows: Records, table: str) -> pa.Table:
-    """Rows as Arrow, in the order they come, with the schema of a table.
+def to_table(rows: Records, table: str, *, network: str | None = None) -> pa.Table:
+    """Rows as Arrow, in the order they come, with the schema of a table; ``network`` as in ``write_table``.
 
     Raises:
         ValueError: as ``write_table``.
     """
-    return _conform(rows, SCHEMAS[table], table, {})
+    return _conform(rows, SCHEMAS[table], table, {} if network is None else {"network": network})
 
 
 def read_table(

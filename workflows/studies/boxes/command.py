@@ -13,6 +13,8 @@ from jaxtyping import Bool
 from rich.console import Console
 from rich.text import Text
 
+from workflows.asking.registry import STUDIES
+from workflows.context import LAYOUT
 from workflows.data.boxes import OBJECT, Boxes, BoxRow, area, input_boxes, inside, match_images, read_boxes
 from workflows.data.decoding import BrokenPicture, Pixels
 from workflows.data.reading import PictureReader
@@ -26,6 +28,7 @@ from workflows.storage.fields import LIKELIHOOD
 from workflows.storage.images_table import ImageColumns
 from workflows.storage.names import GraphId
 from workflows.storage.run_folder import RunFolder
+from workflows.storage.study_folder import StudyFolder, StudyRecord, basis_of
 from workflows.storage.tables import read_table, write_table
 from workflows.studies.boxes.shares import Sighting, pooled, share_row
 from workflows.words.scope_images import ranges_of
@@ -58,7 +61,7 @@ def part_names(given: Sequence[str]) -> dict[str, str]:
     return {part.strip(): name.strip() for part, _, name in pairs}
 
 
-def run_boxes(root: Path, boxes: Path, names: Mapping[str, str], console: Console) -> None:
+def run_boxes(root: Path, boxes: Path, names: Mapping[str, str], console: Console) -> dict[str, Any]:
     """Write boxes.parquet and figures/[<scope>/]boxes.png of a finished run, and print the layers.
 
     Args:
@@ -67,16 +70,24 @@ def run_boxes(root: Path, boxes: Path, names: Mapping[str, str], console: Consol
         names: what its parts are called.
         console: where the table goes.
 
+    Returns:
+        The summary.
+
     Raises:
         DataError: the file is no such table, or its boxes do not fit the photos of the run.
         RunFolderError: the run has no class graph yet, or no layer with positions.
     """
     folder = RunFolder.open(root)
+    own = StudyFolder(folder, STUDIES[BOXES])
     with folder.lock():
         folder.remove_leftovers()
         settings, plan = folder.settings(), Plan.read(folder)
         nodes = _chosen_words(folder, plan)
         lines = read_boxes(boxes, names)
+        stands_on = [folder.table("nodes"), folder.table("exemplars"), boxes.resolve()]
+        request = {"boxes": str(boxes.resolve()), "names": dict(names)}
+        own.ask(StudyRecord(request, basis_of(folder, own.study.version, stands_on, ())))
+        own.ledger.begin(LAYOUT, total=1)
         parts = [OBJECT, *(part for line in lines for part in line.boxes)]
         photos = Photos(_photo_boxes(folder, settings, lines), parts, plan)
         rows = [
@@ -86,11 +97,14 @@ def run_boxes(root: Path, boxes: Path, names: Mapping[str, str], console: Consol
         table = read_table(folder.table(BOXES))
         _remove_old_names(folder)
         figures = [_draw(folder, settings, plan, table, scope) for scope in table["scope"].unique().to_pylist()]
+        in_file = len({line.image for line in lines})
+        own.ledger.record("answer")
+        own.ledger.end(photos=len(photos.boxes), photos_in_file=in_file)
     console.print(parts_table(table, plan.class_names, {layer.name: layer.given for layer in plan.layers}))
-    in_file = len({line.image for line in lines})
     console.print(f"{len(photos.boxes)} of the {in_file} photos of the file are in the run", highlight=False)
     for path in (folder.table(BOXES), *figures):
         console.print(Text(str(path)), soft_wrap=True)
+    return own.summary()
 
 
 class Photos:
