@@ -71,8 +71,8 @@ def test_graphs_are_of_predicted_classes(unlabelled: FolderRun, capsys: pytest.C
     assert all(run.figure(graph).exists() for graph in run.graphs())
     capsys.readouterr()
     assert command(["show", str(unlabelled.out), "--class", str(predicted[0])]) == 0
-    count = validation["predicted"].to_pylist().count(predicted[0])
-    assert f"from the {count} validation images predicted" in " ".join(capsys.readouterr().out.split())
+    told = " ".join(capsys.readouterr().out.split())
+    assert told.startswith(f"Inference graph of class {predicted[0]} layer word mostly")
 
 
 def test_a_graph_of_an_image_has_no_true_class(
