@@ -116,8 +116,8 @@ def match_images(rows: Sequence[BoxRow], paths: Sequence[str]) -> dict[int, list
     for row in rows:
         name = posixpath.normpath(row.image).strip("/")
         depth = name.count("/") + 1
-        place = ends.setdefault(depth, _by_ending(paths, depth)).get(name)
-        if place == _TWICE:
+        place = ends.setdefault(depth, by_ending(paths, depth)).get(name)
+        if place == TWICE:
             raise DataError(f"boxes, line {row.line}: {name!r} fits several images of the run: name their folders too")
         if place is not None:
             found.setdefault(place, []).append(row)
@@ -129,14 +129,16 @@ def match_images(rows: Sequence[BoxRow], paths: Sequence[str]) -> dict[int, list
     return found
 
 
-_TWICE = -1
+TWICE = -1
+"""The place of a name that several paths end with."""
 
 
-def _by_ending(paths: Sequence[str], depth: int) -> dict[str, int]:
+def by_ending(paths: Sequence[str], depth: int) -> dict[str, int]:
+    """The place of every path by its last ``depth`` names."""
     places: dict[str, int] = {}
     for place, path in enumerate(paths):
         ending = "/".join(path.split("/")[-depth:])
-        places[ending] = _TWICE if ending in places else place
+        places[ending] = TWICE if ending in places else place
     return places
 
 
@@ -159,14 +161,22 @@ def input_boxes(
     found: dict[str, list[tuple[float, float, float, float]]] = {}
     for row in rows:
         for name, box in row.boxes.items():
-            _refuse_outside(row, name, box, size)
+            refuse_outside(row, name, box, size)
             found.setdefault(name, []).append(box)
-    resized = resized_size(size, preprocessing.resize)
-    shown = resized if preprocessing.crop is None else (preprocessing.crop, preprocessing.crop)
-    top, left = (round((whole - kept) / 2) for whole, kept in zip(resized, shown, strict=True))
+    resized, (top, left), shown = centre_crop(size, preprocessing)
     scale = np.array([resized[1] / width, resized[0] / height] * 2)
     offset, limit = np.array([left, top] * 2), np.array([shown[1], shown[0]] * 2)
     return {name: np.clip(np.array(boxes) * scale - offset, 0, limit) for name, boxes in found.items()}
+
+
+def centre_crop(
+    size: tuple[int, int], preprocessing: PreprocessingSettings
+) -> tuple[tuple[int, int], tuple[int, int], tuple[int, int]]:
+    """Height and width of a photo once resized, the corner (top, left) of its crop, and the crop's size."""
+    resized = resized_size(size, preprocessing.resize)
+    shown = resized if preprocessing.crop is None else (preprocessing.crop, preprocessing.crop)
+    top, left = (round((whole - kept) / 2) for whole, kept in zip(resized, shown, strict=True))
+    return resized, (top, left), shown
 
 
 def resized_size(size: tuple[int, int], short_side: int | None) -> tuple[int, int]:
@@ -179,7 +189,8 @@ def resized_size(size: tuple[int, int], short_side: int | None) -> tuple[int, in
     return int(short_side * height / width), short_side
 
 
-def _refuse_outside(row: BoxRow, name: str, box: tuple[float, float, float, float], size: tuple[int, int]) -> None:
+def refuse_outside(row: BoxRow, name: str, box: tuple[float, float, float, float], size: tuple[int, int]) -> None:
+    """Raises DataError: a box reaches further out of a photo of (height, width) pixels than ``SLACK``."""
     x0, y0, x1, y1 = box
     height, width = size
     out = max(-x0 / width, x1 / width - 1, -y0 / height, y1 / height - 1)

@@ -1,0 +1,1 @@
+"""Masks of concepts on the photos of a run: COCO, boxes, Broden, label pictures, colour pictures."""

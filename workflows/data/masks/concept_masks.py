@@ -1,0 +1,382 @@
+"""Masks of concepts in the network's input, whatever file they come from.
+
+    masks = read_masks("coco:cars/annotations.json", paths, settings.data, settings.preprocessing, (224, 224))
+    wheel = masks.number("wheel")
+    for image, found in zip(images, masks.read(images), strict=True):
+        found.mask(wheel)  # (H, W) bool, in pixels of the network's input
+
+Masks lie in pixels of the photo, or in a grid of their own over it (Broden), and are carried through the resizing and
+cropping of the photo by the nearest pixel, half-pixel centres: a pixel of the input takes the concepts of the mask's
+pixel in which its centre lies.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from jaxtyping import Bool, Int, UInt16
+
+from workflows.data.boxes import BoxRow, TWICE, by_ending, centre_crop, inside, read_boxes, refuse_outside
+from workflows.data.decoding import BrokenPicture, Pixels
+from workflows.data.reading import PictureReader
+from workflows.errors import DataError
+from workflows.settings import DataSettings, PreprocessingSettings
+
+MOST_CONCEPTS = 65_535
+"""Labels are 16 bits wide, and 0 is none."""
+
+OBJECT, PART = "object", "part"
+
+Labels = UInt16[np.ndarray, "L H W"]
+"""Layers of labels: 0 none, c + 1 concept c. A pixel of several concepts has them in different layers."""
+
+
+@dataclass(frozen=True)
+class Concept:
+    """What a mask shows, such as wheel, and of which kind it is: object, part, material, colour, scene, texture ..."""
+
+    name: str
+    category: str
+
+
+@dataclass(frozen=True, eq=False)
+class ImageMasks:
+    """Which concepts lie where on one image.
+
+    Attributes:
+        labels: (L, H, W) in pixels of the network's input; without a layer where the image has no mask.
+    """
+
+    labels: Labels
+
+    def present(self) -> Int[np.ndarray, " m"]:
+        """Numbers of the concepts that have a pixel here, ascending."""
+        return np.unique(self.labels[self.labels > 0]).astype(np.int64) - 1
+
+    def mask(self, concept: int) -> Bool[np.ndarray, "H W"]:
+        """Where a concept lies."""
+        return np.asarray((self.labels == concept + 1).any(axis=0))
+
+    def stack(self) -> tuple[Int[np.ndarray, " m"], Bool[np.ndarray, "m H W"]]:
+        """The concepts that are present, and where each of them lies."""
+        present = self.present()
+        return present, np.asarray((self.labels[None] == (present + 1)[:, None, None, None]).any(axis=1))
+
+
+class MaskSource(Protocol):
+    """A file or folder of masks.
+
+    Attributes:
+        concepts: by number.
+        names: of the photos it knows, each the end of a path, whole folders; without ending where it has none.
+        notes: for people, of what it holds and does not use.
+    """
+
+    @property
+    def concepts(self) -> tuple[Concept, ...]:
+        """By number."""
+        ...
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of the photos."""
+        ...
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """For people."""
+        ...
+
+    def labels(self, name: str, size: tuple[int, int]) -> Labels:
+        """Labels of a photo of ``size`` (height, width), in its pixels or in a grid of their own over all of it.
+
+        Raises:
+            DataError: they are damaged, or of another size.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class MaskSet:
+    """The masks of a run's images. May be sent to actors; reads when asked.
+
+    Attributes:
+        source: as it was asked for, ``kind:path``.
+        concepts: by number.
+        images: (n,) ids of the run's images that the source knows, ascending.
+        absent: photos of the source that the run does not have.
+        notes: for people.
+    """
+
+    source: str
+    concepts: tuple[Concept, ...]
+    images: Int[np.ndarray, " n"]
+    absent: tuple[str, ...]
+    notes: tuple[str, ...]
+    _files: MaskSource
+    _names: Mapping[int, str]
+    _paths: Mapping[int, str]
+    _data: DataSettings
+    _preprocessing: PreprocessingSettings
+    _input_size: tuple[int, int]
+
+    @property
+    def categories(self) -> tuple[str, ...]:
+        """Of the concepts, each once, in their order."""
+        return tuple(dict.fromkeys(concept.category for concept in self.concepts))
+
+    def number(self, name: str, category: str | None = None) -> int:
+        """Of the concept of that name.
+
+        Raises:
+            DataError: there is none, or there are several and no category is given.
+        """
+        fits = [
+            number
+            for number, one in enumerate(self.concepts)
+            if one.name == name and category in (None, one.category)
+        ]
+        if len(fits) == 1:
+            return fits[0]
+        if fits:
+            of = ", ".join(self.concepts[number].category for number in fits)
+            raise DataError(f"concept {name!r} is of several categories, {of}: say which")
+        near = difflib.get_close_matches(name, [one.name for one in self.concepts], n=3)
+        offer = f"did you mean {' or '.join(near)}?" if near else f"it has {_some([o.name for o in self.concepts])}"
+        raise DataError(f"{self.source}: there is no concept {name!r}; {offer}")
+
+    def read(self, images: Sequence[int]) -> list[ImageMasks]:
+        """Masks of some images, in their order; without a layer for those that the source does not know.
+
+        Raises:
+            DataError: masks are damaged or of another size than their photo, or a photo cannot be read any more.
+        """
+        known = [image for image in images if image in self._names]
+        with PictureReader(self._data, threads=1, geometry=_only_size) as reader:
+            pictures = dict(zip(known, reader.read([self._paths[image] for image in known]), strict=True))
+        found = []
+        for image in images:
+            picture = pictures.get(image)
+            if isinstance(picture, BrokenPicture):
+                raise DataError(f"{picture.path!r} could be read before, now it is {picture.reason}: restore it")
+            if picture is None:
+                found.append(ImageMasks(np.zeros((0, *self._input_size), np.uint16)))
+                continue
+            height, width = picture.pixels.shape[:2]
+            labels = self._files.labels(self._names[image], (height, width))
+            rows, columns = nearest_pixels((height, width), labels.shape[1:], self._preprocessing)
+            found.append(ImageMasks(np.ascontiguousarray(labels[:, rows[:, None], columns])))
+        return found
+
+    def without(self, categories: Sequence[str]) -> MaskSet:
+        """The same with the concepts of some categories left out; the others get new numbers."""
+        kept = [number for number, one in enumerate(self.concepts) if one.category not in categories]
+        files = _Chosen(self._files, tuple(kept))
+        return replace(self, concepts=files.concepts, _files=files)
+
+
+@dataclass(frozen=True)
+class _Chosen:
+    """Some concepts of a source."""
+
+    whole: MaskSource
+    kept: tuple[int, ...]
+
+    @property
+    def concepts(self) -> tuple[Concept, ...]:
+        return tuple(self.whole.concepts[number] for number in self.kept)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return self.whole.names
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        return self.whole.notes
+
+    def labels(self, name: str, size: tuple[int, int]) -> Labels:
+        numbers = np.zeros(len(self.whole.concepts) + 1, np.uint16)
+        numbers[np.array(self.kept, np.int64) + 1] = np.arange(1, len(self.kept) + 1)
+        found = numbers[self.whole.labels(name, size)]
+        return found[found.any(axis=(1, 2))]
+
+
+def read_masks(
+    source: str,
+    paths: Mapping[int, str],
+    data: DataSettings,
+    preprocessing: PreprocessingSettings,
+    input_size: tuple[int, int],
+) -> MaskSet:
+    """The masks of a run's images.
+
+    Args:
+        source: ``coco:FILE``, ``boxes:FILE``, ``broden:FOLDER``, ``labels:FOLDER`` or ``colours:FOLDER``; behind a
+            ``#`` a category for all of its concepts, such as ``coco:cars.json#part``.
+        paths: of the readable images of the run, by id.
+        data, preprocessing: settings of the run.
+        input_size: height and width of the network's input.
+
+    Raises:
+        DataError: there is no such file, it is damaged, it knows none of the images, or has too many concepts.
+    """
+    from workflows.data.masks.coco import CocoMasks
+    from workflows.data.masks.label_pictures import BrodenMasks, ColourPictures, LabelPictures
+
+    readers = {
+        "coco": CocoMasks.open,
+        "boxes": BoxMasks.open,
+        "broden": BrodenMasks.open,
+        "labels": LabelPictures.open,
+        "colours": ColourPictures.open,
+    }
+    kind, _, place = source.partition(":")
+    if kind not in readers or not place.strip():
+        raise DataError(f"masks: must be one of {', '.join(readers)}, a colon and a path, got {source!r}")
+    place, _, category = place.partition("#")
+    files: MaskSource = readers[kind](Path(place).expanduser(), category.strip() or None)
+    if len(files.concepts) > MOST_CONCEPTS:
+        raise DataError(f"{source}: must have at most {MOST_CONCEPTS:,} concepts, got {len(files.concepts):,}")
+    names, absent = _match(source, files.names, paths)
+    images = np.array(sorted(names), np.int64)
+    of_images = {image: paths[image] for image in names}
+    return MaskSet(
+        source,
+        files.concepts,
+        images,
+        absent,
+        files.notes,
+        files,
+        names,
+        of_images,
+        data,
+        preprocessing,
+        input_size,
+    )
+
+
+_ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".jp2")
+_CITYSCAPES = "_leftImg8bit"
+
+
+def bare_name(path: str) -> str:
+    """A photo's path without the ending of its format, nor that of Cityscapes' photos."""
+    stem, dot, ending = path.rpartition(".")
+    bare = stem if dot and f".{ending.lower()}" in _ENDINGS else path
+    return bare.removesuffix(_CITYSCAPES)
+
+
+def _match(source: str, names: Sequence[str], paths: Mapping[int, str]) -> tuple[dict[int, str], tuple[str, ...]]:
+    """Names by image, and those that no image has."""
+    images = list(paths)
+    whole, bare = list(paths.values()), [bare_name(path) for path in paths.values()]
+    ends: dict[tuple[int, bool], dict[str, int]] = {}
+    found: dict[int, str] = {}
+    absent = []
+    for name in names:
+        clean = name.strip("/").removeprefix("./")
+        depth, with_ending = clean.count("/") + 1, bare_name(clean) != clean
+        if (depth, with_ending) not in ends:
+            ends[depth, with_ending] = by_ending(whole if with_ending else bare, depth)
+        place = ends[depth, with_ending].get(clean)
+        if place == TWICE:
+            raise DataError(f"{source}: {name!r} fits several images of the run: name their folders too")
+        if place is None:
+            absent.append(name)
+        elif images[place] in found:
+            raise DataError(f"{source}: {name!r} and {found[images[place]]!r} are the same image of the run: keep one")
+        else:
+            found[images[place]] = name
+    if not found:
+        known = whole[0] if whole else "none"
+        told = f"the run's paths end as in {known!r}, its names are like {names[0] if names else 'none'!r}"
+        raise DataError(f"{source}: must know an image of the run, got none of its {len(names):,} photos; {told}")
+    return found, tuple(absent)
+
+
+def nearest_pixels(
+    size: tuple[int, int], grid: tuple[int, ...], preprocessing: PreprocessingSettings
+) -> tuple[Int[np.ndarray, " H"], Int[np.ndarray, " W"]]:
+    """Rows and columns of a grid over a whole photo in which the centres of the input's pixels lie.
+
+    Args:
+        size: height and width of the photo.
+        grid: of the masks; equal to ``size`` where they have the photo's pixels.
+        preprocessing: how the photo was resized and cropped.
+    """
+    resized, corner, shown = centre_crop(size, preprocessing)
+    found = []
+    for whole, first, length, cells in zip(resized, corner, shown, grid, strict=True):
+        # In integers: the centre of pixel i is at (2 (i + first) + 1) / (2 whole) of the side.
+        found.append((2 * (np.arange(length) + first) + 1) * cells // (2 * whole))
+    return found[0], found[1]
+
+
+def layered(numbers: Sequence[int], stack: Bool[np.ndarray, "m H W"]) -> Labels:
+    """As few layers of labels as needed for masks that may overlap.
+
+    Args:
+        numbers: of their concepts.
+        stack: where each lies.
+    """
+    layers: list[np.ndarray] = []
+    for number, mask in zip(numbers, stack, strict=True):
+        if not mask.any():
+            continue
+        home = next((layer for layer in layers if not layer[mask].any()), None)
+        if home is None:
+            home = np.zeros(stack.shape[1:], np.uint16)
+            layers.append(home)
+        home[mask] = number + 1
+    return np.stack(layers) if layers else np.zeros((0, *stack.shape[1:]), np.uint16)
+
+
+@dataclass(frozen=True)
+class BoxMasks:
+    """Boxes of a CSV file as masks: pixels whose centre lies in a box. The object's own box is a concept too."""
+
+    concepts: tuple[Concept, ...]
+    rows: Mapping[str, tuple[BoxRow, ...]]
+    notes: tuple[str, ...] = field(default=())
+
+    @classmethod
+    def open(cls, path: Path, category: str | None) -> BoxMasks:
+        """Raises DataError: see ``read_boxes``."""
+        by_photo: dict[str, list[BoxRow]] = {}
+        for row in read_boxes(path, {}):
+            by_photo.setdefault(row.image, []).append(row)
+        names = dict.fromkeys(name for rows in by_photo.values() for row in rows for name in row.boxes)
+        ordered = sorted(names, key=lambda name: (name != OBJECT, name))
+        concepts = tuple(Concept(name, category or (OBJECT if name == OBJECT else PART)) for name in ordered)
+        return cls(concepts, {name: tuple(rows) for name, rows in by_photo.items()})
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """As the file has them."""
+        return tuple(self.rows)
+
+    def labels(self, name: str, size: tuple[int, int]) -> Labels:
+        """See ``MaskSource``."""
+        y, x = np.arange(size[0]) + 0.5, np.arange(size[1]) + 0.5
+        boxes: dict[str, list[tuple[float, float, float, float]]] = {}
+        for row in self.rows[name]:
+            for part, box in row.boxes.items():
+                refuse_outside(row, part, box, size)
+                boxes.setdefault(part, []).append(box)
+        numbers = [number for number, concept in enumerate(self.concepts) if concept.name in boxes]
+        found = [inside(y, x, np.array(boxes[self.concepts[number].name])) for number in numbers]
+        return layered(numbers, np.stack(found) if found else np.zeros((0, *size), bool))
+
+
+def _only_size(pixels: Pixels) -> Pixels:
+    """As large, and without the pixels."""
+    return np.empty((*pixels.shape[:2], 0), np.uint8)
+
+
+def _some(names: Sequence[str], most: int = 10) -> str:
+    return ", ".join(names[:most]) + (f" and {len(names) - most:,} more" if len(names) > most else "")
