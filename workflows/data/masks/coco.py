@@ -42,7 +42,9 @@ class CocoMasks:
         """Raises DataError: the file is missing, no COCO file, or contradicts itself."""
         content = _load(path)
         try:
-            photos = {one["id"]: (str(one["file_name"]), int(one["height"]), int(one["width"])) for one in content["images"]}
+            photos = {
+                one["id"]: (str(one["file_name"]), int(one["height"]), int(one["width"])) for one in content["images"]
+            }
             known = {one["id"]: one for one in content["categories"]}
             used = {one["category_id"] for one in content["annotations"]}
             numbers = {key: number for number, key in enumerate(key for key in known if key in used)}
@@ -81,8 +83,8 @@ class CocoMasks:
         if self.sizes[name] != size:
             raise DataError(
                 f"coco {str(self.path)!r}: the masks of {name!r} must have the size of their photo, {size[1]} x "
-                f"{size[0]} pixels (width x height), got {self.sizes[name][1]} x {self.sizes[name][0]}: give the photos "
-                "that were annotated"
+                f"{size[0]} pixels (width x height), got {self.sizes[name][1]} x {self.sizes[name][0]}: give the "
+                "photos that were annotated"
             )
         masks: dict[int, Bool[np.ndarray, "H W"]] = {}
         for number, key, segmentation in self.annotations[name]:

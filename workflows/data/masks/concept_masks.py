@@ -21,7 +21,7 @@ from typing import Protocol
 import numpy as np
 from jaxtyping import Bool, Int, UInt16
 
-from workflows.data.boxes import BoxRow, TWICE, by_ending, centre_crop, inside, read_boxes, refuse_outside
+from workflows.data.boxes import TWICE, BoxRow, by_ending, centre_crop, inside, read_boxes, refuse_outside
 from workflows.data.decoding import BrokenPicture, Pixels
 from workflows.data.reading import PictureReader
 from workflows.errors import DataError
@@ -137,9 +137,7 @@ class MaskSet:
             DataError: there is none, or there are several and no category is given.
         """
         fits = [
-            number
-            for number, one in enumerate(self.concepts)
-            if one.name == name and category in (None, one.category)
+            number for number, one in enumerate(self.concepts) if one.name == name and category in (None, one.category)
         ]
         if len(fits) == 1:
             return fits[0]
