@@ -13,7 +13,7 @@ pixel in which its centre lies.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
@@ -226,7 +226,7 @@ def read_masks(
     from workflows.data.masks.coco import CocoMasks
     from workflows.data.masks.label_pictures import BrodenMasks, ColourPictures, LabelPictures
 
-    readers = {
+    readers: dict[str, Callable[[Path, str | None], MaskSource]] = {
         "coco": CocoMasks.open,
         "boxes": BoxMasks.open,
         "broden": BrodenMasks.open,
@@ -237,7 +237,7 @@ def read_masks(
     if kind not in readers or not place.strip():
         raise DataError(f"masks: must be one of {', '.join(readers)}, a colon and a path, got {source!r}")
     place, _, category = place.partition("#")
-    files: MaskSource = readers[kind](Path(place).expanduser(), category.strip() or None)
+    files = readers[kind](Path(place).expanduser(), category.strip() or None)
     if len(files.concepts) > MOST_CONCEPTS:
         raise DataError(f"{source}: must have at most {MOST_CONCEPTS:,} concepts, got {len(files.concepts):,}")
     names, absent = _match(source, files.names, paths)

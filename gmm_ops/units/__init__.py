@@ -1,0 +1,1 @@
+"""What units and words detect: activation histograms, thresholds, overlaps with concepts, unions."""
