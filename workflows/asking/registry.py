@@ -14,6 +14,11 @@ STUDIES: dict[str, Study] = {
     for study in (
         Study("sweep", "how many words, and by which loss", ("sweep",)),
         Study("boxes", "do words sit on objects", ("boxes",)),
+        Study(
+            "dissect",
+            "which concepts do units and words detect",
+            ("units", "unit_concepts", "word_concepts", "word_units", "unions"),
+        ),
     )
 }
 """By name, in the order of ``status``."""

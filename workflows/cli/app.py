@@ -11,6 +11,7 @@ from gmm_ops.errors import RefusedInput
 from workflows.cli.boxes import boxes, parts
 from workflows.cli.clean import clean
 from workflows.cli.demo import demo
+from workflows.cli.dissect import dissect
 from workflows.cli.layers import layers
 from workflows.cli.options import console
 from workflows.cli.run import run
@@ -31,7 +32,7 @@ app = typer.Typer(
 
 INTERRUPTED = 130
 
-for command in (run, layers, status, show, sweep, boxes, clean, demo):
+for command in (run, layers, status, show, sweep, boxes, clean, demo, dissect):
     app.command()(command)
 app.command(hidden=True)(parts)
 

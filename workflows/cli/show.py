@@ -126,7 +126,7 @@ def _show_path(run: Run, image: int, out: Console) -> None:
 
 def _show_table(run: Run, graph: str, scope: str, out: Console) -> None:
     from workflows.report.terminal import graph_table
-    from workflows.report.view_tables import GraphTables, build_graph_view
+    from workflows.report.view_tables import GraphTables, build_graph_view, concepts_of
 
     explained = GraphId.parse(graph)
     wanted = [("graph", "=", graph), ("scope", "=", scope)]
@@ -135,6 +135,7 @@ def _show_table(run: Run, graph: str, scope: str, out: Console) -> None:
         edges=run.table("edges", filters=wanted),
         exemplars=run.table("exemplars", filters=[("scope", "=", scope), ("rank", "=", 0)]),
         images=run.table("images", filters=[("image", "=", explained.number)]) if explained.is_image else None,
+        concepts=concepts_of(run.folder, scope),
     )
     view = build_graph_view(
         tables,

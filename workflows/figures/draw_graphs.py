@@ -19,7 +19,7 @@ from workflows.report.graph_figure import GraphStyle, draw_class_graph, draw_ima
 from workflows.report.graph_view import WordMap
 from workflows.report.pictures import PictureFolder
 from workflows.report.similarity_figure import LayerSimilarity, draw_similarity_figure
-from workflows.report.view_tables import GraphTables, build_graph_view
+from workflows.report.view_tables import GraphTables, build_graph_view, concepts_of
 from workflows.settings import Settings
 from workflows.storage.fields import LIKELIHOOD
 from workflows.storage.images_table import read_image_rows
@@ -51,7 +51,7 @@ class GraphDrawWorker:
         image = shown.number if shown.is_image else None
         self._save_pictures(graph, image)
         view = build_graph_view(
-            GraphTables(**self.tables, images=self._images(graph, image)),
+            GraphTables(**self.tables, images=self._images(graph, image), concepts=concepts_of(self.folder, scope)),
             graph,
             scope=scope,
             network=self.settings.name,

@@ -138,10 +138,12 @@ def _draw_exemplar(page: Page, exemplar: ExemplarView, box: Box, size: float, sh
 
 
 def _title(view: GraphView, node: NodeView) -> tuple[str, str, str]:
-    """Layer and word; dominant class; what stands behind its name."""
+    """Layer and word; dominant class; what stands behind its name: its share, and what the word covers."""
     behind = percent(node.dominant_share)
     if view.image is not None:
         behind += f" · {percent(node.share)} of positions"
+    if node.concept:
+        behind += f" · {printable(node.concept)}"
     return f"{printable(view.layer_title(node.layer))} · word {node.word}", short_name(node.dominant_class), behind
 
 

@@ -39,7 +39,8 @@ class NodeView:
 
     ``positions`` of Omega's columns belong to the word, which is ``share`` of them. ``dominant_class`` is the most
     frequent class among the word's columns and ``dominant_share`` its share. ``dots`` (image graph) are the word's
-    positions (x, y) in the pixels of the network's input.
+    positions (x, y) in the pixels of the network's input. ``concept`` is what the study dissect found that it covers,
+    with the IoU.
     """
 
     layer: str
@@ -52,6 +53,7 @@ class NodeView:
     dominant_share: float
     exemplars: tuple[ExemplarView, ...] = ()
     dots: Float[np.ndarray, "n 2"] | None = None
+    concept: str = ""
 
     @property
     def key(self) -> NodeKey:

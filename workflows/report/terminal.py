@@ -22,9 +22,12 @@ def graph_table(view: GraphView) -> RenderableType:
     Log ratios of strong edges are green, as the arrows of the figure; edges that no figure draws are left out.
     """
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
-    for name, width in (("layer", 0), ("word", 4), ("mostly", 0), ("", 5), ("positions", 9), ("speaks for", 0)):
+    covers = [("covers", 0)] if _has_concepts(view) else []
+    for name, width in (
+        ("layer", 0), ("word", 4), ("mostly", 0), ("", 5), *covers, ("positions", 9), ("speaks for", 0)
+    ):  # fmt: skip
         # Where the terminal is too narrow rich takes width from columns that may wrap: the names, never the numbers.
-        justify: Literal["left", "right"] = "left" if name in ("layer", "mostly") else "right"
+        justify: Literal["left", "right"] = "left" if name in ("layer", "mostly", "covers") else "right"
         table.add_column(name, justify=justify, no_wrap=width > 0, min_width=width or None)
     table.add_column("freq.", justify="right", no_wrap=True, min_width=5)
     table.add_column("log ratio", justify="right", no_wrap=True, min_width=9)
@@ -38,6 +41,11 @@ def graph_table(view: GraphView) -> RenderableType:
             _add_node(table, view, node, edges, first=place == 0)
         table.add_section()
     return Group(_heading(view), table)
+
+
+def _has_concepts(view: GraphView) -> bool:
+    """Whether the study dissect has named a word of the graph."""
+    return any(node.concept for layer in view.layers for node in layer)
 
 
 def _heading(view: GraphView) -> Text:
@@ -70,6 +78,7 @@ def _add_node(table: Table, view: GraphView, node: NodeView, edges: Sequence[Edg
         Text(str(node.word), style="bold"),
         _name(short_name(node.dominant_class)),
         Text(percent(node.dominant_share)),
+        *([_name(node.concept)] if _has_concepts(view) else []),
         Text(percent(node.share)),
     ]
     if not edges:

@@ -22,20 +22,25 @@ from workflows.report.graph_view import (
     NodeView,
     WordMap,
 )
+from workflows.report.lettering import short_name
+from workflows.report.numbers import frequency
 from workflows.report.pictures import PictureFolder
 from workflows.storage.fields import LIKELIHOOD
 from workflows.storage.names import GraphId
+from workflows.storage.run_folder import RunFolder
+from workflows.storage.tables import read_table
 
 
 @dataclass(frozen=True)
 class GraphTables:
-    """The tables of a run that a graph is drawn from; ``heatmaps`` and ``images`` may be absent."""
+    """The tables of a run that a graph is drawn from; the last three may be absent."""
 
     nodes: pa.Table
     edges: pa.Table
     exemplars: pa.Table
     heatmaps: pa.Table | None = None
     images: pa.Table | None = None
+    concepts: pa.Table | None = None
 
 
 def build_graph_view(
@@ -73,7 +78,10 @@ def build_graph_view(
     key = {"graph": graph, "scope": scope, "criterion": criterion}
     nodes, edges = _node_rows(tables.nodes, key), _rows(tables.edges, **key)
     thumbnails = _thumbnails(tables.exemplars, scope, nodes, exemplars, class_names, pictures)
-    views = {(row["layer"], row["word"]): _node_view(row, thumbnails, word_maps or {}, class_names) for row in nodes}
+    named = concept_names(tables.concepts, scope)
+    views = {
+        (row["layer"], row["word"]): _node_view(row, thumbnails, word_maps or {}, class_names, named) for row in nodes
+    }
     heats = _heats(tables.heatmaps, key)
     root = [row["word"] for row in nodes if row["layer"] == OUTPUT]
     try:
@@ -139,6 +147,7 @@ def _node_view(
     thumbnails: Mapping[NodeKey, tuple[ExemplarView, ...]],
     word_maps: Mapping[str, WordMap],
     class_names: Sequence[str],
+    named: Mapping[NodeKey, str],
 ) -> NodeView:
     layer, word = row["layer"], row["word"]
     return NodeView(
@@ -152,7 +161,26 @@ def _node_view(
         dominant_share=_number(row["dominant_share"]),
         exemplars=thumbnails[layer, word],
         dots=word_maps[layer].dots(word) if layer in word_maps else None,
+        concept=named.get((layer, word), ""),
     )
+
+
+def concepts_of(folder: RunFolder, scope: str) -> pa.Table | None:
+    """Rows of word_concepts of a scope; None where the study dissect has not been asked."""
+    path = folder.table("word_concepts")
+    return read_table(path, filters=[("scope", "=", scope), ("rank", "=", 0)]) if path.exists() else None
+
+
+def concept_names(table: pa.Table | None, scope: str) -> dict[NodeKey, str]:
+    """What words cover, with the IoU, such as ``wheel .35``: the best concept of every word that has one."""
+    rows = [] if table is None else _rows(table, scope=scope)
+    first = [row for row in rows if row["rank"] == 0]
+    return {(row["layer"], row["word"]): named_concept(row["concept"], row["iou"]) for row in first}
+
+
+def named_concept(concept: str | None, iou: float) -> str:
+    """A concept with its IoU, never without."""
+    return "" if not concept else f"{short_name(concept)} {frequency(iou, long=False)}"
 
 
 def _edge_view(

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import pyarrow as pa
 
+from workflows.storage.dissect_columns import DISSECT_COLUMNS
 from workflows.storage.fields import LIKELIHOOD, NETWORK
 from workflows.storage.fit_columns import CHAIN_COLUMNS, FIT_COLUMNS
 from workflows.storage.graph_columns import GRAPH_COLUMNS
 
-_COLUMNS = GRAPH_COLUMNS | CHAIN_COLUMNS | FIT_COLUMNS
+_COLUMNS = GRAPH_COLUMNS | CHAIN_COLUMNS | FIT_COLUMNS | DISSECT_COLUMNS
 
 SCHEMAS: dict[str, pa.Schema] = {name: pa.schema([*columns, NETWORK]) for name, columns in _COLUMNS.items()}
 
@@ -29,6 +30,11 @@ SORT_KEYS: dict[str, tuple[str, ...]] = {
     "junctions": ("scope", "rank"),
     "sweep": ("scope",),
     "boxes": ("graph",),
+    "units": ("layer", "unit", "quantile"),
+    "unit_concepts": ("layer", "unit", "quantile", "rank"),
+    "word_concepts": ("scope", "layer", "word", "rank"),
+    "word_units": ("scope", "layer", "word", "rank"),
+    "unions": ("layer", "masks"),
 }
 """Sort key of each table: what people filter on. Rows with equal keys keep the order they were written in."""
 

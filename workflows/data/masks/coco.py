@@ -74,6 +74,11 @@ class CocoMasks:
         return cls(path, tuple(concepts), {name: sizes[name] for name in annotations}, annotations, tuple(notes))
 
     @property
+    def tables(self) -> tuple[Path, ...]:
+        """The file."""
+        return (self.path,)
+
+    @property
     def names(self) -> tuple[str, ...]:
         """Photos with an annotation."""
         return tuple(self.annotations)

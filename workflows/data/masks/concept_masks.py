@@ -13,7 +13,7 @@ pixel in which its centre lies.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
@@ -22,7 +22,8 @@ import numpy as np
 from jaxtyping import Bool, Int, UInt16
 
 from workflows.data.boxes import TWICE, BoxRow, by_ending, centre_crop, inside, read_boxes, refuse_outside
-from workflows.data.decoding import BrokenPicture, Pixels
+from workflows.data.decoding import BrokenPicture, Picture, Pixels
+from workflows.data.masks.colour_names import COLOUR_NAMES, ColourNames
 from workflows.data.reading import PictureReader
 from workflows.errors import DataError
 from workflows.settings import DataSettings, PreprocessingSettings
@@ -30,7 +31,10 @@ from workflows.settings import DataSettings, PreprocessingSettings
 MOST_CONCEPTS = 65_535
 """Labels are 16 bits wide, and 0 is none."""
 
-OBJECT, PART = "object", "part"
+OBJECT, PART, COLOUR = "object", "part", "colour"
+
+_AT_ONCE = 8
+"""Photos that are decoded ahead."""
 
 Labels = UInt16[np.ndarray, "L H W"]
 """Layers of labels: 0 none, c + 1 concept c. A pixel of several concepts has them in different layers."""
@@ -75,6 +79,7 @@ class MaskSource(Protocol):
         concepts: by number.
         names: of the photos it knows, each the end of a path, whole folders; without ending where it has none.
         notes: for people, of what it holds and does not use.
+        tables: files that say what is where; pictures are not among them.
     """
 
     @property
@@ -90,6 +95,11 @@ class MaskSource(Protocol):
     @property
     def notes(self) -> tuple[str, ...]:
         """For people."""
+        ...
+
+    @property
+    def tables(self) -> tuple[Path, ...]:
+        """Files that say what is where; pictures are not among them."""
         ...
 
     def labels(self, name: str, size: tuple[int, int]) -> Labels:
@@ -124,6 +134,12 @@ class MaskSet:
     _data: DataSettings
     _preprocessing: PreprocessingSettings
     _input_size: tuple[int, int]
+    _colours: ColourNames | None = None
+
+    @property
+    def tables(self) -> tuple[Path, ...]:
+        """Files that say what is where; pictures are not among them."""
+        return (*self._files.tables, *(() if self._colours is None else (self._colours.path,)))
 
     @property
     def categories(self) -> tuple[str, ...]:
@@ -154,28 +170,43 @@ class MaskSet:
         Raises:
             DataError: masks are damaged or of another size than their photo, or a photo cannot be read any more.
         """
-        known = [image for image in images if image in self._names]
-        with PictureReader(self._data, threads=1, geometry=_only_size) as reader:
-            pictures = dict(zip(known, reader.read([self._paths[image] for image in known]), strict=True))
-        found = []
-        for image in images:
-            picture = pictures.get(image)
-            if isinstance(picture, BrokenPicture):
-                raise DataError(f"{picture.path!r} could be read before, now it is {picture.reason}: restore it")
-            if picture is None:
-                found.append(ImageMasks(np.zeros((0, *self._input_size), np.uint16)))
-                continue
-            height, width = picture.pixels.shape[:2]
-            labels = self._files.labels(self._names[image], (height, width))
-            rows, columns = nearest_pixels((height, width), labels.shape[1:], self._preprocessing)
-            found.append(ImageMasks(np.ascontiguousarray(labels[:, rows[:, None], columns])))
-        return found
+        with PictureReader(self._data, threads=1, geometry=None if self._colours else _only_size) as reader:
+            known = [image for image in images if image in self._names]
+            batches = reader.stream([self._paths[image] for image in known], _AT_ONCE)
+            found = dict(zip(known, (self._of_picture(*pair) for pair in _pairs(known, batches)), strict=True))
+        empty = ImageMasks(np.zeros((0, *self._input_size), np.uint16))
+        return [found.get(image, empty) for image in images]
+
+    def _of_picture(self, image: int, picture: Picture | BrokenPicture) -> ImageMasks:
+        if isinstance(picture, BrokenPicture):
+            raise DataError(f"{picture.path!r} could be read before, now it is {picture.reason}: restore it")
+        size = (picture.pixels.shape[0], picture.pixels.shape[1])
+        labels = self._files.labels(self._names[image], size)
+        rows, columns = nearest_pixels(size, labels.shape[1:], self._preprocessing)
+        found = labels[:, rows[:, None], columns]
+        if self._colours is not None:
+            rows, columns = nearest_pixels(size, size, self._preprocessing)
+            first = len(self._files.concepts) + 1
+            colours = self._colours.colours(picture.pixels[rows[:, None], columns]) + np.uint16(first)
+            found = np.concatenate([found, colours[None]])
+        return ImageMasks(np.ascontiguousarray(found))
 
     def without(self, categories: Sequence[str]) -> MaskSet:
         """The same with the concepts of some categories left out; the others get new numbers."""
         kept = [number for number, one in enumerate(self.concepts) if one.category not in categories]
         files = _Chosen(self._files, tuple(kept))
         return replace(self, concepts=files.concepts, _files=files)
+
+    def with_colours(self, path: Path) -> MaskSet:
+        """The same with the eleven names of colours on every image that has masks; see ``ColourNames``.
+
+        Raises:
+            DataError: the table is missing or damaged, or there are too many concepts then.
+        """
+        table = ColourNames.open(path)
+        concepts = (*self._files.concepts, *(Concept(name, COLOUR) for name in COLOUR_NAMES))
+        _refuse_many(self.source, concepts)
+        return replace(self, concepts=concepts, _colours=table)
 
 
 @dataclass(frozen=True)
@@ -196,6 +227,10 @@ class _Chosen:
     @property
     def notes(self) -> tuple[str, ...]:
         return self.whole.notes
+
+    @property
+    def tables(self) -> tuple[Path, ...]:
+        return self.whole.tables
 
     def labels(self, name: str, size: tuple[int, int]) -> Labels:
         numbers = np.zeros(len(self.whole.concepts) + 1, np.uint16)
@@ -238,8 +273,7 @@ def read_masks(
         raise DataError(f"masks: must be one of {', '.join(readers)}, a colon and a path, got {source!r}")
     place, _, category = place.partition("#")
     files = readers[kind](Path(place).expanduser(), category.strip() or None)
-    if len(files.concepts) > MOST_CONCEPTS:
-        raise DataError(f"{source}: must have at most {MOST_CONCEPTS:,} concepts, got {len(files.concepts):,}")
+    _refuse_many(source, files.concepts)
     names, absent = _match(source, files.names, paths)
     images = np.array(sorted(names), np.int64)
     of_images = {image: paths[image] for image in names}
@@ -340,6 +374,7 @@ class BoxMasks:
 
     concepts: tuple[Concept, ...]
     rows: Mapping[str, tuple[BoxRow, ...]]
+    tables: tuple[Path, ...]
     notes: tuple[str, ...] = field(default=())
 
     @classmethod
@@ -351,7 +386,7 @@ class BoxMasks:
         names = dict.fromkeys(name for rows in by_photo.values() for row in rows for name in row.boxes)
         ordered = sorted(names, key=lambda name: (name != OBJECT, name))
         concepts = tuple(Concept(name, category or (OBJECT if name == OBJECT else PART)) for name in ordered)
-        return cls(concepts, {name: tuple(rows) for name, rows in by_photo.items()})
+        return cls(concepts, {name: tuple(rows) for name, rows in by_photo.items()}, (path,))
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -369,6 +404,17 @@ class BoxMasks:
         numbers = [number for number, concept in enumerate(self.concepts) if concept.name in boxes]
         found = [inside(y, x, np.array(boxes[self.concepts[number].name])) for number in numbers]
         return layered(numbers, np.stack(found) if found else np.zeros((0, *size), bool))
+
+
+def _refuse_many(source: str, concepts: Sequence[Concept]) -> None:
+    if len(concepts) > MOST_CONCEPTS:
+        raise DataError(f"{source}: must have at most {MOST_CONCEPTS:,} concepts, got {len(concepts):,}")
+
+
+def _pairs(
+    images: Sequence[int], batches: Iterable[Sequence[Picture | BrokenPicture]]
+) -> Iterator[tuple[int, Picture | BrokenPicture]]:
+    return zip(images, (picture for batch in batches for picture in batch), strict=True)
 
 
 def _only_size(pixels: Pixels) -> Pixels:

@@ -40,6 +40,11 @@ class LabelPictures:
         return cls(folder, _concepts(rows, category), tuple(values), _pictures(folder, "labelIds"))
 
     @property
+    def tables(self) -> tuple[Path, ...]:
+        """Names of the values."""
+        return (self.folder / "labels.csv",)
+
+    @property
     def names(self) -> tuple[str, ...]:
         """Paths of the pictures below the folder, without their endings."""
         return tuple(self.pictures)
@@ -75,6 +80,11 @@ class ColourPictures:
         colours = [red + 256 * green + 65536 * blue for red, green, blue in parts]
         _refuse_twice(table, colours)
         return cls(folder, _concepts(rows, category), tuple(colours), _pictures(folder, "color"))
+
+    @property
+    def tables(self) -> tuple[Path, ...]:
+        """Names of the colours."""
+        return (self.folder / "colours.csv",)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -130,6 +140,11 @@ class BrodenMasks:
         bare = [kind for kind in numbers if not any(row[kind] for row in index)]
         notes = tuple(f"no image of {str(root)!r} has a mask of category {kind}" for kind in bare)
         return cls(root, tuple(concepts), numbers, {row["image"]: row for row in index}, notes)
+
+    @property
+    def tables(self) -> tuple[Path, ...]:
+        """Index, categories and labels."""
+        return tuple(self.root / f"{name}.csv" for name in ("index", "category", "label"))
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -1,0 +1,1 @@
+"""Which concepts do units and words detect?"""
