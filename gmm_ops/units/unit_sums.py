@@ -75,9 +75,9 @@ class StrongestImages(Sums):
 
     @classmethod
     def from_batch(cls, values: Float[np.ndarray, "n M"], images: Sequence[int], kept: int) -> Self:
-        """Of a value for each image and unit."""
+        """Of a value for each image and unit; -inf: not shown at all."""
         found = cls.zero(values.shape[1], 0)
-        numbers = np.broadcast_to(np.asarray(images, np.int64), values.T.shape)
+        numbers = np.where(values.T > -np.inf, np.asarray(images, np.int64), -1)
         return found._best(values.T.astype(np.float64), numbers, kept)
 
     def merge(self, other: Self) -> Self:

@@ -1,0 +1,51 @@
+"""Masks of concepts on the digits of a run: ink and its parts, as a COCO file of run lengths."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from sklearn.datasets import load_digits
+
+from workflows.run import open_run
+
+CONCEPTS = {1: ("ink", "part"), 2: ("upper half", "part"), 3: ("lower half", "part"), 4: ("picture", "object")}
+
+
+def digit_masks(pixels: np.ndarray) -> dict[int, np.ndarray]:
+    """By concept: where it lies on an 8 x 8 digit."""
+    ink = pixels > 8
+    upper = np.arange(8)[:, None] < np.full((8, 8), 4)
+    return {1: ink, 2: ink & upper, 3: ink & ~upper, 4: np.ones((8, 8), bool)}
+
+
+def run_lengths_of(mask: np.ndarray) -> list[int]:
+    """Uncompressed counts, column by column, beginning with 0s."""
+    flat = mask.T.ravel()
+    edges = np.flatnonzero(np.diff(flat)) + 1
+    lengths = np.diff(np.concatenate([[0], edges, [len(flat)]])).tolist()
+    return [0, *lengths] if flat[0] else lengths
+
+
+def digits_coco(root: Path, path: Path, every: int = 1, more: Mapping[str, Any] | None = None) -> Path:
+    """Write masks of every n-th image of a run on digits; the annotations of ``more`` beside them."""
+    pictures = load_digits().images
+    images, annotations = [], []
+    table = open_run(root).table("images", ["image", "path"]).to_pylist()
+    for row in table[::every]:
+        pixels = pictures[int(row["path"].rpartition("#")[2])]
+        images.append({"id": row["image"], "file_name": row["path"], "height": 8, "width": 8})
+        for concept, mask in digit_masks(pixels).items():
+            coded = {"size": [8, 8], "counts": run_lengths_of(mask)}
+            annotations.append(
+                {"id": len(annotations), "image_id": row["image"], "category_id": concept, "segmentation": coded}
+            )
+    categories = [{"id": key, "name": name, "supercategory": kind} for key, (name, kind) in CONCEPTS.items()]
+    content = {"images": images, "categories": categories, "annotations": annotations}
+    for name, rows in (more or {}).items():
+        content[name] += rows
+    path.write_text(json.dumps(content))
+    return path
