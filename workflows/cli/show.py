@@ -1,4 +1,4 @@
-"""``inference-graphs show``: the path of an image, a graph as a table, and where the figures are."""
+"""``inference-graphs show``: a graph, a path, a unit or a word as a table, and where the figures are."""
 
 from __future__ import annotations
 
@@ -21,13 +21,15 @@ def show(
     folder: Folder,
     class_: Annotated[str | None, typer.Option("--class", help="Name or id of a class.")] = None,
     image: Annotated[int | None, typer.Option(help="Id of an image (a row of images.parquet).")] = None,
+    unit: Annotated[str | None, typer.Option(metavar="LAYER:UNIT", help="A unit, in a run that is dissected.")] = None,
+    word: Annotated[str | None, typer.Option(metavar="LAYER:WORD", help="A word, in a run that is dissected.")] = None,
     scope: Annotated[
         str | None,
         typer.Option(help="Whose words explain it: joint, class-<id> or list-<name>; default: joint, or its own."),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """The inference graph of a class or of an image as a table, and where its figure is.
+    """The inference graph of a class or of an image as a table, and where its figure is; or one unit or word.
 
     A run with a hidden Markov model prints the image's path first: words, runners-up and by how much they lost.
 
@@ -45,13 +47,20 @@ def show(
 
         inference-graphs show runs/digits --class 3 --json
 
+        inference-graphs show runs/cars-resnet50 --unit add13:607
+
+        inference-graphs show runs/cars-resnet50 --word add13:17
+
     Which images have a graph is the preset's mine.images; by default the misclassified validation images.
     """
-    if (class_ is None) == (image is None):
-        raise RunError("show: give either --class NAME or --image ID")
+    if [class_, image, unit, word].count(None) != 3:
+        raise RunError("show: give one of --class NAME, --image ID, --unit LAYER:UNIT and --word LAYER:WORD")
     from workflows.run import open_run
 
     run = open_run(folder)
+    if unit is not None or word is not None:
+        show_detector(run, "word" if unit is None else "unit", unit or word or "", console(), scope, as_json)
+        return
     graph = str(GraphId("image", image)) if image is not None else f"class:{class_}"  # by name or id
     try:
         if as_json:
@@ -109,6 +118,86 @@ def graph_content(run: Run, graph: str, scope: str | None = None) -> dict[str, A
         "edges": run.table("edges", filters=wanted).to_pylist(),
         "figure": str(figure) if figure.exists() else None,
     }
+
+
+_SHOWN = 8
+"""Words of a unit, units of a word."""
+
+
+def show_detector(run: Run, kind: str, name: str, out: Console, scope: str | None, as_json: bool) -> None:
+    """Print what a unit or a word covers.
+
+    Args:
+        run: that is dissected.
+        kind: ``unit`` or ``word``.
+        name: ``LAYER:NUMBER``.
+        out: where to.
+        scope: whose words; None: joint, or the first there is.
+        as_json: the rows of the tables instead.
+
+    Raises:
+        DataError: there is no such layer, unit or word. RunFolderError: the run is not dissected.
+    """
+    from workflows.report.concept_table import unit_table, word_table
+
+    layer, number = _detector_key(run, kind, name)
+    scopes = run.scopes()
+    scope = scope or (JOINT if JOINT in scopes else scopes[0])
+    key = [("layer", "=", layer), (kind, "=", number)]
+    of_scope = [("scope", "=", scope)]
+    concepts = run.table(f"{kind}_concepts", filters=key if kind == "unit" else [*key, *of_scope]).to_pylist()
+    members = run.table("word_units", filters=[*key, *of_scope]).sort_by([("z", "descending")]).slice(0, _SHOWN)
+    beside = [{**row, "concept": _named(run, layer, scope, kind, row)} for row in members.to_pylist()]
+    title = f"{layer} {kind} {number}"
+    if kind == "unit":
+        rows = run.table("units", filters=key).to_pylist()
+        content, table = {"units": rows}, unit_table(title, rows, concepts, beside)
+    else:
+        words = run.table("words", filters=[*key, *of_scope]).to_pylist()
+        columns = run.plan.train_images * run.plan.layer(layer).positions
+        share = words[0]["columns"] / columns if words else None
+        content, table = {"words": words}, word_table(title, share, concepts, beside)
+    if as_json:
+        print_json({"layer": layer, kind: number, **content, f"{kind}_concepts": concepts, "word_units": beside})
+    else:
+        out.print(table)
+
+
+def _detector_key(run: Run, kind: str, name: str) -> tuple[str, int]:
+    """Layer and number; refuses what the tables do not have."""
+    given, colon, number = name.rpartition(":")
+    if not (given and colon and number.isdecimal()):
+        raise DataError(f"--{kind}: must be LAYER:{kind.upper()}, such as add13:17, got {name!r}")
+    if not run.folder.table("units").exists():
+        raise RunFolderError(
+            f"--{kind}: must ask a run that is dissected, got {str(run.folder.root)!r}; give inference-graphs dissect "
+            f"{run.folder.root} first"
+        )
+    layer = next((one.name for one in run.plan.layers if one.given == given), given)
+    known = run.table("units" if kind == "unit" else "word_units", ["layer", kind])
+    layers = list(dict.fromkeys(known["layer"].to_pylist()))
+    if layer not in layers:
+        raise DataError(f"--{kind}: the study dissect has no layer {given!r}; it has {', '.join(layers)}")
+    if kind == "unit" and not run.table("units", ["unit"], [("layer", "=", layer), ("unit", "=", int(number))]):
+        raise DataError(f"--{kind}: layer {given} has no unit {number}")
+    if kind == "word" and int(number) >= run.plan.layer(layer).words:
+        raise DataError(
+            f"--{kind}: layer {given} has no word {number}; its words are 0 to {run.plan.layer(layer).words - 1}"
+        )
+    return layer, int(number)
+
+
+def _named(run: Run, layer: str, scope: str, kind: str, row: dict[str, Any]) -> str:
+    """What the word beside a unit, or the unit beside a word, covers best."""
+    from workflows.report.view_tables import named_concept
+
+    key = [("layer", "=", layer), ("rank", "=", 0)]
+    if kind == "unit":
+        found = run.table("word_concepts", filters=[*key, ("scope", "=", scope), ("word", "=", row["word"])])
+    else:
+        found = run.table("unit_concepts", filters=[*key, ("unit", "=", row["unit"])])
+    best = max(found.to_pylist(), key=lambda one: one["iou"], default=None)
+    return "" if best is None else named_concept(best["concept"], best["iou"])
 
 
 def _show_path(run: Run, image: int, out: Console) -> None:

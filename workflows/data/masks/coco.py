@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Int
 
-from workflows.data.masks.concept_masks import OBJECT, Concept, Labels, layered
+from workflows.data.masks.mask_sources import OBJECT, Concept, Labels, layered
 from workflows.errors import DataError
 
 Segmentation = Sequence[Sequence[float]] | Mapping[str, Any]

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Int
 from PIL import Image, UnidentifiedImageError
 
-from workflows.data.masks.concept_masks import MOST_CONCEPTS, OBJECT, Concept, Labels, bare_name
+from workflows.data.masks.mask_sources import MOST_CONCEPTS, OBJECT, Concept, Labels, bare_name
 from workflows.errors import DataError
 
 _CITYSCAPES = re.compile(r"_gt(?:Fine|Coarse)_(color|labelIds|labelTrainIds|instanceIds)$")

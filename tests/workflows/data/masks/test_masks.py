@@ -25,7 +25,8 @@ from tests.workflows.studies.made_masks import run_lengths_of
 from workflows.data.boxes import input_boxes, inside, read_boxes
 from workflows.data.masks import concept_masks
 from workflows.data.masks.coco import decoded, filled, run_lengths
-from workflows.data.masks.concept_masks import Concept, layered, nearest_pixels
+from workflows.data.masks.concept_masks import Concept, nearest_pixels
+from workflows.data.masks.mask_sources import layered
 from workflows.data.preprocessing import Preprocessor
 from workflows.errors import DataError
 from workflows.settings import DataSettings, PreprocessingSettings
@@ -263,7 +264,10 @@ def test_sources_that_are_none(paths: dict[int, str], tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("segmentation", "match"),
     [
-        ({"size": [30, 40], "counts": [3, 4]}, r"annotation 70 of 'a/one.png': the segmentation must have run lengths .* add up to 30 x 40 = 1200, got 7"),
+        (
+            {"size": [30, 40], "counts": [3, 4]},
+            "annotation 70 of 'a/one.png': the segmentation must have run lengths .* add up to 30 x 40 = 1200, got 7",
+        ),
         ({"size": [30, 40], "counts": [1205, -5]}, "from 0 that add up to 30 x 40"),
         ({"size": [40, 30], "counts": [1200]}, r"must have the size \[30, 40\] \(height, width\), got \[40, 30\]"),
         ({"size": [30, 40], "counts": "a b"}, "must have counts of the characters '0' to 'o', got ' '"),
@@ -271,7 +275,7 @@ def test_sources_that_are_none(paths: dict[int, str], tmp_path: Path) -> None:
         ([[0, 0, 9, 0]], "must be polygons of at least 3 corners x, y, got 4 numbers"),
         ([[0, 0, 9, 0, float("nan"), 1]], "must be polygons"),
     ],
-)  # fmt: skip
+)
 def test_segmentations_that_are_damaged(
     paths: dict[int, str], tmp_path: Path, segmentation: object, match: str
 ) -> None:
