@@ -24,6 +24,7 @@ from typer.main import get_command
 
 from tests.conftest import BuildOnce
 from tests.end_to_end.small_digits import command
+from tests.workflows.studies.made_masks import dissecting
 from workflows.cli.app import app
 from workflows.cli.options import find_preset
 from workflows.pipeline import STAGES
@@ -129,6 +130,13 @@ def test_the_queries_run(page: Path, small_run: Path, chain_run: Path) -> None:
         assert rows, query
 
 
+def test_the_queries_of_dissect_run(build_once: BuildOnce, digits_run: Path) -> None:
+    dissected = build_once("digits-dissected", dissecting(digits_run))
+    queries = [query for block in blocks(ROOT / "infra/docs/dissect.md", "sql") for query in block.split(";")]
+    for query in filter(str.strip, queries):
+        assert duckdb.sql(query.replace(EXAMPLE_RUN, str(dissected))).fetchall(), query
+
+
 def test_the_notebook_runs_and_defines_nothing(small_run: Path, tmp_path: Path) -> None:
     notebook = nbformat.read(NOTEBOOK, as_version=4)
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
@@ -157,7 +165,7 @@ def test_the_notebook_runs_and_defines_nothing(small_run: Path, tmp_path: Path) 
 def test_the_page_of_tables_is_up_to_date() -> None:
     _, _, generated = TABLES_PAGE.read_text(encoding="utf-8").partition(GENERATED)
     assert generated == schema_markdown(), "run `python -m tests.test_documents` to write it again"
-    assert generated.count("### ") == len(SCHEMAS) == 16, "the README says up to sixteen"
+    assert generated.count("### ") == len(SCHEMAS) == 21, "the page of queries says up to twenty-one"
 
 
 @every_page

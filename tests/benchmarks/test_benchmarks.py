@@ -37,6 +37,7 @@ ROWS = {
     "word_slices": ["EM pass", "hard words", "discriminative gradient"],
     "scopes": ["one run of 2 scopes", "2 runs of one scope", "ratio"],
     "sliced_fit": ["generative", "discriminative"],
+    "dissection": ["14x14, 1,024 units", "28x28, 512 units"],
 }
 """First column of each table."""
 WHOLE_RUNS = ("scopes", "sliced_fit")

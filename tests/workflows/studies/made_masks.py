@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import shutil
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from sklearn.datasets import load_digits
 
+from tests.end_to_end.small_digits import command
 from workflows.run import open_run
 
 CONCEPTS = {1: ("ink", "part"), 2: ("upper half", "part"), 3: ("lower half", "part"), 4: ("picture", "object")}
@@ -49,3 +51,28 @@ def digits_coco(root: Path, path: Path, every: int = 1, more: Mapping[str, Any] 
         content[name] += rows
     path.write_text(json.dumps(content))
     return path
+
+
+IMAGES = 60
+"""Asked of the study: few enough for slow twins, in several shards."""
+
+
+def masks_option(root: Path) -> list[str]:
+    """Of a run that ``dissecting`` made."""
+    return ["--masks", f"coco:{root.parent / 'masks.json'}", "--images", str(IMAGES)]
+
+
+def dissecting(finished: Path) -> Callable[[Path], None]:
+    """Makes a copy of a run and dissects it: masks on every second image, and on a photo that the run does not have."""
+
+    def build(root: Path) -> None:
+        shutil.copytree(finished, root)
+        coded = {"size": [8, 8], "counts": [64]}
+        gone = {
+            "images": [{"id": 9999, "file_name": "digits#99999", "height": 8, "width": 8}],
+            "annotations": [{"id": 9999, "image_id": 9999, "category_id": 1, "segmentation": coded}],
+        }
+        digits_coco(root, root.parent / "masks.json", every=2, more=gone)
+        assert command(["dissect", str(root), *masks_option(root)]) == 0
+
+    return build

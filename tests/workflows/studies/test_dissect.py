@@ -14,13 +14,10 @@ from sklearn.datasets import load_digits
 from tests.conftest import BuildOnce
 from tests.end_to_end.small_digits import FIRST_LAYER, command
 from tests.references.dissection import Lite, lite_tally, nearest, threshold
-from tests.workflows.studies.made_masks import CONCEPTS, digit_masks, digits_coco
+from tests.workflows.studies.made_masks import CONCEPTS, IMAGES, digit_masks, dissecting, masks_option
 from workflows.run import Run, open_run
 from workflows.storage.arrays import read_rows
 from workflows.words.word_maps import read_words
-
-IMAGES = 60
-"""Asked of the study: few enough for the slow twin, in several shards."""
 
 NAMES = [name for name, _ in CONCEPTS.values()]
 CATEGORY = [0, 0, 0, 1]
@@ -28,22 +25,8 @@ CATEGORY = [0, 0, 0, 1]
 
 @pytest.fixture(scope="module")
 def dissected(build_once: BuildOnce, digits_run: Path) -> Path:
-    """The study on some images, with masks on every second one, and a photo that the run does not have."""
-
-    def build(root: Path) -> None:
-        shutil.copytree(digits_run, root)
-        gone = {"images": [{"id": 9999, "file_name": "digits#99999", "height": 8, "width": 8}]}
-        coded = {"size": [8, 8], "counts": [64]}
-        gone["annotations"] = [{"id": 9999, "image_id": 9999, "category_id": 1, "segmentation": coded}]
-        masks = digits_coco(root, root.parent / "masks.json", every=2, more=gone)
-        (root.parent / "said.json").touch()
-        assert command(["dissect", str(root), "--masks", f"coco:{masks}", "--images", str(IMAGES)]) == 0
-
-    return build_once("digits-dissected", build)
-
-
-def masks_option(root: Path) -> list[str]:
-    return ["--masks", f"coco:{root.parent / 'masks.json'}", "--images", str(IMAGES)]
+    """The study on some images."""
+    return build_once("digits-dissected", dissecting(digits_run))
 
 
 def summary(root: Path, capsys: pytest.CaptureFixture[str]) -> dict[str, object]:
