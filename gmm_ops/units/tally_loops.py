@@ -19,13 +19,13 @@ def tally_units(maps, thresholds, labels, rows, columns, present, category, carr
     Labels are 0 or 1 + a place in ``present``; rows and columns are (before, behind, weight, edges of cells).
     """
     units, shares = thresholds.shape
-    counts = np.zeros((shares, len(present) + 1), np.int64)
+    pixels, counts = np.zeros(shares, np.int64), np.zeros((shares, len(present) + 1), np.int64)
     for unit in range(units):
         if not _exceeds(maps[unit], thresholds[unit, shares - 1]):
             continue
-        counts[:] = 0
-        _count_unit(maps[unit], thresholds[unit], labels, rows, columns, counts)
-        _add(counts, present, category, carried, both[unit], areas[unit], lite[unit])
+        pixels[:], counts[:] = 0, 0
+        _count_unit(maps[unit], thresholds[unit], labels, rows, columns, pixels, counts)
+        _add(pixels, counts, present, category, carried, both[unit], areas[unit], lite[unit])
 
 
 @numba.njit(cache=True, nogil=True)
@@ -38,8 +38,8 @@ def _exceeds(unit_map, low):  # type: ignore[no-untyped-def]
 
 
 @numba.njit(cache=True, nogil=True)
-def _count_unit(unit_map, thresholds, labels, rows, columns, counts):  # type: ignore[no-untyped-def]
-    """Pixels of one unit by the highest threshold that they exceed, in column 0, and by label."""
+def _count_unit(unit_map, thresholds, labels, rows, columns, areas, counts):  # type: ignore[no-untyped-def]
+    """Pixels of one unit by the highest threshold that they exceed, and of these by label; what has none is in 0."""
     top, bottom, down, row_edges = rows
     left, right, across, column_edges = columns
     low = thresholds[len(thresholds) - 1]
@@ -54,59 +54,54 @@ def _count_unit(unit_map, thresholds, labels, rows, columns, counts):  # type: i
             for y in range(row_edges[band], row_edges[band + 1]):
                 a = upper[west] + down[y] * (lower[west] - upper[west])
                 b = upper[east] + down[y] * (lower[east] - upper[east])
-                if a <= low and b <= low:
+                if max(a, b) <= low:
                     continue
                 for x in range(first, stop):
                     value = a + across[x] * (b - a)
                     if value > low:
-                        _count_pixel(value, thresholds, labels, y, x, counts)
+                        # Sums of comparisons: a branch for each level would be guessed wrongly half of the time.
+                        level = 0
+                        for q in range(len(thresholds) - 1):
+                            level += value <= thresholds[q]
+                        areas[level] += 1
+                        counts[level, labels[0, y, x]] += 1
+                        for layer in range(1, len(labels)):
+                            counts[level, labels[layer, y, x]] += 1
 
 
 @numba.njit(cache=True, nogil=True)
-def _count_pixel(value, thresholds, labels, y, x, counts):  # type: ignore[no-untyped-def]
-    level = len(thresholds) - 1
-    while level > 0 and value > thresholds[level - 1]:
-        level -= 1
-    counts[level, 0] += 1
-    for layer in range(len(labels)):
-        label = labels[layer, y, x]
-        if label:
-            counts[level, label] += 1
-
-
-@numba.njit(cache=True, nogil=True)
-def _add(counts, present, category, carried, both, areas, lite):  # type: ignore[no-untyped-def]
+def _add(pixels, counts, present, category, carried, both, areas, lite):  # type: ignore[no-untyped-def]
     """Counts by the highest threshold, ascending share -> sums over all that a pixel exceeds."""
     for q in range(len(counts)):
         if q:
+            pixels[q] += pixels[q - 1]
             counts[q] += counts[q - 1]
         for place in range(len(present)):
             both[q, present[place]] += counts[q, place + 1]
         for group in carried:
-            areas[q, group] += counts[q, 0]
+            areas[q, group] += pixels[q]
             touched = False
             for place in range(len(present)):
                 touched |= category[place] == group and counts[q, place + 1] > 0
             if touched:
-                lite[q, group] += counts[q, 0]
+                lite[q, group] += pixels[q]
 
 
 @numba.njit(cache=True, nogil=True)
 def tally_words(words, labels, rows, columns, present, category, carried, both, areas, lite):  # type: ignore[no-untyped-def]
     """The same for a word map: every pixel has the word of the position that its centre lies in, or none."""
+    pixels = np.zeros((len(both), 1), np.int64)
     counts = np.zeros((len(both), 1, len(present) + 1), np.int64)
     for y in range(len(rows)):
         for x in range(len(columns)):
             word = words[rows[y], columns[x]]
             if word >= 0:
-                counts[word, 0, 0] += 1
+                pixels[word, 0] += 1
                 for layer in range(len(labels)):
-                    label = labels[layer, y, x]
-                    if label:
-                        counts[word, 0, label] += 1
+                    counts[word, 0, labels[layer, y, x]] += 1
     for word in range(len(both)):
-        if counts[word, 0, 0]:
-            _add(counts[word], present, category, carried, both[word], areas[word], lite[word])
+        if pixels[word, 0]:
+            _add(pixels[word], counts[word], present, category, carried, both[word], areas[word], lite[word])
 
 
 @numba.njit(cache=True, nogil=True)
