@@ -77,7 +77,7 @@ class StrongestImages(Sums):
     def from_batch(cls, values: Float[np.ndarray, "n M"], images: Sequence[int], kept: int) -> Self:
         """Of a value for each image and unit; -inf: not shown at all."""
         found = cls.zero(values.shape[1], 0)
-        numbers = np.where(values.T > -np.inf, np.asarray(images, np.int64), -1)
+        numbers = np.where(np.isneginf(values.T), -1, np.asarray(images, np.int64))
         return found._best(values.T.astype(np.float64), numbers, kept)
 
     def merge(self, other: Self) -> Self:

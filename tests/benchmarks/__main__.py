@@ -17,7 +17,17 @@ os.environ.setdefault("RAY_AUTH_MODE", "disabled")
 import torch
 
 RESULTS = Path(__file__).with_name("RESULTS.md")
-SUITES = ("extract", "em_pass", "counting", "hmm", "discriminative", "word_slices", "scopes", "sliced_fit", "dissection")
+SUITES = (
+    "extract",
+    "em_pass",
+    "counting",
+    "hmm",
+    "discriminative",
+    "word_slices",
+    "scopes",
+    "sliced_fit",
+    "dissection",
+)
 """Modules of this folder, each with ``measure(tiny=False)``; imported when run."""
 
 

@@ -1,7 +1,8 @@
-"""The tally of units against concepts over a plain dense torch version of the same counts; one thread each, processor time.
+"""The tally of units against concepts over a plain dense torch version of the same counts.
 
-Maps as large as those of ResNet-50's third stage, smooth and rectified, four shares; labels are boxes of 18 concepts.
-The dense version upsamples every unit, compares every pixel and multiplies masks with one-hot labels, image by image.
+One thread each, processor time. Maps as large as those of ResNet-50, smooth and rectified, four shares; labels are
+boxes of 18 concepts. The dense version upsamples every unit, compares every pixel and multiplies masks with one-hot
+labels, image by image.
 """
 
 from __future__ import annotations

@@ -189,7 +189,7 @@ def _detector_key(run: Run, kind: str, name: str) -> tuple[str, int]:
 
 def _named(run: Run, layer: str, scope: str, kind: str, row: dict[str, Any]) -> str:
     """What the word beside a unit, or the unit beside a word, covers best."""
-    from workflows.report.view_tables import named_concept
+    from workflows.report.lettering import named_concept
 
     key = [("layer", "=", layer), ("rank", "=", 0)]
     if kind == "unit":

@@ -92,7 +92,7 @@ def draw_detectors(panels: Sequence[Detectors], png: Path, svg: Path, *, heading
         row, column = divmod(place, 2)
         width = (_RIGHT - _LEFT) / 2
         bottom = height - _TOP - (row + 1) * _PANEL_HEIGHT + 0.3
-        axes = figure.add_axes((_LEFT + column * width, bottom / height, width - 0.06, (_PANEL_HEIGHT - 0.65) / height))
+        axes = figure.add_axes((_LEFT + column * width, bottom / height, width - 0.06, (_PANEL_HEIGHT - 0.52) / height))
         _draw_panel(axes, panel, categories)
         title = fit_text(printable(panel.title), 72 * _WIDTH * (width - 0.06), 7.5)
         axes.set_title(title, fontproperties=font(), fontsize=7.5, loc="left", pad=3)

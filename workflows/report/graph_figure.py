@@ -17,7 +17,7 @@ from workflows.report.legend import (
     legend_height,
     legend_lines,
 )
-from workflows.report.lettering import LINE_HEIGHT, fit_text, printable, short_name, text_width
+from workflows.report.lettering import LINE_HEIGHT, fit_text, named_concept, printable, short_name, text_width
 from workflows.report.numbers import frequency, log_ratio, percent
 from workflows.report.page import DPI, Page, pixels
 from workflows.report.page_sizes import A4_WIDTH, MARGIN, TITLE_SIZE
@@ -143,7 +143,7 @@ def _title(view: GraphView, node: NodeView) -> tuple[str, str, str]:
     if view.image is not None:
         behind += f" · {percent(node.share)} of positions"
     if node.concept:
-        behind += f" · {printable(node.concept)}"
+        behind += f" · {printable(named_concept(node.concept, node.iou))}"
     return f"{printable(view.layer_title(node.layer))} · word {node.word}", short_name(node.dominant_class), behind
 
 

@@ -39,8 +39,8 @@ class NodeView:
 
     ``positions`` of Omega's columns belong to the word, which is ``share`` of them. ``dominant_class`` is the most
     frequent class among the word's columns and ``dominant_share`` its share. ``dots`` (image graph) are the word's
-    positions (x, y) in the pixels of the network's input. ``concept`` is what the study dissect found that it covers,
-    with the IoU.
+    positions (x, y) in the pixels of the network's input. ``concept`` is what the study dissect found that it covers
+    best (empty: not asked, or nothing), and ``iou`` how well.
     """
 
     layer: str
@@ -54,6 +54,7 @@ class NodeView:
     exemplars: tuple[ExemplarView, ...] = ()
     dots: Float[np.ndarray, "n 2"] | None = None
     concept: str = ""
+    iou: float = 0.0
 
     @property
     def key(self) -> NodeKey:

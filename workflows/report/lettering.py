@@ -8,6 +8,8 @@ from functools import lru_cache
 from matplotlib.font_manager import FontProperties, findfont, get_font
 from matplotlib.ft2font import LoadFlags
 
+from workflows.report.numbers import frequency
+
 FAMILY = "DejaVu Sans"  # shipped inside matplotlib: the same widths on every machine
 LINE_HEIGHT = 1.2
 """Line height over font size; matplotlib's own text boxes are 1.16 high."""
@@ -52,6 +54,11 @@ def short_name(name: str) -> str:
     """A class name without its synonyms: "sports car, sport car" is "sports car"."""
     first = name.partition(",")[0].strip()
     return printable(first or name)
+
+
+def named_concept(concept: str | None, iou: float) -> str:
+    """A concept with its IoU, never without: ``wheel .35``."""
+    return "" if not concept else f"{short_name(concept)} {frequency(iou, long=False)}"
 
 
 def fit_text(text: str, width: float, size: float, bold: bool = False, middle: bool = False) -> str:

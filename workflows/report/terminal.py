@@ -22,7 +22,7 @@ def graph_table(view: GraphView) -> RenderableType:
     Log ratios of strong edges are green, as the arrows of the figure; edges that no figure draws are left out.
     """
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
-    covers = [("covers", 0)] if _has_concepts(view) else []
+    covers = [("covers", 0), ("IoU", 3)] if _has_concepts(view) else []
     for name, width in (
         ("layer", 0), ("word", 4), ("mostly", 0), ("", 5), *covers, ("positions", 9), ("speaks for", 0)
     ):  # fmt: skip
@@ -46,6 +46,10 @@ def graph_table(view: GraphView) -> RenderableType:
 def _has_concepts(view: GraphView) -> bool:
     """Whether the study dissect has named a word of the graph."""
     return any(node.concept for layer in view.layers for node in layer)
+
+
+def _iou(node: NodeView) -> str:
+    return frequency(node.iou, long=False) if node.concept else ""
 
 
 def _heading(view: GraphView) -> Text:
@@ -78,7 +82,7 @@ def _add_node(table: Table, view: GraphView, node: NodeView, edges: Sequence[Edg
         Text(str(node.word), style="bold"),
         _name(short_name(node.dominant_class)),
         Text(percent(node.dominant_share)),
-        *([_name(node.concept)] if _has_concepts(view) else []),
+        *([_name(short_name(node.concept) or "–"), Text(_iou(node))] if _has_concepts(view) else []),
         Text(percent(node.share)),
     ]
     if not edges:

@@ -22,8 +22,6 @@ from workflows.report.graph_view import (
     NodeView,
     WordMap,
 )
-from workflows.report.lettering import short_name
-from workflows.report.numbers import frequency
 from workflows.report.pictures import PictureFolder
 from workflows.storage.fields import LIKELIHOOD
 from workflows.storage.names import GraphId
@@ -147,9 +145,10 @@ def _node_view(
     thumbnails: Mapping[NodeKey, tuple[ExemplarView, ...]],
     word_maps: Mapping[str, WordMap],
     class_names: Sequence[str],
-    named: Mapping[NodeKey, str],
+    named: Mapping[NodeKey, tuple[str, float]],
 ) -> NodeView:
     layer, word = row["layer"], row["word"]
+    concept, iou = named.get((layer, word), ("", 0.0))
     return NodeView(
         layer=layer,
         word=word,
@@ -161,7 +160,8 @@ def _node_view(
         dominant_share=_number(row["dominant_share"]),
         exemplars=thumbnails[layer, word],
         dots=word_maps[layer].dots(word) if layer in word_maps else None,
-        concept=named.get((layer, word), ""),
+        concept=concept,
+        iou=iou,
     )
 
 
@@ -171,16 +171,10 @@ def concepts_of(folder: RunFolder, scope: str) -> pa.Table | None:
     return read_table(path, filters=[("scope", "=", scope), ("rank", "=", 0)]) if path.exists() else None
 
 
-def concept_names(table: pa.Table | None, scope: str) -> dict[NodeKey, str]:
-    """What words cover, with the IoU, such as ``wheel .35``: the best concept of every word that has one."""
+def concept_names(table: pa.Table | None, scope: str) -> dict[NodeKey, tuple[str, float]]:
+    """What words cover best, and the IoU, from word_concepts."""
     rows = [] if table is None else _rows(table, scope=scope)
-    first = [row for row in rows if row["rank"] == 0]
-    return {(row["layer"], row["word"]): named_concept(row["concept"], row["iou"]) for row in first}
-
-
-def named_concept(concept: str | None, iou: float) -> str:
-    """A concept with its IoU, never without."""
-    return "" if not concept else f"{short_name(concept)} {frequency(iou, long=False)}"
+    return {(row["layer"], row["word"]): (row["concept"], row["iou"]) for row in rows if row["rank"] == 0}
 
 
 def _edge_view(

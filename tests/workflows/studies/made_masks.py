@@ -9,19 +9,23 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from sklearn.datasets import load_digits
 
 from tests.end_to_end.small_digits import command
+from workflows.data.packaged import load_digits
 from workflows.run import open_run
 
 CONCEPTS = {1: ("ink", "part"), 2: ("upper half", "part"), 3: ("lower half", "part"), 4: ("picture", "object")}
 
 
-def digit_masks(pixels: np.ndarray) -> dict[int, np.ndarray]:
-    """By concept: where it lies on an 8 x 8 digit."""
-    ink = pixels > 8
-    upper = np.arange(8)[:, None] < np.full((8, 8), 4)
-    return {1: ink, 2: ink & upper, 3: ink & ~upper, 4: np.ones((8, 8), bool)}
+SIDE = 32
+"""Of the pictures."""
+
+
+def digit_masks(path: str) -> dict[int, np.ndarray]:
+    """By concept: where it lies on the picture ``digits#i``."""
+    ink = load_digits().pixels[int(path.rpartition("#")[2])][..., 0] > 128
+    upper = np.arange(SIDE)[:, None] < np.full((SIDE, SIDE), SIDE // 2)
+    return {1: ink, 2: ink & upper, 3: ink & ~upper, 4: np.ones((SIDE, SIDE), bool)}
 
 
 def run_lengths_of(mask: np.ndarray) -> list[int]:
@@ -34,14 +38,12 @@ def run_lengths_of(mask: np.ndarray) -> list[int]:
 
 def digits_coco(root: Path, path: Path, every: int = 1, more: Mapping[str, Any] | None = None) -> Path:
     """Write masks of every n-th image of a run on digits; the annotations of ``more`` beside them."""
-    pictures = load_digits().images
     images, annotations = [], []
     table = open_run(root).table("images", ["image", "path"]).to_pylist()
     for row in table[::every]:
-        pixels = pictures[int(row["path"].rpartition("#")[2])]
-        images.append({"id": row["image"], "file_name": row["path"], "height": 8, "width": 8})
-        for concept, mask in digit_masks(pixels).items():
-            coded = {"size": [8, 8], "counts": run_lengths_of(mask)}
+        images.append({"id": row["image"], "file_name": row["path"], "height": SIDE, "width": SIDE})
+        for concept, mask in digit_masks(row["path"]).items():
+            coded = {"size": [SIDE, SIDE], "counts": run_lengths_of(mask)}
             annotations.append(
                 {"id": len(annotations), "image_id": row["image"], "category_id": concept, "segmentation": coded}
             )
@@ -67,9 +69,9 @@ def dissecting(finished: Path) -> Callable[[Path], None]:
 
     def build(root: Path) -> None:
         shutil.copytree(finished, root)
-        coded = {"size": [8, 8], "counts": [64]}
+        coded = {"size": [SIDE, SIDE], "counts": [SIDE * SIDE]}
         gone = {
-            "images": [{"id": 9999, "file_name": "digits#99999", "height": 8, "width": 8}],
+            "images": [{"id": 9999, "file_name": "digits#99999", "height": SIDE, "width": SIDE}],
             "annotations": [{"id": 9999, "image_id": 9999, "category_id": 1, "segmentation": coded}],
         }
         digits_coco(root, root.parent / "masks.json", every=2, more=gone)

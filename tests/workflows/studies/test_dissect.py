@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from sklearn.datasets import load_digits
 
 from tests.conftest import BuildOnce
 from tests.end_to_end.small_digits import FIRST_LAYER, command
@@ -46,9 +45,8 @@ def looked_at(run: Run) -> list[int]:
 
 def labels_of(run: Run, images: list[int]) -> list[np.ndarray]:
     """Layers of labels of each image, one a concept."""
-    paths, pictures = run.table("images", ["path"])["path"].to_pylist(), load_digits().images
-    digits = [digit_masks(pictures[int(paths[image].rpartition("#")[2])]) for image in images]
-    return [np.stack([mask * key for key, mask in one.items()]) for one in digits]
+    paths = run.table("images", ["path"])["path"].to_pylist()
+    return [np.stack([mask * key for key, mask in digit_masks(paths[image]).items()]) for image in images]
 
 
 def maps_of(run: Run, layer: str, images: list[int]) -> np.ndarray:
@@ -121,7 +119,7 @@ def test_unions_of_words_are_those_of_their_pixels(dissected: Path) -> None:
     images, layer = np.array(looked_at(run)), run.plan.layers[-1].name
     judged = images >= run.plan.train_images
     words = read_words(run.folder, "joint", layer, 0, run.plan.images).numpy()[images]
-    wide = np.stack([nearest(one, (8, 8)) for one in words])
+    wide = np.stack([nearest(one, (32, 32)) for one in words])
     labels = np.stack(labels_of(run, images.tolist()))
     wanted = [("layer", "=", layer), ("masks", "=", "words")]
     rows = [row for row in run.table("unions", filters=wanted).to_pylist() if row["concept"] is not None]

@@ -20,7 +20,7 @@ from workflows.report.contact_sheet import SheetPicture, SheetRow, draw_contact_
 from workflows.report.detector_figure import Detectors, detector_table, detectors, draw_detectors
 from workflows.report.numbers import frequency
 from workflows.run import Run
-from workflows.storage.names import GraphId, item_name
+from workflows.storage.names import GraphId, item_name, slug
 from workflows.storage.states import load_state, save_state
 from workflows.storage.tables import read_table
 from workflows.studies.dissect.image_maps import ImageMaps
@@ -155,7 +155,7 @@ def draw_sheets(study: StudyContext, subject: Subject, names: Sequence[str]) -> 
             for row in rows
         ]
         heading = f"{study.settings.name}: units and words that detect {name}"
-        png, svg = study.figure("png", f"sheet-{name}"), study.figure("svg", f"sheet-{name}")
+        png, svg = study.figure("png", f"sheet-{slug(name)}"), study.figure("svg", f"sheet-{slug(name)}")
         draw_contact_sheet(heading, lines, png, svg, concept=name, columns=_PICTURES)
 
 
