@@ -1,1 +1,1 @@
-"""What units and words detect: activation histograms, thresholds, overlaps with concepts, unions."""
+"""Units (channels) of a layer and words: what they detect, which of them matter, what breaks without them."""

@@ -27,6 +27,7 @@ SUITES = (
     "scopes",
     "sliced_fit",
     "dissection",
+    "conductance",
 )
 """Modules of this folder, each with ``measure(tiny=False)``; imported when run."""
 

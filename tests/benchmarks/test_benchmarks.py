@@ -38,6 +38,7 @@ ROWS = {
     "scopes": ["one run of 2 scopes", "2 runs of one scope", "ratio"],
     "sliced_fit": ["generative", "discriminative"],
     "dissection": ["14x14, 1,024 units", "28x28, 512 units"],
+    "conductance": ["ResNet-20", "SqueezeNet"],
 }
 """First column of each table."""
 WHOLE_RUNS = ("scopes", "sliced_fit")

@@ -19,6 +19,8 @@ STUDIES: dict[str, Study] = {
             "which concepts do units and words detect",
             ("units", "unit_concepts", "word_concepts", "word_units", "unions"),
         ),
+        Study("relevance", "which units matter to a class", ("relevance", "completeness", "agreement")),
+        Study("ablate", "what breaks without some units", ("ablations", "unit_classes")),
     )
 }
 """By name, in the order of ``status``."""

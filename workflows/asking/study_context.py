@@ -19,7 +19,7 @@ from rich.markup import escape
 
 from workflows.asking.image_parts import ImageShard, Parts, PartWorker, Phase, cut_images, item_of
 from workflows.context import LAYOUT, Progress, WorkContext
-from workflows.data.splits import balanced_rows
+from workflows.data.datasets import balanced_rows
 from workflows.errors import SettingsError
 from workflows.fits.needs import planned_actors
 from workflows.plan.run_plan import Plan
@@ -168,7 +168,7 @@ class StudyContext(WorkContext):
     def shards(self, phase: Phase) -> list[ImageShard]:
         """Work items of a phase."""
         extract = self.settings.extract
-        return cut_images(phase.images, extract.batch, extract.images_per_shard)
+        return cut_images(phase.images, self.plan.batch(extract), extract.images_per_shard)
 
     def map_parts(self, phase: Phase, worker: Callable[..., Any], **inputs: Any) -> Parts:
         """Give the shards of a phase that have no part yet to actors, each of which builds its worker once.

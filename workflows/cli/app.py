@@ -8,12 +8,14 @@ import typer
 from rich.markup import escape
 
 from gmm_ops.errors import RefusedInput
+from workflows.cli.ablate import ablate
 from workflows.cli.boxes import boxes, parts
 from workflows.cli.clean import clean
 from workflows.cli.demo import demo
 from workflows.cli.dissect import dissect
 from workflows.cli.layers import layers
 from workflows.cli.options import console
+from workflows.cli.relevance import relevance
 from workflows.cli.run import run
 from workflows.cli.show import show
 from workflows.cli.status import status
@@ -32,7 +34,7 @@ app = typer.Typer(
 
 INTERRUPTED = 130
 
-for command in (run, layers, status, show, sweep, boxes, clean, demo, dissect):
+for command in (run, layers, status, show, sweep, boxes, clean, demo, dissect, relevance, ablate):
     app.command()(command)
 app.command(hidden=True)(parts)
 

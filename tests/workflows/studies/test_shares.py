@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from workflows.studies.boxes.shares import Sighting, pooled, share_row, wilson
+from gmm_ops.units.ablation import wilson
+from workflows.studies.boxes.shares import Sighting, pooled, share_row
 
 
 @pytest.mark.parametrize(

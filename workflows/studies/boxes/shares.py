@@ -8,8 +8,7 @@ from typing import Any
 
 import numpy as np
 
-CONFIDENCE = 1.959964
-"""Standard deviations of a 95 % interval."""
+from gmm_ops.units.ablation import wilson
 
 
 @dataclass(frozen=True)
@@ -61,14 +60,6 @@ def _by_photo(sightings: Iterable[Sighting]) -> np.ndarray:
         seen[0] += sighting.positions
         seen[1] += sighting.inside or 0
     return np.array(list(photos.values()), np.float64).reshape(-1, 3)
-
-
-def wilson(share: float, trials: float) -> tuple[float, float]:
-    """Ends of the 95 % interval of a share seen in so many trials (Wilson 1927)."""
-    spread = CONFIDENCE**2 / trials
-    middle = (share + spread / 2) / (1 + spread)
-    half = CONFIDENCE * float(np.sqrt(share * (1 - share) / trials + spread / (4 * trials))) / (1 + spread)
-    return max(0.0, middle - half), min(1.0, middle + half)
 
 
 def pooled(words: Sequence[Sequence[Sighting]]) -> list[Sighting]:

@@ -1,0 +1,58 @@
+"""Images of a run as its network takes them, batch by batch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from workflows.data.decoding import BrokenPicture
+from workflows.data.preprocessing import Preprocessor
+from workflows.data.reading import PictureReader
+from workflows.errors import DataError
+from workflows.settings import Settings
+from workflows.storage.images_table import read_image_rows
+from workflows.storage.run_folder import RunFolder
+
+
+class NetworkInputs:
+    """Decodes, crops and normalises images of a run; the next batch is decoded while one is used.
+
+    Args:
+        settings, folder: of the run.
+        size: height and width of the network's input, as the run has settled on.
+        device: where the batches are put.
+    """
+
+    def __init__(self, settings: Settings, folder: RunFolder, size: tuple[int, int], device: torch.device) -> None:
+        self._folder, self._size, self._device = folder, size, device
+        self._preprocessor = Preprocessor(settings.preprocessing)
+        threads = settings.runtime.decode_threads
+        self._reader = PictureReader(settings.data, threads, geometry=self._preprocessor.crop)
+
+    def __call__(self, images: Sequence[int], batch: int) -> Iterator[tuple[list[int], Float[Tensor, "N C H W"]]]:
+        """Ids and inputs. images: ascending ids near each other.
+
+        Raises:
+            DataError: a picture that the run could read is broken now.
+        """
+        first = images[0]
+        table = read_image_rows(self._folder.images_table, first, images[-1] + 1, ["path"])
+        paths = table["path"].take([image - first for image in images]).to_pylist()
+        done = 0
+        for pictures in self._reader.stream(paths, batch):
+            crops = []
+            for picture in pictures:
+                if isinstance(picture, BrokenPicture):
+                    raise DataError(f"{picture.path!r} could be read before, now it is {picture.reason}: restore it")
+                crops.append(picture.pixels)
+            pixels = self._preprocessor.stack(crops, self._size)
+            yield list(images[done : done + len(crops)]), self._preprocessor.normalise(pixels, self._device)
+            done += len(crops)
+
+    def black(self) -> Float[Tensor, "1 C H W"]:
+        """A black picture."""
+        return self._preprocessor.normalise(np.zeros((1, *self._size, 3), np.uint8), self._device)

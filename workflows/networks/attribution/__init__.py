@@ -1,0 +1,1 @@
+"""What of a network's answer belongs to which unit: gradients along a path, deconvolution."""

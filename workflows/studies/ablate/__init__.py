@@ -1,0 +1,1 @@
+"""What breaks without some units: accuracy on a class and on the others, with controls."""

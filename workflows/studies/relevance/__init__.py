@@ -1,0 +1,1 @@
+"""Which units matter to a class: conductance of every unit of every convolution."""
