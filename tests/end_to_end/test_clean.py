@@ -88,7 +88,7 @@ def test_what_stays_works(root: Path, digits_weights: Path, capsys: pytest.Captu
     assert not (root / "activations").exists()
     capsys.readouterr()
     clean(root, "--yes")
-    assert "0 bytes in all" in told(capsys)
+    assert "0 B in all" in told(capsys)
 
 
 @pytest.mark.usefixtures("census")

@@ -81,7 +81,7 @@ class UnitNetwork:
             )
         traced = trace_network(own_copy(network).eval().requires_grad_(False))
         if traced.opaque:
-            inside = shortened(str(node.target) for node in traced.opaque)
+            inside = shortened(sorted(str(node.target) for node in traced.opaque))
             raise NetworkError(
                 f"network {type(network).__name__}: must have operations that can be traced to ask its units, got "
                 f"{inside}, of which nothing is known; take what depends on values out of the forward pass"

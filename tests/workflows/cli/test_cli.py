@@ -20,7 +20,7 @@ from workflows.errors import RunError
 from workflows.pipeline import STAGES
 from workflows.settings import load_settings
 
-COMMANDS = ("run", "layers", "status", "show", "sweep", "boxes", "demo")
+COMMANDS = ("run", "layers", "status", "show", "sweep", "boxes", "clean", "demo", "dissect", "relevance", "ablate")
 QUICK = (
     "--until",
     "index",
@@ -111,7 +111,7 @@ def test_presets_are_found_by_name_from_any_folder(tmp_path: Path, monkeypatch: 
 
 
 def test_an_unknown_preset_offers_the_shipped_ones() -> None:
-    words = r"preset 'digit' is neither a file nor a shipped preset; shipped are animals_resnet50, cifar10_mlp,"
+    words = r"preset 'digit' is neither a file nor a shipped preset; shipped are animals_resnet50, "
     with pytest.raises(RunError, match=words):
         find_preset("digit")
     assert find_preset("absent.toml") == Path("absent.toml"), "load_settings says that the file is missing"
@@ -127,8 +127,11 @@ def test_an_unknown_preset_offers_the_shipped_ones() -> None:
         (["run", "digits", "--until", "dinner"], "--until 'dinner' is no stage; the stages are index, train, extract"),
         (["status", "nowhere"], "holds no run (run.json is missing): give the --out of a run"),
         (["show", "nowhere", "--class", "3"], "holds no run"),
-        (["show", "nowhere"], "give either --class NAME or --image ID"),
-        (["show", "nowhere", "--class", "3", "--image", "4"], "give either --class NAME or --image ID"),
+        (["show", "nowhere"], "give one of --class NAME, --image ID, --unit LAYER:UNIT and --word LAYER:WORD"),
+        (
+            ["show", "nowhere", "--class", "3", "--image", "4"],
+            "give one of --class NAME, --image ID, --unit LAYER:UNIT and --word LAYER:WORD",
+        ),
     ],
     ids=lambda value: "-".join(value[:4]) if isinstance(value, list) else "",
 )

@@ -112,7 +112,7 @@ def test_bad_input_is_refused_by_its_words(resnet: UnitNetwork) -> None:
     with pytest.raises(NetworkError, match="its operations cannot be traced"):
         UnitNetwork(Branching(), (3, 8, 8))
     with pytest.raises(
-        NetworkError, match="must have operations that can be traced to ask its units, got pooled, head"
+        NetworkError, match="must have operations that can be traced to ask its units, got head, pooled"
     ):
         UnitNetwork(PartlyTraceable(), (3, 8, 8))
     with pytest.raises(NetworkError, match="must have operations that can be rewritten for its units, got one that"):

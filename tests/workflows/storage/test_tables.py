@@ -38,6 +38,22 @@ HOUSE = {
     "images errors error network_errors network_error tie fewer_words",
     "boxes": "graph scope layer word rank part source images images_without positions inside share share_low "
     "share_high area",
+    "units": "layer unit quantile threshold above mean sd concept category iou detector",
+    "unit_concepts": "layer unit quantile rank concept category iou iou_lite mask_share concept_share cap",
+    "word_concepts": "scope layer word rank concept category iou iou_lite mask_share concept_share cap detector",
+    "word_units": "scope layer word unit z rank",
+    "unions": "scope layer masks concept category size member threshold iou_chosen iou iou_low iou_high difference "
+    "difference_low difference_high images_chosen images_judged",
+    "relevance": "class class_name layer depth unit signed absolute masked measure share specific activation split "
+    "images masked_images",
+    "completeness": "layer depth kind is_cut units images error_lower error_median error_upper",
+    "agreement": "class class_name layer depth concept units detectors overlap correlation activation_overlap "
+    "activation_correlation chance",
+    "ablations": "class class_name layers ranking selection draw replaced_by share silenced units silenced_share "
+    "own_images own_before own_accuracy own_accuracy_low own_accuracy_high own_fall own_fall_low "
+    "own_fall_high others_images others_before others_accuracy others_accuracy_low others_accuracy_high "
+    "others_fall others_fall_low others_fall_high",
+    "unit_classes": "layer depth unit class class_name rank share signed effect classes helped hurt",
 }
 KEYS = {"image": pa.int64(), "word": pa.int32(), "layer": pa.string(), "scope": pa.string(), "graph": pa.string()}
 
