@@ -13,7 +13,9 @@ from PIL import Image
 from tests.conftest import BuildOnce
 from tests.end_to_end.small_digits import FIRST_LAYER, command
 from tests.references.dissection import Lite, lite_tally, nearest, threshold
-from tests.workflows.studies.made_masks import CONCEPTS, IMAGES, digit_masks, dissecting, masks_option
+from tests.workflows.studies.made_masks import CONCEPTS, IMAGES, SIDE, digit_masks, dissecting, masks_option
+from workflows.asking import image_parts
+from workflows.asking.registry import STUDIES
 from workflows.run import Run, open_run
 from workflows.storage.arrays import read_rows
 from workflows.words.word_maps import read_words
@@ -36,7 +38,7 @@ def summary(root: Path, capsys: pytest.CaptureFixture[str]) -> dict[str, object]
 
 def looked_at(run: Run) -> list[int]:
     """The images of the study, by its own rule: readable, with masks, spread over the classes."""
-    from workflows.data.datasets import balanced_rows
+    from workflows.data.splits import balanced_rows
 
     table = run.table("images", ["label"])
     labels = np.array(table["label"].to_pylist())[::2]
@@ -140,6 +142,16 @@ def test_unions_of_words_are_those_of_their_pixels(dissected: Path) -> None:
     assert whole["difference_low"] <= whole["difference"] <= whole["difference_high"]
 
 
+def test_other_shards_give_the_same_bits(
+    dissected: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, local_ray: object
+) -> None:
+    monkeypatch.setattr(image_parts, "SHARDS", 1)
+    root = Path(shutil.copytree(dissected, tmp_path / "run"))
+    assert command(["dissect", str(root), *masks_option(dissected), "--anew"]) == 0
+    for name in STUDIES["dissect"].tables:
+        assert open_run(root).table(name).equals(open_run(dissected).table(name)), name
+
+
 def test_the_answer_says_what_was_found(dissected: Path, capsys: pytest.CaptureFixture[str]) -> None:
     told = summary(dissected, capsys)
     assert (told["images"], told["absent"], told["histogram_shift"], told["concepts"]) == (
@@ -158,12 +170,10 @@ def test_the_answer_says_what_was_found(dissected: Path, capsys: pytest.CaptureF
 
 def test_figures_are_drawn_and_graphs_bear_names(dissected: Path, capsys: pytest.CaptureFixture[str]) -> None:
     figures = dissected / "figures"
-    sheets = sorted(figures.glob("dissect-sheet-*.png"))
-    assert sheets
-    for path in (figures / "dissect.png", sheets[0]):
-        with Image.open(path) as picture:
-            assert picture.size[0] == 1654 or picture.size[0] == 1653
-        assert path.with_suffix(".svg").exists()
+    for name in ("dissect", "dissect-sheet-ink"):
+        with Image.open(figures / f"{name}.png") as picture:
+            assert picture.width in (1653, 1654), "the width of A4"
+        assert (figures / f"{name}.svg").exists()
     run = open_run(dissected)
     nodes = run.table("nodes", filters=[("graph", "=", "class:3")]).to_pylist()
     named = run.table("word_concepts", filters=[("rank", "=", 0)]).to_pylist()
@@ -227,6 +237,32 @@ def test_other_layers_of_the_network_have_units_alone(
     assert set(run.table("units")["layer"].to_pylist()) == {"conv1", FIRST_LAYER}
     assert set(run.table("word_concepts")["layer"].to_pylist()) == {FIRST_LAYER}
     assert command([*given[:-1], "fc"]) == 2
+
+
+def test_what_does_not_fit_together_is_told(
+    dissected: Path, digits_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], local_ray: object
+) -> None:
+    """A category without a pixel, an empty mask, a photo that the run does not have."""
+    root = Path(shutil.copytree(digits_run, tmp_path / "run"))
+    content = json.loads((dissected.parent / "masks.json").read_text())
+    content["categories"] += [{"id": 9, "name": "loop", "supercategory": "hole"}]
+    image = content["images"][0]["id"]
+    nothing = {"size": [SIDE, SIDE], "counts": [SIDE * SIDE]}
+    content["annotations"] += [
+        {"id": 90_000, "image_id": image, "category_id": 9, "segmentation": nothing},
+        {"id": 90_001, "image_id": image, "category_id": 1, "segmentation": []},
+    ]
+    path = tmp_path / "masks.json"
+    path.write_text(json.dumps(content))
+    assert command(["dissect", str(root), "--masks", f"coco:{path}", "--images", "12"]) == 0
+    text = " ".join(capsys.readouterr().out.split())
+    assert "masks: 1 of 314 photos of the file are not in the run: digits#99999" in text
+    assert "masks: 1 annotations of ink are empty and mark nothing" in text
+    assert "categories without a pixel in these images: hole; their concepts have IoU 0" in text
+    content["annotations"] = content["annotations"][-2:-1]
+    path.write_text(json.dumps(content))
+    assert command(["dissect", str(root), "--masks", f"coco:{path}", "--anew"]) == 2
+    assert "must mark a pixel of an image of the run, got none" in " ".join(capsys.readouterr().err.split())
 
 
 def test_masks_that_are_none(digits_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

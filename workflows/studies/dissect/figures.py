@@ -52,14 +52,15 @@ def keep_strongest(study: StudyContext, subject: Subject, found: DissectSums) ->
 
 
 def draw_figures(study: StudyContext, subject: Subject, sheets: Sequence[str]) -> None:
-    """All figures of one run; prints the table of detectors."""
+    """All figures of a new answer; of one that was there, the sheets asked for. Prints the table of detectors."""
     panels = panels_of(study.run)
     study.asked.console.print(detector_table(panels))
     png, svg = study.figure("png"), study.figure("svg")
     heading = f"{study.settings.name}: which concepts units and words detect"
     draw_detectors(panels, png, svg, heading=heading, below=_BELOW)
-    draw_sheets(study, subject, sheets)
-    _draw_graphs(study)
+    draw_sheets(study, subject, list(sheets) or (_best_concepts(study) if study.begun else []))
+    if study.begun:
+        _draw_graphs(study)
 
 
 def draw_compared(study: StudyContext, other: Run) -> None:
@@ -121,9 +122,8 @@ class _Shown:
 
 def draw_sheets(study: StudyContext, subject: Subject, names: Sequence[str]) -> None:
     """A contact sheet for each concept."""
-    chosen = list(names) or _best_concepts(study)
     strongest = load_state(study.own.root / "strongest.npz")
-    shown = {name: _rows_of(study, strongest, name) for name in chosen}
+    shown = {name: _rows_of(study, strongest, name) for name in names}
     images = sorted({image for rows in shown.values() for row in rows for image in row.images})
     if not images:
         return
