@@ -89,9 +89,18 @@ RELEVANCE_COLUMNS: dict[str, list[pa.Field]] = {
     "ablations": [
         CLASS,
         CLASS_NAME,
-        field("layers", TEXT, "key", "where units are silenced: a canonical name, or `all` convolutions but two"),
         field(
-            "ranking", TEXT, "key", "`relevance`, `specific`, `dissect`, `activation`, `word:<layer>:<word>`; random"
+            "layers",
+            TEXT,
+            "key",
+            "where units are silenced: a canonical name; `all` convolutions but the first and the last; `scored`, "
+            "those of them that the ranking has scores for",
+        ),
+        field(
+            "ranking",
+            TEXT,
+            "key",
+            "`relevance`, `specific`, `dissect`, `activation`, `word:<layer>:<word>`, or `random`",
         ),
         field("selection", TEXT, "key", "`top`, `bottom` or `random` units of the ranking"),
         field("draw", INT, "", "of random units, from 0; 0 for the others"),

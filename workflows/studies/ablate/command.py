@@ -55,7 +55,8 @@ def run_ablate(asked: Asked, request: AblateRequest) -> dict[str, Any]:
         shape = settings.preprocessing.channels, plan.input_height, plan.input_width
         network = UnitNetwork.load(settings.network, plan.weights, shape, plan.rewriting)
         classes = _classes(study, request)
-        _refuse_same_images(study)
+        if "relevance" in tables:
+            _refuse_same_images(study)
         names = {label: plan.class_names[label] for label in classes}
         ablations = plan_ablations(study.folder, network, request, names, settings.seed)
         means, tests = _phases(study, network, ablations)
