@@ -21,6 +21,11 @@ STUDIES: dict[str, Study] = {
         ),
         Study("relevance", "which units matter to a class", ("relevance", "completeness", "agreement")),
         Study("ablate", "what breaks without some units", ("ablations", "unit_classes")),
+        Study(
+            "resample",
+            "which units matter for a decision, and which patches they see",
+            ("selections", "selection_means", "secondary", "selection_epochs"),
+        ),
     )
 }
 """By name, in the order of ``status``."""

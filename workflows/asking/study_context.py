@@ -142,10 +142,14 @@ class StudyContext(WorkContext):
             self.say(f"{len(chosen):,} of {len(readable):,} images, spread evenly over {classes:,} classes")
         return chosen
 
-    def begin(self, *phases: Phase) -> bool:
+    def begin(self, *phases: Phase, items: int = 0) -> bool:
         """Say what the phases will take, refuse what the disk does not hold, and begin; False: it is all done.
 
         Nothing is written before, so what a study refuses by itself leaves no trace.
+
+        Args:
+            phases: of the study.
+            items: work items that are no shards of images, and that the study itself gives to actors.
 
         Raises:
             BudgetError: too little disk.
@@ -156,13 +160,13 @@ class StudyContext(WorkContext):
             return False
         shards = {phase: self.shards(phase) for phase in phases}
         key = json.dumps([[phase.name, [shard.images for shard in some]] for phase, some in shards.items()])
-        total = sum(map(len, shards.values())) or 1
+        total = sum(map(len, shards.values())) + items or 1
         self._announce({phase: self.shards(phase) if self._claim else self._left(phase) for phase in phases})
         if self._claim is not None:
             self._claim()
         self.begun = True
         self.ledger.begin(f"{LAYOUT}:{hashlib.sha256(key.encode()).hexdigest()[:16]}", total)
-        self.progress.start(total, total - sum(len(self._left(phase)) for phase in phases) if phases else 0)
+        self.progress.start(total, total - items - sum(len(self._left(phase)) for phase in phases) if phases else 0)
         return True
 
     def shards(self, phase: Phase) -> list[ImageShard]:

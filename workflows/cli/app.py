@@ -16,6 +16,7 @@ from workflows.cli.dissect import dissect
 from workflows.cli.layers import layers
 from workflows.cli.options import console
 from workflows.cli.relevance import relevance
+from workflows.cli.resample import resample
 from workflows.cli.run import run
 from workflows.cli.show import show
 from workflows.cli.status import status
@@ -34,7 +35,7 @@ app = typer.Typer(
 
 INTERRUPTED = 130
 
-for command in (run, layers, status, show, sweep, boxes, clean, demo, dissect, relevance, ablate):
+for command in (run, layers, status, show, sweep, boxes, clean, demo, dissect, relevance, ablate, resample):
     app.command()(command)
 app.command(hidden=True)(parts)
 

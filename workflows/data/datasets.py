@@ -105,10 +105,10 @@ def _folders(settings: DataSettings, seed: int) -> _Listed:
 
 
 def _unlabelled(settings: DataSettings, names: tuple[str, ...], seed: int) -> _Listed:
-    paths, notes = scan_pictures(settings.folders)
+    paths, notes = scan_pictures(settings.folders, endings=settings.endings)
     if settings.validation:
         _refuse_shared_folders(settings)
-        counted, more = scan_pictures(settings.validation, "data.validation")
+        counted, more = scan_pictures(settings.validation, "data.validation", settings.endings)
         found = {TRAIN: paths, VALIDATION: counted}
         labels = {split: np.zeros(len(of_split), np.int64) for split, of_split in found.items()}
         return _Listed(dict(found), labels, names, (*notes, *more))

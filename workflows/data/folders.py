@@ -94,8 +94,15 @@ def scan_folders(roots: Sequence[str], field: str = "data.folders", n_threads: i
     return FolderListing(classes, _notes(field, left_out))
 
 
-def scan_pictures(roots: Sequence[str], field: str = "data.folders") -> tuple[list[str], tuple[str, ...]]:
+def scan_pictures(
+    roots: Sequence[str], field: str = "data.folders", endings: Sequence[str] = ()
+) -> tuple[list[str], tuple[str, ...]]:
     """Paths of all images below some folders (``stored_path``), in natural order, and what was left out.
+
+    Args:
+        roots: the folders.
+        field: the setting that names them.
+        endings: of the files to read, such as ``.jpg`` where masks lie beside the photos; none: of all images.
 
     Raises:
         DataError: a root is missing, is named twice, or holds no readable image.
@@ -104,12 +111,12 @@ def scan_pictures(roots: Sequence[str], field: str = "data.folders") -> tuple[li
     found = []
     for root in absolute_roots:
         _demand_folder(root, field, "folders of images")
-        found.append(_class_folder(os.path.basename(root), root, {_identity(root)}))
+        found.append(_class_folder(os.path.basename(root), root, {_identity(root)}, endings))
     for entry in found:
         if not entry.files:
+            known = ", ".join(endings or sorted(EXTENSIONS))
             raise DataError(
-                f"{field}: {entry.folder!r} must hold images (known are {', '.join(sorted(EXTENSIONS))}), got none; "
-                "name another folder"
+                f"{field}: {entry.folder!r} must hold images (known are {known}), got none; name another folder"
             )
         _demand_readable(entry, "folder")
     paths = [stored_path(os.path.join(entry.folder, file)) for entry in found for file in entry.files]
@@ -174,10 +181,12 @@ def _refuse_splits(root: str, folders: Sequence[ClassFolder], field: str) -> Non
         )
 
 
-def _class_folder(name: str, folder: str, seen: set[tuple[int, int]]) -> ClassFolder:
+def _class_folder(name: str, folder: str, seen: set[tuple[int, int]], endings: Sequence[str] = ()) -> ClassFolder:
     files, left_out = [], []
     for path, reason in _walk(folder, "", set(seen)):
-        if reason:
+        if not reason and endings and os.path.splitext(path)[1].lower() not in endings:
+            left_out.append((os.path.join(folder, path), "of another ending than data.endings"))
+        elif reason:
             left_out.append((os.path.join(folder, path), reason))
         else:
             files.append(path)

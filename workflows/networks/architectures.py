@@ -1,4 +1,4 @@
-"""Networks of the shipped presets: two small residual ones, and one of dense layers only."""
+"""Networks of the shipped presets, two small residual ones and one of dense layers only; a classifier of patches."""
 
 from __future__ import annotations
 
@@ -112,6 +112,21 @@ def mlp(
             layers[f"drop{number}"] = nn.Dropout(dropout)
     layers["logits"] = nn.Linear(sizes[-1], n_classes)
     return nn.Sequential(layers)
+
+
+def patch_classifier(n_classes: int, side: int = 32, units: int = 64) -> nn.Sequential:
+    """IR's secondary classifier: three convolutions with max pooling between, on patches resized to one size.
+
+    Args:
+        n_classes: outputs.
+        side: pixels of a patch's side; divisible by 4.
+        units: of each convolution.
+    """
+    layers: list[nn.Module] = []
+    for number, below in enumerate((3, units, units)):
+        layers += [nn.MaxPool2d(2)] if number else []
+        layers += [nn.Conv2d(below, units, 3, padding=1), nn.ReLU()]
+    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(units * (side // 4) ** 2, n_classes))
 
 
 def _he_started(dense: nn.Linear) -> nn.Linear:

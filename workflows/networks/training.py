@@ -26,6 +26,7 @@ def train_classifier(
     seed: int,
     progress: Progress | None = None,
     channels_last: bool = True,
+    keep: Callable[[int, nn.Module], None] | None = None,
 ) -> nn.Module:
     """Train a network in place: cross entropy, Nesterov momentum, a one-cycle learning rate.
 
@@ -40,6 +41,7 @@ def train_classifier(
         seed: of all that is drawn.
         progress: called after every epoch.
         channels_last: lay activations out channels-last, which is faster; see ``Rewriting``.
+        keep: called with the epoch from 1 and the network after every epoch of which ``settings`` keep the weights.
 
     Returns:
         The same network, in evaluation mode and without gradients of its parameters.
@@ -63,7 +65,7 @@ def train_classifier(
     network.train().requires_grad_(True)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)  # dropout draws from torch's own generator
-        _run_epochs(network, images, labels, settings, torch.Generator().manual_seed(seed), progress)
+        _run_epochs(network, images, labels, settings, torch.Generator().manual_seed(seed), progress, keep)
     return network.eval().requires_grad_(False)
 
 
@@ -94,6 +96,7 @@ def _run_epochs(
     settings: TrainingSettings,
     generator: torch.Generator,
     progress: Progress | None,
+    keep: Callable[[int, nn.Module], None] | None,
 ) -> None:
     batch = min(settings.batch, len(images))
     steps = len(images) // batch
@@ -107,6 +110,8 @@ def _run_epochs(
             total += _step(network, seen, labels[rows], settings.label_smoothing, optimizer, schedule)
         if progress is not None:
             progress(epoch + 1, settings.epochs, total / steps)
+        if keep is not None and settings.keeps(epoch + 1):
+            keep(epoch + 1, network)
 
 
 def _varied(

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from workflows.settings.section import Section, UserPath, UserPaths
+from workflows.settings.section import Names, Section, UserPath, UserPaths
 
 MASK_SOURCES = ("coco", "boxes", "broden", "labels", "colours")
 """What may stand before the colon of ``data.masks``."""
@@ -38,6 +38,9 @@ class DataSettings(Section):
         description="masks or boxes of the images, for the studies that ask for some: coco:FILE, boxes:FILE, "
         "broden:FOLDER, labels:FOLDER or colours:FOLDER",
     )
+    endings: Names = Field(
+        (), description="labels = none: read files with these endings only, such as .jpg where masks lie beside photos"
+    )
     image_column: str = Field("", description="parquet: of pictures; default: image, or the only one that can be")
     label_column: str = Field("", description="parquet: of labels; default: label, or the only one called like it")
     root: UserPath = Field("", description="cifar10: where torchvision keeps its files")
@@ -65,6 +68,11 @@ class DataSettings(Section):
     def _has_labels(self) -> DataSettings:
         if self.labels == "none" and self.source != "folders":
             raise ValueError(f"data.labels = 'none' must have source = 'folders', got {self.source!r}: leave it out")
+        if self.endings and self.labels != "none":
+            raise ValueError(f"data.endings must have data.labels = 'none', got {self.labels!r}: leave it out")
+        strange = [ending for ending in self.endings if not ending.startswith(".") or ending != ending.lower()]
+        if strange:
+            raise ValueError(f"data.endings must be like .jpg, in small letters, got {', '.join(strange)}")
         return self
 
     @model_validator(mode="after")

@@ -50,9 +50,16 @@ class TrainingSettings(Section):
     flip: bool = Field(False, description="every image is mirrored with probability 1/2, anew in every epoch")
     shift: int = Field(0, ge=0, description="pixels an image is moved by at most, each way, anew in every epoch")
     label_smoothing: float = Field(0.0, ge=0, lt=1, description="share of a label spread over all classes")
+    keep_epochs: int = Field(
+        0, ge=0, description="the weights of every so many epochs, and of the first, stay in checkpoints/; 0: none do"
+    )
     threads: int | None = Field(
         None, gt=0, description="torch threads; part of the result's definition; default: runtime.threads"
     )
+
+    def keeps(self, epoch: int) -> bool:
+        """Whether the weights after an epoch, counted from 1, stay."""
+        return self.keep_epochs > 0 and (epoch == 1 or epoch % self.keep_epochs == 0)
 
 
 class ExtractSettings(Section):

@@ -1,11 +1,13 @@
-"""images -> weights.pt: trains the network first, where a preset says so."""
+"""images -> weights.pt, checkpoints/: trains the network first, where a preset says so."""
 
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import torch
+from torch import nn
 
 from workflows.context import StageContext
 from workflows.data.decoding import BrokenPicture
@@ -38,6 +40,7 @@ def run(context: StageContext) -> None:
         settings.seed,
         progress=lambda epoch, epochs, loss: context.progress.note(f"epoch {epoch} of {epochs}, loss {loss:.3f}"),
         channels_last=plan.rewriting.channels_last,
+        keep=lambda epoch, trained: _save(folder.checkpoint(epoch), trained),
     )
     # The index stage checked the rewriting with random weights, which hide faults: normalisation does nothing yet.
     network.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
@@ -45,10 +48,15 @@ def run(context: StageContext) -> None:
     replace(plan, rewriting=checked.rewriting, probabilities=checked.probabilities).write(folder)
     images, labels = _images(settings, folder, plan.train_images, plan.images)
     share = accuracy(network, images.contiguous(), labels)
-    with replacing(folder.weights) as temporary:
-        torch.save(network.state_dict(), temporary)
+    _save(folder.weights, network)
     context.finished("network", {"validation_accuracy": share})
     context.progress.note(f"{share:.1%} of the validation images right")
+
+
+def _save(path: Path, network: nn.Module) -> None:
+    path.parent.mkdir(exist_ok=True)
+    with replacing(path) as temporary:
+        torch.save(network.state_dict(), temporary)
 
 
 def _images(settings: Settings, folder: RunFolder, first: int, stop: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -196,6 +196,10 @@ class RunFolder:
         """State dict of a network that this run trained itself."""
         return self.root / "weights.pt"
 
+    def checkpoint(self, epoch: int) -> Path:
+        """The same after an epoch, counted from 1; where ``training.keep_epochs`` keeps some."""
+        return self.root / "checkpoints" / f"epoch-{epoch:04d}.pt"
+
     @property
     def ledgers(self) -> Path:
         """Folder of the ledgers, one a stage."""

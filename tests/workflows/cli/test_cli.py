@@ -20,7 +20,7 @@ from workflows.errors import RunError
 from workflows.pipeline import STAGES
 from workflows.settings import load_settings
 
-COMMANDS = ("run", "layers", "status", "show", "sweep", "boxes", "clean", "demo", "dissect", "relevance", "ablate")
+COMMANDS = ("run", "layers", "status", "show", "sweep", "boxes", "clean", "demo", "dissect", "relevance", "ablate", "resample")
 QUICK = (
     "--until",
     "index",

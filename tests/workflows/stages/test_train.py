@@ -96,3 +96,15 @@ def _paths(run: RunFolder) -> list[str]:
     from workflows.storage.images_table import read_image_rows
 
     return read_image_rows(run.images_table, 0, 100, ["path"])["path"].to_pylist()
+
+
+def test_weights_of_some_epochs_stay(tmp_path: Path) -> None:
+    root = tmp_path / "run"
+    fields = ("training.keep_epochs=2", "training.epochs=4", *(one for one in TRAINING if "epochs" not in one))
+    chosen = [part for field in fields for part in ("--set", field)]
+    assert command(["run", "digits", "--out", str(root), "--until", "train", *chosen]) == 0
+    kept = sorted((root / "checkpoints").iterdir())
+    assert [path.name for path in kept] == ["epoch-0001.pt", "epoch-0002.pt", "epoch-0004.pt"]
+    first, last, final = (torch.load(path, weights_only=True) for path in (kept[0], kept[-1], root / "weights.pt"))
+    assert not torch.equal(first["conv1.weight"], last["conv1.weight"])
+    assert all(torch.equal(value, final[name]) for name, value in last.items())

@@ -54,6 +54,15 @@ HOUSE = {
     "own_fall_high others_images others_before others_accuracy others_accuracy_low others_accuracy_high "
     "others_fall others_fall_low others_fall_high",
     "unit_classes": "layer depth unit class class_name rank share signed effect classes helped hurt",
+    "selections": "image class class_name layer metric top rank unit score null_score retest retest_null chance "
+    "unstable activation y x x0 y0 x1 y1 touches overlap object_share checkpoint",
+    "selection_means": "class class_name layer metric top selected_for objects checkpoint images retest retest_low "
+    "retest_high retest_null retest_null_low retest_null_high chance unstable layer_score "
+    "layer_null_score without_variance patches without_patch touch touch_low touch_high touch_difference "
+    "touch_difference_low touch_difference_high overlap overlap_low overlap_high overlap_difference "
+    "overlap_difference_low overlap_difference_high",
+    "secondary": "metric top checkpoint images patches accuracy accuracy_low accuracy_high majority",
+    "selection_epochs": "checkpoint compared layer metric top images agreement agreement_low agreement_high chance",
 }
 KEYS = {"image": pa.int64(), "word": pa.int32(), "layer": pa.string(), "scope": pa.string(), "graph": pa.string()}
 

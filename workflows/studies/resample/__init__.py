@@ -1,0 +1,1 @@
+"""Which channels matter for a decision, by resampling the input, and which patches of the image they see."""
