@@ -74,7 +74,7 @@ def draw_ablation_figure(
     figure.text(0.02, 1 - 0.24 / height, heading, fontproperties=font(True), size=10)
     _legend(figure, curves, colours, height)
     under = "mean over classes with its 95 % interval; of fewer than five classes, the mean of their intervals"
-    figure.text(0.985, 1 - 0.24 / height, under, fontproperties=font(), size=6.5, ha="right")
+    figure.text(0.02, 1 - 0.66 / height, under, fontproperties=font(), size=6.5)
     for row, kind in enumerate(kinds):
         for column, whose in enumerate(_TITLES):
             bottom = height - _TOP - (row + 1) * (_PANEL + foot) + foot

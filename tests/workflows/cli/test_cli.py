@@ -20,7 +20,20 @@ from workflows.errors import RunError
 from workflows.pipeline import STAGES
 from workflows.settings import load_settings
 
-COMMANDS = ("run", "layers", "status", "show", "sweep", "boxes", "clean", "demo", "dissect", "relevance", "ablate", "resample")
+COMMANDS = (
+    "run",
+    "layers",
+    "status",
+    "show",
+    "sweep",
+    "boxes",
+    "clean",
+    "demo",
+    "dissect",
+    "relevance",
+    "ablate",
+    "resample",
+)
 QUICK = (
     "--until",
     "index",
