@@ -38,7 +38,7 @@ def test_as_written_by_hand(seed: int, fused: bool) -> None:
     np.testing.assert_allclose(found.numpy(), expected, atol=1e-9 * np.abs(expected).max(), rtol=0)
 
 
-def test_a_unit_of_the_first_layer_is_its_filter_and_zero_outside() -> None:
+def test_a_first_layer_unit_is_its_filter_and_zero_outside() -> None:
     torch.manual_seed(0)
     rest = (nn.ReLU(inplace=True), nn.MaxPool2d(3, 2), nn.Conv2d(4, 5, 5, padding=2), nn.ReLU(), nn.Flatten())
     network = nn.Sequential(nn.Conv2d(3, 4, 11, 4, padding=2), *rest).double().eval()  # as AlexNet begins
