@@ -109,7 +109,7 @@ class Watch:
 
     def _watch(self) -> None:
         while not self._over.wait(0.5):
-            for process in actor_processes("_FitActor"):
+            for process in actor_processes(doing=".advance"):
                 with contextlib.suppress(OSError):
                     found = re.search(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{process.pid}/status").read_text())
                     self.peaks[process.pid] = 1024 * int(found[1]) if found else 0

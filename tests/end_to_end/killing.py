@@ -101,33 +101,31 @@ def ledger_lines(root: Path, stage: str) -> list[str]:
     return (root / "ledgers" / f"{stage}.jsonl").read_text().splitlines()
 
 
-def actor_processes(kind: str, known: Collection[int] = ()) -> list[psutil.Process]:
-    """Processes of this process's Ray that carry an actor of a class, by the title that Ray gives them."""
+def actor_processes(known: Collection[int] = (), doing: str = "") -> list[psutil.Process]:
+    """Processes of this process's Ray that carry an actor, or one in a call, by the title that Ray gives them."""
     found = []
     for process in psutil.Process().children(recursive=True):
         with contextlib.suppress(psutil.Error):
-            if process.pid not in known and " ".join(process.cmdline()).startswith(f"ray::{kind}"):
+            if process.pid not in known and " ".join(process.cmdline()).startswith(f"ray::ActorProcess{doing}"):
                 found.append(process)
     return found
 
 
 class ActorKiller:
-    """Kills one actor of a class, of this process's Ray, as soon as a condition holds; a context for one run.
+    """Kills one actor of this process's Ray, as soon as a condition holds; a context for one run.
 
     ``afterwards`` is called again and again from then on.
 
     Attributes:
         killed: whether it came to that.
-        seen: ids of all processes that carried such an actor, the replacements among them.
+        seen: ids of all processes that carried an actor, the replacements among them.
     """
 
-    def __init__(
-        self, kind: str, condition: Callable[[], bool], afterwards: Callable[[], object] = lambda: None
-    ) -> None:
-        self.kind, self.condition, self.afterwards = kind, condition, afterwards
+    def __init__(self, condition: Callable[[], bool], afterwards: Callable[[], object] = lambda: None) -> None:
+        self.condition, self.afterwards = condition, afterwards
         self.killed, self.seen = False, set[int]()
         kept_actors.release()  # an actor of an earlier command that worked on would be none of this run's
-        self._earlier = {process.pid for process in actor_processes(kind)}
+        self._earlier = {process.pid for process in actor_processes()}
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
 
@@ -149,7 +147,7 @@ class ActorKiller:
             if self.killed:
                 self.afterwards()
             if self.killed or not victims:
-                victims = actor_processes(self.kind, known=self._earlier)
+                victims = actor_processes(known=self._earlier)
                 self.seen.update(process.pid for process in victims)
                 time.sleep(_LISTING_S)  # listing all processes again and again takes a core from what is watched
             time.sleep(POLL_S)

@@ -39,7 +39,7 @@ def watching_fit_actors() -> Iterator[Peaks]:
 
     def watch() -> None:
         while not peaks.over.wait(0.2):
-            for process in actor_processes("_FitActor"):
+            for process in actor_processes(doing=".advance"):
                 peaks.fit = max(peaks.fit, high_water(process))
 
     thread = threading.Thread(target=watch, daemon=True)

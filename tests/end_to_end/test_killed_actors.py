@@ -41,7 +41,7 @@ def test_one_actor_killed_and_replaced_gives_the_bits_of_two(
         done_when_killed[:] = [len(ledger(root, "extract").items)]
         return done_when_killed[0] >= 3
 
-    with ActorKiller("_ShardActor", in_the_middle) as killer:
+    with ActorKiller(in_the_middle) as killer:
         assert command(arguments) == 0
     assert killer.killed
     assert 3 <= done_when_killed[0] < shards, "the actor is meant to be killed in the middle"
@@ -71,7 +71,7 @@ def test_a_killed_fit_actor_is_replaced(
         steps[:] = [checkpoint_step(root)]
         return steps[0] >= LATE_STEP
 
-    with ActorKiller("_FitActor", late, afterwards=lambda: steps.append(checkpoint_step(root))) as killer:
+    with ActorKiller(late, afterwards=lambda: steps.append(checkpoint_step(root))) as killer:
         assert command(run_arguments(root, digits_weights, "runtime.fit_actors=2", until="fit")) == 0
     assert killer.killed
     assert len(killer.seen) == 4, "a group of two, and the group that went on from its checkpoint"

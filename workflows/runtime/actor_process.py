@@ -1,13 +1,15 @@
-"""What every actor process does around the worker it carries: threads, exceptions as values, memory."""
+"""The one kind of actor, and what it does around the worker it carries: threads, exceptions as values, memory."""
 
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import pickle
 import re
 import resource
 import sys
+import time
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import ray
+from ray import cloudpickle
 from ray.exceptions import RayError
 
 from gmm_ops.errors import RefusedInput
@@ -56,6 +59,62 @@ def fetch(reference: Any) -> Outcome:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         words = f"{type(error).__name__}: {lines[0] if lines else ''}"
         return Outcome(failure=f"its worker process died: {words}", process_died=True)
+
+
+class ActorProcess:
+    """Carries one worker after the other: of a pool that hands out items, or of a fit.
+
+    A factory arrives pickled so that threads are set before anything imports torch.
+    """
+
+    _worker: Any = None
+    _collective: Any = None
+
+    def ready(self) -> Outcome:
+        """Answers once the process is there."""
+        return Outcome(None)
+
+    def start(self, pickled: bytes, threads: int | None, **kwargs: Any) -> Outcome:
+        """Build a worker from a pickled (factory, its arguments); ``kwargs`` are further ones, of this actor alone."""
+        set_threads(threads)
+        forget_peak_memory()
+        return attempt(self._build, pickled, kwargs)
+
+    def _build(self, pickled: bytes, more: dict[str, Any]) -> None:
+        factory, kwargs = cloudpickle.loads(pickled)
+        if self._worker is None:
+            gc.freeze()  # what was imported stays: looking through it would cost a tenth of a second a worker
+        # Before the next one is built, so that a process never holds two; a worker may refer to itself.
+        self.rest()
+        self._worker = factory(**kwargs, **more)
+
+    def rest(self) -> None:
+        """Drop the worker."""
+        self._worker = None
+        gc.collect()  # a GPU's memory is free only when nothing holds it
+
+    def work(self, item: Any) -> Outcome:
+        """What the worker, a callable, says of an item, with its peak of memory and its seconds."""
+        started = time.perf_counter()
+        outcome = attempt(lambda: dict(self._worker(item) or {}))
+        if outcome.value is None:
+            return outcome
+        return Outcome({**outcome.value, "peak_memory": peak_memory(), "seconds": time.perf_counter() - started})
+
+    def join(self, pickled: bytes) -> Outcome:
+        """Meet the other ranks of a fit, at a collective that a pickled callable makes here; it outlives the worker."""
+        self._collective = None
+        outcome = attempt(lambda: cloudpickle.loads(pickled)())
+        self._collective = outcome.value
+        return outcome if outcome.failure or outcome.refusal else Outcome(None)
+
+    def advance(self, n_steps: int) -> Outcome:
+        """Steps of a fit, together with the other ranks."""
+        return attempt(self._worker.advance, n_steps, self._collective)
+
+    def call(self, method: str, *args: Any) -> Outcome:
+        """Any other method of the worker."""
+        return attempt(getattr(self._worker, method), *args)
 
 
 def set_threads(threads: int | None) -> None:

@@ -8,7 +8,6 @@ retries a block after a process death without end; and an ``ActorPool`` replaces
 
 from __future__ import annotations
 
-import gc
 import time
 from collections import deque
 from collections.abc import Callable, Hashable, Iterable
@@ -20,8 +19,9 @@ from ray import cloudpickle
 
 from workflows.errors import BudgetError, ShardError
 from workflows.runtime import kept_actors
-from workflows.runtime.actor_process import Outcome, attempt, fetch, forget_peak_memory, peak_memory, set_threads
+from workflows.runtime.actor_process import fetch
 from workflows.runtime.cluster import resources
+from workflows.runtime.kept_actors import Hired
 
 Record = dict[str, Any]
 OnDone = Callable[[Any, Record], None]
@@ -99,47 +99,11 @@ def map_shards(
     return pool.report
 
 
-class _ShardActor:
-    """Carries one worker, and after it that of the next pool.
-
-    The factory arrives pickled so that threads are set before anything imports torch.
-    """
-
-    def __init__(self) -> None:
-        self._worker: Callable[[Any], Record] | None = None
-
-    def start(self, pickled: bytes, threads: int | None) -> Outcome:
-        set_threads(threads)
-        forget_peak_memory()
-        return attempt(self._build, pickled)
-
-    def rest(self) -> None:
-        self._worker = None
-        gc.collect()  # a worker may refer to itself, and a GPU's memory is free only when nothing holds it
-
-    def _build(self, pickled: bytes) -> None:
-        factory, kwargs = cloudpickle.loads(pickled)
-        self._worker = factory(**kwargs)
-
-    def work(self, item: Any) -> Outcome:
-        started = time.perf_counter()
-        outcome = attempt(self._call, item)
-        if outcome.value is None:
-            return outcome
-        return Outcome(
-            {**outcome.value, "peak_memory": peak_memory(), "seconds": time.perf_counter() - started},
-        )
-
-    def _call(self, item: Any) -> Record:
-        assert self._worker is not None, "work is only given to actors that have started"
-        return dict(self._worker(item) or {})
-
-
 @dataclass(eq=False)
 class _Seat:
     """A place in the pool: the actor that sits there, and what it has been given, oldest first."""
 
-    actor: Any
+    hired: Hired
     starting: Any
     """Reference of the pending start; None once it has started."""
     kept: bool = False
@@ -183,19 +147,15 @@ class _Pool:
     def close(self) -> None:
         for seat in self._seats:
             if seat.starting is None and not seat.given:
-                kept_actors.keep(self._claim, seat.actor)
+                kept_actors.keep(seat.hired)
             else:
-                ray.kill(seat.actor)
+                seat.hired.end()
         self._seats = []
 
     def _seat(self) -> _Seat:
         kept = kept_actors.take(self._claim)
-        actor = kept or self._new_actor()
-        return _Seat(actor, actor.start.remote(self._pickled, self._settings.threads), kept is not None)
-
-    def _new_actor(self) -> Any:
-        num_cpus, num_gpus = self._claim
-        return ray.remote(num_cpus=num_cpus, num_gpus=num_gpus, max_restarts=0)(_ShardActor).remote()
+        hired = kept or kept_actors.hire(self._claim)
+        return _Seat(hired, hired.actor.start.remote(self._pickled, self._settings.threads), kept is not None)
 
     def _hand_out(self) -> None:
         # Breadth first: a second item waits at an actor only when every actor has one.
@@ -205,7 +165,7 @@ class _Pool:
                     if not seat.given:
                         seat.since = time.monotonic()
                     item = self._waiting.popleft()
-                    seat.given.append((item, seat.actor.work.remote(item)))
+                    seat.given.append((item, seat.hired.actor.work.remote(item)))
 
     def _may_take(self, seat: _Seat) -> bool:
         """A suspect has its actor for itself, so that the next death says for certain whose fault it is."""
@@ -291,12 +251,12 @@ class _Pool:
             self._on_failure(item, reason, last)
 
     def _replace(self, seat: _Seat) -> None:
-        ray.kill(seat.actor)
+        seat.hired.end()
         self._seats[self._seats.index(seat)] = self._seat()
         self.report.replaced_actors += 1
 
     def _remove(self, seat: _Seat) -> None:
-        ray.kill(seat.actor)
+        seat.hired.end()
         self._seats.remove(seat)
 
     def _check_patience(self) -> None:

@@ -150,7 +150,9 @@ def run_fits(
         ShardError: groups were lost ``max_attempts`` times without a new checkpoint, could not be started as often,
             or the ranks disagree.
     """
-    kept_actors.release()
+    width = max(1, min(slots, len(jobs)))
+    # Whoever is kept beyond those that may serve would hold memory that the fits were promised.
+    kept_actors.release(all_but=width if settings.n_actors == 1 else 0)
     stop, rooms, results, lock = threading.Event(), Rooms(), dict[str, Any](), threading.Lock()
     waiting = _Waiting(jobs, settings.max_attempts, stop)
 
@@ -175,7 +177,7 @@ def run_fits(
                 else:
                     tell(on_result, job.name, results[job.name])
 
-    _run_threads(slot, max(1, min(slots, len(jobs))), stop)
+    _run_threads(slot, width, stop)
     return {job.name: results[job.name] for job in jobs}
 
 

@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-import gc
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import ray
 from ray import cloudpickle
 from ray.util import placement_group, remove_placement_group
-from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
+from gmm_ops.fitting.collective import LONE, Collective
 from workflows.errors import BudgetError, ShardError
-from workflows.runtime.actor_process import Outcome, attempt, fetch, set_threads
+from workflows.runtime import kept_actors
+from workflows.runtime.actor_process import Outcome, fetch
 from workflows.runtime.cluster import resources
+from workflows.runtime.kept_actors import Claim, Hired, hire
 
 _POLL_S = 0.25
 _STARTING = ("ready", "start", "join")
@@ -90,86 +92,50 @@ class Rendezvous:
         self._store = None
 
 
-class _FitActor:
-    """Carries one rank's worker, and after it the next fit's.
+def _meet(host: str, port: int, generation: int, rank: int, world: int, timeout_s: float) -> Collective:
+    """In an actor: the collective of its generation."""
+    if world == 1:
+        return LONE
+    from workflows.runtime.collective import GroupCollective
 
-    The factory arrives pickled so that threads are set before anything imports torch.
-    """
-
-    _worker: Any = None
-
-    def ready(self) -> Outcome:
-        return Outcome(None)
-
-    def start(self, pickled: bytes, rank: int, world: int, threads: int) -> Outcome:
-        set_threads(threads)
-        return attempt(self._build, pickled, rank, world)
-
-    def _build(self, pickled: bytes, rank: int, world: int) -> None:
-        factory, kwargs = cloudpickle.loads(pickled)
-        if self._worker is None:
-            gc.freeze()  # what was imported stays: looking through it would cost a tenth of a second a fit
-        # Before the next one is built, so that a process never holds two fits; a worker may refer to itself.
-        self._worker = None
-        gc.collect()
-        self._worker = factory(rank=rank, world=world, **kwargs)
-
-    def join(self, host: str, port: int, generation: int, rank: int, world: int, timeout_s: float) -> Outcome:
-        return attempt(self._join, host, port, generation, rank, world, timeout_s)
-
-    def _join(self, host: str, port: int, generation: int, rank: int, world: int, timeout_s: float) -> None:
-        from gmm_ops.fitting.collective import LONE, Collective
-        from workflows.runtime.collective import GroupCollective
-
-        address = ray.util.get_node_ip_address()
-        self._collective: Collective = (
-            LONE if world == 1 else GroupCollective(host, port, generation, rank, world, timeout_s, address)
-        )
-
-    def restore(self, checkpoint: Path | None) -> Outcome:
-        return attempt(self._worker.restore, checkpoint)
-
-    def advance(self, n_steps: int) -> Outcome:
-        return attempt(self._worker.advance, n_steps, self._collective)
-
-    def save(self, path: Path) -> Outcome:
-        return attempt(self._worker.save, path)
-
-    def result(self) -> Outcome:
-        return attempt(self._worker.result)
+    return GroupCollective(host, port, generation, rank, world, timeout_s, ray.util.get_node_ip_address())
 
 
 class FitGroup:
-    """A group of actors that does one fit after the other; leaving the block kills them all.
+    """A group of actors that does one fit after the other; leaving the block ends them, or keeps a lone one.
 
     The actors are placed before the first fit and stay joined for the next ones, which saves a start each. They live
-    and die together, as a generation: after ``end`` new ones must be placed.
+    and die together, as a generation: after ``end`` new ones must be placed. A lone actor may be one that an earlier
+    pool or fit has left behind.
     """
 
     def __init__(self, settings: GroupSettings, stop: threading.Event, rooms: Rooms) -> None:
         self._settings, self._stop, self._rooms = settings, stop, rooms
         self._rendezvous = Rendezvous(settings)
         self._generation = 0
-        self._actors: list[Any] = []
+        self._hired: list[Hired] = []
         self._room: Any = None
-        self._has_room = self._joined = False
+        self._joined = False
 
     def __enter__(self) -> FitGroup:
         self._rendezvous.__enter__()
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None and len(self._hired) == self._settings.n_actors == 1 and not self._stop.is_set():
+            kept_actors.keep(self._hired.pop())
+            self._rooms.add(-1)
         self.end()
         self._rendezvous.__exit__()
 
     def end(self) -> None:
         """Kill this generation and give its room back."""
-        for actor in self._actors:
-            ray.kill(actor)
+        for hired in self._hired:
+            hired.end()
         if self._room is not None:
             remove_placement_group(self._room)
-            self._rooms.add(-self._has_room)
-        self._actors, self._room, self._has_room, self._joined = [], None, False, False
+        self._rooms.add(-bool(self._hired))
+        self._hired, self._room, self._joined = [], None, False
 
     def place(self, wanted: Callable[[], bool]) -> bool:
         """Start actors unless there are some; False if ``wanted`` ends before the cluster has room for them.
@@ -180,11 +146,14 @@ class FitGroup:
         Raises:
             GenerationLost: no room within ``start_timeout_s`` though no other group has any, or an actor died.
         """
-        if self._actors:
+        if self._hired:
             return True
         if not wanted():
             return False
-        each = self._reserve()
+        claim = _claim(self._settings)
+        if self._takes_kept(claim):
+            return True
+        self._reserve(claim)
         given = self._room.ready()
         deadline = time.monotonic() + self._settings.start_timeout_s
         while not ray.wait([given], timeout=_POLL_S)[0]:
@@ -193,74 +162,92 @@ class FitGroup:
             if not wanted():
                 self.end()
                 return False
+            if self._takes_kept(claim):
+                return True
             if self._rooms.taken:
                 deadline = time.monotonic() + self._settings.start_timeout_s
             elif time.monotonic() > deadline:
                 raise GenerationLost(f"the cluster had no room for them within {self._settings.start_timeout_s:g} s")
-        self._has_room = True
-        self._rooms.add(1)
-        self._begin_generation(each)
+        self._begin_generation(claim)
         return True
 
-    def _reserve(self) -> dict[str, float]:
-        """Ask for the room of all actors; what each of them needs."""
-        settings = self._settings
-        _refuse_unfitting(settings)
-        each = {"num_cpus": _cpus_each(settings), "num_gpus": settings.num_gpus}
-        bundle = {name: amount for name, amount in zip(("CPU", "GPU"), each.values(), strict=True) if amount}
-        # Close together: they reduce sums at every step.
-        self._room = placement_group([bundle] * settings.n_actors, strategy="PACK")
-        return each
+    def _takes_kept(self, claim: Claim) -> bool:
+        """Whether a lone actor came from those that are kept; one that died since is no failure."""
+        while self._settings.n_actors == 1 and (hired := kept_actors.take(claim)) is not None:
+            answer = hired.actor.ready.remote()
+            if ray.wait([answer], timeout=self._settings.start_timeout_s)[0] and not fetch(answer).failure:
+                self.end()  # the room that was asked for
+                self._generation += 1
+                self._hired = [hired]
+                self._rooms.add(1)
+                return True
+            hired.end()
+        return False
 
-    def _begin_generation(self, each: dict[str, float]) -> None:
+    def _reserve(self, claim: Claim) -> None:
+        """Ask for the room of all actors."""
+        _refuse_unfitting(self._settings)
+        bundle = {name: amount for name, amount in zip(("CPU", "GPU"), claim, strict=True) if amount}
+        # Close together: they reduce sums at every step.
+        self._room = placement_group([bundle] * self._settings.n_actors, strategy="PACK")
+
+    def _begin_generation(self, claim: Claim) -> None:
         self._generation += 1
-        for rank in range(self._settings.n_actors):
-            place = PlacementGroupSchedulingStrategy(self._room, placement_group_bundle_index=rank)
-            actor = ray.remote(**each, max_restarts=0, scheduling_strategy=place)(_FitActor)
-            self._actors.append(actor.remote())
-        self._all("ready", self._settings.start_timeout_s, lambda rank: ())
+        lone = self._settings.n_actors == 1
+        self._hired = [hire(claim, self._room, rank, owns_room=lone) for rank in range(self._settings.n_actors)]
+        if lone:
+            self._room = None
+        self._rooms.add(1)
+        self._wait([hired.actor.ready.remote() for hired in self._hired], self._settings.start_timeout_s, "ready")
 
     def start(self, factory: Callable[..., Any], kwargs: dict[str, Any], checkpoint: Path | None) -> None:
         """Build the workers, those of the fit before dropped, and give all of them the same state."""
         settings = self._settings
-        pickled = ray.put(cloudpickle.dumps((factory, kwargs)))
-        world = settings.n_actors
-        self._all("start", settings.start_timeout_s, lambda rank: (pickled, rank, world, settings.threads))
+        pickled, world = ray.put(cloudpickle.dumps((factory, kwargs))), settings.n_actors
+        starts = [
+            hired.actor.start.remote(pickled, settings.threads, rank=rank, world=world)
+            for rank, hired in enumerate(self._hired)
+        ]
+        self._wait(starts, settings.start_timeout_s, "start")
         if not self._joined:
             self._join()
-        self._all("restore", settings.segment_timeout_s, lambda rank: (checkpoint,))
+        restored = [hired.actor.call.remote("restore", checkpoint) for hired in self._hired]
+        self._wait(restored, settings.segment_timeout_s, "restore")
 
     def _join(self) -> None:
         settings, meeting = self._settings, (self._rendezvous.host, self._rendezvous.port, self._generation)
-        world, patience = settings.n_actors, settings.segment_timeout_s
-        self._all("join", settings.start_timeout_s, lambda rank: (*meeting, rank, world, patience))
+        joins = []
+        for rank, hired in enumerate(self._hired):
+            meet = partial(_meet, *meeting, rank, settings.n_actors, settings.segment_timeout_s)
+            joins.append(hired.actor.join.remote(cloudpickle.dumps(meet)))
+        self._wait(joins, settings.start_timeout_s, "join")
         self._joined = True
 
     def advance(self, n_steps: int) -> dict[str, Any]:
         """One segment on all ranks; the progress of rank 0."""
-        progress = self._all("advance", self._settings.segment_timeout_s, lambda rank: (n_steps,))
+        steps = [hired.actor.advance.remote(n_steps) for hired in self._hired]
+        progress = self._wait(steps, self._settings.segment_timeout_s, "advance")
         for key in ("done", "digest"):
             if any(other.get(key) != progress[0].get(key) for other in progress):
                 raise ShardError(f"the ranks of a fit disagree on {key!r}: {[one.get(key) for one in progress]}")
-        return progress[0]
+        return dict(progress[0])
 
     def save(self, path: Path) -> None:
         """Rank 0 writes the checkpoint."""
-        self._wait({0: self._actors[0].save.remote(path)}, self._settings.segment_timeout_s, "save")
+        self._first("save", path)
 
     def result(self) -> Any:
         """What rank 0's worker comes to."""
-        return self._wait({0: self._actors[0].result.remote()}, self._settings.segment_timeout_s, "result")[0]
+        return self._first("result")
 
-    def _all(self, method: str, timeout_s: float, arguments: Callable[[int], tuple[Any, ...]]) -> list[Any]:
-        calls = {rank: getattr(actor, method).remote(*arguments(rank)) for rank, actor in enumerate(self._actors)}
-        values = self._wait(calls, timeout_s, method)
-        return [values[rank] for rank in range(len(self._actors))]
+    def _first(self, method: str, *args: Any) -> Any:
+        call = self._hired[0].actor.call.remote(method, *args)
+        return self._wait([call], self._settings.segment_timeout_s, method)[0]
 
-    def _wait(self, calls: dict[int, Any], timeout_s: float, method: str) -> dict[int, Any]:
-        """Values of all calls. A refusal is raised at once; any other failure, or silence, loses the generation."""
+    def _wait(self, calls: list[Any], timeout_s: float, method: str) -> list[Any]:
+        """Values by rank. A refusal is raised at once; any other failure, or silence, loses the generation."""
         deadline = time.monotonic() + timeout_s
-        pending, outcomes = dict(calls), dict[int, Outcome]()
+        pending, outcomes = dict(enumerate(calls)), dict[int, Outcome]()
         while pending and time.monotonic() < deadline:
             ready, _ = ray.wait(list(pending.values()), num_returns=1, timeout=_POLL_S)
             for rank in [rank for rank, reference in pending.items() if reference in set(ready)]:
@@ -274,15 +261,15 @@ class FitGroup:
         failed = {rank: outcome for rank, outcome in outcomes.items() if outcome.failure}
         if failed or pending:
             raise GenerationLost(_reason(failed, pending, timeout_s, method))
-        return {rank: outcome.value for rank, outcome in outcomes.items()}
+        return [outcomes[rank].value for rank in range(len(calls))]
 
 
-def _cpus_each(settings: GroupSettings) -> float:
-    """Cores of an actor: a group works only if all of it fits, so on a small machine its actors share the cores."""
-    offered = resources()
-    if offered.joined or settings.n_actors * settings.num_cpus <= offered.cpus:
-        return settings.num_cpus
-    return int(1000 * offered.cpus / settings.n_actors) / 1000
+def _claim(settings: GroupSettings) -> Claim:
+    """Of an actor: a group works only if all of it fits, so on a small machine its actors share the cores."""
+    offered, num_cpus = resources(), settings.num_cpus
+    if not offered.joined and settings.n_actors * num_cpus > offered.cpus:
+        num_cpus = int(1000 * offered.cpus / settings.n_actors) / 1000
+    return num_cpus, settings.num_gpus
 
 
 def _refuse_unfitting(settings: GroupSettings) -> None:

@@ -97,7 +97,7 @@ def test_a_killed_actor_is_replaced_with_the_same_result(tmp_path: Path, local_r
         except RunFolderError:
             return 0
 
-    with ActorKiller("_FitActor", lambda: trained_steps() >= 30) as killer:
+    with ActorKiller(lambda: trained_steps() >= 30) as killer:
         run_with(disturbed, 2, on_restart=lambda name, reason: told.append(reason))
     assert killer.killed
     assert len(killer.seen) == 4, "a group of two, and the group that went on"

@@ -155,7 +155,7 @@ def test_a_killed_actor_is_replaced_with_the_same_result(tmp_path: Path, sliced:
         except RunFolderError:
             return 0
 
-    with ActorKiller("_FitActor", lambda: taken() >= steps) as killer:
+    with ActorKiller(lambda: taken() >= steps) as killer:
         fitted_sliced(disturbed, on_restart=lambda name, reason: told.append(reason))
     assert killer.killed
     assert len(told) == 1

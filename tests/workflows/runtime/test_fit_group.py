@@ -16,6 +16,7 @@ import ray
 
 from tests.workflows.runtime.fit_workers import CountedFit, Holder, SummingFit, UnfinishedFit
 from workflows.errors import BudgetError, DataError, ShardError
+from workflows.runtime import kept_actors
 from workflows.runtime.cluster import Resources
 from workflows.runtime.fit_group import FitJob, GroupSettings, fit_slots, run_fit, run_fits
 from workflows.storage.states import load_state
@@ -262,6 +263,7 @@ def test_a_result_that_keeps_failing_ends_in_words(tmp_path: Path) -> None:
 
 def test_room_is_given_back(tmp_path: Path) -> None:
     before = ray.cluster_resources()["CPU"]
+    kept_actors.release()
     run_fit(job(tmp_path), group(2))
     holder = ray.remote(num_cpus=int(before))(Holder).remote()
     assert ray.get(holder.here.remote(), timeout=60)
@@ -270,6 +272,7 @@ def test_room_is_given_back(tmp_path: Path) -> None:
 
 def test_actors_that_never_find_room_are_given_up_in_words(tmp_path: Path) -> None:
     every_core = int(ray.cluster_resources()["CPU"])
+    kept_actors.release()
     holder = ray.remote(num_cpus=every_core)(Holder).remote()
     try:
         ray.get(holder.here.remote())
