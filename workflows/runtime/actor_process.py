@@ -84,14 +84,24 @@ class ActorProcess:
         factory, kwargs = cloudpickle.loads(pickled)
         if self._worker is None:
             gc.freeze()  # what was imported stays: looking through it would cost a tenth of a second a worker
-        # Before the next one is built, so that a process never holds two; a worker may refer to itself.
-        self.rest()
+        # Before the next one is built, so that a process never holds two.
+        self._drop()
         self._worker = factory(**kwargs, **more)
 
-    def rest(self) -> None:
-        """Drop the worker."""
+    def _drop(self) -> None:
         self._worker = None
-        gc.collect()  # a GPU's memory is free only when nothing holds it
+        gc.collect()  # a worker may refer to itself, and a GPU's memory is free only when nothing holds it
+
+    def rest(self) -> None:
+        """Drop the worker, and leave the other ranks."""
+        self._leave()
+        self._drop()
+
+    def _leave(self) -> None:
+        leave = getattr(self._collective, "leave", None)  # a rank that is alone has nobody to leave
+        self._collective = None
+        if leave is not None:
+            leave()
 
     def work(self, item: Any) -> Outcome:
         """What the worker, a callable, says of an item, with its peak of memory and its seconds."""
@@ -103,7 +113,7 @@ class ActorProcess:
 
     def join(self, pickled: bytes) -> Outcome:
         """Meet the other ranks of a fit, at a collective that a pickled callable makes here; it outlives the worker."""
-        self._collective = None
+        self._leave()
         outcome = attempt(lambda: cloudpickle.loads(pickled)())
         self._collective = outcome.value
         return outcome if outcome.failure or outcome.refusal else Outcome(None)

@@ -52,6 +52,10 @@ class GroupCollective:
         except RuntimeError as error:
             raise CollectiveLost(f"rank {rank} of {world} could not join: {error}") from error
 
+    def leave(self) -> None:
+        """End the membership: a process is in one group at most."""
+        dist.destroy_process_group()
+
     def all_reduce_sum(self, tensor: Shaped[Tensor, "..."]) -> Shaped[Tensor, "..."]:
         """Sum over ranks."""
         return self._all_reduce(tensor, dist.ReduceOp.SUM)

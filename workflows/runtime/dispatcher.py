@@ -154,8 +154,8 @@ class _Pool:
 
     def _seat(self) -> _Seat:
         kept = kept_actors.take(self._claim)
-        hired = kept or kept_actors.hire(self._claim)
-        return _Seat(hired, hired.actor.start.remote(self._pickled, self._settings.threads), kept is not None)
+        hired = kept[0] if kept else kept_actors.hire(self._claim)
+        return _Seat(hired, hired.actor.start.remote(self._pickled, self._settings.threads), bool(kept))
 
     def _hand_out(self) -> None:
         # Breadth first: a second item waits at an actor only when every actor has one.

@@ -20,7 +20,7 @@ from workflows.errors import BudgetError, ShardError
 from workflows.runtime import kept_actors
 from workflows.runtime.actor_process import Outcome, fetch
 from workflows.runtime.cluster import resources
-from workflows.runtime.kept_actors import Claim, Hired, hire
+from workflows.runtime.kept_actors import Claim, Hired, Room, hire
 
 _POLL_S = 0.25
 _STARTING = ("ready", "start", "join")
@@ -102,11 +102,11 @@ def _meet(host: str, port: int, generation: int, rank: int, world: int, timeout_
 
 
 class FitGroup:
-    """A group of actors that does one fit after the other; leaving the block ends them, or keeps a lone one.
+    """A group of actors that does one fit after the other; leaving the block keeps them for others, or ends them.
 
     The actors are placed before the first fit and stay joined for the next ones, which saves a start each. They live
-    and die together, as a generation: after ``end`` new ones must be placed. A lone actor may be one that an earlier
-    pool or fit has left behind.
+    and die together, as a generation: after ``end`` others must be placed. They may be such as earlier pools or fits
+    have left behind; several of a joined cluster may not, for those could lie on nodes far apart.
     """
 
     def __init__(self, settings: GroupSettings, stop: threading.Event, rooms: Rooms) -> None:
@@ -114,7 +114,8 @@ class FitGroup:
         self._rendezvous = Rendezvous(settings)
         self._generation = 0
         self._hired: list[Hired] = []
-        self._room: Any = None
+        self._asked: Any = None
+        """The placement group of actors that have yet to be hired."""
         self._joined = False
 
     def __enter__(self) -> FitGroup:
@@ -122,20 +123,30 @@ class FitGroup:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is None and len(self._hired) == self._settings.n_actors == 1 and not self._stop.is_set():
-            kept_actors.keep(self._hired.pop())
-            self._rooms.add(-1)
+        if kind is None and self._hired and not self._stop.is_set() and _may_be_kept(self._settings):
+            self._keep()
         self.end()
         self._rendezvous.__exit__()
+
+    def _keep(self) -> None:
+        """For others, once they have left the store of this driver, which ends with the block."""
+        answers = [hired.actor.rest.remote() for hired in self._hired]
+        if len(ray.wait(answers, num_returns=len(answers), timeout=_GRACE_S)[0]) == len(answers):
+            for hired in self._hired:
+                kept_actors.keep(hired)
+            self._forget()
 
     def end(self) -> None:
         """Kill this generation and give its room back."""
         for hired in self._hired:
             hired.end()
-        if self._room is not None:
-            remove_placement_group(self._room)
+        if self._asked is not None:
+            remove_placement_group(self._asked)
+        self._forget()
+
+    def _forget(self) -> None:
         self._rooms.add(-bool(self._hired))
-        self._hired, self._room, self._joined = [], None, False
+        self._hired, self._asked, self._joined = [], None, False
 
     def place(self, wanted: Callable[[], bool]) -> bool:
         """Start actors unless there are some; False if ``wanted`` ends before the cluster has room for them.
@@ -154,7 +165,7 @@ class FitGroup:
         if self._takes_kept(claim):
             return True
         self._reserve(claim)
-        given = self._room.ready()
+        given = self._asked.ready()
         deadline = time.monotonic() + self._settings.start_timeout_s
         while not ray.wait([given], timeout=_POLL_S)[0]:
             if self._stop.is_set():
@@ -172,31 +183,37 @@ class FitGroup:
         return True
 
     def _takes_kept(self, claim: Claim) -> bool:
-        """Whether a lone actor came from those that are kept; one that died since is no failure."""
-        while self._settings.n_actors == 1 and (hired := kept_actors.take(claim)) is not None:
-            answer = hired.actor.ready.remote()
-            if ray.wait([answer], timeout=self._settings.start_timeout_s)[0] and not fetch(answer).failure:
+        """Whether the actors come from those that are kept; that some died since is no failure."""
+        if not _may_be_kept(self._settings):
+            kept_actors.release()
+            return False
+        while taken := kept_actors.take(claim, self._settings.n_actors):
+            alive = [hired for hired in taken if self._answers(hired)]
+            if len(alive) == len(taken):
                 self.end()  # the room that was asked for
                 self._generation += 1
-                self._hired = [hired]
+                self._hired = taken
                 self._rooms.add(1)
                 return True
-            hired.end()
+            for hired in taken:
+                (kept_actors.keep if hired in alive else Hired.end)(hired)
         return False
+
+    def _answers(self, hired: Hired) -> bool:
+        answer = hired.actor.ready.remote()
+        return bool(ray.wait([answer], timeout=self._settings.start_timeout_s)[0]) and not fetch(answer).failure
 
     def _reserve(self, claim: Claim) -> None:
         """Ask for the room of all actors."""
         _refuse_unfitting(self._settings)
         bundle = {name: amount for name, amount in zip(("CPU", "GPU"), claim, strict=True) if amount}
         # Close together: they reduce sums at every step.
-        self._room = placement_group([bundle] * self._settings.n_actors, strategy="PACK")
+        self._asked = placement_group([bundle] * self._settings.n_actors, strategy="PACK")
 
     def _begin_generation(self, claim: Claim) -> None:
         self._generation += 1
-        lone = self._settings.n_actors == 1
-        self._hired = [hire(claim, self._room, rank, owns_room=lone) for rank in range(self._settings.n_actors)]
-        if lone:
-            self._room = None
+        room, self._asked = Room(self._asked), None
+        self._hired = [hire(claim, room, rank) for rank in range(self._settings.n_actors)]
         self._rooms.add(1)
         self._wait([hired.actor.ready.remote() for hired in self._hired], self._settings.start_timeout_s, "ready")
 
@@ -270,6 +287,10 @@ def _claim(settings: GroupSettings) -> Claim:
     if not offered.joined and settings.n_actors * num_cpus > offered.cpus:
         num_cpus = int(1000 * offered.cpus / settings.n_actors) / 1000
     return num_cpus, settings.num_gpus
+
+
+def _may_be_kept(settings: GroupSettings) -> bool:
+    return settings.n_actors == 1 or not resources().joined
 
 
 def _refuse_unfitting(settings: GroupSettings) -> None:

@@ -86,7 +86,7 @@ def test_two_actors_come_close_to_one_in_float32(tmp_path: Path, local_ray: obje
 
 
 def test_a_killed_actor_is_replaced_with_the_same_result(tmp_path: Path, local_ray: object) -> None:
-    undisturbed, disturbed = (make(tmp_path / name, settings_of(epochs=4)) for name in ("undisturbed", "disturbed"))
+    undisturbed, disturbed = (make(tmp_path / name, settings_of(epochs=2)) for name in ("undisturbed", "disturbed"))
     run_with(undisturbed, 2)
     checkpoint = disturbed[2].fit_state("joint", "made")
     told: list[str] = []

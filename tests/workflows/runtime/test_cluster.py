@@ -7,6 +7,7 @@ import sys
 import pytest
 import ray
 
+from tests.end_to_end.killing import address_of_local_ray
 from workflows.errors import BudgetError
 from workflows.runtime.cluster import Resources, connect, plan_actors
 from workflows.settings import RuntimeSettings
@@ -44,9 +45,8 @@ for variable in (False, True):
 
 
 def test_a_joined_cluster_is_left_running(local_ray: Resources) -> None:
-    address = ray.get_runtime_context().gcs_address
     finished = subprocess.run(
-        [sys.executable, "-c", JOIN, address], capture_output=True, text=True, timeout=120, check=False
+        [sys.executable, "-c", JOIN, address_of_local_ray()], capture_output=True, text=True, timeout=120, check=False
     )
     assert finished.stdout.splitlines() == ["nodes 1 42"] * 2, finished.stderr
     assert finished.stderr == "", "joining must be quiet"

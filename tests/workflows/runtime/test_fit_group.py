@@ -15,9 +15,11 @@ import pytest
 import ray
 
 from tests.workflows.runtime.fit_workers import CountedFit, Holder, SummingFit, UnfinishedFit
+from tests.workflows.runtime.shard_workers import Pinned
 from workflows.errors import BudgetError, DataError, ShardError
 from workflows.runtime import kept_actors
 from workflows.runtime.cluster import Resources
+from workflows.runtime.dispatcher import PoolSettings, map_shards
 from workflows.runtime.fit_group import FitJob, GroupSettings, fit_slots, run_fit, run_fits
 from workflows.storage.states import load_state
 
@@ -261,10 +263,41 @@ def test_a_result_that_keeps_failing_ends_in_words(tmp_path: Path) -> None:
     assert int(load_state(tmp_path / "fit.npz")["step"]) == 20, "what was reached is kept"
 
 
+def test_processes_serve_the_next_fits_and_pools(tmp_path: Path, undisturbed: bytes) -> None:
+    """As many as are wanted of one claim; one that died meanwhile is replaced, and is no restart."""
+    kept_actors.release()
+    pids: list[set[int]] = []
+    restarts: list[str] = []
+
+    def fit(name: str, n_actors: int) -> bytes:
+        seen: set[int] = set()
+        pids.append(seen)
+        return bytes(
+            run_fit(
+                job(tmp_path / name, whole=False),
+                group(n_actors),
+                on_progress=lambda _, progress: seen.update(progress["pids"]),
+                on_restart=lambda _, reason: restarts.append(reason),
+            )
+        )
+
+    assert fit("first", 2) == fit("second", 2) == undisturbed
+    pool = map_shards(Pinned, {}, range(6), PoolSettings(2, num_cpus=0.3))
+    assert {record["pid"] for record in pool.records.values()} <= pids[0]
+    os.kill(min(pids[0]), signal.SIGKILL)
+    _wait_for_end(min(pids[0]))
+    assert fit("third", 2) == undisturbed
+    assert pids[1] == pids[0]
+    assert not pids[2] & {min(pids[0])}
+    fit("lone", 1)
+    assert pids[3] < pids[2]
+    assert restarts == []
+
+
 def test_room_is_given_back(tmp_path: Path) -> None:
     before = ray.cluster_resources()["CPU"]
-    kept_actors.release()
     run_fit(job(tmp_path), group(2))
+    kept_actors.release()
     holder = ray.remote(num_cpus=int(before))(Holder).remote()
     assert ray.get(holder.here.remote(), timeout=60)
     ray.kill(holder)
