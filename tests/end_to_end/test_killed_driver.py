@@ -17,7 +17,7 @@ from workflows.pipeline import STAGES
 from workflows.storage.tables import read_table
 
 KILLED_IN = ("extract", "fit", "words", "count", "mine", "draw")
-SOONER = ("extract", "fit", "words", "draw")
+SOONER = ("extract", "fit", "draw")
 """One of each kind: shards on actors, a fit with its checkpoint, items of which each is a file."""
 SHARDED = {"extract": "activations/*.zarr", "words": "words/joint/*.zarr"}
 
@@ -73,7 +73,7 @@ def _in_the_middle(seen: Chain, stage: str) -> Callable[[], bool]:
     wanted = {"extract": 3, "words": 3, "count": 2, "mine": 0, "draw": 3}
 
     def middle() -> bool:
-        if seen.checkpoint_step and stage == "words":
+        if seen.checkpoint_step:
             _watch_resumed_fit(seen)
         if stage == "fit":
             return checkpoint_step(seen.root) >= LATE_STEP
@@ -117,7 +117,7 @@ def test_no_finished_item_is_done_again(chain: Chain) -> None:
         assert [line["mark"] for line in lines if "mark" in line] == ["begin", "begin", "end"], stage
         expected = 0 if stage == "mine" else chain.total[stage]
         assert len(items) == expected, stage
-    assert len(chain.written) > 6
+    assert len(chain.written) >= 3
     for shard, moment in chain.written.items():
         assert shard.stat().st_mtime_ns == moment, f"{shard} was written again"
 
