@@ -68,6 +68,7 @@ def _sentences(view: GraphView, shapes: set[Shape]) -> list[str]:
     drawn = view.drawn_edges()
     exemplars = [item for layer in view.layers[1:] for node in layer for item in node.exemplars]
     whose = "this image" if view.image is not None else "the class's images"
+    labelled = any(item.label for item in exemplars)
     named = any(node.concept for layer in view.layers for node in layer)
     said: list[tuple[bool, str]] = [
         (
@@ -84,7 +85,8 @@ def _sentences(view: GraphView, shapes: set[Shape]) -> list[str]:
             "Small map: where in the upper word's window the lower word sits (bright: most often).",
         ),
         (view.image is not None, "Red dots: the word's positions in this image."),
-        (bool(exemplars), "Under a picture: its true label. Beside a word: the most frequent class of its columns."),
+        (labelled, "Under a picture: its true label. Beside a word: the most frequent class of its columns."),
+        (bool(exemplars) and not labelled, "Beside a word: the class most often predicted for images of its columns."),
         (named, "Behind it: the concept that the word covers best, and how well (IoU, 1: pixel by pixel)."),
         (bool(exemplars) and "rectangle" in shapes, "Red rectangle: receptive field in the training image."),
         (bool(exemplars) and "patch" in shapes, "Lower layers: the receptive field itself."),

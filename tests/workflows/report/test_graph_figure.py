@@ -23,7 +23,7 @@ from tests.workflows.report.made_up_graphs import (
     save_pictures,
 )
 from workflows.report.graph_figure import GraphStyle, draw_class_graph, draw_image_graph, graph_page, place_graph
-from workflows.report.graph_view import GraphView
+from workflows.report.graph_view import ExemplarView, GraphView, NodeView
 from workflows.report.page import DPI, Page
 from workflows.report.pictures import PictureFolder
 from workflows.report.thumbnails import RED, thumbnail
@@ -258,6 +258,17 @@ def test_the_legend_says_only_what_the_figure_shows(pictures) -> None:
     assert "Red rectangle" not in legend(view_of(pictures), GraphStyle(0))
     assert "Lower layers" not in legend(view_of(pictures, n_layers=2))
     assert "Small map" not in legend(view_of(pictures, heat=False))
+    assert "Under a picture: its true label" in whole
+    without = tuple(
+        tuple(replace(node, exemplars=unlabelled(node)) for node in layer) for layer in view_of(pictures).layers
+    )
+    said = legend(replace(view_of(pictures), layers=without))
+    assert "true label" not in said
+    assert "the class most often predicted for images of its columns" in said
+
+
+def unlabelled(node: NodeView) -> tuple[ExemplarView, ...]:
+    return tuple(replace(exemplar, label="") for exemplar in node.exemplars)
 
 
 def test_an_image_graph_names_truth_prediction_and_positions(pictures) -> None:
