@@ -174,7 +174,9 @@ def test_the_logits_model_is_fitted_without_a_prediction(tmp_path: Path) -> None
     assert fit.history.full[-1] > fit.history.full[0]
 
 
-@pytest.mark.parametrize("minibatch", [40, 60, 130, 357, 10_000])
+@pytest.mark.parametrize(
+    "minibatch", [40, *(pytest.param(size, marks=pytest.mark.slow) for size in (60, 130)), 357, 10_000]
+)
 def test_a_fit_of_one_epoch_learns_whatever_the_warm_up(tmp_path: Path, minibatch: int) -> None:
     fit = worker(make(tmp_path / "run", epochs=1, warmup=1_000, minibatch=minibatch))
     fit.restore(None)

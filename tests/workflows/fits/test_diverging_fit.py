@@ -54,7 +54,7 @@ def test_a_checkpoint_never_holds_the_state_that_diverges(made: Made, tmp_path: 
     assert training_of(calm).rows[-1].loss < training_of(calm).limits.max_loss * np.log(10)
 
 
-@pytest.mark.parametrize("labels", [(2, 5), (3, 8), (1, 7)])
+@pytest.mark.parametrize("labels", [(2, 5), *(pytest.param(one, marks=pytest.mark.slow) for one in ((3, 8), (1, 7)))])
 def test_a_scope_of_few_images_does_not_diverge_by_chance(made: Made, labels: tuple[int, int]) -> None:
     """At the default rates; minibatches of one or two images had losses far above that of guessing."""
     fit = worker(made, Scope("list-pair", labels, False, labels), batch=100, epochs=10, patience=10)
