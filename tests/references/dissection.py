@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -14,19 +15,19 @@ def threshold(values: np.ndarray, share: float) -> float:
     """The smallest float16 T with P(a > T) <= share, from all values sorted."""
     ascending = sorted(float(value) for value in values.astype(np.float16))
     allowed = Fraction(str(share)) * len(ascending)
-    return next(value for value in ascending if sum(other > value for other in ascending) <= allowed)
+    return next(value for value in ascending if len(ascending) - bisect_right(ascending, value) <= allowed)
 
 
 def upsampled(image_map: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """Bilinear, half-pixel centres, a + t (b - a), rows first, float64, pixel by pixel."""
     (h, w), (height, width) = image_map.shape, size
-    found = np.zeros(size)
+    low, found = image_map.astype(np.float64).tolist(), np.zeros(size)
+    places = [between(x, w, width) for x in range(width)]
     for y in range(height):
         y0, y1, t = between(y, h, height)
-        for x in range(width):
-            x0, x1, s = between(x, w, width)
-            a = float(image_map[y0, x0]) + t * (float(image_map[y1, x0]) - float(image_map[y0, x0]))
-            b = float(image_map[y0, x1]) + t * (float(image_map[y1, x1]) - float(image_map[y0, x1]))
+        for x, (x0, x1, s) in enumerate(places):
+            a = low[y0][x0] + t * (low[y1][x0] - low[y0][x0])
+            b = low[y0][x1] + t * (low[y1][x1] - low[y0][x1])
             found[y, x] = a + s * (b - a)
     return found
 
@@ -87,8 +88,9 @@ def lite_tally(
         carried = {categories[value - 1] for value in marked(layers)}
         for category in carried:
             found.images[category] += 1
+        words = nearest(maps[image], layers.shape[1:]) if word else None
         for unit in range(units):
-            mask = mask_of(maps[image], unit, thresholds[unit], layers.shape[1:], word)
+            mask = words == unit if word else mask_of(maps[image][unit], thresholds[unit], layers.shape[1:])
             if mask is None:
                 continue
             under = marked(layers, mask)
@@ -106,19 +108,15 @@ def marked(layers: np.ndarray, mask: np.ndarray | None = None) -> list[int]:
     return [value for layer in layers for value in (layer if mask is None else layer[mask]).ravel().tolist() if value]
 
 
-def mask_of(image_maps: np.ndarray, unit: int, limit: float, size: tuple[int, ...], word: bool) -> np.ndarray | None:
-    if word:
-        return nearest(image_maps, size) == unit
-    if image_maps[unit].max() > limit:
-        return upsampled(image_maps[unit], size) > limit
-    return None
+def mask_of(image_map: np.ndarray, limit: float, size: tuple[int, ...]) -> np.ndarray | None:
+    return upsampled(image_map, size) > limit if image_map.max() > limit else None
 
 
 def nearest(words: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
     found = np.zeros(size, np.int64)
+    columns = [math.floor(Fraction(2 * x + 1, 2 * size[1]) * words.shape[1]) for x in range(size[1])]
     for y in range(size[0]):
-        for x in range(size[1]):
-            row = math.floor(Fraction(2 * y + 1, 2 * size[0]) * words.shape[0])
-            column = math.floor(Fraction(2 * x + 1, 2 * size[1]) * words.shape[1])
+        row = math.floor(Fraction(2 * y + 1, 2 * size[0]) * words.shape[0])
+        for x, column in enumerate(columns):
             found[y, x] = words[row, column]
     return found

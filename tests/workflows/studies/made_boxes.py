@@ -48,8 +48,9 @@ def photo_path(root: Path, image: int) -> Path:
 def write_photos(root: Path) -> list[tuple[int, int]]:
     """Cuts of two photos of different shapes; their (height, width)."""
     chance, sizes = np.random.default_rng(3), []
+    photos = {name: load_sample_image(f"{name}.jpg") for name in ("flower", "china")}
     for image in range(IMAGES):
-        photo = load_sample_image("flower.jpg" if LABELS[image] == 1 else "china.jpg")
+        photo = photos["flower" if LABELS[image] == 1 else "china"]
         height, width = (int(side) for side in chance.integers(70, 300, 2))
         path = photo_path(root, image)
         path.parent.mkdir(parents=True, exist_ok=True)

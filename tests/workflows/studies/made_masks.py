@@ -64,11 +64,21 @@ def masks_option(root: Path) -> list[str]:
     return ["--masks", f"coco:{root.parent / 'masks.json'}", "--images", str(IMAGES)]
 
 
+def copy_with_one_graph(finished: Path, root: Path) -> Path:
+    """A copy of a run with the figure of class 3 alone: a study draws every class graph again whose figure is there."""
+    shutil.copytree(finished, root)
+    run = open_run(root)
+    for label in range(len(run.plan.class_names)):
+        if label != 3:
+            run.folder.figure(f"class:{label}", "png", "joint").unlink()
+    return root
+
+
 def dissecting(finished: Path) -> Callable[[Path], None]:
     """Makes a copy of a run and dissects it: masks on every second image, and on a photo that the run does not have."""
 
     def build(root: Path) -> None:
-        shutil.copytree(finished, root)
+        copy_with_one_graph(finished, root)
         coded = {"size": [SIDE, SIDE], "counts": [SIDE * SIDE]}
         gone = {
             "images": [{"id": 9999, "file_name": "digits#99999", "height": SIDE, "width": SIDE}],

@@ -13,7 +13,15 @@ from PIL import Image
 from tests.conftest import BuildOnce
 from tests.end_to_end.small_digits import FIRST_LAYER, command
 from tests.references.dissection import Lite, lite_tally, nearest, threshold
-from tests.workflows.studies.made_masks import CONCEPTS, IMAGES, SIDE, digit_masks, dissecting, masks_option
+from tests.workflows.studies.made_masks import (
+    CONCEPTS,
+    IMAGES,
+    SIDE,
+    copy_with_one_graph,
+    digit_masks,
+    dissecting,
+    masks_option,
+)
 from workflows.asking import image_parts
 from workflows.asking.registry import STUDIES
 from workflows.run import Run, open_run
@@ -243,7 +251,7 @@ def test_what_does_not_fit_together_is_told(
     dissected: Path, digits_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], local_ray: object
 ) -> None:
     """A category without a pixel, an empty mask, a photo that the run does not have."""
-    root = Path(shutil.copytree(digits_run, tmp_path / "run"))
+    root = copy_with_one_graph(digits_run, tmp_path / "run")
     content = json.loads((dissected.parent / "masks.json").read_text())
     content["categories"] += [{"id": 9, "name": "loop", "supercategory": "hole"}]
     image = content["images"][0]["id"]
