@@ -104,21 +104,25 @@ def test_the_model_does_not_depend_on_the_number_of_actors(tmp_path: Path, local
             np.testing.assert_allclose(other[name], values, rtol=1e-6, atol=1e-12)
 
 
-@pytest.mark.parametrize("polyak", [False, True])
-def test_a_fit_resumed_from_its_checkpoint_goes_on_bit_for_bit(tmp_path: Path, polyak: bool) -> None:
+# Within the warm-up, behind it, and (None) at the end of an epoch.
+@pytest.mark.parametrize(
+    ("polyak", "steps"),
+    [(False, 5), (True, None)]
+    + [pytest.param(*one, marks=pytest.mark.slow) for one in ((False, 1), (False, None), (True, 1), (True, 5))],
+)
+def test_a_fit_resumed_from_its_checkpoint_goes_on_bit_for_bit(tmp_path: Path, polyak: bool, steps: int | None) -> None:
     made = make(tmp_path / "run", polyak=polyak)
     whole = fitted(made)
-    for steps in (1, 5, whole.schedule.steps_in(0)):
-        first = worker(made)
-        first.restore(None)
-        first.advance(steps, LONE)
-        first.save(tmp_path / "state.npz")
-        second = worker(made)
-        second.restore(tmp_path / "state.npz")
-        second.advance(10**6, LONE)
-        np.testing.assert_array_equal(np.array(second.history.rows), np.array(whole.history.rows))
-        for name, values in whole.state.to_arrays().items():
-            assert second.state.to_arrays()[name].tobytes() == values.tobytes(), name
+    first = worker(made)
+    first.restore(None)
+    first.advance(steps or whole.schedule.steps_in(0), LONE)
+    first.save(tmp_path / "state.npz")
+    second = worker(made)
+    second.restore(tmp_path / "state.npz")
+    second.advance(10**6, LONE)
+    np.testing.assert_array_equal(np.array(second.history.rows), np.array(whole.history.rows))
+    for name, values in whole.state.to_arrays().items():
+        assert second.state.to_arrays()[name].tobytes() == values.tobytes(), name
 
 
 def test_a_fit_that_is_done_stays_done(made: Made, tmp_path: Path) -> None:

@@ -92,7 +92,7 @@ def expected_departures(folder: RunFolder, plan: Plan, min_images: int) -> dict[
     return found
 
 
-@pytest.mark.parametrize("amplified", [2, 3, 4])
+@pytest.mark.parametrize("amplified", [2, pytest.param(3, marks=pytest.mark.slow), 4])
 def test_marked_images_leave_where_the_marker_is_amplified(tmp_path: Path, amplified: int) -> None:
     folder, _, _ = finished(tmp_path, amplified=amplified)
     words, images = words_of(folder), rows(folder, "images")
@@ -124,8 +124,14 @@ def labels_of(images: list[dict[str, Any]], words: dict[int, list[int]], level: 
     return {row["label"] for row in training if words[row["image"]][level - 1] == word}
 
 
-@pytest.mark.parametrize("min_images", [1, 4])
-@pytest.mark.parametrize("output", ["fixed", "gaussian"])
+@pytest.mark.parametrize(
+    ("output", "min_images"),
+    [
+        ("fixed", 1),
+        ("gaussian", 4),
+        *(pytest.param(*one, marks=pytest.mark.slow) for one in (("fixed", 4), ("gaussian", 1))),
+    ],
+)
 def test_triage_equals_plain_loops(
     request: pytest.FixtureRequest, tmp_path: Path, output: str, min_images: int
 ) -> None:
@@ -217,7 +223,7 @@ def test_transitions_are_the_model_and_the_counts(request: pytest.FixtureRequest
             assert row["probability"] == (float(model.chain.transitions[level][upper, lower]) if given else share)
 
 
-@pytest.mark.parametrize("shard", [175, 25])
+@pytest.mark.parametrize("shard", [175, pytest.param(25, marks=pytest.mark.slow)])
 def test_the_size_of_the_shards_changes_no_bit(
     run: tuple[RunFolder, Settings, Plan], tmp_path: Path, shard: int
 ) -> None:

@@ -35,6 +35,12 @@ def made(root: Path, **options: Any) -> tuple[RunFolder, Settings, Plan]:
     return folder, settings, plan
 
 
+@pytest.fixture(scope="module")
+def broken_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[RunFolder, Settings, Plan]:
+    """A run with one broken picture in either split; for reading only."""
+    return made(tmp_path_factory.mktemp("broken"), broken=True)
+
+
 def rows_of(folder: RunFolder, settings: Settings, plan: Plan) -> list[dict[str, Any]]:
     shards = plan_shards(plan.images, settings.extract.images_per_shard)
     return [row for shard in shards for row in pq.read_table(path_part(folder, shard)).to_pylist()]
@@ -90,8 +96,8 @@ def test_paths_and_word_maps_equal_the_enumeration(tmp_path: Path, output: str) 
         assert last["path_log_probability"] == path[0]["path_log_probability"]
 
 
-def test_the_size_of_the_shards_changes_no_bit(tmp_path: Path) -> None:
-    folder, settings, plan = made(tmp_path / "50", broken=True)
+def test_the_size_of_the_shards_changes_no_bit(broken_run: tuple[RunFolder, Settings, Plan], tmp_path: Path) -> None:
+    folder, settings, plan = broken_run
     other_folder, other, _ = made(tmp_path / "175", broken=True, shard=175)
     save_chain(chain_path(other_folder, SCOPE), load_chain(chain_path(folder, SCOPE)))
     decode(other_folder, other)
@@ -101,8 +107,8 @@ def test_the_size_of_the_shards_changes_no_bit(tmp_path: Path) -> None:
         np.testing.assert_array_equal(values, right[key])
 
 
-def test_broken_images_have_no_word_and_no_path(tmp_path: Path) -> None:
-    folder, settings, plan = made(tmp_path, broken=True)
+def test_broken_images_have_no_word_and_no_path(broken_run: tuple[RunFolder, Settings, Plan]) -> None:
+    folder, settings, plan = broken_run
     broken = {5, plan.train_images + 5}
     for (_, name), values in maps_of(folder, plan).items():
         for image in broken:
