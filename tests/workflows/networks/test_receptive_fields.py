@@ -68,7 +68,7 @@ def test_resnet20(lower: str, upper: str, expected: tuple[int, int, int]) -> Non
 
 @pytest.mark.parametrize(("lower", "upper", "expected"), RESNET50)
 def test_resnet50(lower: str, upper: str, expected: tuple[int, int, int]) -> None:
-    # 128 pixels: windows are cut at either end of the map and no position sees all of both; the slow twin takes 224.
+    # At 128 pixels there are positions whose window is cut at one end of the map alone; with its weights it takes 224.
     network = thin_resnet50()
     assert assert_as_measured(network, lower, upper, (3, 128, 128)) == Window.square(*expected)
 
