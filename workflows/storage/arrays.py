@@ -8,23 +8,20 @@ bit is an error, never a number.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, cast
 
-import google_crc32c
-import numcodecs.zstd
 import numpy as np
 import pyarrow as pa
 import zarr
-from jaxtyping import Shaped
 from zarr.codecs import Crc32cCodec, ZstdCodec
 
 from workflows.errors import RunFolderError
 from workflows.storage.atomic import replacing
+from workflows.storage.shard_files import Rows, encoded_shard, read_shard, shard_rows_of
 
 Codec = Literal["zstd", "none"]
-Rows = Shaped[np.ndarray, "rows ..."]
 
 _NAMES = "arrays"
 """Attribute that lists a group's arrays; written last, so it stands for a whole group."""
@@ -108,12 +105,6 @@ def open_array(path: Path) -> zarr.Array[Any]:
         raise RunFolderError(f"array {str(path)!r} is missing: run the stage that writes it") from None
 
 
-def shard_rows_of(array: zarr.Array[Any]) -> int:
-    """Rows of one shard."""
-    shards = array.shards
-    return int(shards[0] if shards is not None else array.chunks[0])
-
-
 def write_shard(target: Path | zarr.Array[Any], first_row: int, block: Rows) -> None:
     """Write one whole shard; the file appears at once or not at all.
 
@@ -138,49 +129,7 @@ def write_shard(target: Path | zarr.Array[Any], first_row: int, block: Rows) -> 
             f"the block has rows of {block.shape[1:]} {block.dtype}, the array of {array.shape[1:]} {array.dtype}"
         )
     with replacing(_shard_file(array, first_row // size), synced=False) as temporary, temporary.open("wb") as file:
-        file.writelines(_encoded_shard(array, block))
-
-
-def _encoded_shard(array: zarr.Array[Any], block: Rows) -> Iterator[memoryview | bytes]:
-    """Content of one shard's file: the encoded chunks, their places, a checksum of these.
-
-    Zarr's own writer takes four times as long for uncompressed columns, for it copies a shard several times; the bytes
-    are the same. Source: Zarr v3 specification, ``sharding_indexed`` with the index at the end.
-    """
-    rows, size = array.chunks[0], shard_rows_of(array)
-    places = np.full((size // rows, 2), np.iinfo(np.uint64).max, "<u8")  # as they stand: a chunk behind the last row
-    offset = 0
-    for index, first in enumerate(range(0, len(block), rows)):
-        pieces = _encoded_chunk(array, _whole_chunk(array, block[first : first + rows]))
-        length = sum(map(len, pieces))
-        places[index] = offset, length
-        offset += length
-        yield from pieces
-    yield places.tobytes()
-    yield _checksum(places)
-
-
-def _whole_chunk(array: zarr.Array[Any], rows: Rows) -> Rows:
-    """The rows as they lie in a chunk: one piece of memory, with the fill value behind the array's last row."""
-    if len(rows) == array.chunks[0]:
-        return np.ascontiguousarray(rows, array.dtype.newbyteorder("<"))
-    chunk = np.full(array.chunks, array.fill_value, array.dtype.newbyteorder("<"))
-    chunk[: len(rows)] = rows
-    return chunk
-
-
-def _encoded_chunk(array: zarr.Array[Any], chunk: Rows) -> list[memoryview | bytes]:
-    flat = chunk.reshape(-1).view(np.uint8)
-    match array.compressors:
-        case (Crc32cCodec(),):
-            return [flat.data, _checksum(flat)]
-        case (ZstdCodec(level=level, checksum=checksum),):
-            return [numcodecs.zstd.compress(flat, level, checksum)]
-    raise ValueError(f"compressors: must be zstd or crc32c, got {array.compressors}; make the array by create_array")
-
-
-def _checksum(values: Rows) -> bytes:
-    return int(google_crc32c.value(values)).to_bytes(4, "little")
+        file.writelines(encoded_shard(array, block))
 
 
 def read_rows(source: Path | zarr.Array[Any], start: int, stop: int) -> Rows:
@@ -191,19 +140,28 @@ def read_rows(source: Path | zarr.Array[Any], start: int, stop: int) -> Rows:
             checksum is wrong.
     """
     array = source if isinstance(source, zarr.Array) else open_array(source)
-    size = shard_rows_of(array)
-    for index in _filled(array, range(start // size, -(-min(stop, array.shape[0]) // size))):
-        if not _shard_file(array, index).exists():
-            raise RunFolderError(
-                f"shard {index} of {_place(array)!r} is missing: delete the ledger of its stage, then run again"
-            )
+    size, stop = shard_rows_of(array), min(stop, array.shape[0])
+    shards = range(start // size, -(-stop // size)) if start < stop else range(0)
+    filled = set(_filled(array, shards))
+    found = np.empty((max(0, stop - start), *array.shape[1:]), array.dtype)
     try:
-        return np.asarray(array[start:stop])
+        for index in shards:
+            first, end = max(start, index * size), min(stop, (index + 1) * size)
+            part = found[first - start : end - start]
+            if index in filled:
+                read_shard(array, _shard_file(array, index), first - index * size, part)
+            else:
+                part[...] = array.fill_value
+    except FileNotFoundError:
+        raise RunFolderError(
+            f"shard {index} of {_place(array)!r} is missing: delete the ledger of its stage, then run again"
+        ) from None
     except (ValueError, RuntimeError, OSError) as error:
         raise RunFolderError(
             f"rows {start} to {stop} of {_place(array)!r} cannot be read ({error}): "
             "delete that array and the ledger of its stage, then run again"
         ) from error
+    return found
 
 
 def missing_shards(path: Path) -> list[int]:
