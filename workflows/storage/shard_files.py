@@ -1,8 +1,8 @@
 """The bytes of one shard's file, written and read without Zarr's own way through threads and copies.
 
-Zarr takes four times as long to write uncompressed columns, for it copies a shard several times, and fifteen times as
-long to read them; the bytes are the same. Source: Zarr v3 specification, ``sharding_indexed`` with the index at the
-end: the encoded chunks, the place and length of each, a checksum of these.
+Zarr takes four times as long for uncompressed columns, to write them, for it copies a shard several times, and to read
+them; the bytes are the same. Source: Zarr v3 specification, ``sharding_indexed`` with the index at the end: the encoded
+chunks, the place and length of each, a checksum of these.
 """
 
 from __future__ import annotations

@@ -127,6 +127,18 @@ def test_a_flipped_bit_is_an_error_not_a_number(tmp_path: Path, values: np.ndarr
     assert np.array_equal(read_rows(path, 0, 8), values[:8])
 
 
+def test_a_shard_that_is_cut_short_is_an_error(tmp_path: Path, values: np.ndarray) -> None:
+    path = tmp_path / "a.zarr"
+    make(path, values, codec="none")
+    fill(path, values)
+    shard = path / "c" / "0" / "0" / "0"
+    whole = shard.read_bytes()
+    for content in (b"", whole[:-1], whole[: len(whole) // 2], whole[1:]):
+        shard.write_bytes(content)
+        with pytest.raises(RunFolderError, match=r"rows 0 to 8 of .*a.zarr.* cannot be read .*checksum is wrong"):
+            read_rows(path, 0, 8)
+
+
 def test_a_missing_shard_is_an_error_not_zeros(tmp_path: Path, values: np.ndarray) -> None:
     path = tmp_path / "a.zarr"
     make(path, values)
