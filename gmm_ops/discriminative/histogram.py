@@ -156,8 +156,10 @@ def counted(word: Tensor, n_words: int) -> Histograms:
 
 
 def refuse_other_image_columns(columns: ImageColumns, n_units: int, collective: Collective = LONE) -> None:
-    """Raise RefusedInput unless columns have shape (N, positions >= 1, D) and are as many on every slice of the words;
-    NonFiniteActivations on NaN or infinity."""
+    """Raise RefusedInput unless columns have shape (N, positions >= 1, D) and are as many on every slice of the words.
+
+    NonFiniteActivations on NaN or infinity.
+    """
     if columns.ndim != 3 or columns.shape[2] != n_units or columns.shape[1] < 1:
         raise RefusedInput(
             f"columns must have shape (N, positions, {n_units}), the columns of every image; got "

@@ -114,11 +114,11 @@ def departure_levels(
     min_images: int = 1,
     counted: Bool[Tensor, " n"] | None = None,
 ) -> Int[Tensor, " n"]:
-    """First level (from 1) at which each path takes a branch that fewer than ``min_images`` images of its class take;
-    0 where it never does.
+    """First level (from 1) at which a path takes a branch that fewer than ``min_images`` images of its class take.
 
-    words: (n, L), one column per level, the prediction last. label: (n,) true classes. counted: (n,) images that
-    ``counts`` holds themselves; they are left out of their own judgement. Raises RefusedInput.
+    0 where it never does. words: (n, L), one column per level, the prediction last. label: (n,) true classes.
+    counted: (n,) images that ``counts`` holds themselves; they are left out of their own judgement. Raises
+    RefusedInput.
     """
     if min_images < 1:
         raise RefusedInput(f"min_images must be at least 1, got {min_images}; 1 takes every branch there is")

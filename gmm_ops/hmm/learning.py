@@ -187,12 +187,12 @@ def _parts(model: HiddenMarkovModel) -> list[Tensor]:
 
 @dataclass(frozen=True)
 class HMMState(Record):
-    """All that a fit carries from one minibatch to the next; the same on every actor, bit for bit. Resumed from its
-    arrays, a fit goes on bit for bit.
+    """All that a fit carries from one minibatch to the next; the same on every actor, bit for bit.
 
-    step: minibatches taken. model: parameters of the next E-step. statistics: running means per image S, about the
-    model's means. var_floors: by layer (D,) lowest variance of every unit, squared units. n_images: images of an epoch;
-    the prior is spread over them. average: sums for Polyak averaging; empty unless asked for.
+    Resumed from its arrays, a fit goes on bit for bit. step: minibatches taken. model: parameters of the next
+    E-step. statistics: running means per image S, about the model's means. var_floors: by layer (D,) lowest
+    variance of every unit, squared units. n_images: images of an epoch; the prior is spread over them. average:
+    sums for Polyak averaging; empty unless asked for.
     """
 
     step: int

@@ -53,8 +53,10 @@ def best_paths(
     tables: Sequence[Float[Tensor, "K_upper K_lower"]],
     values: Sequence[Float[Tensor, "n K"]],
 ) -> tuple[Tensor, Tensor]:
-    """(words (n, L) int64, log joints (n,) float64) of the best paths, on the CPU; ties to the lowest word from the
-    last layer down. log_initial, tables: float64 logarithms. values: float32 or float64 log-likelihoods.
+    """(words (n, L) int64, log joints (n,) float64) of the best paths, on the CPU.
+
+    Ties go to the lowest word from the last layer down. log_initial, tables: float64 logarithms. values: float32 or
+    float64 log-likelihoods.
 
     Raises NonFiniteActivations.
     """

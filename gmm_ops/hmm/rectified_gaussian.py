@@ -32,8 +32,10 @@ class Censored:
 
 
 def censored(mean: WordStatistics, variance: WordStatistics) -> Censored:
-    """Moments of the censored part: with a = -mu / sd and lam = phi(a) / Phi(a), first = -sd lam and
-    second = sd^2 (1 - a lam); E[y | x = 0] = mu - sd lam, E[y^2 | x = 0] = mu^2 + sd^2 - sd mu lam.
+    """Moments of the censored part.
+
+    With a = -mu / sd and lam = phi(a) / Phi(a), first = -sd lam and second = sd^2 (1 - a lam);
+    E[y | x = 0] = mu - sd lam, E[y^2 | x = 0] = mu^2 + sd^2 - sd mu lam.
 
     mean, variance: (K, D), any float type; variance positive. Source: IG Sec. 3.1 (moments of a normal
     truncated from above).
@@ -46,8 +48,11 @@ def censored(mean: WordStatistics, variance: WordStatistics) -> Censored:
 
 
 def inverse_mills(bound: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-    """phi(a) / Phi(a), float64, for every a: the scaled complementary error function holds the quotient, so
-    neither its numerator nor its denominator can underflow."""
+    """phi(a) / Phi(a), float64, for every a.
+
+    The scaled complementary error function holds the quotient, so neither its numerator nor its denominator can
+    underflow.
+    """
     scaled: Tensor = torch.special.erfcx(-bound.double() / math.sqrt(2.0))
     return math.sqrt(2.0 / math.pi) / scaled
 

@@ -34,7 +34,7 @@ def assign(
     columns
         (n, D), the same on every slice, and so is the result.
 
-    Raises
+    Raises:
     ------
     NonFiniteActivations, RefusedInput
         On every slice alike.

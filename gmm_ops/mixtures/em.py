@@ -41,7 +41,7 @@ def maximise(
     statistics
         Of the own words, numbered from ``first``; shares are those of the whole dictionary.
 
-    Raises
+    Raises:
     ------
     RefusedInput
         On every slice alike: there are no columns, or a variance is zero with no floor to lift it.
@@ -134,7 +134,7 @@ def fit_batch(
     var_floor
         Lowest variance, as a share of the layer's mean variance.
 
-    Raises
+    Raises:
     ------
     RefusedInput
         Fewer different columns than words, or a number below what it counts. NonFiniteActivations is one.

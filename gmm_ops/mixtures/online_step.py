@@ -104,10 +104,10 @@ def step_size(n: int, settings: OnlineEMSettings) -> float:
 
 @dataclass(frozen=True)
 class OnlineEMState(Record):
-    """All that a fit of some words carries from one minibatch to the next; a fit resumed from its arrays goes on bit
-    for bit.
+    """All that a fit of some words carries from one minibatch to the next.
 
-    Of a whole dictionary it is the same on every actor, bit for bit; of a slice, step and variance floor are.
+    A fit resumed from its arrays goes on bit for bit. Of a whole dictionary it is the same on every actor, bit for
+    bit; of a slice, step and variance floor are.
 
     Attributes:
         step: minibatches taken.

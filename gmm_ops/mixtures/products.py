@@ -63,7 +63,9 @@ def _fast_kernel(features: Tensor) -> bool:
 
 
 def _as_maps(rows: Float[Tensor, "n F"]) -> Float[Tensor, "b F h 1"]:
-    """Rows as channels-last maps without a copy. At least 16 maps: with fewer, a single-threaded torch
-    does not hand the convolution to oneDNN."""
+    """Rows as channels-last maps without a copy.
+
+    At least 16 maps: with fewer, a single-threaded torch does not hand the convolution to oneDNN.
+    """
     height = max(4, min(64, rows.shape[0] // 16))
     return rows.view(-1, height, 1, rows.shape[1]).permute(0, 3, 1, 2)

@@ -65,7 +65,7 @@ def em_pass(
     tile_rows
         Columns of a tile, the same on every slice.
 
-    Raises
+    Raises:
     ------
     NonFiniteActivations, RefusedInput
         On every slice alike.

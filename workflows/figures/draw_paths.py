@@ -1,4 +1,4 @@
-"""Paths of images and decision junctions -> figures/path-<image>.*, figures/junction-<level>-<word>.*"""
+"""Paths of images and decision junctions -> figures/path-<image>.*, figures/junction-<level>-<word>.* of a chain."""
 
 from __future__ import annotations
 

@@ -130,6 +130,6 @@ def _signed(centred: Float[np.ndarray, "n D"], axes: Float[np.ndarray, "D 2"]) -
 
 
 def _numbered(names: Sequence[str]) -> tuple[str, str]:
-    """ "discriminant 1", "discriminant 2"; a name that stands alone needs no number."""
+    """Such as "discriminant 1", "discriminant 2"; a name that stands alone needs no number."""
     first, second = names
     return (f"{first} 1", f"{second} 2") if first == second else (first, second)

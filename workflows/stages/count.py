@@ -1,5 +1,4 @@
-"""words/<scope>/<layer>.zarr -> cooccurrence/<scope>/<lower>__<upper>.zarr, words.parquet, exemplars.parquet
-and layers.parquet."""
+"""words/<scope>/<layer>.zarr -> cooccurrence/<scope>/<lower>__<upper>.zarr, words, exemplars and layers.parquet."""
 
 from __future__ import annotations
 

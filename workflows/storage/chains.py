@@ -20,8 +20,11 @@ def chain_path(folder: RunFolder, scope: str) -> Path:
 
 
 def save_chain(path: Path, model: HiddenMarkovModel) -> None:
-    """Write a model: initial (K,), transition_i (K_upper, K_lower), mean_i and variance_i (K, D) float64 per layer,
-    lowest first, rectified (L,) bool."""
+    """Write a model.
+
+    initial (K,), transition_i (K_upper, K_lower), mean_i and variance_i (K, D) float64 per layer, lowest first,
+    rectified (L,) bool.
+    """
     save_state(path, model.to_arrays())
 
 

@@ -84,7 +84,7 @@ def joined_slug(*names: str) -> str:
 
 
 def stored_path(path: str) -> str:
-    """A path as tables keep it: itself where it is UTF-8, else ``bytes:`` and the path with ``\\xe9`` for such bytes.
+    r"""A path as tables keep it: itself where it is UTF-8, else ``bytes:`` and the path with ``\xe9`` for such bytes.
 
     ``file_path`` is its inverse; ``path`` must be absolute, so that none begins with ``bytes:`` by itself.
     """
@@ -106,7 +106,7 @@ def file_path(stored: str) -> str:
 
 
 def readable_name(name: str) -> str:
-    """A name of a file in characters that can be printed: what is no UTF-8 is taken as Latin-1, or as ``\\x80``."""
+    r"""A name of a file in characters that can be printed: what is no UTF-8 is taken as Latin-1, or as ``\x80``."""
     if _SURROGATE.search(name) is None:
         return name
     latin = os.fsencode(name).decode("latin-1")
