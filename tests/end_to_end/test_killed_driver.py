@@ -17,8 +17,8 @@ from workflows.pipeline import STAGES
 from workflows.storage.tables import read_table
 
 KILLED_IN = ("extract", "fit", "words", "count", "mine", "draw")
-SOONER = ("extract", "fit", "draw")
-"""One of each kind: shards on actors, a fit with its checkpoint, items of which each is a file."""
+SOONER = ("extract", "fit")
+"""One of each kind: items on actors, a fit with its checkpoint."""
 SHARDED = {"extract": "activations/*.zarr", "words": "words/joint/*.zarr"}
 
 

@@ -85,6 +85,7 @@ def test_two_actors_come_close_to_one_in_float32(tmp_path: Path, local_ray: obje
         assert abs(errors - second[way]) <= 1, way
 
 
+@pytest.mark.slow  # a killed rank of a made fit is among the fast tests of workflows.runtime
 def test_a_killed_actor_is_replaced_with_the_same_result(tmp_path: Path, local_ray: object) -> None:
     undisturbed, disturbed = (make(tmp_path / name, settings_of(epochs=2)) for name in ("undisturbed", "disturbed"))
     run_with(undisturbed, 2)
@@ -111,7 +112,7 @@ def test_a_killed_actor_is_replaced_with_the_same_result(tmp_path: Path, local_r
     assert histories[0].equals(histories[1])
 
 
-@pytest.mark.parametrize("world", [1, 2])
+@pytest.mark.parametrize("world", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_a_diverging_fit_keeps_its_last_good_checkpoint(tmp_path: Path, local_ray: object, world: int) -> None:
     """The rate climbs from its 25th part, so the fit goes well for a while."""
     made = make(tmp_path / "run", settings_of(classifier_rate=100.0, epochs=6))

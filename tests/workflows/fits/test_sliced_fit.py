@@ -95,6 +95,7 @@ def sliced(tmp_path_factory: pytest.TempPathFactory, local_ray: object) -> Made:
     return made
 
 
+@pytest.mark.slow  # a fit for the decision begins with one by likelihood
 def test_two_slices_come_to_the_likelihood_fit_of_the_whole(tmp_path: Path, local_ray: object) -> None:
     fit = {**FIT, "loss": "generative", "polyak": True}
     whole, halves = make(tmp_path / "1", settings_of(fit)), make(tmp_path / "2", settings_of({**fit, "word_slices": 2}))
