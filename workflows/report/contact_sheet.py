@@ -57,7 +57,7 @@ def draw_contact_sheet(
     page = Page(_WIDTH, top + len(rows) * (side + line + 2 * _GAP) + _MARGIN)
     wide = _WIDTH - 2 * _MARGIN
     page.text(_MARGIN, _MARGIN, fit_text(printable(heading), wide, _HEAD, bold=True), _HEAD, bold=True, kind="heading")
-    key = f"green: the mask of the unit or word; red: {concept} as annotated; the images that show it most, first first"
+    key = f"green: the mask of the unit or word; red: {concept} as annotated; strongest images first"
     page.text(_MARGIN, _MARGIN + _HEAD * LINE_HEIGHT + 2, fit_text(printable(key), wide, _TEXT), _TEXT, color=GREY)
     for place, row in enumerate(rows):
         y = top + place * (side + line + 2 * _GAP)

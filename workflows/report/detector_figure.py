@@ -25,6 +25,9 @@ from workflows.storage.atomic import write_bytes
 _WIDTH, _PANEL_HEIGHT, _TOP, _BOTTOM = 8.27, 2.35, 0.68, 0.34  # inches: the width of A4
 _LEFT, _RIGHT = 0.075, 0.985
 
+_PAPER = {"facecolor": "white", "edgecolor": "none", "pad": 0.6}
+"""Behind numbers, which lines of the grid would cross."""
+
 Row = dict[str, Any]
 
 
@@ -116,7 +119,9 @@ def _draw_panel(axes: Axes, panel: Detectors, categories: Sequence[str]) -> None
         base += counts
     for place, total in enumerate(panel.totals):
         text = f"{base[place]:.0f} of {total:,}"
-        axes.text(place, base[place], text, ha="center", va="bottom", fontproperties=font(), size=6, color=GREY)
+        axes.text(
+            place, base[place], text, ha="center", va="bottom", fontproperties=font(), size=6, color=GREY, bbox=_PAPER
+        )
     axes.set_xlim(-0.6, len(places) - 0.4)
     axes.set_ylim(0, max(1.0, 1.15 * base.max(initial=0)))
     axes.yaxis.set_major_locator(MaxNLocator(integer=True))
