@@ -41,8 +41,8 @@ ROWS = {
     "conductance": ["ResNet-20", "SqueezeNet"],
 }
 """First column of each table."""
-WHOLE_RUNS = ("scopes", "sliced_fit")
-"""They start actors for stage after stage: half a minute of processor time even when tiny."""
+WHOLE_RUNS = ("scopes", "sliced_fit", "word_slices")
+"""They start actors or processes of their own: half a minute of processor time even when tiny."""
 
 
 @pytest.fixture

@@ -89,6 +89,7 @@ def spy_on_schedulers(monkeypatch: pytest.MonkeyPatch) -> set[str]:
     return asked
 
 
+@pytest.mark.slow
 def test_another_shard_and_batch_change_hardly_a_word(digits_run: Path, digits_weights: Path, tmp_path: Path) -> None:
     # One image a batch takes other convolution kernels; between larger batches not a bit changes.
     other = tmp_path / "other"

@@ -114,15 +114,12 @@ def test_the_joint_scope_is_that_of_a_joint_run(together: Path, digits_run: Path
     assert_same_scope(together, alone, "joint")
 
 
+@pytest.mark.slow  # that the joint scope is the one of a joint run is among the fast tests
 @pytest.mark.parametrize(
     ("scope", "fields"),
     [
         ("class-3", ("fit.scopes=['class']", "mine.classes=['3']", MISCLASSIFIED, "count.scheduler=ray")),
-        pytest.param(
-            "list-pair",
-            ("fit.scopes=['list']", LIST, "mine.classes=['3','1']", MISCLASSIFIED),
-            marks=pytest.mark.slow,
-        ),
+        ("list-pair", ("fit.scopes=['list']", LIST, "mine.classes=['3','1']", MISCLASSIFIED)),
     ],
 )
 def test_a_scope_alone_is_the_same_as_with_others(
@@ -260,6 +257,7 @@ def test_show_says_so_if_no_scope_has_the_graph(
     assert "a class that cannot have a scope of its own is named before the run fits" in told
 
 
+@pytest.mark.slow  # six fits; what is said is among the fast tests of plans
 def test_all_goes_on_without_classes_that_cannot_have_a_scope(
     digits_run: Path, digits_weights: Path, images: ImageColumns, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
