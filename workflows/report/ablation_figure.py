@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +21,8 @@ from workflows.storage.atomic import write_bytes
 
 _RANKED = ("#1f5fa8", "#c7803a", "#2f8f57", "#8f4bab", "#caa41a")
 _LINES = {"top": "-", "bottom": ":", "random": "--"}
-_WIDTH, _PANEL, _TOP = 8.27, 2.0, 0.8  # inches: the width of A4
+_WIDTH, _PANEL, _TOP = 8.27, 2.0, 0.64  # inches: the width of A4
+_LEGEND_COLUMNS, _LEGEND_LINE = 5, 0.15
 _TITLES = {"own": "the class itself", "others": "all other classes"}
 
 
@@ -67,17 +69,19 @@ def draw_ablation_figure(
     colours = {name: _RANKED[place % len(_RANKED)] for place, name in enumerate(rankings)} | {"random": GREY}
     layers = list(dict.fromkeys(place for curve in curves for place in curve.over)) if over == "layers" else []
     foot = 0.45 if over == "share" else longest([printable(name) for name in layers], 6) / 72 + 0.25
-    height = _TOP + len(kinds) * (_PANEL + foot)
+    lines = -(-(len({(curve.ranking, curve.selection) for curve in curves}) + 1) // _LEGEND_COLUMNS)
+    top = _TOP + lines * _LEGEND_LINE
+    height = top + len(kinds) * (_PANEL + foot)
     figure = Figure(figsize=(_WIDTH, height), dpi=DPI, facecolor="white")
     what = "units of all layers" if over == "share" else f"{100 * (share or 0):g} % of the units of one layer"
     heading = fit_text(printable(f"{network}: accuracy without {what}"), 72 * _WIDTH - 20, 10, bold=True)
     figure.text(0.02, 1 - 0.24 / height, heading, fontproperties=font(True), size=10)
     _legend(figure, curves, colours, height)
     under = "mean over classes with its 95 % interval; of fewer than five classes, the mean of their intervals"
-    figure.text(0.02, 1 - 0.66 / height, under, fontproperties=font(), size=6.5)
+    figure.text(0.02, 1 - (top - 0.14) / height, under, fontproperties=font(), size=6.5)
     for row, kind in enumerate(kinds):
         for column, whose in enumerate(_TITLES):
-            bottom = height - _TOP - (row + 1) * (_PANEL + foot) + foot
+            bottom = height - top - (row + 1) * (_PANEL + foot) + foot
             panel = figure.add_axes((0.07 + 0.49 * column, bottom / height, 0.42, (_PANEL - 0.25) / height))
             some = [curve for curve in curves if curve.replaced_by == kind]
             _draw_panel(panel, some, whose, colours, layers)
@@ -93,16 +97,16 @@ def _draw_panel(
     panel: Axes, curves: Sequence[Curve], whose: str, colours: Mapping[str, str], layers: Sequence[str]
 ) -> None:
     panel.axhline(curves[0].before[whose], color=NO_CLASS, linewidth=1.0)
+    # Curves a little beside each other, so that all of their intervals are seen.
+    apart = 0.4 / len(curves) * (1.0 if layers else _least_step(curves))
     for place, curve in enumerate(curves):
         values = np.array(curve.accuracy[whose])
         at = np.array([layers.index(place) if layers else 100 * place for place in curve.over], float)
         order = np.argsort(at)
-        at, values = at[order], values[order]
+        at, values = at[order] + (place - (len(curves) - 1) / 2) * apart, values[order]
         colour = colours[curve.ranking]
         panel.plot(at, values[:, 0], color=colour, linestyle=_LINES[curve.selection], linewidth=1.1, marker="o", ms=2.2)
-        # Bars a little beside each other, so that all of them are seen.
-        beside = at + (place - len(curves) / 2) * (0.05 if layers else 0.06)
-        panel.vlines(beside, values[:, 1], values[:, 2], color=colour, linewidth=0.7)
+        panel.vlines(at, values[:, 1], values[:, 2], color=colour, linewidth=0.7)
     panel.set_ylim(-0.03, 1.03)
     panel.tick_params(labelsize=6, length=2)
     panel.grid(axis="y", color="#e6e8eb", linewidth=0.5)
@@ -116,6 +120,12 @@ def _draw_panel(
         panel.set_xticks([100 * place for place in curves[0].over])
 
 
+def _least_step(curves: Sequence[Curve]) -> float:
+    """Between two shares that are shown, in percent."""
+    shares = sorted({100 * place for curve in curves for place in curve.over})
+    return min((high - low for low, high in itertools.pairwise(shares)), default=1.0)
+
+
 def _legend(figure: Figure, curves: Sequence[Curve], colours: Mapping[str, str], height: float) -> None:
     shown = dict.fromkeys((curve.ranking, curve.selection) for curve in curves)
     marks = []
@@ -127,7 +137,7 @@ def _legend(figure: Figure, curves: Sequence[Curve], colours: Mapping[str, str],
         handles=marks,
         loc="upper left",
         bbox_to_anchor=(0.015, 1 - 0.3 / height),
-        ncols=min(len(marks), 6),
+        ncols=min(len(marks), _LEGEND_COLUMNS),
         frameon=False,
         prop=FontProperties(family=FAMILY, size=6.5),
     )
