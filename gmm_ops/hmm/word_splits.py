@@ -22,14 +22,10 @@ def split_dead_words(
     Both halves have the transitions of the word that was split: its column of the table above is copied, its row of
     the table below, the share that comes in from every lower word, is halved.
 
-    Parameters
-    ----------
-    statistics
-        About the means of ``model``; left as they are.
-    var_floors
-        Lowest variance of every layer or its units, squared.
-    min_share
-        Least share of a word in its layer, times 1/K; 0 splits nothing.
+    Args:
+        statistics: about the means of ``model``; left as they are.
+        var_floors: lowest variance of every layer or its units, squared.
+        min_share: least share of a word in its layer, times 1/K; 0 splits nothing.
     """
     s0, s1, s2, s3 = (list(getattr(statistics, name)) for name in ("s0", "s1", "s2", "s3"))
     for layer, words in enumerate(model.layers):

@@ -27,17 +27,12 @@ def assign(
     Float32 products pick the words within rounding of the best; among those float64 decides, of each slice and then
     between them, so the word depends neither on tiles, threads nor slices.
 
-    Parameters
-    ----------
-    words
-        A dictionary, or the slice of it that this actor holds.
-    columns
-        (n, D), the same on every slice, and so is the result.
+    Args:
+        words: A dictionary, or the slice of it that this actor holds.
+        columns: (n, D), the same on every slice, and so is the result.
 
     Raises:
-    ------
-    NonFiniteActivations, RefusedInput
-        On every slice alike.
+        NonFiniteActivations, RefusedInput: on every slice alike.
     """
     place = _checked(words, columns, collective)
     own, n, device = place.own, columns.shape[0], columns.device

@@ -36,15 +36,11 @@ def maximise(
 
     A word without columns keeps share 0, the global mean and the layer's variance.
 
-    Parameters
-    ----------
-    statistics
-        Of the own words, numbered from ``first``; shares are those of the whole dictionary.
+    Args:
+        statistics: of the own words, numbered from ``first``; shares are those of the whole dictionary.
 
     Raises:
-    ------
-    RefusedInput
-        On every slice alike: there are no columns, or a variance is zero with no floor to lift it.
+        RefusedInput: on every slice alike: there are no columns, or a variance is zero with no floor to lift it.
     """
     share, layer_variance = layer_totals(statistics, collective)
     if not share > 0.0:
@@ -125,19 +121,14 @@ def fit_batch(
 ) -> BatchFit:
     """Exact EM on columns in memory, from ``restarts`` starts; the one with the best log-likelihood is kept.
 
-    Parameters
-    ----------
-    columns
-        (n, D), tensor, array or list; held in memory and looked at ``iterations`` times at most.
-    tolerance
-        Stop when an M-step gains less than this in mean log p(x), nats a column; 0 takes all iterations.
-    var_floor
-        Lowest variance, as a share of the layer's mean variance.
+    Args:
+        columns: (n, D), tensor, array or list; held in memory and looked at ``iterations`` times at most.
+        tolerance: stop when an M-step gains less than this in mean log p(x), nats a column; 0 takes all iterations.
+        var_floor: lowest variance, as a share of the layer's mean variance.
 
     Raises:
-    ------
-    RefusedInput
-        Fewer different columns than words, or a number below what it counts. NonFiniteActivations is one.
+        RefusedInput: fewer different columns than words, or a number below what it counts. NonFiniteActivations is
+            one.
     """
     columns, n_words, seed = as_columns("columns", columns), as_count("n_words", n_words), as_count("seed", seed, 0)
     if not 0.0 <= tolerance < float("inf"):

@@ -26,12 +26,9 @@ def planned_splits(s0: Float[NDArray[np.float64], " K"], min_share: float) -> li
 
     Each takes half of the word that is heaviest then (ties: the lowest), so a word may be split more than once.
 
-    Parameters
-    ----------
-    s0
-        Posterior sums of all words.
-    min_share
-        Least share of a word, times 1/K; 0 splits nothing.
+    Args:
+        s0: posterior sums of all words.
+        min_share: least share of a word, times 1/K; 0 splits nothing.
     """
     weight = s0.copy()
     splits = []
@@ -71,12 +68,9 @@ def split_dead(
     Sums alone decide, so no column is needed and every slice of a dictionary does the same. What little a dead word
     had is dropped.
 
-    Parameters
-    ----------
-    statistics
-        Of the own words, ``first`` and the following of ``n_words``; left as they are.
-    min_share, var_floor
-        As in OnlineEMSettings and OnlineEMState.
+    Args:
+        statistics: of the own words, ``first`` and the following of ``n_words``; left as they are.
+        min_share, var_floor: as in OnlineEMSettings and OnlineEMState.
     """
     nothing = torch.zeros(0, dtype=torch.int64)
     if min_share == 0.0:

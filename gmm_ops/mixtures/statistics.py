@@ -56,19 +56,13 @@ def em_pass(
 
     Count and log-likelihood are those of all words, the same bits on every slice. Sums over several calls merge.
 
-    Parameters
-    ----------
-    columns
-        (n, D), the same on every slice.
-    engine
-        This slice's choice, which changes no sum by more than 1e-7 of its size.
-    tile_rows
-        Columns of a tile, the same on every slice.
+    Args:
+        columns: (n, D), the same on every slice.
+        engine: this slice's choice, which changes no sum by more than 1e-7 of its size.
+        tile_rows: columns of a tile, the same on every slice.
 
     Raises:
-    ------
-    NonFiniteActivations, RefusedInput
-        On every slice alike.
+        NonFiniteActivations, RefusedInput: on every slice alike.
     """
     place = as_slice(words)
     units = place.n_units

@@ -69,6 +69,7 @@ class ActorProcess:
 
     _worker: Any = None
     _collective: Any = None
+    _frozen = False
 
     def ready(self) -> Outcome:
         """Answers once the process is there."""
@@ -82,8 +83,9 @@ class ActorProcess:
 
     def _build(self, pickled: bytes, more: dict[str, Any]) -> None:
         factory, kwargs = cloudpickle.loads(pickled)
-        if self._worker is None:
+        if not self._frozen:
             gc.freeze()  # what was imported stays: looking through it would cost a tenth of a second a worker
+            self._frozen = True
         # Before the next one is built, so that a process never holds two.
         self._drop()
         self._worker = factory(**kwargs, **more)
@@ -92,10 +94,10 @@ class ActorProcess:
         self._worker = None
         gc.collect()  # a worker may refer to itself, and a GPU's memory is free only when nothing holds it
 
-    def rest(self) -> None:
+    def rest(self) -> Outcome:
         """Drop the worker, and leave the other ranks."""
-        self._leave()
         self._drop()
+        return attempt(self._leave)
 
     def _leave(self) -> None:
         leave = getattr(self._collective, "leave", None)  # a rank that is alone has nobody to leave

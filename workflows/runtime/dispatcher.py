@@ -21,7 +21,7 @@ from workflows.errors import BudgetError, ShardError
 from workflows.runtime import kept_actors
 from workflows.runtime.actor_process import fetch
 from workflows.runtime.cluster import resources
-from workflows.runtime.kept_actors import Hired
+from workflows.runtime.kept_actors import Crew
 
 Record = dict[str, Any]
 OnDone = Callable[[Any, Record], None]
@@ -103,7 +103,8 @@ def map_shards(
 class _Seat:
     """A place in the pool: the actor that sits there, and what it has been given, oldest first."""
 
-    hired: Hired
+    crew: Crew
+    """Of one."""
     starting: Any
     """Reference of the pending start; None once it has started."""
     kept: bool = False
@@ -147,15 +148,16 @@ class _Pool:
     def close(self) -> None:
         for seat in self._seats:
             if seat.starting is None and not seat.given:
-                kept_actors.keep(seat.hired)
+                seat.crew.actor.rest.remote()
+                kept_actors.keep(seat.crew)
             else:
-                seat.hired.end()
+                seat.crew.end()
         self._seats = []
 
     def _seat(self) -> _Seat:
         kept = kept_actors.take(self._claim)
-        hired = kept[0] if kept else kept_actors.hire(self._claim)
-        return _Seat(hired, hired.actor.start.remote(self._pickled, self._settings.threads), bool(kept))
+        crew = kept or kept_actors.hire(self._claim)
+        return _Seat(crew, crew.actor.start.remote(self._pickled, self._settings.threads), kept is not None)
 
     def _hand_out(self) -> None:
         # Breadth first: a second item waits at an actor only when every actor has one.
@@ -165,7 +167,7 @@ class _Pool:
                     if not seat.given:
                         seat.since = time.monotonic()
                     item = self._waiting.popleft()
-                    seat.given.append((item, seat.hired.actor.work.remote(item)))
+                    seat.given.append((item, seat.crew.actor.work.remote(item)))
 
     def _may_take(self, seat: _Seat) -> bool:
         """A suspect has its actor for itself, so that the next death says for certain whose fault it is."""
@@ -251,12 +253,12 @@ class _Pool:
             self._on_failure(item, reason, last)
 
     def _replace(self, seat: _Seat) -> None:
-        seat.hired.end()
+        seat.crew.end()
         self._seats[self._seats.index(seat)] = self._seat()
         self.report.replaced_actors += 1
 
     def _remove(self, seat: _Seat) -> None:
-        seat.hired.end()
+        seat.crew.end()
         self._seats.remove(seat)
 
     def _check_patience(self) -> None:

@@ -152,7 +152,7 @@ def run_fits(
     """
     width = max(1, min(slots, len(jobs)))
     # Whoever is kept beyond those that may serve would hold memory that the fits were promised.
-    kept_actors.release(all_but=width * settings.n_actors)
+    kept_actors.release(all_but=width)
     stop, rooms, results, lock = threading.Event(), Rooms(), dict[str, Any](), threading.Lock()
     waiting = _Waiting(jobs, settings.max_attempts, stop)
 

@@ -20,11 +20,13 @@ from workflows.errors import BudgetError, ShardError
 from workflows.runtime import kept_actors
 from workflows.runtime.actor_process import Outcome, fetch
 from workflows.runtime.cluster import resources
-from workflows.runtime.kept_actors import Claim, Hired, Room, hire
+from workflows.runtime.kept_actors import Claim, Crew, hire
 
 _POLL_S = 0.25
 _STARTING = ("ready", "start", "join")
 """Calls that have ``start_timeout_s``; all others have ``segment_timeout_s``."""
+_ANSWER_S = 5.0
+"""How long actors that are kept, or shall be, may take to answer."""
 _GRACE_S = 1.0
 """After the first failure the other ranks may still tell a better reason than "connection closed by peer"."""
 
@@ -113,7 +115,7 @@ class FitGroup:
         self._settings, self._stop, self._rooms = settings, stop, rooms
         self._rendezvous = Rendezvous(settings)
         self._generation = 0
-        self._hired: list[Hired] = []
+        self._crew: Crew | None = None
         self._asked: Any = None
         """The placement group of actors that have yet to be hired."""
         self._joined = False
@@ -123,30 +125,35 @@ class FitGroup:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is None and self._hired and not self._stop.is_set() and _may_be_kept(self._settings):
-            self._keep()
-        self.end()
-        self._rendezvous.__exit__()
+        try:
+            if kind is None and not self._stop.is_set() and _may_be_kept(self._settings):
+                self._keep()
+        finally:
+            self.end()
+            self._rendezvous.__exit__()
 
     def _keep(self) -> None:
         """For others, once they have left the store of this driver, which ends with the block."""
-        answers = [hired.actor.rest.remote() for hired in self._hired]
-        if len(ray.wait(answers, num_returns=len(answers), timeout=_GRACE_S)[0]) == len(answers):
-            for hired in self._hired:
-                kept_actors.keep(hired)
+        if self._crew is None:
+            return
+        answers = [actor.rest.remote() for actor in self._crew.actors]
+        ready, _ = ray.wait(answers, num_returns=len(answers), timeout=_ANSWER_S)
+        if len(ready) == len(answers) and not any(fetch(answer).failure for answer in answers):
+            crew = self._crew
             self._forget()
+            kept_actors.keep(crew)
 
     def end(self) -> None:
         """Kill this generation and give its room back."""
-        for hired in self._hired:
-            hired.end()
+        if self._crew is not None:
+            self._crew.end()
         if self._asked is not None:
             remove_placement_group(self._asked)
         self._forget()
 
     def _forget(self) -> None:
-        self._rooms.add(-bool(self._hired))
-        self._hired, self._asked, self._joined = [], None, False
+        self._rooms.add(-(self._crew is not None))
+        self._crew, self._asked, self._joined = None, None, False
 
     def place(self, wanted: Callable[[], bool]) -> bool:
         """Start actors unless there are some; False if ``wanted`` ends before the cluster has room for them.
@@ -157,7 +164,7 @@ class FitGroup:
         Raises:
             GenerationLost: no room within ``start_timeout_s`` though no other group has any, or an actor died.
         """
-        if self._hired:
+        if self._crew is not None:
             return True
         if not wanted():
             return False
@@ -187,21 +194,31 @@ class FitGroup:
         if not _may_be_kept(self._settings):
             kept_actors.release()
             return False
-        while taken := kept_actors.take(claim, self._settings.n_actors):
-            alive = [hired for hired in taken if self._answers(hired)]
-            if len(alive) == len(taken):
-                self.end()  # the room that was asked for
-                self._generation += 1
-                self._hired = taken
-                self._rooms.add(1)
-                return True
-            for hired in taken:
-                (kept_actors.keep if hired in alive else Hired.end)(hired)
+        while (crew := kept_actors.take(claim, self._settings.n_actors)) is not None:
+            if not self._all_answer(crew):
+                crew.end()
+                continue
+            self.end()  # the room that was asked for
+            self._hired(crew)
+            return True
         return False
 
-    def _answers(self, hired: Hired) -> bool:
-        answer = hired.actor.ready.remote()
-        return bool(ray.wait([answer], timeout=self._settings.start_timeout_s)[0]) and not fetch(answer).failure
+    def _all_answer(self, crew: Crew) -> bool:
+        """Soon: a process that is silent for longer costs more than a new one."""
+        answers = [actor.ready.remote() for actor in crew.actors]
+        deadline = time.monotonic() + _ANSWER_S
+        while len(ray.wait(answers, num_returns=len(answers), timeout=_POLL_S)[0]) < len(answers):
+            if self._stop.is_set():
+                crew.end()
+                raise Stopped
+            if time.monotonic() > deadline:
+                return False
+        return not any(fetch(answer).failure for answer in answers)
+
+    def _hired(self, crew: Crew) -> None:
+        self._crew = crew
+        self._generation += 1
+        self._rooms.add(1)
 
     def _reserve(self, claim: Claim) -> None:
         """Ask for the room of all actors."""
@@ -211,38 +228,41 @@ class FitGroup:
         self._asked = placement_group([bundle] * self._settings.n_actors, strategy="PACK")
 
     def _begin_generation(self, claim: Claim) -> None:
-        self._generation += 1
-        room, self._asked = Room(self._asked), None
-        self._hired = [hire(claim, room, rank) for rank in range(self._settings.n_actors)]
-        self._rooms.add(1)
-        self._wait([hired.actor.ready.remote() for hired in self._hired], self._settings.start_timeout_s, "ready")
+        crew = hire(claim, self._settings.n_actors, self._asked)
+        self._asked = None
+        self._hired(crew)
+        self._wait([actor.ready.remote() for actor in crew.actors], self._settings.start_timeout_s, "ready")
+
+    def _actors(self) -> tuple[Any, ...]:
+        assert self._crew is not None, "calls are only given to actors that were placed"
+        return self._crew.actors
 
     def start(self, factory: Callable[..., Any], kwargs: dict[str, Any], checkpoint: Path | None) -> None:
         """Build the workers, those of the fit before dropped, and give all of them the same state."""
         settings = self._settings
         pickled, world = ray.put(cloudpickle.dumps((factory, kwargs))), settings.n_actors
         starts = [
-            hired.actor.start.remote(pickled, settings.threads, rank=rank, world=world)
-            for rank, hired in enumerate(self._hired)
+            actor.start.remote(pickled, settings.threads, rank=rank, world=world)
+            for rank, actor in enumerate(self._actors())
         ]
         self._wait(starts, settings.start_timeout_s, "start")
         if not self._joined:
             self._join()
-        restored = [hired.actor.call.remote("restore", checkpoint) for hired in self._hired]
+        restored = [actor.call.remote("restore", checkpoint) for actor in self._actors()]
         self._wait(restored, settings.segment_timeout_s, "restore")
 
     def _join(self) -> None:
         settings, meeting = self._settings, (self._rendezvous.host, self._rendezvous.port, self._generation)
         joins = []
-        for rank, hired in enumerate(self._hired):
+        for rank, actor in enumerate(self._actors()):
             meet = partial(_meet, *meeting, rank, settings.n_actors, settings.segment_timeout_s)
-            joins.append(hired.actor.join.remote(cloudpickle.dumps(meet)))
+            joins.append(actor.join.remote(cloudpickle.dumps(meet)))
         self._wait(joins, settings.start_timeout_s, "join")
         self._joined = True
 
     def advance(self, n_steps: int) -> dict[str, Any]:
         """One segment on all ranks; the progress of rank 0."""
-        steps = [hired.actor.advance.remote(n_steps) for hired in self._hired]
+        steps = [actor.advance.remote(n_steps) for actor in self._actors()]
         progress = self._wait(steps, self._settings.segment_timeout_s, "advance")
         for key in ("done", "digest"):
             if any(other.get(key) != progress[0].get(key) for other in progress):
@@ -258,7 +278,7 @@ class FitGroup:
         return self._first("result")
 
     def _first(self, method: str, *args: Any) -> Any:
-        call = self._hired[0].actor.call.remote(method, *args)
+        call = self._actors()[0].call.remote(method, *args)
         return self._wait([call], self._settings.segment_timeout_s, method)[0]
 
     def _wait(self, calls: list[Any], timeout_s: float, method: str) -> list[Any]:

@@ -20,70 +20,63 @@ Claim = tuple[float, float]
 """Cores and GPUs of an actor."""
 
 
-class Room:
-    """A placement group, given back when the last of the actors in it is ended."""
-
-    def __init__(self, group: Any) -> None:
-        self.group, self._actors = group, 0
-
-    def enter(self, bundle: int) -> PlacementGroupSchedulingStrategy:
-        """One more actor, in this bundle."""
-        self._actors += 1
-        return PlacementGroupSchedulingStrategy(self.group, placement_group_bundle_index=bundle)
-
-    def leave(self) -> None:
-        """One actor less."""
-        self._actors -= 1
-        if self._actors <= 0:
-            remove_placement_group(self.group)
-
-
 @dataclass(frozen=True, eq=False)
-class Hired:
-    """An actor, and the room on the cluster that was reserved for it."""
+class Crew:
+    """Actors that were hired together, are kept and ended together, and the room that was reserved for them."""
 
     claim: Claim
-    actor: Any
-    room: Room | None = None
+    actors: tuple[Any, ...]
+    room: Any = None
+    """Their placement group, if any: it is given back when they end, and no sooner."""
+
+    @property
+    def actor(self) -> Any:
+        """Of a crew of one."""
+        (actor,) = self.actors
+        return actor
 
     def end(self) -> None:
-        """Kill it and give its room back."""
-        ray.kill(self.actor)
+        """Kill them and give their room back."""
+        for actor in self.actors:
+            ray.kill(actor)
         if self.room is not None:
-            self.room.leave()
+            remove_placement_group(self.room)
 
 
-_kept: list[Hired] = []
+_kept: list[Crew] = []
 """Of the Ray of this process, which has one at most."""
 _lock = threading.RLock()
 
 
-def hire(claim: Claim, room: Room | None = None, bundle: int = 0) -> Hired:
-    """A new actor with so many cores and GPUs, in a bundle of reserved room if given."""
+def hire(claim: Claim, number: int = 1, room: Any = None) -> Crew:
+    """New actors with so many cores and GPUs each, one in each bundle of a placement group if given."""
     num_cpus, num_gpus = claim
-    place = {} if room is None else {"scheduling_strategy": room.enter(bundle)}
-    actor = ray.remote(num_cpus=num_cpus, num_gpus=num_gpus, max_restarts=0, **place)(ActorProcess).remote()
-    return Hired(claim, actor, room)
+    actors = []
+    for bundle in range(number):
+        place = {}
+        if room is not None:
+            place["scheduling_strategy"] = PlacementGroupSchedulingStrategy(room, placement_group_bundle_index=bundle)
+        remote = ray.remote(num_cpus=num_cpus, num_gpus=num_gpus, max_restarts=0, **place)(ActorProcess)
+        actors.append(remote.remote())
+    return Crew(claim, tuple(actors), room)
 
 
-def keep(hired: Hired) -> None:
-    """Take back an actor whose worker is done; it drops what that held."""
-    hired.actor.rest.remote()
+def keep(crew: Crew) -> None:
+    """Take back actors that rest."""
     with _lock:
-        _kept.append(hired)
+        _kept.append(crew)
 
 
-def take(claim: Claim, number: int = 1) -> list[Hired]:
-    """So many actors with exactly these cores and GPUs, or none. Those that cannot serve are let go."""
+def take(claim: Claim, number: int = 1) -> Crew | None:
+    """A crew of so many actors with exactly these cores and GPUs, or None. Those that cannot serve are let go."""
     with _lock:
-        if len(_kept) < number or any(hired.claim != claim for hired in _kept):
+        if any((crew.claim, len(crew.actors)) != (claim, number) for crew in _kept):
             release()
-            return []
-        return [_kept.pop() for _ in range(number)]
+        return _kept.pop() if _kept else None
 
 
 def release(all_but: int = 0) -> None:
-    """End all of them, or all but so many."""
+    """End all crews, or all but so many."""
     with _lock:
         while len(_kept) > all_but:
             _kept.pop().end()

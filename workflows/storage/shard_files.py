@@ -120,13 +120,27 @@ def _read_chunk(array: zarr.Array[Any], file: int, offset: int, length: int, chu
     flat = chunk.reshape(-1).view(np.uint8)
     match array.compressors:
         case (Crc32cCodec(),):
-            checksum = bytearray(_CHECKSUM_BYTES)
-            read = os.preadv(file, [flat.data, checksum], offset)
-            good = read == length == len(flat) + _CHECKSUM_BYTES and _checksum(flat) == bytes(checksum)
+            good = length == len(flat) + _CHECKSUM_BYTES and _read_into(file, flat, offset)
+            good = good and os.pread(file, _CHECKSUM_BYTES, offset + len(flat)) == _checksum(flat)
         case (ZstdCodec(),):
-            numcodecs.zstd.decompress(os.pread(file, length, offset), flat)  # raises on a wrong checksum
-            good = True
+            packed = np.empty(length, np.uint8)
+            good = _read_into(file, packed, offset)
+            # Raises on a wrong checksum, but takes a smaller content than is wanted.
+            good = good and len(content := numcodecs.zstd.decompress(packed)) == len(flat)
+            if good:
+                flat[...] = np.frombuffer(content, np.uint8)
         case _:
             raise ValueError(f"compressors: must be zstd or crc32c, got {array.compressors}")
     if not good:
-        raise ValueError(f"chunk {index} is damaged: its checksum is wrong")
+        raise ValueError(f"chunk {index} is damaged: its length or checksum is wrong")
+
+
+def _read_into(file: int, target: Rows, offset: int) -> bool:
+    """Whether so many bytes were there: a system reads less than 2 GiB at once, and may read less than it was asked."""
+    done = 0
+    while done < len(target):
+        read = os.preadv(file, [target[done:].data], offset + done)
+        if read == 0:
+            return False
+        done += read
+    return True

@@ -264,7 +264,7 @@ def test_a_result_that_keeps_failing_ends_in_words(tmp_path: Path) -> None:
 
 
 def test_processes_serve_the_next_fits_and_pools(tmp_path: Path, undisturbed: bytes) -> None:
-    """As many as are wanted of one claim; one that died meanwhile is replaced, and is no restart."""
+    """Those that are as many, with as many cores; that one died meanwhile is no restart."""
     kept_actors.release()
     pids: list[set[int]] = []
     restarts: list[str] = []
@@ -282,15 +282,17 @@ def test_processes_serve_the_next_fits_and_pools(tmp_path: Path, undisturbed: by
         )
 
     assert fit("first", 2) == fit("second", 2) == undisturbed
-    pool = map_shards(Pinned, {}, range(6), PoolSettings(2, num_cpus=0.3))
-    assert {record["pid"] for record in pool.records.values()} <= pids[0]
-    os.kill(min(pids[0]), signal.SIGKILL)
-    _wait_for_end(min(pids[0]))
-    assert fit("third", 2) == undisturbed
     assert pids[1] == pids[0]
-    assert not pids[2] & {min(pids[0])}
+    lost = min(pids[0])
+    os.kill(lost, signal.SIGKILL)
+    _wait_for_end(lost)
+    assert fit("third", 2) == undisturbed
+    assert not pids[2] & pids[0], "those who were hired together end together"
     fit("lone", 1)
-    assert pids[3] < pids[2]
+    pool = map_shards(Pinned, {}, range(6), PoolSettings(1, num_cpus=0.3))
+    assert {record["pid"] for record in pool.records.values()} == pids[3]
+    fit("lone again", 1)
+    assert pids[4] == pids[3]
     assert restarts == []
 
 
