@@ -22,7 +22,7 @@ from workflows.storage.atomic import write_bytes
 _RANKED = ("#1f5fa8", "#c7803a", "#2f8f57", "#8f4bab", "#caa41a")
 _LINES = {"top": "-", "bottom": ":", "random": "--"}
 _WIDTH, _PANEL, _TOP = 8.27, 2.0, 0.64  # inches: the width of A4
-_LEGEND_COLUMNS, _LEGEND_LINE = 5, 0.15
+_LEGEND_LINE, _LEGEND_MARK = 0.15, 45  # inches, and points beside a label
 _TITLES = {"own": "the class itself", "others": "all other classes"}
 
 
@@ -69,14 +69,15 @@ def draw_ablation_figure(
     colours = {name: _RANKED[place % len(_RANKED)] for place, name in enumerate(rankings)} | {"random": GREY}
     layers = list(dict.fromkeys(place for curve in curves for place in curve.over)) if over == "layers" else []
     foot = 0.45 if over == "share" else longest([printable(name) for name in layers], 6) / 72 + 0.25
-    lines = -(-(len({(curve.ranking, curve.selection) for curve in curves}) + 1) // _LEGEND_COLUMNS)
-    top = _TOP + lines * _LEGEND_LINE
+    labels = [_label(*named) for named in dict.fromkeys((curve.ranking, curve.selection) for curve in curves)]
+    columns = max(1, int((72 * _WIDTH - 20) // (longest(labels, 6.5) + _LEGEND_MARK)))
+    top = _TOP + -(-(len(labels) + 1) // columns) * _LEGEND_LINE
     height = top + len(kinds) * (_PANEL + foot)
     figure = Figure(figsize=(_WIDTH, height), dpi=DPI, facecolor="white")
     what = "units of all layers" if over == "share" else f"{100 * (share or 0):g} % of the units of one layer"
     heading = fit_text(printable(f"{network}: accuracy without {what}"), 72 * _WIDTH - 20, 10, bold=True)
     figure.text(0.02, 1 - 0.24 / height, heading, fontproperties=font(True), size=10)
-    _legend(figure, curves, colours, height)
+    _legend(figure, curves, colours, height, columns)
     under = "mean over classes with its 95 % interval; of fewer than five classes, the mean of their intervals"
     figure.text(0.02, 1 - (top - 0.14) / height, under, fontproperties=font(), size=6.5)
     for row, kind in enumerate(kinds):
@@ -126,18 +127,22 @@ def _least_step(curves: Sequence[Curve]) -> float:
     return min((high - low for low, high in itertools.pairwise(shares)), default=1.0)
 
 
-def _legend(figure: Figure, curves: Sequence[Curve], colours: Mapping[str, str], height: float) -> None:
+def _label(ranking: str, selection: str) -> str:
+    return "random" if ranking == "random" else f"{printable(ranking)}, {selection}"
+
+
+def _legend(figure: Figure, curves: Sequence[Curve], colours: Mapping[str, str], height: float, columns: int) -> None:
     shown = dict.fromkeys((curve.ranking, curve.selection) for curve in curves)
     marks = []
     for ranking, selection in shown:
-        label = "random" if ranking == "random" else f"{printable(ranking)}, {selection}"
+        label = _label(ranking, selection)
         marks.append(Line2D([], [], color=colours[ranking], linestyle=_LINES[selection], label=label, linewidth=1.1))
     marks.append(Line2D([], [], color=NO_CLASS, label="plain network", linewidth=1.0))
     figure.legend(
         handles=marks,
         loc="upper left",
         bbox_to_anchor=(0.015, 1 - 0.3 / height),
-        ncols=min(len(marks), _LEGEND_COLUMNS),
+        ncols=min(len(marks), columns),
         frameon=False,
         prop=FontProperties(family=FAMILY, size=6.5),
     )
