@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -10,7 +11,15 @@ from pathlib import Path
 
 import pytest
 
-from tests.end_to_end.killing import LATE_STEP, Driver, address_of_local_ray, checkpoint_step, ledger, ledger_lines
+from tests.end_to_end.killing import (
+    LATE_STEP,
+    POLL_S,
+    Driver,
+    address_of_local_ray,
+    checkpoint_step,
+    ledger,
+    ledger_lines,
+)
 from tests.end_to_end.small_digits import TABLES, activations, run_arguments, stored_maps
 from tests.end_to_end.test_invariance import assert_same_arrays
 from workflows.pipeline import STAGES
@@ -62,6 +71,9 @@ def killed_in(stages: tuple[str, ...], folder: Path, weights: Path, later: list[
             drivers[-1].kill()
             _look(seen, stage)
         drivers.append(Driver(arguments + later, folder / "log.txt"))
+        while drivers[-1].process.poll() is None and not ledger(seen.root, "fit").done:
+            _watch_resumed_fit(seen)
+            time.sleep(POLL_S)
         assert drivers[-1].finish() == 0, drivers[-1].output()
     finally:
         for driver in drivers:
