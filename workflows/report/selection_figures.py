@@ -85,8 +85,8 @@ def draw_overlays(
                 if row["x0"] is not None:
                     _frame(panel, row, colours[row["layer"]])
             if not line:
-                title = fit_text(METRIC_NAMES[metric], 72 * (side - 0.05), 6.5)
-                panel.set_title(title, fontproperties=font(), fontsize=6.5, pad=2)
+                title = fit_text(METRIC_NAMES[metric], 72 * side + 4, 5.8)
+                panel.set_title(title, fontproperties=font(), fontsize=5.8, pad=2)
         first = next(row for row in own if row["image"] == image)
         label = f"image {image}, {short_name(first['class_name'] or '')}"
         figure.text(0.018, (edge - side - 0.02) / height, label, fontproperties=font(), size=6, va="top")
