@@ -50,6 +50,7 @@ def ablate(
     figures/ablate.png.
 
     Example:
+
         inference-graphs relevance runs/cifar10-resnet20 --class all --images 500
         inference-graphs ablate runs/cifar10-resnet20 --class all --ranking relevance --ranking specific
     """

@@ -31,6 +31,7 @@ def boxes(folder: Folder, table: BoxesFile, name: PartNames = None, as_json: AsJ
     Writes boxes.parquet and figures/[<scope>/]boxes.png; a run that draws its graphs again removes them.
 
     Example:
+
         inference-graphs boxes runs/animals-resnet50 ../shared/data/imagenet_animals/parts.csv --name part01=head
     """
     from workflows.studies.boxes.command import part_names, run_boxes

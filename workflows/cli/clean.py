@@ -26,6 +26,7 @@ def clean(
     scope, sweep) says that they are gone; the command of the run with --restore-columns extracts them again.
 
     Examples:
+
         inference-graphs clean runs/digits --columns --dry-run
 
         inference-graphs clean runs/digits --columns --yes

@@ -15,6 +15,7 @@ def demo(out: Out = None) -> None:
     """The whole main job on scikit-learn's handwritten digits: no download, no configuration, about two minutes.
 
     Example:
+
         inference-graphs demo --out runs/digits
     """
     from workflows.pipeline import run_pipeline

@@ -58,6 +58,7 @@ def dissect(
     one of them with --unit LAYER:UNIT or --word LAYER:WORD. Asked again, it only draws.
 
     Examples:
+
         inference-graphs dissect runs/cars-resnet50 --masks coco:../shared/data/car_parts/annotations.json#part
 
         inference-graphs dissect runs/cars-resnet50 --sheet wheel --sheet hood

@@ -36,6 +36,7 @@ def layers(
     """Names, sizes and aliases of the layers that network.layers can name. Needs no weights and no images.
 
     Examples:
+
         inference-graphs layers torchvision:resnet18
 
         inference-graphs layers timm:resnet10t --size 176

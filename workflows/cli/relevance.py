@@ -53,6 +53,7 @@ def relevance(
     agreement.parquet (with dissect, where that was asked) and figures/relevance.png.
 
     Example:
+
         inference-graphs relevance runs/cifar10-resnet20 --class all --images 500
     """
     from workflows.studies.relevance.command import RelevanceRequest, concept_pairs, run_relevance

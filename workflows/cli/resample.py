@@ -66,6 +66,7 @@ def resample(
     Writes selections.parquet, selection_means.parquet, secondary.parquet, selection_epochs.parquet and figures.
 
     Examples:
+
         inference-graphs resample runs/cifar10-resnet20 --images 100
 
         inference-graphs resample runs/animals-resnet50 --class zebra --class tiger --images 20 --top 5

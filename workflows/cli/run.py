@@ -23,6 +23,7 @@ def run(
     """Run a preset: what is finished is skipped, what was interrupted goes on.
 
     Examples:
+
         inference-graphs run digits
 
         inference-graphs run infra/presets/cifar10_resnet20.toml --set fit.words=50 --out runs/fifty

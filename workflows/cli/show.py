@@ -34,6 +34,7 @@ def show(
     A run with a hidden Markov model prints the image's path first: words, runners-up and by how much they lost.
 
     Examples:
+
         inference-graphs show runs/digits --class 3
 
         inference-graphs show runs/cifar10-resnet20 --class horse

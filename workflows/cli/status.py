@@ -79,6 +79,7 @@ def status(folder: Folder, as_json: AsJson = False) -> None:
     """Stages of a run: shards done, failed and left, time, sizes; and which studies it was asked.
 
     Examples:
+
         inference-graphs status runs/digits
 
         inference-graphs status runs/digits --json

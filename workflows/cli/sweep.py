@@ -30,6 +30,7 @@ def sweep(
     table and the plot what they fit; another --out starts anew.
 
     Examples:
+
         inference-graphs sweep digits --words 5,10,20
 
         inference-graphs sweep cifar10_resnet20 --layers add8,add9 --set discriminative.epochs=10
