@@ -30,9 +30,12 @@ def shared_data() -> Path:
     return SHARED_DATA
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(autouse=True)
 def flushed_denormals() -> None:
-    """As in every actor: tiny responsibilities are denormal, and a fit in the tests' own process four times slower."""
+    """As in every actor: tiny responsibilities are denormal, and a fit in the tests' own process several times slower.
+
+    Before each test: the setting is the thread's, and in a whole suite it did not last from the first test on.
+    """
     import torch
 
     torch.set_flush_denormal(True)
