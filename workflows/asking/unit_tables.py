@@ -30,35 +30,42 @@ class DetectedUnits:
     Attributes:
         layer: the convolution whose units they are.
         concept: its name.
+        quantile: of the activations that lie above a unit's threshold.
         iou: (D,) with it; 0 where it is not among the concepts that are stored of a unit.
         detects: (D,) which units are detectors of it: it is their best concept.
     """
 
     layer: UnitLayer
     concept: str
+    quantile: float
     iou: Float[np.ndarray, " D"]
     detects: Bool[np.ndarray, " D"]
 
 
-def detected_units(folder: RunFolder, network: UnitNetwork, concept: str) -> list[DetectedUnits]:
+def detected_units(
+    folder: RunFolder, network: UnitNetwork, concept: str, quantile: float | None = QUANTILE
+) -> list[DetectedUnits]:
     """By layer, what unit_concepts.parquet says of a concept; empty where there is no table, or it does not know it.
+
+    None: at every quantile that it holds.
 
     Layers are told by their convolution, whatever operation behind it dissect was asked for; joins are left out.
     """
     path = folder.table("unit_concepts")
     if not path.exists():
         return []
-    rows = read_table(path, ["layer", "unit", "rank", "iou"], [("concept", "=", concept), ("quantile", "=", QUANTILE)])
+    only = [] if quantile is None else [("quantile", "=", quantile)]
+    rows = read_table(path, ["layer", "unit", "quantile", "rank", "iou"], [("concept", "=", concept), *only])
     found = []
-    for name in dict.fromkeys(rows["layer"].to_pylist()):
+    for name, share in dict.fromkeys(zip(rows["layer"].to_pylist(), rows["quantile"].to_pylist(), strict=True)):
         layer = network.convolution_seen_at(name)
         if layer is None:
             continue
-        own = rows.filter(pc.equal(rows["layer"], name))
+        own = rows.filter(pc.and_(pc.equal(rows["layer"], name), pc.equal(rows["quantile"], share)))
         iou, is_best = np.zeros(layer.units), np.zeros(layer.units, bool)
         iou[own["unit"].to_numpy()] = own["iou"].to_numpy()
         is_best[own["unit"].to_numpy()] = own["rank"].to_numpy() == 0
-        found.append(DetectedUnits(layer, concept, iou, is_best & (iou > DETECTOR_IOU)))
+        found.append(DetectedUnits(layer, concept, share, iou, is_best & (iou > DETECTOR_IOU)))
     return found
 
 

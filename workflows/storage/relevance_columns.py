@@ -80,6 +80,7 @@ RELEVANCE_COLUMNS: dict[str, list[pa.Field]] = {
         LAYER,
         DEPTH,
         field("concept", TEXT, "key", "that dissect compares the units with: the class's name"),
+        field("quantile", REAL, "share", "q of dissect's thresholds: .005 is the paper's, and finds nothing large"),
         field("units", INT, "units", "of the layer"),
         field("detectors", INT, "units", "k: units of the layer that dissect calls detectors of the concept"),
         *_agreement("", "relevance"),
@@ -133,7 +134,7 @@ RELEVANCE_COLUMNS: dict[str, list[pa.Field]] = {
 RELEVANCE_KEYS: dict[str, tuple[str, ...]] = {
     "relevance": ("class", "depth", "unit"),
     "completeness": ("depth",),
-    "agreement": ("class", "depth"),
+    "agreement": ("class", "depth", "quantile"),
     "ablations": ("layers", "ranking", "selection", "draw", "replaced_by", "class", "share"),
     "unit_classes": ("depth", "unit", "class"),
 }

@@ -181,7 +181,8 @@ def test_masks_weigh_what_lies_within_them(root: Path, tmp_path: Path) -> None:
 def made_detectors(root: Path, rows: list[tuple[str, int, str, float]]) -> None:
     """What dissect would have written, in its essentials."""
     names = ("layer", "unit", "concept", "iou", "rank", "quantile")
-    columns = {name: [(*row, 0, 0.005)[place] for row in rows] for place, name in enumerate(names)}
+    whole = [(*row, 0, 0.005) for row in rows] + [(*row, 0, 0.04) for row in rows[1:]]
+    columns = {name: [row[place] for row in whole] for place, name in enumerate(names)}
     pq.write_table(pa.table(columns), root / "unit_concepts.parquet")
 
 
@@ -201,7 +202,9 @@ def test_agreement_stands_beside_chance_and_activation(root: Path, tmp_path: Pat
     assert row["correlation"] > 0.3
     run_relevance(asked(copy), RelevanceRequest(CLASSES, steps=STEPS))
     written = read_table(copy / "agreement.parquet").to_pylist()
-    assert [(one["class"], one["layer"]) for one in written] == [(3, "layer2.0.conv1"), (8, "layer2.0.conv1")]
+    keys = [(one["class"], one["layer"], one["quantile"], one["detectors"]) for one in written]
+    place = "layer2.0.conv1"
+    assert keys == [(3, place, 0.005, 5), (3, place, 0.04, 4), (8, place, 0.005, 1), (8, place, 0.04, 1)]
 
 
 @pytest.mark.parametrize(

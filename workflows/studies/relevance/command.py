@@ -178,7 +178,7 @@ def _answer(study: StudyContext, network: UnitNetwork, classes: Sequence[int]) -
     columns = ["class", "layer", "depth", "unit", "absolute", "masked", "measure", "activation"]
     relevance = read_table(study.folder.table(RELEVANCE), columns).to_pydict()
     names = study.plan.class_names
-    detected = {label: detected_units(study.folder, network, short_name(names[label])) for label in classes}
+    detected = {label: detected_units(study.folder, network, short_name(names[label]), None) for label in classes}
     study.write_table("agreement", list(agreement_rows(relevance, detected, names)))
     layers = network.convolutions()
     sums = layer_sums(relevance, [layer.name for layer in layers], classes)

@@ -78,7 +78,7 @@ def completeness_rows(found: Completeness, layers: Sequence[UnitLayer]) -> list[
 def agreement_rows(
     relevance: Mapping[str, Sequence[Any]], detected: Mapping[int, Sequence[DetectedUnits]], names: Sequence[str]
 ) -> Iterator[dict[str, Any]]:
-    """Rows of agreement.parquet. relevance: its columns. detected: by class, what dissect says of it in each layer."""
+    """Rows of agreement.parquet. relevance: its columns. detected: by class, what dissect says of it."""
     table = {name: np.array(values) for name, values in relevance.items()}
     for label, layers in detected.items():
         for one in layers:
@@ -95,6 +95,7 @@ def agreement_rows(
                 "layer": one.layer.name,
                 "depth": one.layer.depth,
                 "concept": one.concept,
+                "quantile": one.quantile,
                 "units": len(one.iou),
                 "detectors": by_relevance.detectors,
                 "overlap": _known(by_relevance.overlap),
