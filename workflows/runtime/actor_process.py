@@ -132,7 +132,7 @@ class ActorProcess:
 
 @contextlib.contextmanager
 def importing() -> Iterator[None]:
-    """What is imported here stays; looking for garbage in it takes a sixth of its time, and a tenth of a second later."""
+    """What is imported here stays; looking for garbage in it takes a sixth of its time, and as much later."""
     gc.disable()
     try:
         yield

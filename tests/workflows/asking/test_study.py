@@ -95,6 +95,7 @@ def test_an_answer_is_whole_and_told_once(answered: tuple[Path, str, dict[str, A
     assert "census has answered this before; --anew asks again" in again.text
 
 
+@pytest.mark.slow  # killed runs are among the fast tests; here a study
 def test_killed_at_a_shard_it_goes_on_with_that_one(
     root: Path, tmp_path: Path, answered: tuple[Path, str, dict[str, Any]]
 ) -> None:

@@ -150,6 +150,7 @@ def test_unions_of_words_are_those_of_their_pixels(dissected: Path) -> None:
     assert whole["difference_low"] <= whole["difference"] <= whole["difference_high"]
 
 
+@pytest.mark.slow  # resample says the same of shards and actors
 def test_other_shards_give_the_same_bits(
     dissected: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, local_ray: object
 ) -> None:
