@@ -11,7 +11,7 @@ import numpy as np
 
 from gmm_ops.units.code_histograms import CODES, CodeHistograms, Thresholds
 from workflows.asking.image_parts import Parts, Phase
-from workflows.asking.run_masks import masks_of_run
+from workflows.asking.run_masks import masks_of_run, masks_place
 from workflows.asking.study import Asked, StudyContext, open_study
 from workflows.data.masks.concept_masks import MaskSet
 from workflows.errors import DataError
@@ -84,7 +84,7 @@ def run_dissect(asked: Asked, request: DissectRequest) -> dict[str, Any]:
     for name in request.sheets:
         masks.number(name)
     told = {
-        "masks": masks.source,
+        "masks": masks_place(run, masks.source),
         "colours": None if request.colours is None else str(request.colours.resolve()),
         "layers": [layer.name for layer in layers],
     }

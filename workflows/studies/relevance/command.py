@@ -13,7 +13,7 @@ from rich.text import Text
 
 from gmm_ops.units.relevance import Rule
 from workflows.asking.image_parts import Phase
-from workflows.asking.run_masks import masks_of_run
+from workflows.asking.run_masks import masks_of_run, masks_place
 from workflows.asking.study import Asked, StudyContext, open_study
 from workflows.asking.unit_tables import detected_units
 from workflows.data.masks.concept_masks import MaskSet
@@ -103,7 +103,7 @@ def run_relevance(asked: Asked, request: RelevanceRequest) -> dict[str, Any]:
         "steps": request.steps,
         "rule": request.rule,
         "output": request.output,
-        "masks": source,
+        "masks": masks_place(run, source) if source else source,
         "mask_of": dict(request.mask_of or {}),
         "normalise": request.normalise,
     }

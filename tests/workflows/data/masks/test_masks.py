@@ -170,6 +170,8 @@ def test_broden_by_pictures_and_by_numbers(paths: dict[int, str], tmp_path: Path
     masks = masks_of(source, paths)
     assert [concept.name for concept in masks.concepts] == ["car", "tree", "wheel", "dotted", "wood"]
     assert masks.notes == (f"no image of {str(tmp_path / 'broden')!r} has a mask of category material",)
+    tables = {path.name for path in masks.tables}
+    assert tables == {"index.csv", "category.csv", "label.csv", *(f"c_{kind}.csv" for kind in masks.categories)}
     found = masks.read([0])[0]
     wide = np.repeat(np.repeat(objects, 2, axis=0), 2, axis=1)
     np.testing.assert_array_equal(found.mask(0), wide == 7)
