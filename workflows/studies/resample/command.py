@@ -201,7 +201,8 @@ def _draw(subject: Subject, found: Found) -> None:
         draw_patches(rows, pictures, layers, asked.metrics[:2], few, image, _paths(study, f"image-{image}"))
     if len(subject.weights) > 1:
         agreement, secondary = (read_table(study.folder.table(name)) for name in ("selection_epochs", "secondary"))
-        draw_epochs(agreement, secondary, few, study.settings.name, _paths(study, "epochs"))
+        names = [one.checkpoint for one in subject.weights if one.checkpoint is not None]
+        draw_epochs(agreement, secondary, names, few, study.settings.name, _paths(study, "epochs"))
 
 
 def _paths(study: StudyContext, name: str = "") -> tuple[Path, Path]:
