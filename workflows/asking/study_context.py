@@ -112,6 +112,7 @@ class StudyContext(WorkContext):
         split: Literal["train", "validation"] | None = None,
         among: Int[np.ndarray, " m"] | None = None,
         limit: int | None = None,
+        classes: Sequence[int] = (),
     ) -> Int[np.ndarray, " n"]:
         """Ids of readable images, ascending; with ``--images N`` a seeded draw, as equal for every class as there are.
 
@@ -122,9 +123,10 @@ class StudyContext(WorkContext):
             split: None: both.
             among: ids to choose from; None: all.
             limit: instead of ``--images``.
+            classes: ids of those of which an image must be chosen.
 
         Raises:
-            SettingsError: there is none.
+            SettingsError: there is none, or of one of ``classes``.
         """
         images = ImageColumns.read(self.folder, 0, self.plan.images)
         readable = np.flatnonzero(images.predicted >= 0)
@@ -136,9 +138,15 @@ class StudyContext(WorkContext):
             raise SettingsError(f"{self.own.study.name}: must have an image to look at, got none; ask for other images")
         labels = images.classes[readable]
         chosen = readable[balanced_rows(labels, limit or self.asked.images, self.settings.seed)]
+        present = len(np.unique(labels))
+        bare = [self.plan.class_names[one] for one in classes if one not in images.classes[chosen]]
+        if bare:
+            raise SettingsError(
+                f"--images: must be at least {present}, got {len(chosen)}: images are spread evenly over {present} "
+                f"classes, and {len(bare)} of those asked for have none, such as {bare[0]!r}"
+            )
         if len(chosen) < len(readable):
-            classes = len(np.unique(labels))
-            self.say(f"{len(chosen):,} of {len(readable):,} images, spread evenly over {classes:,} classes")
+            self.say(f"{len(chosen):,} of {len(readable):,} images, spread evenly over {present:,} classes")
         return chosen
 
     def begin(self, *phases: Phase, items: int = 0) -> bool:

@@ -17,6 +17,7 @@ from rich.console import Console
 
 from tests.end_to_end.small_digits import command
 from workflows.asking.image_parts import ImageShard
+from workflows.asking.registry import STUDIES
 from workflows.asking.study import Asked
 from workflows.asking.unit_tables import detected_units
 from workflows.data.masks.concept_masks import read_masks
@@ -26,6 +27,7 @@ from workflows.run import open_run
 from workflows.storage.images_table import ImageColumns
 from workflows.storage.run_folder import RunFolder
 from workflows.storage.schemas import SCHEMAS
+from workflows.storage.study_folder import StudyFolder, StudyRecord, basis_of
 from workflows.storage.tables import read_table
 from workflows.studies.relevance.command import RelevanceRequest, concept_pairs, run_relevance
 from workflows.studies.relevance.rows import agreement_rows
@@ -178,6 +180,16 @@ def test_masks_weigh_what_lies_within_them(root: Path, tmp_path: Path) -> None:
     assert (part.masked <= whole.masked * (1 + 1e-6)).all()
 
 
+def answer_by_hand(root: Path, name: str, finished: bool = True) -> None:
+    """What a study keeps beside its tables when it stands on plan.json; it has done the first of two shards, or all."""
+    own = StudyFolder(RunFolder.open(root), STUDIES[name])
+    own.ask(StudyRecord({}, basis_of(own.run, own.study.version, [root / "plan.json"], ())))
+    own.ledger.begin("made", total=2)
+    own.ledger.record("paths 0")
+    if finished:
+        own.ledger.end()
+
+
 def made_detectors(root: Path, rows: list[tuple[str, int, str, float]]) -> None:
     """What dissect would have written, in its essentials."""
     names = ("layer", "unit", "concept", "iou", "rank", "quantile")
@@ -204,6 +216,12 @@ def test_agreement_stands_beside_chance_and_activation(root: Path, tmp_path: Pat
     written = read_table(copy / "agreement.parquet").to_pylist()
     keys = [(one["class"], one["layer"], one["quantile"], one["detectors"]) for one in written]
     place = "layer2.0.conv1"
+    answer_by_hand(copy, "dissect", finished=False)
+    how = asked(copy)
+    run_relevance(how, RelevanceRequest(CLASSES, steps=STEPS))
+    told = " ".join(how.console.file.getvalue().split())  # type: ignore[attr-defined]
+    assert "agreement with dissect is left out, for dissect is unfinished (1 of 2 shards are done); ask" in told
+    assert not read_table(copy / "agreement.parquet").num_rows
     assert keys == [(3, place, 0.005, 5), (3, place, 0.04, 4), (8, place, 0.005, 1), (8, place, 0.04, 1)]
 
 
@@ -237,4 +255,6 @@ def test_what_the_run_does_not_have_is_refused(root: Path, tmp_path: Path) -> No
     settings = open_run(copy).settings.network.model_copy(update={"name": "tests.workflows.networks.sample_networks:x"})
     with pytest.raises(NetworkError):
         UnitNetwork.load(settings, "", (3, 8, 8), open_run(copy).plan.rewriting)
+    with pytest.raises(SettingsError, match=r"--images: must be at least 10, got 3: images are spread evenly over 10"):
+        run_relevance(Asked(copy, Console(file=io.StringIO()), images=3), RelevanceRequest(("all",)))
     assert read_table(copy / "relevance.parquet").num_rows, "what was refused has removed nothing"

@@ -15,7 +15,7 @@ from gmm_ops.units.relevance import Rule
 from workflows.asking.image_parts import Phase
 from workflows.asking.run_masks import masks_of_run, masks_place
 from workflows.asking.study import Asked, StudyContext, open_study
-from workflows.asking.unit_tables import detected_units
+from workflows.asking.unit_tables import detected_units, why_old
 from workflows.data.masks.concept_masks import MaskSet
 from workflows.data.masks.mask_sources import OBJECT
 from workflows.errors import DataError, SettingsError
@@ -111,7 +111,7 @@ def run_relevance(asked: Asked, request: RelevanceRequest) -> dict[str, Any]:
     with open_study(RELEVANCE, asked, plain, after="extract", reads=reads) as study:
         classes, among = _classes(study, request)
         shown = None if masks is None else _class_masks(masks, request, classes, study.plan.class_names)
-        images = study.choose_images(_part(request.split), among=among)
+        images = study.choose_images(_part(request.split), among=among, classes=classes)
         network = _network(study)
         units, layers = sum(layer.units for layer in network.convolutions()), network.convolutions()
         every = [*layers, *network.cut_joins()]
@@ -178,7 +178,13 @@ def _answer(study: StudyContext, network: UnitNetwork, classes: Sequence[int]) -
     columns = ["class", "layer", "depth", "unit", "absolute", "masked", "measure", "activation"]
     relevance = read_table(study.folder.table(RELEVANCE), columns).to_pydict()
     names = study.plan.class_names
-    detected = {label: detected_units(study.folder, network, short_name(names[label]), None) for label in classes}
+    old = why_old(study.folder, "unit_concepts")
+    if old is not None:
+        study.say(f"relevance: agreement with dissect is left out, for {old}; ask dissect again, then relevance")
+    detected = {
+        label: detected_units(study.folder, network, short_name(names[label]), None)
+        for label in (() if old is not None else classes)
+    }
     study.write_table("agreement", list(agreement_rows(relevance, detected, names)))
     layers = network.convolutions()
     sums = layer_sums(relevance, [layer.name for layer in layers], classes)
