@@ -62,7 +62,7 @@ def ablate(
         tuple(class_name or ()),
         tuple(ranking or ("relevance",)),
         tuple(layers or ("all",)),
-        tuple(replace or ("mean",)),  # type: ignore[arg-type]  # checked by the request
+        tuple(dict.fromkeys(replace or ("mean",))),  # type: ignore[arg-type]  # checked by the request
         share_numbers(shares),
     )
     found = run_ablate(asking(folder, as_json, images, anew, address), request)

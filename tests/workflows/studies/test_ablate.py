@@ -207,7 +207,7 @@ def test_words_rank_the_units_of_their_layer(digits_run: Path, tmp_path: Path) -
 def test_detectors_rank_the_layers_that_dissect_knows(digits_run: Path, tmp_path: Path) -> None:
     copy = shutil.copytree(digits_run, tmp_path / "run")
     made_detectors(copy, [("layer2.0.relu", unit, "3", unit / 100) for unit in range(10)])
-    request = AblateRequest(("3",), ("dissect",), layers=("all", "each"), shares=(0.1,))
+    request = AblateRequest(("3",), ("dissect", "dissect"), layers=("all", "each", LAYER), shares=(0.1,))
     folder, network = RunFolder.open(copy), unit_network(copy)
     found = plan_ablations(folder, network, request, {3: "3"}, seed=0)
     top = [one for one in found if one.selection == "top"]
@@ -215,6 +215,7 @@ def test_detectors_rank_the_layers_that_dissect_knows(digits_run: Path, tmp_path
     assert [one.silencing.units[LAYER].tolist() for one in top] == [[7, 8, 9]] * 2
     other = [("layer3.0.bn1", unit, label, 0.3) for unit in range(9) for label in ("3", "8")]
     made_detectors(copy, [*other, ("layer2.0.relu", 9, "3", 0.2)])
+    request = AblateRequest(("3", "8"), ("dissect",), layers=("all", "each"), shares=(0.1,))
     found = plan_ablations(folder, network, request, {3: "3", 8: "8"}, seed=0)
     rows = list(ablation_rows(found, AblationTally.zero(len(found), 10), [3, 8], [str(label) for label in range(10)]))
     keys = [(row["class"], row["layers"], row["selection"], row["draw"], row["silenced"]) for row in rows]

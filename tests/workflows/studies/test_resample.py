@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import re
 import shutil
 from pathlib import Path
@@ -70,7 +71,7 @@ def write_boxes(root: Path) -> Path:
 def test_from_the_command_to_tables_and_figures(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     boxes = write_boxes(root)
     arguments = ["resample", str(root), "--images", "12", "--n", "4", "--top", "2", "--layers", "2-3", "--json"]
-    assert command([*arguments, "--masks", f"boxes:{boxes}", "--metric", "all"]) == 0
+    assert command([*arguments, "--masks", f"boxes:{os.path.relpath(boxes)}", "--metric", "all"]) == 0
     summary = json.loads(capsys.readouterr().out)
     assert summary["forward_passes_per_image"] == 1 + 2 * 4 + 5
     assert (summary["images"], len(summary["layers"])) == (12, 2)

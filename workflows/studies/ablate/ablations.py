@@ -129,9 +129,9 @@ def plan_ablations(
     """
     ranked = [
         (ranking, label, name, group, scores)
-        for ranking in request.rankings
+        for ranking in dict.fromkeys(request.rankings)
         for label, scores in _scores(folder, network, ranking, classes)
-        for name, group in _groups(network, request, ranking, scores)
+        for name, group in dict(_groups(network, request, ranking, scores)).items()  # each, and one of them by name
     ]
     labels_of: dict[_Group, set[int | None]] = {}
     for _, label, name, group, _ in ranked:
