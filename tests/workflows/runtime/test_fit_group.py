@@ -255,6 +255,7 @@ def test_groups_of_several_actors_do_not_hold_each_others_room(tmp_path: Path) -
     assert restarts == []
 
 
+@pytest.mark.slow
 def test_a_result_that_keeps_failing_ends_in_words(tmp_path: Path) -> None:
     """The fit is done and restored as done, which is no step further."""
     restarts = list[str]()

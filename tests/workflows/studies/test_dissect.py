@@ -235,6 +235,7 @@ def test_a_run_beside_another(
     assert "there is no concept 'uper half'; did you mean upper half" in " ".join(capsys.readouterr().err.split())
 
 
+@pytest.mark.slow
 def test_other_layers_of_the_network_have_units_alone(
     dissected: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], local_ray: object
 ) -> None:

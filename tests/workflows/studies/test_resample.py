@@ -143,6 +143,7 @@ def test_a_worker_is_the_slow_twin_of_itself(digits_run: Path) -> None:
     np.testing.assert_allclose(found["precision"].numpy(), expected, rtol=1e-6, equal_nan=True)
 
 
+@pytest.mark.slow  # four second classifiers
 def test_over_checkpoints(root: Path, tmp_path: Path) -> None:
     weights = torch.load(Plan.read(RunFolder.open(root)).weights, weights_only=True)
     kept = tmp_path / "checkpoints"
