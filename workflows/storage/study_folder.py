@@ -126,6 +126,10 @@ class StudyFolder:
         self.ledger.path.unlink(missing_ok=True)
         write_bytes(self.request_file, record.to_json())
 
+    def note(self, record: StudyRecord) -> None:
+        """Keep what it has answered, of a study whose ledger knows by itself what has to be done again."""
+        write_bytes(self.request_file, record.to_json())
+
     def drop_parts(self) -> None:
         """Remove the sums of shards."""
         shutil.rmtree(self.parts, ignore_errors=True)
