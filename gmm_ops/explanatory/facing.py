@@ -59,8 +59,9 @@ def facing_gram(responses: Rows, mirrored: Rows, block: int = 64) -> Float[Tenso
         for second in range(first, objects, block):
             columns = slice(second, second + block)
             other = one if second == first else _differences(responses, mirrored, columns)
-            gram[rows, columns] = one @ other.T
-            gram[columns, rows] = gram[rows, columns].T
+            product = one @ other.T
+            gram[rows, columns] = product
+            gram[columns, rows] = product.T
     return gram
 
 
@@ -76,7 +77,8 @@ def _descriptors(source: Rows, rows: slice) -> Float[Tensor, "b length"]:
             f"responses: must be finite, got NaN or infinity in object {rows.start + row}; leave that object out"
         )
     length = torch.linalg.vector_norm(roots, dim=1, keepdim=True)
-    return roots / length.clamp(min=torch.finfo(torch.float64).tiny)
+    found: Tensor = roots / length.clamp(min=torch.finfo(torch.float64).tiny)
+    return found
 
 
 def face_one_way(gram: Float[Tensor, "n n"], rounds: int = ROUNDS) -> Facing:

@@ -14,13 +14,14 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from gmm_ops.explanatory.pattern_layer import UpperPlaces
+from gmm_ops.explanatory.pattern_loops import take_parents
 
-BLOCK = 64
+BLOCK = 256
 """Images whose sums are one product: always the same ones, so that rounding does not depend on who adds them up."""
 
 
 class ParentSearch:
-    """The search of one unit's N patterns.
+    """The search of one unit's N patterns; products of a block in float32, sums over blocks in float64.
 
     Args:
         masses: (n, N) of each pattern in every image.
@@ -36,62 +37,49 @@ class ParentSearch:
         means: Float[np.ndarray, "N 2"],
         upper: UpperPlaces,
     ) -> None:
+        self._upper = upper
+        away = (places - means).transpose(0, 2, 1)
+        weighted = masses[:, None] * away
+        total = np.maximum(masses.sum(axis=0), np.finfo(np.float64).tiny)
+        self._place = (total, weighted.sum(axis=0).T.copy(), (weighted * away).sum(axis=(0, 1)))
         # Copies in torch's own alignment: products of equal numbers at other addresses may differ in the last bit.
-        self._masses, self._upper = torch.tensor(masses), upper
-        self._away = torch.tensor(places - means)
-        self._weights = upper.precisions
-        count, candidates = masses.shape[1], len(upper.candidates)
-        self._total = self._masses.sum(dim=0).clamp(min=torch.finfo(torch.float64).tiny)
-        weighted = self._masses[:, :, None] * self._away
-        self._first = weighted.sum(dim=0)
-        self._square = (weighted * self._away).sum(dim=(0, 2))
-        self._shifts = torch.zeros((count, 2, candidates), dtype=torch.float64)
-        self._squares, self._along = torch.zeros((2, count, candidates), dtype=torch.float64)
+        self._masses = torch.tensor(masses, dtype=torch.float32)
+        self._candidate_sums = self._gathered(torch.tensor(weighted, dtype=torch.float32))
+
+    def _gathered(self, weighted: Float[Tensor, "n 2 N"]) -> tuple[Float[np.ndarray, "..."], ...]:
+        """Sums over images of mass times d (2, N, C), |d|^2 and d place (N, C each)."""
+        count, candidates = self._masses.shape[1], len(self._upper.candidates)
+        shifts = torch.zeros((2, count, candidates), dtype=torch.float64)
+        squares, along = torch.zeros((2, count, candidates), dtype=torch.float64)
         for rows, block in self._blocks():
-            flat = block.reshape(-1, candidates)
-            self._shifts += torch.stack([self._masses[rows].T @ block[:, axis] for axis in (0, 1)], dim=1)
-            self._squares += self._masses[rows].T @ block.square().sum(dim=1)
-            self._along += weighted[rows].transpose(1, 2).reshape(-1, count).T @ flat
+            own = self._masses[rows].T
+            shifts += torch.stack([own @ block[:, axis] for axis in (0, 1)])
+            squares += own @ block.square().sum(dim=1)
+            along += weighted[rows].reshape(-1, count).T @ block.reshape(-1, candidates)
+        return shifts.numpy(), squares.numpy(), along.numpy()
 
     def choose(self, parents: int) -> Int[np.ndarray, "N M"]:
         """Columns of the candidates, in the order in which they were chosen; of equals the lower."""
-        count, candidates = self._squares.shape
-        weight = torch.zeros(count, 1, dtype=torch.float64)
-        shift = torch.zeros(count, 2, 1, dtype=torch.float64)  # sums over images of mass times the weighted sum so far
-        square, along = torch.zeros((2, count, 1), dtype=torch.float64)
-        cross = torch.zeros_like(self._squares)
-        taken = torch.zeros(count, candidates, dtype=torch.bool)
-        chosen = []
-        every, w = torch.arange(count), self._weights
-        for step in range(min(parents, candidates)):
-            all_weights = weight + w
-            middle = self._first[:, :, None] - (shift + w * self._shifts) / all_weights[:, None]
-            spread = self._square[:, None] - 2 * (along + w * self._along) / all_weights
-            spread = spread + (square + 2 * w * cross + w * w * self._squares) / all_weights.square()
-            variance = spread / self._total[:, None] - (middle / self._total[:, None, None]).square().sum(dim=1)
-            best = variance.masked_fill(taken, torch.inf).argmin(dim=1)
-            chosen.append(best)
-            if step + 1 == min(parents, candidates):
-                break
-            taken[every, best] = True
-            own = w[best][:, None]
-            square = square + 2 * own * cross.gather(1, best[:, None])
-            square = square + own * own * self._squares.gather(1, best[:, None])
-            along = along + own * self._along.gather(1, best[:, None])
-            shift = shift + own[:, None] * self._shifts[every, :, best][:, :, None]
-            weight = weight + own
-            cross = cross + own * self._products(best)
-        return torch.stack(chosen, dim=1).numpy()
+        squares = self._candidate_sums[1]
+        count, candidates = squares.shape
+        weights = self._upper.precisions.numpy()
+        state, cross = np.zeros((count, 6)), np.zeros(squares.shape)
+        products, chosen = np.zeros(squares.shape), np.full((count, min(parents, candidates)), -1)
+        for step in range(chosen.shape[1]):
+            take_parents(*self._place, *self._candidate_sums, weights, products, cross, state, chosen, step)
+            if step + 1 < chosen.shape[1]:
+                products = self._products(torch.from_numpy(chosen[:, step])).numpy()
+        return chosen
 
-    def _products(self, best: Tensor) -> Float[Tensor, "N C"]:
+    def _products(self, best: Int[Tensor, " N"]) -> Float[Tensor, "N C"]:
         """Sum over images of mass times the displacement of each pattern's chosen one times those of all."""
-        found = torch.zeros_like(self._squares)
+        found = torch.zeros((len(best), len(self._upper.candidates)), dtype=torch.float64)
         for rows, block in self._blocks():
-            mine = block[:, :, best] * self._masses[rows][:, None]
+            mine = block.index_select(2, best) * self._masses[rows][:, None]
             found += mine.reshape(-1, len(best)).T @ block.reshape(-1, block.shape[2])
         return found
 
     def _blocks(self) -> Iterator[tuple[slice, Float[Tensor, "b 2 C"]]]:
         for first in range(0, len(self._masses), BLOCK):
             rows = slice(first, first + BLOCK)
-            yield rows, torch.as_tensor(self._upper.displacements[rows]).to(torch.float64, copy=True)
+            yield rows, torch.as_tensor(self._upper.displacements[rows]).float()

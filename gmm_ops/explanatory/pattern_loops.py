@@ -17,19 +17,22 @@ NEGLIGIBLE = 1e-40
 
 
 @numba.njit(cache=True, nogil=True)
-def _axis_factors(centre, deviation, first, stride, factors):  # type: ignore[no-untyped-def]
-    """exp(-(x - centre)^2 / (2 deviation^2)) at evenly spaced x, from the middle outwards by two products each."""
+def _axis_factors(centre, deviation, bend, first, stride, factors):  # type: ignore[no-untyped-def]
+    """exp(-(x - centre)^2 / (2 deviation^2)) at evenly spaced x, from the middle outwards by two products each.
+
+    ``bend`` is exp(-(stride / deviation)^2), by which the ratio of neighbours falls from one to the next.
+    """
     factors[:] = 0.0
     last = len(factors) - 1
     nearest = min(max(math.floor((centre - first) / stride + 0.5), 0), last)
     scale = 0.5 / (deviation * deviation)
     away = first + nearest * stride - centre
-    bend = math.exp(-2.0 * scale * stride * stride)
     middle = math.exp(-scale * away * away)
+    upwards = math.exp(-scale * stride * (2.0 * away + stride))
     for direction in (1, -1):
-        value = middle
-        ratio = math.exp(-scale * (2.0 * direction * away * stride + stride * stride))
-        place = nearest
+        # Both ratios together are one bend; a centre far off the map has only one side.
+        ratio = upwards if direction == 1 else bend / max(upwards, NEGLIGIBLE * NEGLIGIBLE)
+        value, place = middle, nearest
         while 0 <= place <= last and value > NEGLIGIBLE:
             factors[place] = value
             value *= ratio
@@ -50,24 +53,21 @@ def _shift(parents, shares, displacements):  # type: ignore[no-untyped-def]
 
 
 @numba.njit(cache=True, nogil=True)
-def _set_tables(grid, means, deviations, parents, shares, displacements, table):  # type: ignore[no-untyped-def]
-    """Centres of all patterns, and their factors by row and by column, the latter also times x and x^2."""
+def _set_tables(grid, means, deviations, bends, parents, shares, displacements, table):  # type: ignore[no-untyped-def]
+    """Centres of all patterns, and their factors by row and by column."""
     first_y, stride_y, first_x, stride_x = grid
-    centres, rows, columns, line = table
-    height, width = rows.shape[0], columns.shape[1]
+    centres, rows, columns, line, _ = table
+    height, width = len(rows), len(columns)
     for n in range(len(means)):
         y, x = _shift(parents[n], shares[n], displacements)
         centres[n, 0], centres[n, 1] = means[n, 0] + y, means[n, 1] + x
         norm = 1.0 / (2.0 * math.pi * deviations[n] * deviations[n])
-        _axis_factors(centres[n, 0], deviations[n], first_y, stride_y, line[:height])
+        _axis_factors(centres[n, 0], deviations[n], bends[n, 0], first_y, stride_y, line[:height])
         for h in range(height):
             rows[h, n] = norm * line[h]
-        _axis_factors(centres[n, 1], deviations[n], first_x, stride_x, line[:width])
+        _axis_factors(centres[n, 1], deviations[n], bends[n, 1], first_x, stride_x, line[:width])
         for w in range(width):
-            away = first_x + w * stride_x - centres[n, 1]
-            columns[0, w, n] = line[w]
-            columns[1, w, n] = line[w] * away
-            columns[2, w, n] = line[w] * away * away
+            columns[w, n] = line[w]
 
 
 @numba.njit(cache=True, nogil=True, fastmath={"reassoc", "contract"})
@@ -79,47 +79,43 @@ def _density(row, column):  # type: ignore[no-untyped-def]
 
 
 @numba.njit(cache=True, nogil=True, fastmath={"contract"})
-def _add_row(responses, row, columns, tau, partial):  # type: ignore[no-untyped-def]
-    """Sums over a row of F / density, times the columns' factors; returns sum F log density and if F is positive."""
-    likelihood, positive = 0.0, False
-    zeroth, first, second = partial[0], partial[1], partial[2]
-    for w in range(len(responses)):
-        response = responses[w]
-        if response > 0.0:
-            if not positive:
-                partial[:] = 0.0
-                positive = True
-            density = tau + _density(row, columns[0, w])
-            likelihood += response * math.log(density)
-            ratio = response / density
-            plain, along, square = columns[0, w], columns[1, w], columns[2, w]
-            for n in range(len(row)):
-                zeroth[n] += ratio * plain[n]
-                first[n] += ratio * along[n]
-                second[n] += ratio * square[n]
-    return likelihood, positive
+def _add_unit(responses, grid, table, tau, moments):  # type: ignore[no-untyped-def]
+    """Of one unit in one image: moments (4, N) of the patterns about their centres; returns the log likelihood.
 
-
-@numba.njit(cache=True, nogil=True, fastmath={"contract"})
-def _add_unit(responses, first_y, stride_y, table, tau, partial, moments):  # type: ignore[no-untyped-def]
-    """Of one unit in one image: moments (4, N) of the patterns about their centres; returns the log likelihood."""
-    centres, rows, columns, _ = table
+    With R = F / density: sums over a row of R times the columns' factors give the moments of y, sums over a column of R
+    times the rows' factors those of x.
+    """
+    centres, rows, columns, _, sums = table
+    along, across = sums[0], sums[1:]
     likelihood, total = 0.0, 0.0
-    moments[:] = 0.0
-    for h in range(len(responses)):
-        part, positive = _add_row(responses[h], rows[h], columns, tau, partial)
+    moments[:], across[:] = 0.0, 0.0
+    for h in range(len(rows)):
+        positive = False
+        along[:] = 0.0
+        for w in range(len(columns)):
+            response = responses[h, w]
+            if response > 0.0:
+                positive = True
+                density = tau + _density(rows[h], columns[w])
+                likelihood += response * math.log(density)
+                total += response
+                ratio = response / density
+                for n in range(len(centres)):
+                    along[n] += ratio * columns[w, n]
+                    across[w, n] += ratio * rows[h, n]
         if positive:
-            likelihood += part
-            for w in range(responses.shape[1]):
-                total += responses[h, w]
-            y = first_y + h * stride_y
             for n in range(len(centres)):
-                away = y - centres[n, 0]
-                mass = rows[h, n] * partial[0, n]
+                away = grid[0] + h * grid[1] - centres[n, 0]
+                mass = rows[h, n] * along[n]
                 moments[0, n] += mass
                 moments[1, n] += mass * away
-                moments[2, n] += rows[h, n] * partial[1, n]
-                moments[3, n] += mass * away * away + rows[h, n] * partial[2, n]
+                moments[3, n] += mass * away * away
+    for w in range(len(columns)):
+        for n in range(len(centres)):
+            away = grid[2] + w * grid[3] - centres[n, 1]
+            mass = columns[w, n] * across[w, n]
+            moments[2, n] += mass * away
+            moments[3, n] += mass * away * away
     return likelihood - total * math.log(len(centres) + 1.0)
 
 
@@ -133,13 +129,15 @@ def add_moments(  # type: ignore[no-untyped-def]
     """
     units, count = means.shape[:2]
     height, width = responses.shape[2:]
-    own, partial = np.zeros((4, count)), np.zeros((3, count))
-    line = np.zeros(max(height, width))
-    table = (np.zeros((count, 2)), np.zeros((height, count)), np.zeros((3, width, count)), line)
+    bends = np.zeros((units, count, 2))
+    for axis in (0, 1):
+        bends[:, :, axis] = np.exp(-((grid[2 * axis + 1] / deviations) ** 2))
+    own, line, sums = np.zeros((4, count)), np.zeros(max(height, width)), np.zeros((1 + width, count))
+    table = (np.zeros((count, 2)), np.zeros((height, count)), np.zeros((width, count)), line, sums)
     for image in range(len(responses)):
         for d in range(units):
-            _set_tables(grid, means[d], deviations[d], parents[d], shares[d], displacements[image], table)
-            likelihood[d] += _add_unit(responses[image, d], grid[0], grid[1], table, tau, partial, own)
+            _set_tables(grid, means[d], deviations[d], bends[d], parents[d], shares[d], displacements[image], table)
+            likelihood[d] += _add_unit(responses[image, d], grid, table, tau, own)
             moments[d] += own
             if len(masses):
                 for n in range(count):
@@ -161,6 +159,44 @@ def add_spread(masses, places, means, parents, shares, displacements, sums):  # 
             sums[1, n] += mass * y
             sums[2, n] += mass * x
             sums[3, n] += mass * (y * y + x * x)
+
+
+@numba.njit(cache=True, nogil=True, fastmath={"contract"})
+def take_parents(  # type: ignore[no-untyped-def]
+    total, first, square, shifts, squares, along, weights, products, cross, state, chosen, step
+):
+    """Give every pattern the next parent: the one that leaves the least variance of place minus weighted mean shift.
+
+    Args:
+        total, first, square: (N,), (N, 2), (N,) sums over images of a pattern's mass m, m y and m |y|^2, y its place.
+        shifts, squares, along: (2, N, C), (N, C), (N, C) sums of m d, m |d|^2 and m y d, d a candidate's displacement.
+        weights: (C,) of the candidates in the mean.
+        products: (N, C) sums of m d' d, d' that of the last chosen.
+        cross: (N, C) sums of m s d, s the weighted sum of those chosen before; brought up to date.
+        state: (N, 6) of those chosen: sum of weights; sums of m s (2), m |s|^2, m y s; weight of the last. Set.
+        chosen: (N, M) set at ``step``.
+    """
+    values = np.zeros(len(weights))
+    for n in range(len(total)):
+        before, s_y, s_x, s_s, s_place, last = state[n]
+        for c in range(len(weights)):
+            cross[n, c] += last * products[n, c]
+            w = weights[c]
+            part = 1.0 / (before + w)
+            y = first[n, 0] - part * (s_y + w * shifts[0, n, c])
+            x = first[n, 1] - part * (s_x + w * shifts[1, n, c])
+            shift = part * part * (s_s + w * (2.0 * cross[n, c] + w * squares[n, c]))
+            spread = square[n] - 2.0 * part * (s_place + w * along[n, c]) + shift
+            values[c] = spread - (y * y + x * x) / total[n]
+        for m in range(step):
+            values[chosen[n, m]] = np.inf
+        best = np.argmin(values)
+        w = weights[best]
+        chosen[n, step] = best
+        state[n, 0], state[n, 5] = before + w, w
+        state[n, 1], state[n, 2] = s_y + w * shifts[0, n, best], s_x + w * shifts[1, n, best]
+        state[n, 3] = s_s + w * (2.0 * cross[n, best] + w * squares[n, best])
+        state[n, 4] = s_place + w * along[n, best]
 
 
 @numba.njit(cache=True, nogil=True)
