@@ -102,6 +102,8 @@ def face_one_way(gram: Float[Tensor, "n n"], rounds: int = ROUNDS) -> Facing:
         signs = turned
     majority = float(signs.sum()) or float(signs[0])
     signs = signs if majority > 0 else -signs
+    # What equals its mirror image has no say in the sums, and need not be turned.
+    signs = torch.where(gram.diagonal() > 0, signs, 1.0)
     return Facing(signs.long(), _margins(gram, signs))
 
 

@@ -190,8 +190,8 @@ class _Fit:
         # |e - step|^2 of e about the old mean, so that it holds for a step that does not reach the middle.
         variance = square / divisor - 2 * (step * middle).sum(axis=-1) + (step * step).sum(axis=-1)
         fitted = np.sqrt(np.maximum(variance, 0.0) / 2).clip(*self._settings.bounds())
-        self._means = np.where(held[..., None], self._means + step, self._means)
-        self._deviations = np.where(held, fitted, self._deviations)
+        self._means = np.ascontiguousarray(np.where(held[..., None], self._means + step, self._means))
+        self._deviations = np.ascontiguousarray(np.where(held, fitted, self._deviations))
         self._masses = mass.copy()
 
     def _pace(self) -> Float[np.ndarray, "D N"]:
@@ -218,9 +218,9 @@ def blocks(source: Rows, displacements: Rows, check: bool) -> Iterator[tuple[sli
 
 
 def as_array(values: Any, dtype: type[np.floating[Any]]) -> np.ndarray:
-    """Rows of any source, whole and in order in memory."""
+    """Rows of any source as a plain array in memory: the loops are compiled for these alone."""
     plain = values.detach().cpu().numpy() if isinstance(values, Tensor) else values
-    return np.ascontiguousarray(plain, dtype)
+    return np.require(plain, dtype, ["C", "W", "E"])
 
 
 def _check_numbers(block: np.ndarray, first: int) -> None:

@@ -28,8 +28,8 @@ class Stability(Record):
         patterns: of where the patterns sit.
         constant: of each pattern's mean place on the same images.
         centre: of the middle of the object on the same images.
-        follow: var(part - place) / var(part), both summed over pairs: 1 for what stands still, below 1 for what moves
-            with the part.
+        follow: var(part - place) / var(part) in sides of the object, both summed over pairs: 1 for what stands still,
+            below 1 for what moves with the part.
         pairs: how many pairs of pattern and part have at least two images.
     """
 
@@ -95,7 +95,8 @@ def _variances(places: Tensor, part: Tensor, scale: Tensor) -> Float[Tensor, "5"
     """Of the distance from the places, their mean and the centre to a part; of part - place; of the part."""
     standing = (places, places.mean(dim=0), torch.full((2,), 0.5, dtype=torch.float64))
     distances = [torch.linalg.vector_norm((part - one) * scale, dim=1).var(correction=0) for one in standing]
-    moved = [((one * scale).var(dim=0, correction=0)).sum() for one in (part - places, part)]
+    # Not in diagonals: objects of other shapes would let what stands still in them move.
+    moved = [one.var(dim=0, correction=0).sum() for one in (part - places, part)]
     return torch.stack([*distances, *moved])
 
 
