@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -24,6 +24,7 @@ MStep = Literal["closed", "gradient"]
 NO_PARENT = -1
 
 
+@runtime_checkable
 class Rows(Protocol):
     """An array whose first axis are the objects: a tensor, a numpy array, a memory map, a stored array."""
 
