@@ -14,8 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from gmm_ops.explanatory.parents import UpperPlaces
 from gmm_ops.explanatory.pattern_fitting import fit_patterns
-from gmm_ops.explanatory.pattern_layer import PatternLayer, PatternSettings, UpperPlaces
+from gmm_ops.explanatory.pattern_layer import PatternLayer, PatternSettings
 from gmm_ops.explanatory.pattern_places import infer_places
 from gmm_ops.explanatory.responses import PositionGrid
 

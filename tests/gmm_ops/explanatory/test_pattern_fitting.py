@@ -11,8 +11,9 @@ from torch import Tensor
 
 from gmm_ops.errors import NonFiniteActivations, RefusedInput
 from gmm_ops.explanatory import parents, pattern_fitting
+from gmm_ops.explanatory.parents import UpperPlaces
 from gmm_ops.explanatory.pattern_fitting import PatternFit, first_means, fit_patterns
-from gmm_ops.explanatory.pattern_layer import PatternSettings, UpperPlaces, joined_layer
+from gmm_ops.explanatory.pattern_layer import PatternSettings, joined_layer
 from gmm_ops.explanatory.pattern_places import infer_places
 from gmm_ops.explanatory.responses import PositionGrid
 from tests.gmm_ops.explanatory.drawn_objects import Scene, drawn_scene, seen_from_below, square_grid
