@@ -1,4 +1,4 @@
-"""Which patterns of the layer above a pattern moves with: greedy choice among candidates.
+"""What patterns see of the layer above, and which of its patterns they move with: greedy choice among candidates.
 
 Source: EG, Eq. 7 (the parents that maximise the likelihood). With responsibilities held, the likelihood rises as the
 variance over images of a pattern's place minus its shift falls, each image weighted by the pattern's mass in it.
@@ -7,17 +7,73 @@ variance over images of a pattern's place minus its shift falls, each image weig
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from gmm_ops.explanatory.pattern_layer import UpperPlaces
+from gmm_ops.errors import RefusedInput
+from gmm_ops.explanatory.pattern_layer import NO_PARENT, PatternLayer, Rows
 from gmm_ops.explanatory.pattern_loops import take_parents
+from gmm_ops.inputs import as_count
 
 BLOCK = 256
 """Images whose sums are one product: always the same ones, so that rounding does not depend on who adds them up."""
+
+
+@dataclass(frozen=True)
+class UpperPlaces:
+    """How far the candidates for parents lie from their mean places in every image.
+
+    Attributes:
+        candidates: (C,) patterns of the layer above, ascending.
+        precisions: (C,) 1 / variance of each: its weight in the mean (footnote 4).
+        displacements: (n, 2, C) place - mean, rows and columns; 0 where a candidate has no place.
+    """
+
+    candidates: Int[Tensor, " C"]
+    precisions: Float[Tensor, " C"]
+    displacements: Rows
+
+    @classmethod
+    def of(cls, layer: PatternLayer, candidates: Int[Tensor, " C"], displacements: Rows) -> UpperPlaces:
+        """From the layer above; ``displacements`` as the function of this name gives them."""
+        return cls(candidates, layer.deviations.reshape(-1)[candidates].double().pow(-2), displacements)
+
+    def columns(self, parents: Int[Tensor, "D N M"]) -> tuple[Int[np.ndarray, "D N M"], Float[np.ndarray, "D N M"]]:
+        """Columns of ``displacements`` of parents, and their shares in the mean. Raises RefusedInput for others."""
+        found = torch.searchsorted(self.candidates, parents.clamp(min=0).contiguous())
+        found = found.clamp(max=len(self.candidates) - 1)
+        known = parents >= 0
+        if bool((known & (self.candidates[found] != parents)).any()):
+            raise RefusedInput("parents: must be among the candidates, got others; give the displacements of all")
+        weights = torch.where(known, self.precisions[found], 0.0)
+        shares = weights / weights.sum(dim=-1, keepdim=True).clamp(min=torch.finfo(torch.float64).tiny)
+        return torch.where(known, found, NO_PARENT).numpy(), shares.numpy()
+
+
+def best_candidates(totals: Float[Tensor, " V"], count: int = 600) -> Int[Tensor, " C"]:
+    """The patterns of largest total score over all objects, ascending; of equals the lower."""
+    order = torch.sort(totals, descending=True, stable=True).indices
+    return order[: as_count("count", count)].sort().values
+
+
+def displacements(
+    places: Float[Tensor, "b V 2"], layer: PatternLayer, candidates: Int[Tensor, " C"]
+) -> Float[Tensor, "b 2 C"]:
+    """place - mean of the candidates in some images, float32; 0 where a pattern has no place."""
+    means = layer.means.reshape(-1, 2)[candidates].to(places.device)
+    away = places[:, candidates.to(places.device)].double() - means
+    return away.nan_to_num(nan=0.0).transpose(1, 2).float().contiguous()
+
+
+def no_upper(images: int) -> UpperPlaces:
+    """What a top layer sees: nothing above, so no shift."""
+    empty = torch.zeros(0, dtype=torch.int64)
+    # Rows of length 0 take no memory, however many.
+    return UpperPlaces(empty, torch.zeros(0, dtype=torch.float64), torch.zeros((images, 2, 0)))
 
 
 class ParentSearch:

@@ -18,8 +18,8 @@ from torch import Tensor
 
 from gmm_ops.errors import NonFiniteActivations, RefusedInput
 from gmm_ops.explanatory import pattern_loops
-from gmm_ops.explanatory.parents import ParentSearch
-from gmm_ops.explanatory.pattern_layer import NO_PARENT, PatternLayer, PatternSettings, Rows, UpperPlaces, no_upper
+from gmm_ops.explanatory.parents import ParentSearch, UpperPlaces, no_upper
+from gmm_ops.explanatory.pattern_layer import NO_PARENT, PatternLayer, PatternSettings, Rows
 from gmm_ops.explanatory.responses import PositionGrid
 from gmm_ops.records import Record
 

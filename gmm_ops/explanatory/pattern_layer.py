@@ -1,4 +1,4 @@
-"""What is learned of a layer's patterns, how, and what they see of the layer above.
+"""What is learned of a layer's patterns, and how.
 
 Source: EG, Eq. 4 to 6 and footnote 4. A pattern V of a unit is a part: it has its own mean place on the object, and is
 shifted in every image by how far its parents, patterns of the layer above, lie from their own mean places.
@@ -8,9 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
-import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -24,6 +23,7 @@ MStep = Literal["closed", "gradient"]
 NO_PARENT = -1
 
 
+@runtime_checkable
 class Rows(Protocol):
     """An array whose first axis are the objects: a tensor, a numpy array, a memory map, a stored array."""
 
@@ -117,56 +117,3 @@ def joined_layer(blocks: Sequence[PatternLayer]) -> PatternLayer:
         )
     joined: PatternLayer = mapped(lambda *parts: torch.cat(parts), *blocks)
     return joined
-
-
-@dataclass(frozen=True)
-class UpperPlaces:
-    """How far the candidates for parents lie from their mean places in every image.
-
-    Attributes:
-        candidates: (C,) patterns of the layer above, ascending.
-        precisions: (C,) 1 / variance of each: its weight in the mean (footnote 4).
-        displacements: (n, 2, C) place - mean, rows and columns; 0 where a candidate has no place.
-    """
-
-    candidates: Int[Tensor, " C"]
-    precisions: Float[Tensor, " C"]
-    displacements: Rows
-
-    @classmethod
-    def of(cls, layer: PatternLayer, candidates: Int[Tensor, " C"], displacements: Rows) -> UpperPlaces:
-        """From the layer above; ``displacements`` as the function of this name gives them."""
-        return cls(candidates, layer.deviations.reshape(-1)[candidates].double().pow(-2), displacements)
-
-    def columns(self, parents: Int[Tensor, "D N M"]) -> tuple[Int[np.ndarray, "D N M"], Float[np.ndarray, "D N M"]]:
-        """Columns of ``displacements`` of parents, and their shares in the mean. Raises RefusedInput for others."""
-        found = torch.searchsorted(self.candidates, parents.clamp(min=0).contiguous())
-        found = found.clamp(max=len(self.candidates) - 1)
-        known = parents >= 0
-        if bool((known & (self.candidates[found] != parents)).any()):
-            raise RefusedInput("parents: must be among the candidates, got others; give the displacements of all")
-        weights = torch.where(known, self.precisions[found], 0.0)
-        shares = weights / weights.sum(dim=-1, keepdim=True).clamp(min=torch.finfo(torch.float64).tiny)
-        return torch.where(known, found, NO_PARENT).numpy(), shares.numpy()
-
-
-def best_candidates(totals: Float[Tensor, " V"], count: int = 600) -> Int[Tensor, " C"]:
-    """The patterns of largest total score over all objects, ascending; of equals the lower."""
-    order = torch.sort(totals, descending=True, stable=True).indices
-    return order[: as_count("count", count)].sort().values
-
-
-def displacements(
-    places: Float[Tensor, "b V 2"], layer: PatternLayer, candidates: Int[Tensor, " C"]
-) -> Float[Tensor, "b 2 C"]:
-    """place - mean of the candidates in some images, float32; 0 where a pattern has no place."""
-    means = layer.means.reshape(-1, 2)[candidates].to(places.device)
-    away = places[:, candidates.to(places.device)].double() - means
-    return away.nan_to_num(nan=0.0).transpose(1, 2).float().contiguous()
-
-
-def no_upper(images: int) -> UpperPlaces:
-    """What a top layer sees: nothing above, so no shift."""
-    empty = torch.zeros(0, dtype=torch.int64)
-    # Rows of length 0 take no memory, however many.
-    return UpperPlaces(empty, torch.zeros(0, dtype=torch.float64), torch.zeros((images, 2, 0)))

@@ -16,8 +16,9 @@ from torch import Tensor
 
 from gmm_ops.errors import RefusedInput
 from gmm_ops.explanatory import pattern_loops
+from gmm_ops.explanatory.parents import UpperPlaces, no_upper
 from gmm_ops.explanatory.pattern_fitting import blocks, check_responses
-from gmm_ops.explanatory.pattern_layer import PatternLayer, Rows, UpperPlaces, no_upper
+from gmm_ops.explanatory.pattern_layer import PatternLayer, Rows
 from gmm_ops.explanatory.responses import PositionGrid
 from gmm_ops.records import Record
 

@@ -92,15 +92,10 @@ def residual_variance(masses: Sequence[float], places: np.ndarray, shifts: Seque
     return sum(m * float(((one - middle) ** 2).sum()) for m, one in zip(masses, away, strict=True)) / total
 
 
-def choose_parents(
-    masses: Sequence[float],
-    places: np.ndarray,
-    displacements: np.ndarray,
-    precisions: Sequence[float],
-    count: int,
-    old: list[int],
+def greedy_parents(
+    masses: Sequence[float], places: np.ndarray, displacements: np.ndarray, precisions: Sequence[float], count: int
 ) -> list[int]:
-    """Greedy among displacements (n, C, 2); the old set stays unless the variance falls."""
+    """Among displacements (n, C, 2): the next one is that which leaves the least variance."""
 
     def variance(parents: list[int]) -> float:
         return residual_variance(masses, places, [shift(parents, one, precisions) for one in displacements])
@@ -109,7 +104,24 @@ def choose_parents(
     while len(chosen) < min(count, displacements.shape[1]):
         others = [c for c in range(displacements.shape[1]) if c not in chosen]
         chosen.append(min(others, key=lambda c: variance([*chosen, c])))
-    return chosen if variance(chosen) < variance(old) else old
+    return chosen
+
+
+def choose_parents(
+    masses: Sequence[float],
+    places: np.ndarray,
+    displacements: np.ndarray,
+    precisions: Sequence[float],
+    count: int,
+    old: list[int],
+) -> list[int]:
+    """The greedy ones; the old set stays unless the variance falls."""
+    chosen = greedy_parents(masses, places, displacements, precisions, count)
+    new, before = (
+        residual_variance(masses, places, [shift(parents, one, precisions) for one in displacements])
+        for parents in (chosen, old)
+    )
+    return chosen if new < before else old
 
 
 def fit(

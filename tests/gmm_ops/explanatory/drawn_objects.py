@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from gmm_ops.explanatory.pattern_layer import PatternLayer, UpperPlaces, best_candidates, displacements
+from gmm_ops.explanatory.parents import UpperPlaces, best_candidates, displacements
+from gmm_ops.explanatory.pattern_layer import PatternLayer
 from gmm_ops.explanatory.pattern_places import PatternPlaces
 from gmm_ops.explanatory.responses import PositionGrid
 

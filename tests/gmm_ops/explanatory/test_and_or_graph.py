@@ -57,6 +57,16 @@ def test_votes_of_places_are_those_of_the_loops(monkeypatch: pytest.MonkeyPatch)
         np.testing.assert_allclose(found, slow.vote_map(votes, 9), atol=1e-12)
 
 
+def test_near_voters_come_first_and_far_ones_not_at_all() -> None:
+    """1 at the part, 2 exp(-0.15 / 0.2) = 0.94 beside it, 3 exp(-0.3 / 0.2) = 0.67 at the edge, nothing beyond 0.31."""
+    part = torch.tensor([[0.5, 0.5]] * 3, dtype=torch.float64)
+    places = part[:, None] + torch.tensor([[0.32, 0.0], [0.0, 0.3], [0.15, 0.0], [0.0, 0.0]])
+    u = torch.tensor([[3.0, 3.0, 2.0, 1.0]] * 3)
+    for template in place_templates(places, u, part):
+        assert template.voters.tolist() == [3, 2, 1]
+        assert template.total == 6
+
+
 def test_votes_of_words_are_those_of_the_loops() -> None:
     grid, noise = square_grid(6), torch.Generator().manual_seed(1)
     words = torch.randint(-1, WORDS, (5, 6, 6), generator=noise)

@@ -11,8 +11,9 @@ from torch import Tensor
 
 from gmm_ops.errors import NonFiniteActivations, RefusedInput
 from gmm_ops.explanatory import parents, pattern_fitting
+from gmm_ops.explanatory.parents import UpperPlaces
 from gmm_ops.explanatory.pattern_fitting import PatternFit, first_means, fit_patterns
-from gmm_ops.explanatory.pattern_layer import PatternSettings, UpperPlaces, joined_layer
+from gmm_ops.explanatory.pattern_layer import PatternSettings, joined_layer
 from gmm_ops.explanatory.pattern_places import infer_places
 from gmm_ops.explanatory.responses import PositionGrid
 from tests.gmm_ops.explanatory.drawn_objects import Scene, drawn_scene, seen_from_below, square_grid
@@ -180,23 +181,19 @@ def test_parents_that_do_not_help_are_not_taken() -> None:
     assert bool((layer.parents == -1).all())
 
 
-def test_candidates_are_products_of_any_block(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_greedy_parents_are_those_of_the_loops(monkeypatch: pytest.MonkeyPatch) -> None:
     noise = np.random.default_rng(0)
     masses, places = noise.random((50, 3)), noise.random((50, 3, 2))
-    away = torch.tensor(noise.normal(size=(50, 2, 12)), dtype=torch.float32) * 0.1
+    away = torch.tensor(0.1 * noise.normal(size=(50, 2, 12)), dtype=torch.float32)
     precisions = torch.tensor(noise.random(12) + 0.5)
     upper = UpperPlaces(torch.arange(12), precisions, away)
     monkeypatch.setattr(parents, "BLOCK", 16)
     found = parents.ParentSearch(masses, places, np.full((3, 2), 0.5), upper).choose(4)
     for n in range(3):
         rows = away.double().transpose(1, 2).numpy()
-        expected = slow.choose_parents(masses[:, n], places[:, n], rows, precisions.tolist(), 4, [])
-        chosen = [slow.shift(found[n], one, precisions.tolist()) for one in rows]
-        wanted = [slow.shift(expected or found[n], one, precisions.tolist()) for one in rows]
-        assert (
-            slow.residual_variance(masses[:, n], places[:, n], chosen)
-            <= slow.residual_variance(masses[:, n], places[:, n], wanted) + 1e-9
-        )
+        assert found[n].tolist() == slow.greedy_parents(masses[:, n], places[:, n], rows, precisions.tolist(), 4)
+    everything = parents.ParentSearch(masses, places, np.full((3, 2), 0.5), upper).choose(99)
+    assert [sorted(own) for own in everything.tolist()] == [list(range(12))] * 3, "no more than there are"
 
 
 def test_what_does_not_fit_is_refused(scene: Scene, above: UpperPlaces) -> None:

@@ -7,12 +7,8 @@ import pytest
 import torch
 
 from gmm_ops.errors import NonFiniteActivations, RefusedInput
-from gmm_ops.explanatory.pattern_layer import (
-    PatternLayer,
-    UpperPlaces,
-    best_candidates,
-    displacements,
-)
+from gmm_ops.explanatory.parents import UpperPlaces, best_candidates, displacements
+from gmm_ops.explanatory.pattern_layer import PatternLayer
 from gmm_ops.explanatory.pattern_places import (
     infer_places,
     pattern_energies,

@@ -15,8 +15,9 @@ from rich.console import Console
 
 from gmm_ops.errors import RefusedInput
 from gmm_ops.explanatory.facing import face_one_way, facing_gram
+from gmm_ops.explanatory.parents import UpperPlaces, best_candidates, displacements
 from gmm_ops.explanatory.pattern_fitting import fit_patterns
-from gmm_ops.explanatory.pattern_layer import PatternSettings, UpperPlaces, best_candidates, displacements
+from gmm_ops.explanatory.pattern_layer import PatternSettings
 from gmm_ops.explanatory.pattern_places import PatternPlaces, infer_places, raw_peaks, valid_patterns
 from gmm_ops.explanatory.responses import UnitMoments, responses
 from tests.end_to_end.small_digits import command

@@ -13,15 +13,9 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 
+from gmm_ops.explanatory.parents import UpperPlaces, best_candidates, displacements
 from gmm_ops.explanatory.pattern_fitting import PatternFit, fit_patterns
-from gmm_ops.explanatory.pattern_layer import (
-    PatternLayer,
-    PatternSettings,
-    UpperPlaces,
-    best_candidates,
-    displacements,
-    joined_layer,
-)
+from gmm_ops.explanatory.pattern_layer import PatternLayer, PatternSettings, joined_layer
 from gmm_ops.explanatory.pattern_places import PatternPlaces, infer_places
 from gmm_ops.explanatory.responses import PositionGrid
 from workflows.asking.pattern_files import PatternFiles, Top, shard_rows

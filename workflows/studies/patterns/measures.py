@@ -12,7 +12,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from gmm_ops.explanatory.pattern_layer import PatternLayer, UpperPlaces
+from gmm_ops.explanatory.parents import UpperPlaces
+from gmm_ops.explanatory.pattern_layer import PatternLayer
 from gmm_ops.explanatory.pattern_measures import (
     Stability,
     covered_parts,
