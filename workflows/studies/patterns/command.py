@@ -11,6 +11,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
+from workflows.asking.pattern_files import PatternedLayer
 from workflows.asking.study import Asked, StudyContext, open_study
 from workflows.data.boxes import BoxRow
 from workflows.errors import DataError
@@ -23,7 +24,13 @@ from workflows.storage.images_table import ImageColumns
 from workflows.storage.tables import read_table
 from workflows.studies.patterns.answers import answer
 from workflows.studies.patterns.figures import draw_figures
-from workflows.studies.patterns.request import PatternsRequest, asked_layers, class_objects, matched_boxes
+from workflows.studies.patterns.request import (
+    PatternsRequest,
+    TooFewObjects,
+    asked_layers,
+    class_objects,
+    matched_boxes,
+)
 from workflows.studies.patterns.subject import Subject
 
 PATTERNS = "patterns"
@@ -50,8 +57,7 @@ def run_patterns(asked: Asked, request: PatternsRequest) -> dict[str, Any]:
     with open_study(PATTERNS, asked, plain, after="extract", reads=[request.boxes]) as study:
         if not request.layers:
             study.say(f"layers: {', '.join(plain['layers'])} (name:patterns of a unit)")
-        classes = _classes(study, lines, request)
-        subjects = [Subject(study, request, layers, one, class_objects(study, lines, one, layers)) for one in classes]
+        subjects = _subjects(study, request, layers, lines)
         if study.begin(*(one.phase for one in subjects), items=sum(one.jobs() for one in subjects)):
             _announce(study, subjects)
             told = []
@@ -60,7 +66,7 @@ def run_patterns(asked: Asked, request: PatternsRequest) -> dict[str, Any]:
                 draw_figures(subject, learned)
                 told.append(known)
             study.tell(classes=told)
-        asked.console.print(_measures(study, classes))
+        asked.console.print(_measures(study, [one.label for one in subjects]))
     return study.summary()
 
 
@@ -70,14 +76,29 @@ def _network(run: Run) -> UnitNetwork:
     return UnitNetwork.load(settings.network, plan.weights, shape, plan.rewriting)
 
 
+def _subjects(
+    study: StudyContext, request: PatternsRequest, layers: tuple[PatternedLayer, ...], lines: dict[int, list[BoxRow]]
+) -> list[Subject]:
+    """Of every class that is asked for; ``all`` leaves out, and tells, those with too few objects."""
+    found = []
+    for label in _classes(study, lines, request):
+        try:
+            found.append(Subject(study, request, layers, label, class_objects(study, lines, label, layers)))
+        except TooFewObjects as few:
+            if ALL not in request.classes:
+                raise
+            study.say(f"left out: {few}")
+    if not found:
+        raise DataError("--class all: must have a class with enough objects, got none; see above")
+    return found
+
+
 def _classes(study: StudyContext, lines: dict[int, list[BoxRow]], request: PatternsRequest) -> list[int]:
     images = ImageColumns.read(study.folder, 0, study.plan.images)
     labels = images.classes
     if ALL in request.classes:  # of those that have objects
         labels = np.where(np.isin(np.arange(len(labels)), list(lines)), labels, -1)
     classes, _ = chosen_classes(request.classes, study.plan.class_names, labels)
-    if not classes:
-        raise DataError("--class all: must have a class with objects, got none; add their photos to the run")
     return classes
 
 

@@ -79,6 +79,8 @@ class Shown:
 
     def places(self, top: Top, layer: PatternedLayer) -> PatternPlaces:
         """Of all patterns of a layer on them."""
+        if len(self.rows) == len(self.subject.objects):
+            return self.subject.files.places(top, layer.name)
         found = [self.subject.files.places(top, layer.name, slice(row, row + 1)) for row in self.rows.tolist()]
         places, scores = (torch.cat([getattr(one, name) for one in found]) for name in ("places", "scores"))
         return PatternPlaces(places, scores)

@@ -168,13 +168,18 @@ def matched_boxes(run: Run, request: PatternsRequest) -> dict[int, list[BoxRow]]
     return {images[place]: lines for place, lines in match_images(rows, table["path"].to_pylist()).items()}
 
 
+class TooFewObjects(DataError):
+    """A class with fewer objects than say how their parts move."""
+
+
 def class_objects(
     study: StudyContext, rows: dict[int, list[BoxRow]], label: int, layers: Sequence[PatternedLayer]
 ) -> BoxedObjects:
     """The objects on photos of a class that are large enough.
 
     Raises:
-        DataError: the file has no photo of the class, a box reaches out of its photo, or fewer than ten are left.
+        DataError: the file has no photo of the class, or a box reaches out of its photo.
+        TooFewObjects: fewer than ten are left.
     """
     name = study.plan.class_names[label]
     images = ImageColumns.read(study.folder, 0, study.plan.images)
@@ -192,7 +197,7 @@ def class_objects(
     if small:
         study.say(f"{name}: {small:,} of {len(found):,} objects are smaller than a cell of {layers[-1].name}: left out")
     if len(large) < LEAST_OBJECTS:
-        raise DataError(
+        raise TooFewObjects(
             f"--class: must have at least {LEAST_OBJECTS} objects to see how their parts move, got {len(large)} of "
             f"{name!r}" + (f", for {small} are smaller than a cell of {layers[-1].name}" if small else "")
             + "; add boxes, or take fewer away with --images"
