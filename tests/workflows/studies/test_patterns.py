@@ -20,6 +20,8 @@ from gmm_ops.explanatory.pattern_fitting import fit_patterns
 from gmm_ops.explanatory.pattern_layer import PatternSettings
 from gmm_ops.explanatory.pattern_places import PatternPlaces, infer_places, raw_peaks, valid_patterns
 from gmm_ops.explanatory.responses import UnitMoments, responses
+from tests.conftest import BuildOnce
+from tests.end_to_end.killing import Driver
 from tests.end_to_end.small_digits import command
 from workflows.asking.image_parts import cut_images
 from workflows.asking.pattern_files import PatternFiles
@@ -31,6 +33,7 @@ from workflows.errors import DataError, NetworkError, SettingsError
 from workflows.networks.unit_layers import UnitLayer, UnitNetwork
 from workflows.run import open_run
 from workflows.storage.images_table import ImageColumns
+from workflows.storage.ledger import Ledger
 from workflows.storage.run_folder import RunFolder
 from workflows.storage.tables import read_table
 from workflows.studies.patterns import learning
@@ -233,6 +236,9 @@ def test_it_is_answered_and_told_in_json(root: Path, capsys: pytest.CaptureFixtu
     assert found["objects"] == 19
     assert found["largest_fall_of_a_likelihood"] <= 1e-6
     assert set(found["part_on_one_side"]) == {"head", "foot"}
+    kinds = [f"{what}-{top}" for what in ("patches", "split", "objects", "graph") for top in ("anchored", "free")]
+    drawn = {f"patterns-{name}-3.{ending}" for name in ("turned", *kinds) for ending in ("png", "svg")}
+    assert {path.name for path in (root / "figures").glob("patterns-*")} == drawn
 
 
 def test_stopped_in_the_middle_it_goes_on(
@@ -341,3 +347,54 @@ def test_places_come_in_rows(files: PatternFiles) -> None:
     whole = files.places("free", NAMES[0])
     some = files.places("free", NAMES[0], slice(3, 9))
     assert some == PatternPlaces(whole.places[3:9], whole.scores[3:9])
+
+
+@pytest.mark.slow
+def test_a_killed_driver_goes_on_where_it_was(root: Path, untouched: Path, tmp_path: Path) -> None:
+    """SIGKILL amid the blocks of a layer; the same command ends with the same bits, and fits no block twice."""
+    boxes = root.parent / "run-boxes.csv"
+    arguments = ["patterns", str(untouched), "--objects", str(boxes), "--class", CLASS, "--parents", str(PARENTS)]
+    arguments += ["--top", "anchored", "--layers", ",".join(LAYERS), "--iterations", str(ITERATIONS)]
+    own = Ledger(untouched / "patterns" / "ledger.jsonl")
+
+    def blocks() -> set[str]:
+        return {str(item) for item in own.content().items if "conv2" in str(item)}
+
+    killed = Driver(arguments, tmp_path / "killed.log")
+    try:
+        killed.wait_until(lambda: len(blocks()) >= 3, "three blocks of units are done")
+        killed.kill()
+    finally:
+        killed.reap()
+    before = blocks()
+    again = Driver(arguments, tmp_path / "again.log")
+    try:
+        assert again.finish() == 0, again.output()
+    finally:
+        again.reap()
+    lines = [json.loads(line) for line in own.path.read_text().splitlines()]
+    written = [line["item"] for line in lines if line.get("item") in before]
+    assert len(written) == len(before), "each once"
+    one, two = (PatternFiles.of(RunFolder.open(folder), 3) for folder in (root, untouched))
+    assert all(one.fit("anchored", name) == two.fit("anchored", name) for name in NAMES)
+    assert all(one.places("anchored", name) == two.places("anchored", name) for name in NAMES)
+
+
+@pytest.mark.slow
+def test_tigers_stand_more_steadily_than_raw_peaks(shared_data: Path, build_once: BuildOnce, local_ray: object) -> None:
+    """ResNet-50, 40 photos of tigers; the whole class is measured in infra/docs/patterns.md."""
+    names = ["data.max_train=null", "fit.loss=generative", "extract.columns_per_image=20"]
+
+    def run(folder: Path) -> None:
+        fields = [part for name in names for part in ("--set", name)]
+        assert command(["run", "animals_resnet50", "--out", str(folder), "--until", "extract", *fields]) == 0
+
+    whole = build_once("animals", run)
+    boxes = shared_data / "imagenet_animals" / "parts.csv"
+    how = ["--class", "tiger", "--images", "40", "--name", "part01=head", "--name", "part02=legs"]
+    assert command(["patterns", str(whole), "--objects", str(boxes), *how]) == 0
+    rows = read_table(whole / "pattern_measures.parquet").to_pylist()
+    found = {(row["layer"], row["source"]): row for row in rows}
+    for layer in dict.fromkeys(row["layer"] for row in rows):
+        assert found[layer, "patterns"]["stability"] < 0.7 * found[layer, "peaks"]["stability"]
+        assert found[layer, "patterns"]["follow"] < found[layer, "peaks"]["follow"]
