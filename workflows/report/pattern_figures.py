@@ -28,6 +28,9 @@ _WIDTH = 8.27  # inches: the width of A4
 _FEW = ("#3b6fb6", "#e98a1d", "#2f8f57", "#d1261f", "#8f4bab", "#35b0c4", "#caa41a", "#e07bb5")
 """Of the patterns of one unit."""
 
+_SHORT = 2.0
+"""Pixels: a shorter arrow would be a blot."""
+
 Picture = UInt8[np.ndarray, "H W 3"]
 
 
@@ -95,7 +98,7 @@ def draw_split(maps: Sequence[SplitMap], labels: Sequence[str], heading: str, be
         split = np.zeros_like(plain)
         total = one.energies.sum(axis=0)
         split[..., :3] = np.einsum("nhw,nc->hwc", one.energies, colours) / np.maximum(total, 1e-12)[..., None]
-        split[..., 3] = 0.95 * np.clip(total / whole, 0, 1)
+        split[..., 3] = 0.95 * total / max(float(total.max()), 1e-9)
         for row, over in enumerate((None, plain, split)):
             box = ((0.15 + column * side) / _WIDTH, (height - 0.56 - (row + 1) * side) / height)
             panel = figure.add_axes((*box, (side - 0.04) / _WIDTH, (side - 0.04) / height))
@@ -112,23 +115,23 @@ def draw_split(maps: Sequence[SplitMap], labels: Sequence[str], heading: str, be
 
 @dataclass(frozen=True, eq=False)
 class PlacedGraph:
-    """Patterns on one object, and from where they come.
+    """Patterns on one object, and how far each lies from its mean place.
 
     Attributes:
         picture: the object, turned.
         label: below it.
         places: by layer, lowest first, (n, 2) row and column in sides of the object.
-        parents: by layer (n, 2) where the heaviest parent of each sits; NaN: none, or not found.
+        means: by layer (n, 2) where they sit on average.
     """
 
     picture: Picture
     label: str
     places: Mapping[str, Float[np.ndarray, "n 2"]]
-    parents: Mapping[str, Float[np.ndarray, "n 2"]]
+    means: Mapping[str, Float[np.ndarray, "n 2"]]
 
 
 def draw_placed_graphs(graphs: Sequence[PlacedGraph], heading: str, below: str, paths: Paths) -> None:
-    """A column an object and a row a layer, the top one first: dots are patterns, arrows come from their parents."""
+    """A column an object and a row a layer, the top one first: patterns, and arrows from their mean places."""
     if not graphs:
         return
     layers = list(graphs[0].places)
@@ -151,11 +154,11 @@ def draw_placed_graphs(graphs: Sequence[PlacedGraph], heading: str, below: str, 
 
 def _arrows(panel: Axes, graph: PlacedGraph, layer: str, colour: str) -> None:
     size = np.array(graph.picture.shape[:2])
-    places, parents = graph.places[layer] * size - 0.5, graph.parents[layer] * size - 0.5
-    for place, parent in zip(places, parents, strict=True):
-        if not np.isnan(parent).any():
+    places, means = graph.places[layer] * size - 0.5, graph.means[layer] * size - 0.5
+    for place, mean in zip(places, means, strict=True):
+        if np.linalg.norm(place - mean) > _SHORT:
             arrow = FancyArrowPatch(
-                parent[::-1], place[::-1], arrowstyle="-|>", mutation_scale=3.5, linewidth=0.45, color="#2b2b2b",
+                mean[::-1], place[::-1], arrowstyle="-|>", mutation_scale=3.5, linewidth=0.45, color="#2b2b2b",
                 shrinkA=0, shrinkB=0.6, alpha=0.75,
             )  # fmt: skip
             panel.add_patch(arrow)

@@ -9,7 +9,6 @@ from functools import cached_property
 import numpy as np
 import torch
 
-from gmm_ops.explanatory.pattern_layer import PatternLayer
 from gmm_ops.explanatory.pattern_places import PatternPlaces, pattern_energies, shifts_of, valid_patterns
 from workflows.asking.pattern_files import PatternedLayer, Top
 from workflows.data.network_inputs import ObjectInputs
@@ -164,33 +163,29 @@ def _patch(pixels: np.ndarray, place: np.ndarray) -> np.ndarray:
 
 
 def _draw_split(shown: Shown, top: Top, places: dict[str, PatternPlaces]) -> None:
-    """Of the unit of the lowest layer whose patterns are found most evenly: it mixes most parts."""
-    layer, subject = shown.subject.layers[0], shown.subject
+    """Of the unit of a middle layer that has the pattern of highest score, on the objects where it scores highest."""
+    level, subject = len(shown.subject.layers) // 2 if len(shown.subject.layers) > 2 else 0, shown.subject
+    layer = subject.layers[level]
     patterns, found = subject.files.patterns(top, layer.name), places[layer.name]
-    units, count = patterns.deviations.shape
-    masses = patterns.masses / patterns.masses.sum(dim=1, keepdim=True).clamp(min=1e-300)
-    evenness = -(masses * masses.clamp(min=1e-300).log()).sum(dim=1)
-    strong = found.scores.reshape(len(found.scores), units, count).amax(dim=2).sum(dim=0)
-    unit = int(torch.where(strong >= strong.median(), evenness, -1.0).argmax())
-    best = masses[unit].sort(descending=True, stable=True).indices[:_SPLIT]
-    chosen = found.scores.reshape(len(found.scores), units, count)[:, unit].sum(dim=1).sort(descending=True).indices
+    unit = _best_of_units(found, patterns.deviations.shape[1], 1)[0] // patterns.deviations.shape[1]
+    own = found.scores.reshape(len(found.scores), *patterns.deviations.shape)[:, unit].double()
+    best = own.sum(dim=0).sort(descending=True, stable=True).indices[:_SPLIT]
     maps = []
-    for row in sorted(chosen[:_COLUMNS].tolist()):
-        response, energies = _energies(shown, top, unit, int(shown.rows[row]), patterns)
+    for row in own.sum(dim=1).sort(descending=True, stable=True).indices[:_COLUMNS].sort().values.tolist():
+        response, energies = _energies(shown, top, level, unit, int(shown.rows[row]))
         maps.append(SplitMap(shown.turned[row], response, energies[best].numpy(), _extent(shown, layer)))
     labels = [f"pattern {one}" for one in best.tolist()]
-    below = (
-        f"{top} top; below each object the map of unit {unit} of {layer.name}, and its {len(labels)} heaviest patterns"
-    )
+    below = f"{top} top; each object, the map of unit {unit} of {layer.name}, and its {len(labels)} best patterns"
     draw_split(maps, labels, _heading(shown, "a map split"), below, _paths(shown, f"split-{top}"))
 
 
-def _energies(shown: Shown, top: Top, unit: int, row: int, patterns: PatternLayer) -> tuple[np.ndarray, torch.Tensor]:
+def _energies(shown: Shown, top: Top, level: int, unit: int, row: int) -> tuple[np.ndarray, torch.Tensor]:
     subject, learned = shown.subject, shown.learned
-    response = learned.maps(subject, 0)[row : row + 1][:, unit]
-    above = learned.seen[top][0]
+    layer = subject.layers[level]
+    patterns, above = subject.files.patterns(top, layer.name), learned.seen[top][level]
+    response = learned.maps(subject, level)[row : row + 1][:, unit]
     shifts = None if above is None else shifts_of(patterns, unit, above.rows(np.array([row])))
-    return response[0].numpy(), pattern_energies(response, subject.layers[0].grid, patterns, unit, shifts)[0]
+    return response[0].numpy(), pattern_energies(response, layer.grid, patterns, unit, shifts)[0]
 
 
 def _extent(shown: Shown, layer: PatternedLayer) -> tuple[float, float, float, float]:
@@ -206,36 +201,17 @@ def _draw_placed(shown: Shown, top: Top, places: dict[str, PatternPlaces]) -> No
     margins = np.nan_to_num(shown.learned.turned.margins[shown.rows])
     graphs = []
     for row in np.sort(np.argsort(-margins, kind="stable")[: _COLUMNS - 1]).tolist():
-        own, above = {}, {}
-        for level, layer in enumerate(shown.subject.layers):
-            found, count = places[layer.name], _count(shown, top, layer)
-            best = _best_of_units(PatternPlaces(found.places[[row]], found.scores[[row]]), count, _DOTS)
+        own, means = {}, {}
+        for layer in shown.subject.layers:
+            found, patterns = places[layer.name], shown.subject.files.patterns(top, layer.name)
+            few = PatternPlaces(found.places[[row]], found.scores[[row]])
+            best = _best_of_units(few, patterns.deviations.shape[1], _DOTS)
             own[layer.name] = found.places[row, best].double().numpy()
-            above[layer.name] = _parents(shown, top, level, row, best, places)
+            means[layer.name] = patterns.means.reshape(-1, 2)[best].numpy()
         label = f"object {shown.rows[row]}, image {shown.subject.objects.images[shown.rows[row]]}"
-        graphs.append(PlacedGraph(shown.turned[row], label, own, above))
-    below = f"{top} top; the {_DOTS} patterns of highest score, one a unit; arrows come from the heaviest parent"
+        graphs.append(PlacedGraph(shown.turned[row], label, own, means))
+    below = f"{top} top; the {_DOTS} patterns of highest score, one a unit; arrows come from their mean places"
     draw_placed_graphs(graphs, _heading(shown, "patterns on objects"), below, _paths(shown, f"objects-{top}"))
-
-
-def _parents(
-    shown: Shown, top: Top, level: int, row: int, chosen: Sequence[int], places: dict[str, PatternPlaces]
-) -> np.ndarray:
-    layers = shown.subject.layers
-    if level + 1 == len(layers):
-        return np.full((len(chosen), 2), np.nan)
-    parents = _heaviest(shown, top, level)[chosen]
-    found = places[layers[level + 1].name].places[row, parents.clamp(min=0)].double()
-    return torch.where((parents >= 0)[:, None], found, torch.nan).numpy()
-
-
-def _heaviest(shown: Shown, top: Top, level: int) -> torch.Tensor:
-    """(V,) the parent of smallest variance of every pattern; -1: none."""
-    files, layers = shown.subject.files, shown.subject.layers
-    parents = files.patterns(top, layers[level].name).parents.flatten(0, 1)
-    spread = files.patterns(top, layers[level + 1].name).deviations.flatten()[parents.clamp(min=0)]
-    best = torch.where(parents >= 0, spread, torch.inf).argmin(dim=1, keepdim=True)
-    return parents.gather(1, best)[:, 0]
 
 
 def _draw_layers(shown: Shown, top: Top, places: dict[str, PatternPlaces]) -> None:
