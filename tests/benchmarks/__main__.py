@@ -28,6 +28,7 @@ SUITES = (
     "sliced_fit",
     "dissection",
     "conductance",
+    "patterns",
 )
 """Modules of this folder, each with ``measure(tiny=False)``; imported when run."""
 

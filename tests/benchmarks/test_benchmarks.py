@@ -39,6 +39,7 @@ ROWS = {
     "sliced_fit": ["generative", "discriminative"],
     "dissection": ["14x14, 1,024 units", "28x28, 512 units"],
     "conductance": ["ResNet-20", "SqueezeNet"],
+    "patterns": ["28x28, N 40, 128 units", "14x14, N 20, 256 units", "7x7, N 10, 512 units"],
 }
 """First column of each table."""
 WHOLE_RUNS = ("scopes", "sliced_fit", "word_slices")

@@ -27,6 +27,11 @@ STUDIES: dict[str, Study] = {
             "which units matter for a decision, and which patches they see",
             ("selections", "selection_means", "secondary", "selection_epochs"),
         ),
+        Study(
+            "patterns",
+            "which parts of an object do units show, and how do they move together",
+            ("patterns", "pattern_edges", "pattern_places", "pattern_objects", "pattern_measures"),
+        ),
     )
 }
 """By name, in the order of ``status``."""

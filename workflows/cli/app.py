@@ -15,6 +15,7 @@ from workflows.cli.demo import demo
 from workflows.cli.dissect import dissect
 from workflows.cli.layers import layers
 from workflows.cli.options import console
+from workflows.cli.patterns import patterns
 from workflows.cli.relevance import relevance
 from workflows.cli.resample import resample
 from workflows.cli.run import run
@@ -35,7 +36,7 @@ app = typer.Typer(
 
 INTERRUPTED = 130
 
-for command in (run, layers, status, show, sweep, boxes, clean, demo, dissect, relevance, ablate, resample):
+for command in (run, layers, status, show, sweep, boxes, clean, demo, dissect, relevance, ablate, resample, patterns):
     app.command()(command)
 app.command(hidden=True)(parts)
 

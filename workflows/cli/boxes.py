@@ -34,7 +34,8 @@ def boxes(folder: Folder, table: BoxesFile, name: PartNames = None, as_json: AsJ
 
         inference-graphs boxes runs/animals-resnet50 ../shared/data/imagenet_animals/parts.csv --name part01=head
     """
-    from workflows.studies.boxes.command import part_names, run_boxes
+    from workflows.data.boxes import part_names
+    from workflows.studies.boxes.command import run_boxes
 
     found = run_boxes(folder, table, part_names(name or ()), console(stderr=as_json))
     if as_json:

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Bool, Float
 
-from workflows.errors import DataError
+from workflows.errors import DataError, SettingsError
 from workflows.settings import PreprocessingSettings
 
 OBJECT = "object"
@@ -35,6 +35,21 @@ class BoxRow:
     line: int
     image: str
     boxes: Mapping[str, tuple[float, float, float, float]]
+
+
+def part_names(given: Sequence[str]) -> dict[str, str]:
+    """From the command line: ``part01=head``.
+
+    Raises:
+        SettingsError: no equals sign, or nothing on one side of it; or the name is that of the whole object.
+    """
+    pairs = [text.partition("=") for text in given]
+    for text, (part, _, name) in zip(given, pairs, strict=True):
+        if not part.strip() or not name.strip():
+            raise SettingsError(f"--name {text!r}: write PART=NAME, such as part01=head")
+        if name.strip() == OBJECT:
+            raise SettingsError(f"--name {text!r}: the whole object is called so: give the part another name")
+    return {part.strip(): name.strip() for part, _, name in pairs}
 
 
 def read_boxes(path: Path, names: Mapping[str, str]) -> list[BoxRow]:

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import islice
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from workflows.data.decoding import BrokenPicture
+from workflows.data.objects import BoxedObjects, object_pixels
 from workflows.data.preprocessing import Preprocessor
 from workflows.data.reading import PictureReader
 from workflows.errors import DataError
 from workflows.settings import Settings
 from workflows.storage.images_table import read_image_rows
 from workflows.storage.run_folder import RunFolder
+
+_PHOTOS_AT_ONCE = 8
 
 
 class NetworkInputs:
@@ -56,3 +60,48 @@ class NetworkInputs:
     def black(self) -> Float[Tensor, "1 C H W"]:
         """A black picture."""
         return self._preprocessor.normalise(np.zeros((1, *self._size, 3), np.uint8), self._device)
+
+
+class ObjectInputs:
+    """Objects of photos as the network's input: their pixels in the photo as it is, resized to its square.
+
+    Args:
+        settings, folder: of the run.
+        size: height and width of the network's input.
+        device: where the batches are put.
+    """
+
+    def __init__(
+        self, settings: Settings, folder: RunFolder, size: tuple[int, int], device: torch.device | str = "cpu"
+    ) -> None:
+        self._folder, self._size, self._device = folder, size, device
+        self._preprocessor = Preprocessor(settings.preprocessing)
+        self._reader = PictureReader(settings.data, settings.runtime.decode_threads)
+
+    def crops(self, objects: BoxedObjects) -> Iterator[UInt8[np.ndarray, "H W 3"]]:
+        """Every object in its order, as figures show it; photos are decoded once, few at a time.
+
+        Raises:
+            DataError: a picture that the run could read is broken now.
+        """
+        images = np.unique(objects.images)
+        first = int(images[0]) if len(images) else 0
+        table = read_image_rows(self._folder.images_table, first, int(images[-1]) + 1 if len(images) else 0, ["path"])
+        paths = table["path"].take(images - first).to_pylist()
+        boxes = (objects.boxes[objects.images == image] for image in images)
+        for pictures in self._reader.stream(paths, _PHOTOS_AT_ONCE):
+            for picture in pictures:
+                if isinstance(picture, BrokenPicture):
+                    raise DataError(f"{picture.path!r} could be read before, now it is {picture.reason}: restore it")
+                for box in next(boxes):
+                    yield self._preprocessor.square(object_pixels(picture.pixels, box), self._size)
+
+    def __call__(
+        self, objects: BoxedObjects, batch: int, mirrored: bool
+    ) -> Iterator[tuple[Float[Tensor, "N C H W"], ...]]:
+        """Inputs of up to ``batch`` objects at a time, and where asked for of their mirror images."""
+        crops = self.crops(objects)
+        while some := list(islice(crops, batch)):
+            pixels = np.stack(some)
+            sides = (pixels, np.ascontiguousarray(pixels[:, :, ::-1])) if mirrored else (pixels,)
+            yield tuple(self._preprocessor.normalise(side, self._device) for side in sides)

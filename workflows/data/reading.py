@@ -135,6 +135,28 @@ class PictureReader:
 
 _Task = tuple[list[int], "Future[list[Result]]"]
 
+_SIZES_AT_ONCE = 32
+
+
+def photo_sizes(settings: DataSettings, paths: Sequence[str]) -> Iterator[tuple[int, int]]:
+    """Height and width of photos as they are, in pixels.
+
+    Raises:
+        DataError: a picture that the run could read is broken now.
+    """
+    with PictureReader(settings, geometry=_only_size) as reader:
+        for batch in reader.stream(paths, _SIZES_AT_ONCE):
+            for picture in batch:
+                if isinstance(picture, BrokenPicture):
+                    raise DataError(f"{picture.path!r} could be read before, now it is {picture.reason}: restore it")
+                height, width = picture.pixels.shape[:2]
+                yield height, width
+
+
+def _only_size(pixels: Pixels) -> Pixels:
+    """As large, and without the pixels."""
+    return np.empty((*pixels.shape[:2], 0), np.uint8)
+
 
 def _decode_all(paths: list[str], encoded: list[_Encoded], geometry: Geometry | None) -> list[Result]:
     return [_decode(path, picture, geometry) for path, picture in zip(paths, encoded, strict=True)]

@@ -72,7 +72,7 @@ def draw_overlays(
     side = (_WIDTH - 0.3) / len(metrics)
     top_inches, bottom = 0.52, 0.34
     height = top_inches + len(images) * (side + 0.16) + bottom
-    figure = _figure(_WIDTH, height, f"{printable(network)}: what the best {top} units of each layer see")
+    figure = titled_figure(_WIDTH, height, f"{printable(network)}: what the best {top} units of each layer see")
     colours = depth_colours(list(layers))
     for line, image in enumerate(images):
         edge = height - top_inches - line * (side + 0.16)
@@ -80,7 +80,7 @@ def draw_overlays(
             kept = [row for row in own if (row["image"], row["metric"]) == (image, metric)]
             panel = figure.add_axes((_share(0.15 + column * side, _WIDTH), (edge - side) / height,
                                      (side - 0.05) / _WIDTH, (side - 0.05) / height))  # fmt: skip
-            _show(panel, pictures.read(image))
+            show_picture(panel, pictures.read(image))
             for row in kept:
                 if row["x0"] is not None:
                     _frame(panel, row, colours[row["layer"]])
@@ -91,8 +91,8 @@ def draw_overlays(
         label = f"image {image}, {short_name(first['class_name'] or '')}"
         figure.text(0.018, (edge - side - 0.02) / height, label, fontproperties=font(), size=6, va="top")
     marks = [Line2D([], [], color=colours[name], linewidth=2, label=given) for name, given in layers.items()]
-    _legend(figure, marks, "layer ")
-    _save(figure, paths)
+    legend_below(figure, marks, "layer ")
+    save_figure(figure, paths)
 
 
 def draw_patches(
@@ -112,7 +112,9 @@ def draw_patches(
     cell = min(0.8, (_WIDTH - 0.95) / max(columns, 1))
     height = 0.85 + len(layers) * (cell + 0.13) + 0.05
     name = short_name(own[0]["class_name"] or "")
-    figure = _figure(_WIDTH, height, f"image {image}, {name}: what the best {top} units see", "each with its number")
+    figure = titled_figure(
+        _WIDTH, height, f"image {image}, {name}: what the best {top} units see", "each with its number"
+    )
     picture = pictures.read(image)
     for number, metric in enumerate(metrics):
         left = 0.7 + number * (top * cell + 0.15)
@@ -128,7 +130,7 @@ def draw_patches(
                 box = ((left + row["rank"] * cell) / _WIDTH, (edge - cell + 0.04) / height)
                 panel = figure.add_axes((*box, (cell - 0.06) / _WIDTH, (cell - 0.06) / height))
                 _patch(panel, picture, row)
-    _save(figure, paths)
+    save_figure(figure, paths)
 
 
 def draw_epochs(
@@ -145,7 +147,7 @@ def draw_epochs(
         paths: written atomically.
     """
     order = [*checkpoints, "run"]
-    figure = _figure(_WIDTH, 3.1, f"{printable(network)}: selections of the best {top} units while it is trained")
+    figure = titled_figure(_WIDTH, 3.1, f"{printable(network)}: selections of the best {top} units while it is trained")
     steps = steps_of(agreement, order, top)
     accuracy = {(row["metric"], row["checkpoint"] or "run"): row for row in secondary.to_pylist() if row["top"] == top}
     panels = (
@@ -162,8 +164,8 @@ def draw_epochs(
         if any(key[0] == metric for key in (*steps, *accuracy))
     ]
     marks.append(Line2D([], [], color="#444444", linewidth=1, linestyle=":", label="chance"))
-    _legend(figure, marks)
-    _save(figure, paths)
+    legend_below(figure, marks)
+    save_figure(figure, paths)
 
 
 def steps_of(agreement: pa.Table, order: Sequence[str], top: int) -> dict[tuple[str, str], dict[str, Any]]:
@@ -212,11 +214,12 @@ def _patch(panel: Axes, picture: np.ndarray, row: Mapping[str, Any]) -> None:
         panel.set_axis_off()
         panel.text(0.5, 0.5, "none", ha="center", va="center", fontproperties=font(), size=5, color="#8a9099")
     else:
-        _show(panel, picture[row["y0"] : row["y1"], row["x0"] : row["x1"]])
+        show_picture(panel, picture[row["y0"] : row["y1"], row["x0"] : row["x1"]])
     panel.set_title(str(row["unit"]), fontproperties=font(), fontsize=4.5, pad=1, color="#5a5f66")
 
 
-def _show(panel: Axes, picture: np.ndarray) -> None:
+def show_picture(panel: Axes, picture: np.ndarray) -> None:
+    """Fill a panel with a picture, without ticks or frame."""
     panel.imshow(picture, interpolation="nearest", aspect="equal")
     panel.set_xticks([])
     panel.set_yticks([])
@@ -233,7 +236,8 @@ def _share(inches: float, whole: float) -> float:
     return inches / whole
 
 
-def _figure(width: float, height: float, heading: str, below: str = "") -> Figure:
+def titled_figure(width: float, height: float, heading: str, below: str = "") -> Figure:
+    """A white page, inches, with a heading and a line below it."""
     figure = Figure(figsize=(width, height), dpi=DPI, facecolor="white")
     figure.text(0.018, 1 - 0.24 / height, heading, fontproperties=font(True), size=9.5)
     if below:
@@ -241,7 +245,8 @@ def _figure(width: float, height: float, heading: str, below: str = "") -> Figur
     return figure
 
 
-def _legend(figure: Figure, marks: Sequence[Line2D], prefix: str = "") -> None:
+def legend_below(figure: Figure, marks: Sequence[Line2D], prefix: str = "") -> None:
+    """Marks in a row at the foot of the page."""
     if prefix:
         for mark in marks:
             mark.set_label(fit_text(printable(f"{prefix}{mark.get_label()}"), 110, 6.5))
@@ -251,7 +256,8 @@ def _legend(figure: Figure, marks: Sequence[Line2D], prefix: str = "") -> None:
     )  # fmt: skip
 
 
-def _save(figure: Figure, paths: Paths) -> None:
+def save_figure(figure: Figure, paths: Paths) -> None:
+    """As PNG and as SVG."""
     png, svg = paths
     write_bytes(png, png_bytes(figure))
     write_bytes(svg, svg_bytes(figure))

@@ -37,7 +37,7 @@ from workflows.storage.arrays import read_rows
 from workflows.storage.run_folder import RunFolder
 from workflows.storage.schemas import SCHEMAS
 from workflows.storage.tables import read_table, write_table
-from workflows.studies.boxes.command import part_names, run_boxes
+from workflows.studies.boxes.command import run_boxes
 from workflows.studies.boxes.shares import Sighting, share_row
 from workflows.words.word_maps import words_path
 

@@ -16,9 +16,8 @@ from rich.text import Text
 from workflows.asking.registry import STUDIES
 from workflows.context import LAYOUT
 from workflows.data.boxes import OBJECT, Boxes, BoxRow, area, input_boxes, inside, match_images, read_boxes
-from workflows.data.decoding import BrokenPicture, Pixels
-from workflows.data.reading import PictureReader
-from workflows.errors import DataError, RunFolderError, SettingsError
+from workflows.data.reading import photo_sizes
+from workflows.errors import RunFolderError
 from workflows.figures.draw_graphs import position_centres
 from workflows.plan.run_plan import LayerPlan, Plan
 from workflows.plan.scopes import Scope, joint_scope, read_scopes, scopes_path
@@ -42,23 +41,6 @@ _OLD_NAME = "parts"
 Chosen = list[dict[str, Any]]
 Found = dict[int, dict[str, list[Sighting]]]
 """Sightings of a layer by word and part."""
-
-_PHOTOS_AT_ONCE = 32
-
-
-def part_names(given: Sequence[str]) -> dict[str, str]:
-    """From the command line: ``part01=head``.
-
-    Raises:
-        SettingsError: no equals sign, or nothing on one side of it; or the name is that of the whole object.
-    """
-    pairs = [text.partition("=") for text in given]
-    for text, (part, _, name) in zip(given, pairs, strict=True):
-        if not part.strip() or not name.strip():
-            raise SettingsError(f"--name {text!r}: write PART=NAME, such as part01=head")
-        if name.strip() == OBJECT:
-            raise SettingsError(f"--name {text!r}: the whole object is called so: give the part another name")
-    return {part.strip(): name.strip() for part, _, name in pairs}
 
 
 def run_boxes(root: Path, boxes: Path, names: Mapping[str, str], console: Console) -> dict[str, Any]:
@@ -163,20 +145,11 @@ def _photo_boxes(folder: RunFolder, settings: Settings, lines: Sequence[BoxRow])
     paths, images = table["path"].to_pylist(), table["image"].to_pylist()
     matched = match_images(lines, paths)
     places = sorted(matched)
-    found = {}
-    with PictureReader(settings.data, geometry=_only_size) as reader:
-        sizes = (one for batch in reader.stream([paths[place] for place in places], _PHOTOS_AT_ONCE) for one in batch)
-        for place, picture in zip(places, sizes, strict=True):
-            if isinstance(picture, BrokenPicture):
-                raise DataError(f"{picture.path!r} could be read before, now it is {picture.reason}: restore it")
-            height, width = picture.pixels.shape[:2]
-            found[images[place]] = input_boxes(matched[place], (height, width), settings.preprocessing)
-    return found
-
-
-def _only_size(pixels: Pixels) -> Pixels:
-    """As large, and without the pixels."""
-    return np.empty((*pixels.shape[:2], 0), np.uint8)
+    sizes = photo_sizes(settings.data, [paths[place] for place in places])
+    return {
+        images[place]: input_boxes(matched[place], size, settings.preprocessing)
+        for place, size in zip(places, sizes, strict=True)
+    }
 
 
 def _scope_rows(

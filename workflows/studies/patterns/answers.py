@@ -1,0 +1,154 @@
+"""The answer for a class: patterns learned, tables written, judged on the parts that the file of boxes names."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from gmm_ops.explanatory.pattern_places import PatternPlaces
+from workflows.asking.pattern_files import Top, TurnedObjects, shard_rows
+from workflows.storage.tables import to_table
+from workflows.studies.patterns.crops import ObjectResponses
+from workflows.studies.patterns.learning import StoredUpper
+from workflows.studies.patterns.measures import (
+    Judged,
+    JudgedPatterns,
+    best_places,
+    map_purity,
+    one_side,
+    place_measures,
+    region_purity,
+)
+from workflows.studies.patterns.rows import PatternKey, edge_tables, object_rows, pattern_rows, place_tables
+from workflows.studies.patterns.subject import Subject
+
+Seen = Mapping[Top, list[StoredUpper | None]]
+"""By kind of top what each layer sees above itself, lowest first."""
+
+SOURCES = ("patterns", "constant", "centre")
+
+
+@dataclass(frozen=True)
+class Learned:
+    """What has been learned of a class.
+
+    Attributes:
+        deviations: of the units of every layer, lowest first.
+        turned: its objects.
+        seen: above every layer.
+    """
+
+    deviations: tuple[Float[np.ndarray, " D"], ...]
+    turned: TurnedObjects
+    seen: Seen
+
+    def maps(self, subject: Subject, place: int) -> ObjectResponses:
+        """F of a layer on all objects, turned."""
+        return subject.maps(place, self.deviations[place], (self.turned.signs < 0).astype(np.int64))
+
+
+def answer(subject: Subject) -> tuple[Learned, dict[str, Any]]:
+    """Learn, place, judge and write; gives what has been learned, and what programs may want to know of it."""
+    deviations = subject.run_crops()
+    turned = subject.turn(deviations)
+    seen = {top: subject.learn(top, turned, deviations) for top in subject.request.tops}
+    found = Learned(deviations, turned, seen)
+    _write_tables(subject, turned)
+    judged = Judged.of(turned)
+    subject.study.write_table("pattern_measures", list(_measured(subject, found, judged)), keyed_by=("class", "top"))
+    return found, _told(subject, turned, judged)
+
+
+def _write_tables(subject: Subject, turned: TurnedObjects) -> None:
+    study, files, layers = subject.study, subject.files, subject.layers
+    tables: dict[str, list[pa.Table]] = {"patterns": [], "pattern_edges": [], "pattern_places": []}
+    for top in subject.request.tops:
+        key = PatternKey(subject.label, subject.class_name, top, study.settings.name)
+        for place, layer in enumerate(layers):
+            found = list(place_tables(key, files, turned, layer))
+            tables["pattern_places"] += [one.rows for one in found]
+            means = np.sum([one.totals for one in found], axis=0) / len(turned.objects)
+            valid = np.sum([one.valid for one in found], axis=0)
+            tables["patterns"].append(pattern_rows(key, layer, files.fit(top, layer.name), means, valid))
+            if place + 1 < len(layers):
+                tables["pattern_edges"].append(edge_tables(key, files, layer, layers[place + 1]))
+    for name, some in tables.items():
+        rows = pa.concat_tables(some) if some else to_table([], name)
+        study.write_table(name, rows, keyed_by=("class", "top"))
+    study.write_table("pattern_objects", object_rows(subject.label, subject.class_name, turned), keyed_by=("class",))
+
+
+@dataclass(frozen=True)
+class _UnitMaps:
+    """F of one unit on some of the judged objects."""
+
+    responses: ObjectResponses
+
+    def __call__(self, unit: int, rows: Int[np.ndarray, " r"]) -> Float[Tensor, "r H W"]:
+        own = replace(self.responses, rows=self.responses.rows[rows], units=(unit, unit + 1))
+        return own[0 : len(rows)][:, 0]
+
+
+def _measured(subject: Subject, found: Learned, judged: Judged) -> Iterator[dict[str, Any]]:
+    """Rows of pattern_measures.parquet; none where no object shows a part."""
+    for place, layer in enumerate(subject.layers):
+        every = found.maps(subject, place)
+        peaks = subject.peaks(place, every)
+        if not bool(judged.shown.any()):
+            continue
+        rows = torch.from_numpy(judged.rows)
+        peaks = PatternPlaces(peaks.places[rows], peaks.scores[rows])
+        maps = _UnitMaps(replace(every, rows=judged.rows))
+        key = {"class": subject.label, "layer": layer.name}
+        yield {**key, "source": "peaks", **place_measures(peaks, judged)[0]}
+        whole = map_purity(peaks.scores, layer.grid, maps, judged)
+        yield {**key, "source": "maps", "objects": len(judged.rows), "pairs": 0, "purity": whole}
+        for top in subject.request.tops:
+            own = _judged_patterns(subject, top, place, found, judged)
+            for name, row in zip(SOURCES, place_measures(own.found, judged), strict=True):
+                if name == "patterns":
+                    row["purity"] = region_purity(own, maps, judged)
+                yield {**key, "top": top, "source": name, **row}
+
+
+def _judged_patterns(subject: Subject, top: Top, place: int, found: Learned, judged: Judged) -> JudgedPatterns:
+    layer, above = subject.layers[place], found.seen[top][place]
+
+    def blocks() -> Iterator[PatternPlaces]:
+        for first in range(0, len(subject.objects), shard_rows()):
+            block = subject.files.places(top, layer.name, slice(first, first + shard_rows()))
+            own = judged.rows[(judged.rows >= first) & (judged.rows < first + shard_rows())] - first
+            yield PatternPlaces(block.places[own], block.scores[own])
+
+    upper = None if above is None else above.rows(judged.rows)
+    return JudgedPatterns(*best_places(blocks), subject.files.patterns(top, layer.name), layer.grid, upper)
+
+
+def _told(subject: Subject, turned: TurnedObjects, judged: Judged) -> dict[str, Any]:
+    """Times an object and core, the law of EM, and how well the objects face one way."""
+    items = [
+        record
+        for item, record in subject.study.ledger.items().items()
+        if str(item).startswith(f"class {subject.label} ") and "em_seconds" in record
+    ]
+    objects, tops = len(subject.objects), len(subject.request.tops)
+    each = {name: sum(record[name] for record in items) / tops for name in ("em_seconds", "inference_seconds")}
+    signs = turned.signs[judged.rows]
+    return {
+        "class": subject.class_name,
+        "objects": objects,
+        "photos": len(np.unique(turned.objects.images)),
+        "learned": int(turned.learned.sum()),
+        "mirrored": int((turned.signs < 0).sum()),
+        "em_seconds_an_object": round(each["em_seconds"] / max(int(turned.learned.sum()), 1), 4),
+        "inference_seconds_an_object": round(each["inference_seconds"] / objects, 4),
+        "largest_fall_of_a_likelihood": max((record["fall"] for record in items), default=0.0),
+        "part_on_one_side": dict(one_side(judged, list(turned.objects.parts), signs)),
+    }

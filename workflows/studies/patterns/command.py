@@ -1,0 +1,123 @@
+"""Which parts of objects units show, and how they move together (EG): learns patterns, places and judges them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from workflows.asking.pattern_files import PatternedLayer
+from workflows.asking.study import Asked, StudyContext, open_study
+from workflows.data.boxes import BoxRow
+from workflows.errors import DataError
+from workflows.networks.unit_layers import UnitNetwork
+from workflows.plan.requests import ALL, chosen_classes
+from workflows.report.lettering import short_name
+from workflows.report.numbers import duration
+from workflows.run import Run, open_run
+from workflows.storage.images_table import ImageColumns
+from workflows.storage.tables import read_table
+from workflows.studies.patterns.answers import answer
+from workflows.studies.patterns.figures import draw_figures
+from workflows.studies.patterns.request import (
+    PatternsRequest,
+    TooFewObjects,
+    asked_layers,
+    class_objects,
+    matched_boxes,
+)
+from workflows.studies.patterns.subject import Subject
+
+PATTERNS = "patterns"
+
+_SECONDS = 1.5e-9
+"""Of one pattern, position and iteration in EM: measured, to tell how long it will take."""
+
+
+def run_patterns(asked: Asked, request: PatternsRequest) -> dict[str, Any]:
+    """Write the tables, arrays and figures of the study, and print what the patterns are worth.
+
+    Returns:
+        The summary.
+
+    Raises:
+        SettingsError, NetworkError, DataError, RefusedInput: a request that cannot be. RunFolderError: see
+            ``open_study``.
+    """
+    run = open_run(asked.root)
+    layers = asked_layers(run, _network(run), request)
+    lines = matched_boxes(run, request)
+    plain = {name: value for name, value in asdict(request).items() if name not in ("boxes", "layers")}
+    plain |= {"objects": str(request.boxes.resolve()), "layers": [f"{one.name}:{one.patterns}" for one in layers]}
+    with open_study(PATTERNS, asked, plain, after="extract", reads=[request.boxes]) as study:
+        if not request.layers:
+            study.say(f"layers: {', '.join(plain['layers'])} (name:patterns of a unit)")
+        subjects = _subjects(study, request, layers, lines)
+        if study.begin(*(one.phase for one in subjects), items=sum(one.jobs() for one in subjects)):
+            _announce(study, subjects)
+            told = []
+            for subject in subjects:
+                learned, known = answer(subject)
+                draw_figures(subject, learned)
+                told.append(known)
+            study.tell(classes=told)
+        asked.console.print(_measures(study, [one.label for one in subjects]))
+    return study.summary()
+
+
+def _network(run: Run) -> UnitNetwork:
+    plan, settings = run.plan, run.settings
+    shape = settings.preprocessing.channels, plan.input_height, plan.input_width
+    return UnitNetwork.load(settings.network, plan.weights, shape, plan.rewriting)
+
+
+def _subjects(
+    study: StudyContext, request: PatternsRequest, layers: tuple[PatternedLayer, ...], lines: dict[int, list[BoxRow]]
+) -> list[Subject]:
+    """Of every class that is asked for; ``all`` leaves out, and tells, those with too few objects."""
+    found = []
+    for label in _classes(study, lines, request):
+        try:
+            found.append(Subject(study, request, layers, label, class_objects(study, lines, label, layers)))
+        except TooFewObjects as few:
+            if ALL not in request.classes:
+                raise
+            study.say(f"left out: {few}")
+    if not found:
+        raise DataError("--class all: must have a class with enough objects, got none; see above")
+    return found
+
+
+def _classes(study: StudyContext, lines: dict[int, list[BoxRow]], request: PatternsRequest) -> list[int]:
+    images = ImageColumns.read(study.folder, 0, study.plan.images)
+    labels = images.classes
+    if ALL in request.classes:  # of those that have objects
+        labels = np.where(np.isin(np.arange(len(labels)), list(lines)), labels, -1)
+    classes, _ = chosen_classes(request.classes, study.plan.class_names, labels)
+    return classes
+
+
+def _announce(study: StudyContext, subjects: Sequence[Subject]) -> None:
+    seconds = _SECONDS * sum(one.work() for one in subjects)
+    actors = study.pool(sum(one.jobs() for one in subjects)).n_actors
+    objects = sum(len(one.objects) for one in subjects)
+    told = f"then patterns of {objects:,} objects in about {duration(seconds / actors)} on {actors} actors"
+    study.say(f"{PATTERNS}: {told}")
+
+
+def _measures(study: StudyContext, classes: Sequence[int]) -> Table:
+    """What the patterns are worth, a line a layer and source."""
+    shown = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
+    for name in ("class", "layer", "top", "source", "stability", "follow", "purity", "in part"):
+        shown.add_column(name, justify="left" if name in ("class", "layer", "top", "source") else "right")
+    rows = read_table(study.folder.table("pattern_measures"), filters=[("class", "in", list(classes))]).to_pylist()
+    for row in rows:
+        names = (short_name(study.plan.class_names[row["class"]]), row["layer"], row["top"] or "", row["source"])
+        values = (row[name] for name in ("stability", "follow", "purity", "place_purity"))
+        shown.add_row(*map(Text, names), *("" if one is None else f"{one:.3f}" for one in values))
+    return shown

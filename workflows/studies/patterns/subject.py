@@ -1,0 +1,185 @@
+"""A class at work: its objects through the network, turned one way, and its patterns learned from the top down."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+
+from gmm_ops.explanatory.facing import face_one_way, facing_gram
+from gmm_ops.explanatory.pattern_layer import PatternSettings
+from gmm_ops.explanatory.pattern_places import PatternPlaces, raw_peaks
+from workflows.asking.image_parts import Phase
+from workflows.asking.pattern_files import PatternedLayer, PatternFiles, Top, TurnedObjects
+from workflows.asking.study import StudyContext
+from workflows.data.objects import BoxedObjects
+from workflows.studies.patterns.crops import CropMoments, CropWorker, ObjectResponses, ResponseFiles
+from workflows.studies.patterns.learning import LayerJob, StoredUpper, gather_layer, learn_layer, unit_seeds
+from workflows.studies.patterns.request import PatternsRequest, learned_objects
+
+CANDIDATES = 600
+"""Patterns of the layer above that may become parents (METHOD 10)."""
+
+_AT_ONCE = 64
+"""Objects whose maps the driver holds."""
+
+_PLACE_BYTES = 12
+"""Of a pattern on an object: place and score."""
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A class whose objects are looked at.
+
+    Attributes:
+        study: at work.
+        request: as the command was told.
+        layers: lowest first.
+        label: id of the class.
+        objects: its objects.
+    """
+
+    study: StudyContext
+    request: PatternsRequest
+    layers: tuple[PatternedLayer, ...]
+    label: int
+    objects: BoxedObjects
+
+    @property
+    def class_name(self) -> str:
+        """Of the class."""
+        return self.study.plan.class_names[self.label]
+
+    @property
+    def files(self) -> PatternFiles:
+        """What stays."""
+        return PatternFiles.of(self.study.folder, self.label)
+
+    @property
+    def mirrored(self) -> bool:
+        """Whether mirror images are run."""
+        return self.request.mirror == "latent"
+
+    @cached_property
+    def phase(self) -> Phase:
+        """Its objects through the network; the bytes are all that it writes, spread over the shards."""
+        images = np.unique(self.objects.images)
+        passes = len(self.objects) * (1 + self.mirrored) / len(images)
+        bare = Phase(f"class {self.label}", images)
+        return Phase(bare.name, images, passes, -(-self.bytes() // len(self.study.shards(bare))))
+
+    def bytes(self) -> int:
+        """On the disk: maps while it is at work, places twice until they are gathered."""
+        width = np.dtype(self.study.settings.extract.dtype).itemsize
+        maps = sum(layer.units * layer.grid.height * layer.grid.width for layer in self.layers)
+        patterns = sum(layer.units * layer.patterns for layer in self.layers) * len(self.request.tops)
+        return len(self.objects) * (maps * width * (1 + self.mirrored) + 2 * _PLACE_BYTES * patterns)
+
+    def work(self) -> int:
+        """Products of a pattern and a position over all objects and iterations: what EM takes its time for."""
+        each = sum(one.units * one.patterns * one.grid.height * one.grid.width for one in self.layers)
+        return each * len(self.objects) * self.request.iterations * len(self.request.tops)
+
+    def jobs(self) -> int:
+        """Work items that are no shards of photos."""
+        none = np.zeros(len(self.objects), np.int64)
+        return sum(
+            len(self._job(top, place, none, np.ones(layer.units), None).blocks())
+            for top in self.request.tops
+            for place, layer in enumerate(self.layers)
+        )
+
+    @cached_property
+    def responses(self) -> ResponseFiles:
+        """Where the maps of its objects lie."""
+        shards = self.study.shards(self.phase)
+        counts = tuple(int(np.isin(self.objects.images, shard.images).sum()) for shard in shards)
+        return ResponseFiles(self._own / "responses", counts)
+
+    @property
+    def _own(self) -> Path:
+        return self.study.own.parts / f"class-{self.label}"
+
+    def run_crops(self) -> tuple[Float[np.ndarray, " D"], ...]:
+        """Run what has not been run; gives the standard deviations of the units of every layer."""
+        inputs = {"objects": self.objects, "layers": self.layers, "mirrored": self.mirrored, "files": self.responses}
+        moments = self.study.map_parts(self.phase, CropWorker, **inputs).sum(CropMoments)
+        return tuple(one.deviations().numpy() for one in moments.layers)
+
+    def maps(self, place: int, deviations: Float[np.ndarray, " D"], sides: Int[np.ndarray, " n"]) -> ObjectResponses:
+        """F of a layer on all objects."""
+        layer, every = self.layers[place], np.arange(len(self.objects))
+        paths = self.responses.paths(layer.name)
+        return ObjectResponses(paths, self.responses.counts, deviations, sides, every, (0, layer.units))
+
+    def turn(self, deviations: tuple[Float[np.ndarray, " D"], ...]) -> TurnedObjects:
+        """Turn all objects one way, by a middle layer, and keep them."""
+        count, place = len(self.objects), len(self.layers) // 2
+        signs, margins = np.ones(count, np.int64), np.full(count, np.nan)
+        if self.mirrored:
+            sides = (np.zeros(count, np.int64), np.ones(count, np.int64))
+            plain, mirrored = (self.maps(place, deviations[place], side) for side in sides)
+            facing = face_one_way(facing_gram(plain, mirrored, _AT_ONCE))
+            signs, margins = facing.signs.numpy(), facing.margins.double().numpy()
+        turned = TurnedObjects(self.objects, signs, margins, learned_objects(self.objects, self.request.learn))
+        request = self.request
+        told: dict[str, Any] = {"class_name": self.class_name, "boxes": str(request.boxes.resolve())}
+        told |= {"names": dict(request.names), "mirror": request.mirror, "tops": list(request.tops)}
+        self.files.write_objects(turned, self.layers, **told)
+        return turned
+
+    def learn(
+        self, top: Top, turned: TurnedObjects, deviations: tuple[Float[np.ndarray, " D"], ...]
+    ) -> list[StoredUpper | None]:
+        """Learn and place the patterns of all layers; gives what each layer sees above itself, lowest first."""
+        seen: list[StoredUpper | None] = [None]
+        for place in reversed(range(len(self.layers))):
+            layer = self.layers[place]
+            job = self._job(top, place, turned.signs, deviations[place], seen[0], turned.learned)
+            learn_layer(self.study, job, f"class {self.label} {top} {layer.name}")
+            seen.insert(0, gather_layer(job, self.files, top, layer.name, CANDIDATES))
+        return seen[1:]
+
+    def _job(
+        self,
+        top: Top,
+        place: int,
+        signs: Int[np.ndarray, " n"],
+        deviations: Float[np.ndarray, " D"],
+        upper: StoredUpper | None,
+        learned: np.ndarray | None = None,
+    ) -> LayerJob:
+        layer = self.layers[place]
+        rows = np.arange(len(self.objects)) if learned is None else np.flatnonzero(learned)
+        maps = self.maps(place, deviations, (signs < 0).astype(np.int64))
+        seeds = unit_seeds(self.study.settings.seed, layer.name, layer.units)
+        root = self._own / top / f"{place}"
+        return LayerJob(root, maps, rows, layer.grid, self.pattern_settings(top, place), seeds, upper)
+
+    def pattern_settings(self, top: Top, place: int) -> PatternSettings:
+        """Of a layer: below a free top a pattern has one parent."""
+        iterations = self.request.iterations
+        if top == "free" and place == len(self.layers) - 1:
+            return PatternSettings.free_top(iterations)
+        parents = 1 if top == "free" else self.request.parents
+        return PatternSettings(self.layers[place].patterns, parents, iterations, candidates=CANDIDATES)
+
+    def peaks(self, place: int, maps: ObjectResponses) -> PatternPlaces:
+        """The strongest position of every unit, kept too."""
+        grid = self.layers[place].grid
+        blocks = [raw_peaks(block, grid) for block in blocks_of(maps)]
+        found = PatternPlaces(torch.cat([one.places for one in blocks]), torch.cat([one.scores for one in blocks]))
+        self.files.write_peaks(self.layers[place].name, found)
+        return found
+
+
+def blocks_of(maps: ObjectResponses) -> Iterator[torch.Tensor]:
+    """F of some objects after the other."""
+    for first in range(0, len(maps.rows), _AT_ONCE):
+        yield maps[first : first + _AT_ONCE]
