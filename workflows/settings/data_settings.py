@@ -91,6 +91,10 @@ class PreprocessingSettings(Section):
     resize: int | None = Field(None, gt=0, description="short side in pixels after resizing")
     crop: int | None = Field(None, gt=0, description="side of the centre crop in pixels")
     channels: Literal[1, 3] = Field(3, description="of the network's input: 3: red, green, blue; 1: grey (ITU-R 601)")
+    channel_order: Literal["rgb", "bgr"] = Field(
+        "rgb",
+        description="of the network's input, and of mean and std; bgr: blue first, as networks from Caffe read it",
+    )
     scale: float = Field(255.0, gt=0, description="pixels 0..255 are divided by this")
     mean: tuple[float, ...] = Field(
         (0.485, 0.456, 0.406), description="subtracted per channel, after scale; as many as channels"
@@ -108,3 +112,12 @@ class PreprocessingSettings(Section):
         if any(value <= 0 for value in std):
             raise ValueError("every standard deviation must be above 0")
         return std
+
+    @model_validator(mode="after")
+    def _has_an_order(self) -> PreprocessingSettings:
+        if self.channel_order != "rgb" and self.channels == 1:
+            raise ValueError(
+                f"preprocessing.channel_order: must be 'rgb' with channels = 1, got {self.channel_order!r}, but grey "
+                "has no order; leave it out"
+            )
+        return self
