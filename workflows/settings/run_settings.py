@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import Field, ValidationError, model_validator
 
 from workflows.errors import SettingsError
-from workflows.settings.data_settings import DataSettings, PreprocessingSettings
+from workflows.settings.data_settings import A_LIST, ONE_WORD, DataSettings, PreprocessingSettings
 from workflows.settings.fit_settings import DiscriminativeFitSettings, FitSettings, HMMSettings
 from workflows.settings.graph_settings import CountSettings, DrawSettings, MineSettings, TriageSettings
 from workflows.settings.network_settings import DENSE, ExtractSettings, NetworkSettings, TrainingSettings
@@ -153,9 +153,10 @@ def _value(text: str) -> Any:
 
 
 def _explain(problem: Any) -> str:
-    field = ".".join(str(part) for part in problem["loc"]) or "settings"
+    location = [part for part in problem["loc"] if part not in (ONE_WORD, A_LIST)]
+    field = ".".join(map(str, location)) or "settings"
     if problem["type"] == "extra_forbidden":
-        return f"{field}: no such field{_nearest(problem['loc'])}"
+        return f"{field}: no such field{_nearest(location)}"
     if problem["type"] == "missing":
         return f"{field}: is required"
     came = "" if isinstance(problem["input"], dict) else f" (came: {problem['input']!r})"
@@ -163,11 +164,22 @@ def _explain(problem: Any) -> str:
 
 
 def _nearest(location: Sequence[Any]) -> str:
-
     section: Any = Settings
     for part in (part for part in location[:-1] if isinstance(part, str)):
-        annotation = section.model_fields[part].annotation
-        section = next((a for a in getattr(annotation, "__args__", ()) if hasattr(a, "model_fields")), annotation)
+        section = _section_in(section.model_fields[part].annotation)
     known = list(section.model_fields)
     near = difflib.get_close_matches(str(location[-1]), known, n=3)
     return f"; did you mean {' or '.join(near)}?" if near else f"; the fields are {', '.join(known)}"
+
+
+def _section_in(annotation: Any) -> Any:
+    """The section that a field is, or holds several of; None: it holds no section."""
+    if hasattr(annotation, "model_fields"):
+        return annotation
+    inside = (_section_in(part) for part in (*getattr(annotation, "__args__", ()), *_origin(annotation)))
+    return next((section for section in inside if section is not None), None)
+
+
+def _origin(annotation: Any) -> tuple[Any, ...]:
+    """What is annotated."""
+    return (annotation.__origin__,) if hasattr(annotation, "__metadata__") else ()
