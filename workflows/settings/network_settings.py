@@ -43,6 +43,14 @@ class NetworkSettings(Section):
 class TrainingSettings(Section):
     """Trains the network first (small networks on small images)."""
 
+    start: UserPath = Field(
+        "",
+        description="file of a state dict to begin from; what it lacks, or has in another shape, begins at random and "
+        "must be the head, the last parameters of the network; empty: all begin at random",
+    )
+    trains: Literal["all", "head"] = Field(
+        "all", description="head: what start does not give, on values that the rest, frozen, computes once"
+    )
     epochs: int = Field(8, gt=0)
     batch: int = Field(64, gt=0, description="images")
     learning_rate: float = Field(0.02, gt=0, description="peak of the one-cycle schedule")
@@ -56,6 +64,21 @@ class TrainingSettings(Section):
     threads: int | None = Field(
         None, gt=0, description="torch threads; part of the result's definition; default: runtime.threads"
     )
+
+    @model_validator(mode="after")
+    def _has_a_head(self) -> TrainingSettings:
+        if self.trains == "head" and not self.start:
+            raise ValueError(
+                "training.trains = 'head' must have training.start, which the rest of the network comes from, got "
+                "none; give the file of a state dict"
+            )
+        varied = [field for field in ("flip", "shift") if getattr(self, field)]
+        if self.trains == "head" and varied:
+            raise ValueError(
+                f"training.{varied[0]}: must be left out with training.trains = 'head', got "
+                f"{getattr(self, varied[0])!r}: the frozen part sees every image once"
+            )
+        return self
 
     def keeps(self, epoch: int) -> bool:
         """Whether the weights after an epoch, counted from 1, stay."""

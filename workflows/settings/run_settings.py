@@ -64,8 +64,17 @@ class Settings(Section):
                 "fit.scopes = ['class'] makes a scope of every class of mine.classes, which is []: name classes in "
                 "mine.classes, set it to ['all'], or add 'joint' to fit.scopes"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _trains_what_is_trained(self) -> Settings:
         if self.network.weights == "train" and self.training is None:
             raise ValueError("network.weights = 'train' needs a [training] section")
+        if self.network.weights != "train" and self.training is not None and self.training.start:
+            raise ValueError(
+                f"training.start: must have network.weights = 'train', got {self.network.weights!r}, which is not "
+                "trained; leave one of the two out"
+            )
         return self
 
     @model_validator(mode="after")
