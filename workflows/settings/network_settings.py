@@ -33,11 +33,21 @@ class NetworkSettings(Section):
         "with an [hmm] section `dense`: all dense layers of the chain that ends in the output",
     )
     tap: Literal["pre", "post"] = Field("pre", description="the named node, or the ReLU behind it")
+    outputs: Literal["classes", "none"] = Field(
+        "classes",
+        description="none: a network without a classifier, such as convolutions alone: the run ends after index, and "
+        "is asked what needs no decision; extract, fit and words run with --until, by likelihood, in scope joint",
+    )
 
     @property
     def finds_layers(self) -> bool:
         """Whether the dense layers are found in the network instead of being named."""
         return self.layers == (DENSE,)
+
+    @property
+    def has_outputs(self) -> bool:
+        """Whether it decides between classes."""
+        return self.outputs == "classes"
 
 
 class TrainingSettings(Section):

@@ -78,22 +78,24 @@ class Settings(Section):
         return self
 
     @model_validator(mode="after")
-    def _needs_no_labels(self) -> Settings:
-        """Without labels there is nothing to train for, to confuse, or to be wrong about."""
-        if self.data.labels == "given":
-            return self
+    def _needs_no_decision(self) -> Settings:
+        """Without labels or outputs there is nothing to train for, to confuse, or to be wrong about."""
+        lacks = (
+            (self.data.labels == "none", "data.labels = 'none'", "labels", "give images in class folders"),
+            (not self.network.has_outputs, "network.outputs = 'none'", "outputs", "name a network with a classifier"),
+        )
         found = (
             ("fit.loss", "be 'generative'", self.fit.loss, self.fit.loss == "generative"),
             ("fit.scopes", "be ['joint']", list(self.fit.scopes), self.fit.scopes == ("joint",)),
             ("[hmm]", "be left out", "one", self.hmm is None),
             ("network.weights", "name weights", self.network.weights, self.network.weights != "train"),
         )
-        for field, rule, came, is_met in found:
-            if not is_met:
-                raise ValueError(
-                    f"{field}: must {rule} with data.labels = 'none', got {came!r}, which needs labels; change it, or "
-                    "give images in class folders"
-                )
+        for lacking, setting, what, remedy in lacks:
+            for field, rule, came, is_met in found:
+                if lacking and not is_met:
+                    raise ValueError(
+                        f"{field}: must {rule} with {setting}, got {came!r}, which needs {what}; change it, or {remedy}"
+                    )
         return self
 
     def words_of_layers(self, n_layers: int) -> tuple[int, ...]:

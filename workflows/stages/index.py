@@ -54,7 +54,8 @@ def run(context: StageContext) -> None:
     plan = make_plan(settings, index, context.folder, planned.network)
     index = index.for_outputs(len(plan.class_names))
     known = known_scopes(settings, plan)
-    check_requests(settings, plan, known)
+    if plan.outputs:
+        check_requests(settings, plan, known)
     refuse_lone_classes(settings, plan, index.label)
     labels = index.label[: plan.train_images]
     # Scopes of classes are known after the extract stage; until then, none is larger than all classes together.
@@ -80,7 +81,7 @@ def run(context: StageContext) -> None:
 
 def _untold(settings: Settings) -> list[str]:
     """What images without labels cannot tell."""
-    if settings.data.labels == "given":
+    if settings.data.labels != "none" or not settings.network.has_outputs:
         return []
     return [
         "data.labels = 'none': errors, neighbours and accuracy are left out, and what is told by class, such as which "
@@ -114,9 +115,10 @@ def make_plan(settings: Settings, index: ImageIndex, folder: RunFolder, network:
     shape = (images.shape[1], images.shape[2], images.shape[3])
     layers = _modelled_layers(settings, network)
     names = [name for name, _, _ in layers]
-    checked = check_network(network, names, images)
-    shapes, outputs = checked.shapes, checked.logits.shape[1]
-    index = index.for_outputs(outputs)
+    has_outputs = settings.network.has_outputs
+    checked = check_network(network, names, images, has_outputs)
+    shapes = checked.shapes
+    index = index.for_outputs(checked.logits.shape[1] if has_outputs else index.labels)
     plans, window_of = [], WindowTracer(network, shape)
     every = zip(layers, settings.words_of_layers(len(layers)), strict=True)
     for level, ((name, given, rectified), words) in enumerate(every):
@@ -135,6 +137,7 @@ def make_plan(settings: Settings, index: ImageIndex, folder: RunFolder, network:
         weights=_weights(settings.network.weights, folder),
         rewriting=checked.rewriting,
         probabilities=checked.probabilities,
+        outputs=has_outputs,
     )
 
 

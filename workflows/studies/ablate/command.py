@@ -12,11 +12,12 @@ from rich.text import Text
 
 from gmm_ops.units.ablation import AblationTally, UnitMeans
 from workflows.asking.image_parts import Phase
-from workflows.asking.study import Asked, StudyContext, open_study
+from workflows.asking.study import Asked, StudyContext, open_study, refuse_without_outputs
 from workflows.errors import RunFolderError
 from workflows.networks.unit_layers import UnitNetwork, split_units
 from workflows.plan.requests import chosen_classes
 from workflows.report.ablation_figure import Curve, draw_ablation_figure
+from workflows.run import open_run
 from workflows.storage.images_table import ImageColumns
 from workflows.storage.tables import read_table
 from workflows.studies.ablate.ablations import AblateRequest, Ablation, plan_ablations, word_of
@@ -41,6 +42,7 @@ def run_ablate(asked: Asked, request: AblateRequest) -> dict[str, Any]:
     Raises:
         RunError: as ``open_study``; a class that no image carries, a table or a layer that is not there.
     """
+    refuse_without_outputs(open_run(asked.root).settings, ABLATE, "tells what the network decides without some units")
     plain = {
         "classes": sorted(request.classes),
         "rankings": list(request.rankings),
