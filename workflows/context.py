@@ -44,6 +44,7 @@ class Stage:
         items: settings that say which items it has; with another answer it runs again, and keeps what it has.
         of_scopes: its items are named ``<scope>/<name>``.
         needs_ray: False runs it in the driver, before Ray is started.
+        decision: why it does not apply to a network without outputs, in a few words; empty: it does.
     """
 
     name: str
@@ -52,6 +53,11 @@ class Stage:
     items: Callable[[Settings], str] = _no_choice
     of_scopes: bool = False
     needs_ray: bool = True
+    decision: str = ""
+
+    def applies(self, settings: Settings) -> bool:
+        """Whether a run with these settings has such a stage."""
+        return settings.network.has_outputs or not self.decision
 
     def run(self, context: StageContext) -> None:
         """Do the work; the stage's module is imported now."""

@@ -45,12 +45,18 @@ STAGES: dict[str, Stage] = {
         Stage("train", ("weights.pt", "checkpoints"), needs_ray=False),
         Stage("extract", ("activations", "predictions"), items=_checked_scopes),
         Stage("fit", ("scopes.json", "mixtures", "history.parquet"), items=_class_scopes, of_scopes=True),
-        Stage("errors", ("decisions", "decisions.parquet", "errors.parquet"), items=_class_scopes),
+        Stage(
+            "errors",
+            ("decisions", "decisions.parquet", "errors.parquet"),
+            items=_class_scopes,
+            decision="holds what words decide against what the network decides",
+        ),
         Stage("words", ("words", "path_parts"), items=_class_scopes),
         Stage(
             "paths",
             ("paths.parquet", "transitions.parquet", "triage.parquet", "junctions.parquet"),
             reads=("triage",),
+            decision="follows images to what the network decides",
         ),
         Stage(
             "count",
@@ -58,9 +64,20 @@ STAGES: dict[str, Stage] = {
             reads=("draw.exemplars",),
             items=_class_scopes,
             of_scopes=True,
+            decision="counts words together with what the network decides",
         ),
-        Stage("mine", ("nodes.parquet", "edges.parquet", "heatmaps.parquet"), reads=("mine",)),
-        Stage("draw", ("figures", "pictures"), reads=("mine", "draw", "triage")),
+        Stage(
+            "mine",
+            ("nodes.parquet", "edges.parquet", "heatmaps.parquet"),
+            reads=("mine",),
+            decision="explains what the network decides",
+        ),
+        Stage(
+            "draw",
+            ("figures", "pictures"),
+            reads=("mine", "draw", "triage"),
+            decision="draws graphs of what the network decides",
+        ),
     )
 }
 """In order. Each artefact has one writer, but images.parquet: the index stage writes what is known before a picture is
@@ -85,14 +102,14 @@ def run_pipeline(
         settings: of the run; a folder that holds another run is refused.
         root: the run folder.
         console: where the bars go.
-        until: last stage to run; None runs all.
+        until: last stage to run; None runs all, of a network without outputs the index alone.
         address: of a Ray cluster; None starts a local Ray when a stage needs one.
         restore_columns: extract again what ``free_columns`` freed; otherwise a stage that needs it is refused.
 
     Raises:
         RunError: whatever stops the run; what is finished stays finished.
     """
-    wanted = stages_until(until)
+    wanted = stages_until(until, settings)
     with RunFolder.claimed(root).lock():
         folder = RunFolder.create_or_open(root, settings)
         extracted = folder.ledger("extract")
@@ -106,16 +123,46 @@ def run_pipeline(
     return folder
 
 
-def stages_until(until: str | None) -> list[Stage]:
-    """All stages up to and including the one of a name.
+def stages_until(until: str | None, settings: Settings) -> list[Stage]:
+    """The stages of a run up to and including the one of a name; of a network without outputs the index, unless named.
 
     Raises:
-        SettingsError: there is no such stage.
+        SettingsError: there is no such stage, or not for a network without outputs.
     """
     names = list(STAGES)
     if until is not None and until not in names:
         raise SettingsError(f"--until {until!r} is no stage; the stages are {', '.join(names)}")
-    return list(STAGES.values())[: None if until is None else names.index(until) + 1]
+    if until is None and not settings.network.has_outputs:
+        until = "index"
+    known = stages_of(settings)
+    if until is not None and STAGES[until] not in known:
+        raise SettingsError(
+            f"--until: must be of {', '.join(stage.name for stage in known)} with network.outputs = 'none', got "
+            f"{until!r}, which {STAGES[until].decision}; leave it out, or name a network with a classifier"
+        )
+    last = len(names) if until is None else names.index(until) + 1
+    return [stage for stage in known if names.index(stage.name) < last]
+
+
+def stages_of(settings: Settings) -> list[Stage]:
+    """The stages that a run can have."""
+    return [stage for stage in STAGES.values() if stage.applies(settings)]
+
+
+def without_outputs(settings: Settings) -> str:
+    """What a run of a network without outputs has, for people; empty where it has outputs."""
+    if settings.network.has_outputs:
+        return ""
+    more = [stage.name for stage in stages_of(settings)][2:]
+    others = [stage.name for stage in STAGES.values() if not stage.applies(settings)]
+    return (
+        f"network.outputs = 'none': the run ends after index; {_listed(more)} run with --until; {_listed(others)} do "
+        "not apply to a network that decides nothing"
+    )
+
+
+def _listed(names: Sequence[str]) -> str:
+    return f"{', '.join(names[:-1])} and {names[-1]}"
 
 
 def stages_left(folder: RunFolder, settings: Settings, wanted: Sequence[Stage]) -> list[Stage]:
@@ -151,7 +198,7 @@ def free_columns(folder: RunFolder) -> None:
         RunFolderError: a stage that reads columns is not done.
     """
     settings = folder.settings()
-    left = [stage.name for stage in stages_left(folder, settings, list(STAGES.values()))]
+    left = [stage.name for stage in stages_left(folder, settings, stages_of(settings))]
     waiting = [name for name in ("extract", *_readers(settings)) if name in left]
     if waiting:
         raise RunFolderError(

@@ -27,15 +27,16 @@ from rich.markup import escape
 
 from workflows.asking.registry import STUDIES
 from workflows.asking.study_context import Asked, StudyContext
-from workflows.errors import RunFolderError
+from workflows.errors import RunFolderError, SettingsError
 from workflows.networks.loading import is_downloaded
 from workflows.pipeline import STAGES, stages_left, stages_until
 from workflows.plan.run_plan import plan_path
 from workflows.run import Run, open_run
 from workflows.runtime.progress import StageBar
+from workflows.settings import Settings
 from workflows.storage.study_folder import Basis, Study, StudyFolder, StudyRecord, basis_of, changes, unlike
 
-__all__ = ["Asked", "StudyContext", "open_study"]
+__all__ = ["Asked", "StudyContext", "open_study", "refuse_without_outputs"]
 
 
 @contextmanager
@@ -81,11 +82,21 @@ def open_study(
 
 def refuse_unfinished(run: Run, study: str, after: str) -> None:
     """Raises RunFolderError: a stage up to ``after`` is not done, or has to be done again."""
-    left = stages_left(run.folder, run.settings, stages_until(after))
+    left = stages_left(run.folder, run.settings, stages_until(after, run.settings))
     if left:
+        until = "" if run.settings.network.has_outputs else f" with --until {after}"
         raise RunFolderError(
             f"{study}: must have a run that is done up to its stage {after!r}, got {str(run.folder.root)!r}, whose "
-            f"stage {left[0].name!r} is not; give the command of the run again"
+            f"stage {left[0].name!r} is not; give the command of the run again{until}"
+        )
+
+
+def refuse_without_outputs(settings: Settings, asked_by: str, why: str) -> None:
+    """Raises SettingsError: the network decides nothing. ``why``: what is asked of its outputs."""
+    if not settings.network.has_outputs:
+        raise SettingsError(
+            f"{asked_by}: must be asked of a network with outputs, got network.outputs = 'none', and it {why}; name a "
+            "network with a classifier"
         )
 
 

@@ -130,7 +130,7 @@ class StudyContext(WorkContext):
             SettingsError: there is none, or of one of ``classes``.
         """
         images = ImageColumns.read(self.folder, 0, self.plan.images)
-        readable = np.flatnonzero(images.predicted >= 0)
+        readable = np.flatnonzero(images.readable)
         if split is not None:
             readable = readable[(readable >= self.plan.train_images) == (split == "validation")]
         if among is not None:

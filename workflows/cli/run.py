@@ -30,10 +30,13 @@ def run(
 
         inference-graphs run animals_resnet50 --until fit --address auto
     """
-    from workflows.pipeline import run_pipeline
+    from workflows.pipeline import run_pipeline, without_outputs
     from workflows.settings import load_settings
 
     settings = load_settings(find_preset(preset), set_ or ())
     out_console = console()
     folder = run_pipeline(settings, out or default_out(settings.name), out_console, until, address, restore_columns)
+    told = without_outputs(settings)
+    if told:
+        out_console.print(escape(told), highlight=False, soft_wrap=True)
     out_console.print(f"run folder {escape(str(folder.root))}", highlight=False, soft_wrap=True)

@@ -86,6 +86,7 @@ def show_graph(run: Run, graph: str, out: Console, scope: str | None = None) -> 
         DataError: there is no such class, image or scope.
         RunFolderError: the run has no such graph or path, or none yet; or none of its scopes has the graph.
     """
+    _refuse_without_outputs(run)
     graph = run.graph_id(graph)
     found = run.scope_of(graph, scope)
     explained = GraphId.parse(graph)
@@ -102,6 +103,7 @@ def graph_content(run: Run, graph: str, scope: str | None = None) -> dict[str, A
     """The same graph for programs: rows of the nodes and edges tables, and of an image its row of images.parquet."""
     from dataclasses import asdict
 
+    _refuse_without_outputs(run)
     graph = run.graph_id(graph)
     found = run.scope_of(graph, scope)
     _refuse_absent(run, graph, found)
@@ -243,6 +245,14 @@ def _show_table(run: Run, graph: str, scope: str, out: Console) -> None:
 def _print_figure(figure: Path, out: Console) -> None:
     text = str(figure) if figure.exists() else f"{figure} (not drawn yet: run the draw stage)"
     out.print(f"figure {escape(text)}", highlight=False, soft_wrap=True)
+
+
+def _refuse_without_outputs(run: Run) -> None:
+    if not run.settings.network.has_outputs:
+        raise RunFolderError(
+            f"show: must be a run with graphs, got {str(run.folder.root)!r}, whose network decides nothing "
+            "(network.outputs = 'none'); ask it with studies, or name a network with a classifier"
+        )
 
 
 def _refuse_absent(run: Run, graph: str, scope: str) -> None:

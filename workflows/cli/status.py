@@ -14,15 +14,16 @@ from rich.text import Text
 from workflows.asking.registry import STUDIES
 from workflows.cli.options import AsJson, Folder, console, print_json
 from workflows.context import Stage
-from workflows.pipeline import STAGES
+from workflows.pipeline import STAGES, without_outputs
 from workflows.plan.run_plan import ForwardChoice, Plan, plan_path
 from workflows.report.numbers import duration, size
-from workflows.storage.ledger import Item, LedgerContent
+from workflows.settings import Settings
+from workflows.storage.ledger import Item
 from workflows.storage.names import split_item
 from workflows.storage.run_folder import RunFolder, size_of
 from workflows.storage.study_folder import StudyFolder, StudyProgress
 
-StageState: TypeAlias = Literal["done", "cleaned", "running", "stopped", "waiting", "failed"]
+StageState: TypeAlias = Literal["done", "cleaned", "running", "stopped", "waiting", "failed", "not asked", "no outputs"]
 _STATE_STYLES: dict[StageState, str] = {
     "done": "green",
     "cleaned": "green",
@@ -30,6 +31,8 @@ _STATE_STYLES: dict[StageState, str] = {
     "stopped": "yellow",
     "waiting": "dim",
     "failed": "bold red",
+    "not asked": "dim",
+    "no outputs": "dim",
 }
 _STUDY_STYLES: dict[StudyProgress, str] = {
     "done": "green",
@@ -43,7 +46,8 @@ _STUDY_STYLES: dict[StudyProgress, str] = {
 class StageStatus:
     """Where a stage stands: its shards (or other work items), time in seconds and size of its artefacts in bytes.
 
-    A stage that is ``cleaned`` is done, and what it wrote is freed (``inference-graphs clean``).
+    A stage that is ``cleaned`` is done, and what it wrote is freed (``inference-graphs clean``). For a network without
+    outputs a stage behind index is ``not asked`` until ``run --until`` names it, or does not apply: ``no outputs``.
     ``left`` is None while the number of items is unknown.
     """
 
@@ -85,12 +89,14 @@ def status(folder: Folder, as_json: AsJson = False) -> None:
         inference-graphs status runs/digits --json
     """
     stages, studies = stage_statuses(folder), study_statuses(folder)
-    forward = forward_choice(folder)
+    forward, untold = forward_choice(folder), without_outputs(RunFolder.open(folder).settings())
     if as_json:
         told = {"stages": [asdict(stage) for stage in stages], "studies": [asdict(study) for study in studies]}
         print_json({"run": str(folder.resolve()), **told, "forward": None if forward is None else asdict(forward)})
     else:
         console().print(status_table(stages))
+        if untold:
+            console().print(Text(untold), soft_wrap=True)
         if forward is not None:
             console().print(forward_line(forward), highlight=False, soft_wrap=True)
         for study in studies:
@@ -104,8 +110,8 @@ def stage_statuses(root: Path) -> list[StageStatus]:
         RunFolderError: there is no run in ``root``.
     """
     folder = RunFolder.open(root)
-    driven = folder.is_locked()
-    return [_status(folder, stage, folder.ledger(stage.name).content(), driven) for stage in STAGES.values()]
+    driven, settings = folder.is_locked(), folder.settings()
+    return [_status(folder, stage, settings, driven) for stage in STAGES.values()]
 
 
 def study_statuses(root: Path) -> list[StudyStatus]:
@@ -148,10 +154,14 @@ def study_line(study: StudyStatus) -> Text:
     return line.append(f"{study.question}?  {told[study.state]}")
 
 
-def _status(folder: RunFolder, stage: Stage, content: LedgerContent, driven: bool) -> StageStatus:
+def _status(folder: RunFolder, stage: Stage, settings: Settings, driven: bool) -> StageStatus:
+    content = folder.ledger(stage.name).content()
     written = sum(size_of(folder.root / name) for name in stage.writes)
+    if not stage.applies(settings):
+        return StageStatus(stage.name, "no outputs", 0, 0, 0, 0.0, written)
     if content.fingerprint is None:
-        return StageStatus(stage.name, "waiting", 0, 0, None, 0.0, written)
+        asked = settings.network.has_outputs or stage.name == "index"
+        return StageStatus(stage.name, "waiting" if asked else "not asked", 0, 0, None if asked else 0, 0.0, written)
     if content.done and content.total is not None:
         # The ledger may hold items, and failures, of scopes that are no longer asked for.
         return StageStatus(

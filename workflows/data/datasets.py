@@ -5,17 +5,19 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 from jaxtyping import Bool, Int
 
 from workflows.data.class_names import Pairing, listed, named_classes, pair_classes, refuse_unnamed_labels
-from workflows.data.folders import FolderListing, scan_folders, scan_pictures
+from workflows.data.crops import BACKGROUND, photo_crops
+from workflows.data.folders import FolderListing, joined_classes, scan_folders, scan_pictures
 from workflows.data.image_index import TRAIN, UNLABELLED, VALIDATION, ImageIndex, build_index
 from workflows.data.packaged import load_cifar10, load_digits
 from workflows.data.parquet_index import LabelledRows, labelled_rows, parquet_files
 from workflows.errors import DataError
-from workflows.settings import DataSettings
+from workflows.settings import DataSettings, FolderLabel
 
 __all__ = ["TRAIN", "VALIDATION", "ImageIndex", "index_images"]
 
@@ -90,18 +92,28 @@ def _folders(settings: DataSettings, seed: int) -> _Listed:
     names = named_classes(settings.class_names)
     if settings.labels == "none":
         return _unlabelled(settings, names or (), seed)
-    trained = scan_folders(settings.folders)
-    pairing = pair_classes(names, list(trained.classes))
+    trained = _scanned(settings, settings.folders)
+    labels = settings.joined_labels
+    pairing = _of_labels(labels) if labels else pair_classes(names, list(trained.classes))
     pairing = replace(pairing, notes=(*pairing.notes, *trained.notes))
     if not settings.validation:
         return _drawn(*_of_folders(trained, pairing), pairing, settings, seed)
-    counted = scan_folders(settings.validation, "data.validation")
+    counted = _scanned(settings, settings.validation, "data.validation")
     _refuse_shared_folders(settings)
     _refuse_other_classes(trained.classes, counted.classes)
     images = {TRAIN: _of_folders(trained, pairing), VALIDATION: _of_folders(counted, pairing)}
     paths: dict[str, Sequence[str]] = {split: found for split, (found, _) in images.items()}
-    labels = {split: found for split, (_, found) in images.items()}
-    return _Listed(paths, labels, pairing.names, (*pairing.notes, *counted.notes))
+    of_split = {split: found for split, (_, found) in images.items()}
+    return _Listed(paths, of_split, pairing.names, (*pairing.notes, *counted.notes))
+
+
+def _scanned(settings: DataSettings, folders: Sequence[str], field: str = "data.folders") -> FolderListing:
+    found = scan_folders(folders, field)
+    return joined_classes(found, settings.joined_labels, field) if settings.joined_labels else found
+
+
+def _of_labels(labels: Sequence[FolderLabel]) -> Pairing:
+    return Pairing(tuple(range(len(labels))), tuple(label.name for label in labels))
 
 
 def _unlabelled(settings: DataSettings, names: tuple[str, ...], seed: int) -> _Listed:
@@ -117,7 +129,7 @@ def _unlabelled(settings: DataSettings, names: tuple[str, ...], seed: int) -> _L
 
 
 def _of_folders(listing: FolderListing, pairing: Pairing) -> tuple[list[str], _Labels]:
-    """Paths and labels of the images of all classes, whose names are sorted in both."""
+    """Paths and labels of the images of all classes, which are in one order in both."""
     sizes = [len(files) for files in listing.classes.values()]
     paths = [path for files in listing.classes.values() for path in files]
     return paths, np.repeat(np.array(pairing.labels, dtype=np.int64), sizes)
@@ -176,9 +188,31 @@ def _drawn(paths: Sequence[str], labels: _Labels, pairing: Pairing, settings: Da
     )
 
 
+def _crops(settings: DataSettings, seed: int) -> _Listed:
+    """Photos are drawn, by what they show, and their crops go with them."""
+    listing = scan_folders(settings.folders)
+    photos, names = photo_crops(listing.classes, Path(settings.boxes), seed)
+    pairing = pair_classes(
+        named_classes(settings.class_names),
+        [*names, BACKGROUND],
+        "classes of the objects, and background",
+        in_order=True,
+    )
+    counted = validation_mask(np.array([photo.label for photo in photos]), settings.validation_fraction, seed)
+    paths: dict[str, Sequence[str]] = {}
+    labels: dict[str, _Labels] = {}
+    for split, chosen in ((TRAIN, ~counted), (VALIDATION, counted)):
+        of_split = [photos[place] for place in np.flatnonzero(chosen)]
+        paths[split] = [path for photo in of_split for path in photo.paths()]
+        own = [label for photo in of_split for label in photo.labels(len(names))]
+        labels[split] = np.array(pairing.labels)[np.array(own, np.int64)]
+    return _Listed(paths, labels, pairing.names, (*pairing.notes, *listing.notes))
+
+
 _SOURCES: dict[str, Callable[[DataSettings, int], _Listed]] = {
     "parquet": _parquet,
     "folders": _folders,
+    "crops": _crops,
     "cifar10": _cifar10,
     "digits": _digits,
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 import re
 from collections import Counter
@@ -12,6 +13,8 @@ from pathlib import Path
 
 from workflows.data.decoding import PictureError, check_readable
 from workflows.errors import DataError
+from workflows.networks.naming import shortened
+from workflows.settings import FolderLabel
 from workflows.storage.names import readable_name, stored_path
 
 EXTENSIONS = frozenset(
@@ -92,6 +95,50 @@ def scan_folders(roots: Sequence[str], field: str = "data.folders", n_threads: i
     left_out = [pair for root in absolute_roots for pair in _beside(root)]
     left_out += [pair for entry in found for pair in entry.left_out]
     return FolderListing(classes, _notes(field, left_out))
+
+
+def joined_classes(listing: FolderListing, labels: Sequence[FolderLabel], field: str = "data.folders") -> FolderListing:
+    """The same images by label, in the order of the labels; those of folders that no label names are left out.
+
+    Args:
+        listing: of class folders.
+        labels: at most one takes the rest.
+        field: the setting that names the folders.
+
+    Raises:
+        DataError: a label names a folder that there is not, or that another label has, or gets no folder.
+    """
+    owners: dict[str, str] = {}
+    for label in labels:
+        for name in label.folders:
+            if name not in listing.classes:
+                near = difflib.get_close_matches(name, listing.classes, n=3)
+                offer = f"did you mean {', '.join(near)}?" if near else f"there are {shortened(listing.classes)}"
+                raise DataError(
+                    f"data.labels: label {label.name!r} must name class folders of {field}, got {name!r}; {offer}"
+                )
+            if owners.setdefault(name, label.name) != label.name:
+                raise DataError(
+                    f"data.labels: folder {name!r} must belong to one label, got {owners[name]!r} and {label.name!r}; "
+                    "leave it out of one"
+                )
+    rest = next((label.name for label in labels if label.rest), None)
+    others = [name for name in listing.classes if name not in owners]
+    if rest is not None and not others:
+        raise DataError(
+            f"data.labels: label {rest!r} must have class folders of {field} left for it, got none, for every one has "
+            "a label; leave it out"
+        )
+    classes: dict[str, list[str]] = {label.name: [] for label in labels}
+    for name, files in listing.classes.items():
+        owner = owners.get(name, rest)
+        if owner is not None:
+            classes[owner] += files
+    if others and rest is None:
+        images = sum(len(listing.classes[name]) for name in others)
+        told = f"{field}: {images} images of {len(others)} class folders that no label names were left out"
+        return FolderListing(classes, (*listing.notes, f"{told}; the first is {others[0]!r}"))
+    return FolderListing(classes, listing.notes)
 
 
 def scan_pictures(

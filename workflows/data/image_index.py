@@ -54,6 +54,11 @@ class ImageIndex:
         names[self.label == UNLABELLED] = None
         return names
 
+    @property
+    def labels(self) -> int:
+        """How many labels there are, in use or not."""
+        return len(self.class_names) or int(self.label.max()) + 1
+
     def for_outputs(self, outputs: int) -> ImageIndex:
         """The index of a network with so many outputs; numbers name them where nothing else does.
 

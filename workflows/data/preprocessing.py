@@ -32,9 +32,8 @@ class Preprocessor:
             )
         for field in ("mean", "std"):
             if len(getattr(settings, field)) != settings.channels:
-                wanted = (
-                    "3 numbers, one each for red, green and blue" if settings.channels == 3 else "1 number, for grey"
-                )
+                colours = "red, green and blue" if settings.channel_order == "rgb" else "blue, green and red"
+                wanted = f"3 numbers, one each for {colours}" if settings.channels == 3 else "1 number, for grey"
                 raise SettingsError(
                     f"preprocessing.{field} must have {wanted}, came {len(getattr(settings, field))}; give as many as "
                     f"preprocessing.channels ({settings.channels})"
@@ -91,10 +90,13 @@ class Preprocessor:
     ) -> Float[Tensor, "N C H W"]:
         """The network's input (x / scale - mean) / std, float32, in channels-last memory order; C is 3, or 1 for grey.
 
-        Bytes are sent to the device, a quarter of the floats' traffic.
+        Pictures are red, green, blue everywhere else; here they are put in ``preprocessing.channel_order``. Bytes are
+        sent to the device, a quarter of the floats' traffic.
         """
         pixels = torch.from_numpy(batch) if isinstance(batch, np.ndarray) else batch
         pixels = pixels[..., : self._settings.channels]
+        if self._settings.channel_order == "bgr":
+            pixels = pixels.flip(-1)
         n_images, height, width, channels = pixels.shape
         pixels = pixels.to(device).reshape(n_images * height, width * channels)
         factor, offset = self._row(width, pixels.device)

@@ -10,6 +10,7 @@ from types import TracebackType
 
 import numpy as np
 
+from workflows.data.crops import Crop, parse_crop
 from workflows.data.decoding import BrokenPicture, Picture, PictureError, Pixels, decode_picture
 from workflows.data.packaged import load_cifar10, load_digits
 from workflows.data.parquet_rows import CACHE_BYTES, Encoded, ParquetRows, Span, parse_row_path
@@ -21,7 +22,7 @@ __all__ = ["BrokenPicture", "Picture", "PictureReader"]
 
 Result = Picture | BrokenPicture
 Geometry = Callable[[Pixels], Pixels]
-_Encoded = Encoded | np.ndarray
+_Encoded = Encoded | Crop | np.ndarray
 
 # A task for the pool: enough small pictures to pay for handing it over, few enough to keep all threads busy.
 _MOST_IN_TASK = 32
@@ -117,6 +118,8 @@ class PictureReader:
             yield from self._rows.find([parse_row_path(path) for path in paths])
         elif source == "folders":
             yield from enumerate(Path(file_path(path)) for path in paths)
+        elif source == "crops":
+            yield from enumerate(parse_crop(path) for path in paths)
         else:
             yield from enumerate(self._packaged(path) for path in paths)
 
@@ -179,6 +182,8 @@ def _pixels(encoded: _Encoded) -> Pixels:
         raise PictureError("empty: the cell has neither bytes nor a path")
     if isinstance(encoded, PictureError):
         raise encoded
+    if isinstance(encoded, Crop):
+        return encoded.read()
     if isinstance(encoded, bytes):
         return decode_picture(encoded)
     return decode_picture(encoded.read() if isinstance(encoded, Span) else encoded.read_bytes())

@@ -66,7 +66,7 @@ def _images_left(context: StageContext, plan: Plan, scopes: Sequence[Scope], ima
 def _thin_dictionaries(context: StageContext, plan: Plan, scopes: Sequence[Scope], images: ImageColumns) -> list[str]:
     """Warnings that the index stage did not tell."""
     settings, train = context.settings, slice(0, plan.train_images)
-    labels, readable = images.label[train], images.predicted[train] >= 0
+    labels, readable = images.label[train], images.readable[train]
     known = known_scopes(settings, plan)
     of_classes = [scope for scope in scopes if scope not in known]
     # Broken images are counted as there, where nothing had been read: what is the same is told in the same words.

@@ -1,4 +1,4 @@
-"""Networks of the shipped presets, two small residual ones and one of dense layers only; a classifier of patches."""
+"""Networks of the shipped presets: small residual ones, dense layers only, VGG's convolutions; a patch classifier."""
 
 from __future__ import annotations
 
@@ -112,6 +112,47 @@ def mlp(
             layers[f"drop{number}"] = nn.Dropout(dropout)
     layers["logits"] = nn.Linear(sizes[-1], n_classes)
     return nn.Sequential(layers)
+
+
+_VGG16 = ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3))
+"""Units and convolutions of the blocks, each of which ends in a pooling."""
+
+
+class VGGConvolutions(nn.Module):
+    """VGG's 3x3 convolutions with ReLU, in blocks that halve the map, under torchvision's names ``features.N``.
+
+    Args:
+        blocks: units and number of convolutions of each.
+        n_classes: outputs of one dense layer on the means of the last maps, ``classifier``; 0: there is none, and the
+            last maps are the result.
+    """
+
+    def __init__(self, blocks: Sequence[tuple[int, int]], n_classes: int = 0) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        below = 3
+        for units, convolutions in blocks:
+            for _ in range(convolutions):
+                layers += [nn.Conv2d(below, units, 3, padding=1), nn.ReLU()]
+                below = units
+            layers.append(nn.MaxPool2d(2))
+        self.features = nn.Sequential(*layers)
+        self.classifier = nn.Linear(below, n_classes) if n_classes else None
+
+    def forward(self, images: Float[Tensor, "N 3 H W"]) -> Float[Tensor, "N ..."]:
+        """Logits (N, M), or maps (N, D, H / 2^blocks, W / 2^blocks), of normalised images."""
+        maps = self.features(images)
+        return maps if self.classifier is None else self.classifier(maps.mean(dim=(2, 3)))
+
+
+def vgg16_convolutions(n_classes: int = 0) -> VGGConvolutions:
+    """The 13 convolutions of VGG-16 (configuration D), alone or with a dense layer for so many classes."""
+    return VGGConvolutions(_VGG16, n_classes)
+
+
+def small_vgg(units: Sequence[int] = (8, 16, 24), n_classes: int = 0) -> VGGConvolutions:
+    """The same with one convolution a block, for tests and first tries."""
+    return VGGConvolutions([(one, 1) for one in units], n_classes)
 
 
 def patch_classifier(n_classes: int, side: int = 32, units: int = 64) -> nn.Sequential:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from workflows.errors import NetworkError
 from workflows.networks.copying import own_copy
 from workflows.networks.rewriting_choice import Rewriting
-from workflows.networks.taps import ResolvedLayer, TappedNetwork, check_logits, explained
+from workflows.networks.taps import ResolvedLayer, TappedNetwork, explained, network_result
 
 _CHANGES = tuple(Rewriting(fused=fused, channels_last=last) for last in (True, False) for fused in (True, False))
 _UNCHANGED = (Rewriting("recorded", False, False), Rewriting("own", False, False))
@@ -49,7 +49,10 @@ class CheckedNetwork:
 
 @torch.no_grad()
 def check_network(
-    network: nn.Module, layers: Sequence[str | ResolvedLayer], images: Float[Tensor, "N C H W"]
+    network: nn.Module,
+    layers: Sequence[str | ResolvedLayer],
+    images: Float[Tensor, "N C H W"],
+    outputs: bool = True,
 ) -> CheckedNetwork:
     """Find the changes that a network bears, fastest first, by comparing logits and taps with the plain network's.
 
@@ -61,18 +64,20 @@ def check_network(
         layers: as for ``TappedNetwork``.
         images: at least one; several show where a layout mixes images with positions. Those that the network itself
             cannot take without NaN or infinity say nothing of taps and are left out: extraction names them.
+        outputs: the network decides between classes; without, its last layer stands for the logits.
 
     Raises:
         NetworkError: the network cannot take such images, gives other logits every time or NaN for every image, its
             logits are not (N, classes), or taps change them whatever is left out.
     """
-    images, logits = _finite(network, images.contiguous())
-    _refuse_chance(network, images, logits)
-    checks = _Checks(network, layers, images, logits)
+    plain = _Untapped(network, outputs)
+    images, logits = _finite(plain, images.contiguous())
+    _refuse_chance(plain, images, logits)
+    checks = _Checks(network, layers, images, logits, outputs)
     rewriting, expected = checks.reference()
     rewriting = next((one for one in _CHANGES if checks.bears(one, expected)), rewriting)
     shapes = {name: tuple(value.shape[1:]) for name, value in expected.every.items() if name != _LOGITS}
-    probabilities = _are_probabilities(logits) and _are_probabilities(_of_noise(network, images))
+    probabilities = outputs and _are_probabilities(logits) and _are_probabilities(_of_noise(plain, images))
     return CheckedNetwork(rewriting, logits, shapes, probabilities)  # type: ignore[arg-type]
 
 
@@ -80,12 +85,12 @@ class _Checks:
     """One network, its twin in float64, the layers and images of all comparisons; ``logits``: what it gave for them."""
 
     def __init__(
-        self, network: nn.Module, layers: Sequence[str | ResolvedLayer], images: Tensor, logits: Tensor
+        self, network: nn.Module, layers: Sequence[str | ResolvedLayer], images: Tensor, logits: Tensor, outputs: bool
     ) -> None:
-        self.layers, self.images, self.network = layers, images, network
+        self.layers, self.images, self.network, self.outputs = layers, images, network, outputs
         self.twin: nn.Module | None
-        self.twin, exact = _twin(network, images)
-        self.plain = _Results(_run(_Untapped(network), images[:1]), {_LOGITS: logits}, exact)
+        self.twin, exact = _twin(network, images, outputs)
+        self.plain = _Results(_run(_Untapped(network, outputs), images[:1]), {_LOGITS: logits}, exact)
 
     def reference(self) -> tuple[Rewriting, _Results]:
         """The network with copied taps and no other change, and what it gives."""
@@ -120,7 +125,7 @@ class _Checks:
             return False
 
     def _tapped(self, network: nn.Module, rewriting: Rewriting) -> nn.Module:
-        return TappedNetwork(network, self.layers, rewriting=rewriting)
+        return TappedNetwork(network, self.layers, rewriting=rewriting, outputs=self.outputs)
 
     def _results(self, rewriting: Rewriting) -> _Results:
         network = self._tapped(self.network, rewriting)
@@ -155,13 +160,17 @@ class _Results:
 class _Untapped(nn.Module):
     """A network in the shape of a tapped one without layers."""
 
-    def __init__(self, network: nn.Module) -> None:
+    def __init__(self, network: nn.Module, outputs: bool) -> None:
         super().__init__()
-        self.network = network
+        self.network, self.outputs = network, outputs
+
+    @property
+    def title(self) -> str:
+        return f"network {type(self.network).__name__}"
 
     def forward(self, images: Tensor) -> tuple[Tensor, Values]:
         try:
-            return check_logits(self.network(images)), {}
+            return network_result(self.network(images), self.outputs), {}
         except NetworkError:
             raise
         except Exception as error:  # foreign code may fail in any way
@@ -175,43 +184,43 @@ def _run(network: nn.Module, images: Tensor) -> Values:
     return {_LOGITS: logits, **maps}
 
 
-def _twin(network: nn.Module, images: Tensor) -> tuple[nn.Module, Values] | tuple[None, None]:
+def _twin(network: nn.Module, images: Tensor, outputs: bool) -> tuple[nn.Module, Values] | tuple[None, None]:
     """The network in float64 and its logits, or None: it cannot be copied, or makes float32 tensors of its own."""
     try:
         twin = own_copy(network).double()
-        return twin, _run(_Untapped(twin), images.double())
+        return twin, _run(_Untapped(twin, outputs), images.double())
     except Exception:  # foreign code may fail in any way; what matters shows in float32
         return None, None
 
 
-def _finite(network: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
+def _finite(plain: _Untapped, images: Tensor) -> tuple[Tensor, Tensor]:
     """The images whose logits are numbers, and these."""
-    logits = _run(_Untapped(network), images)[_LOGITS]
+    logits = _run(plain, images)[_LOGITS]
     numbers = torch.isfinite(logits).all(1)
     if numbers.all():
         return images, logits
     if not numbers.any():
         raise NetworkError(
-            f"network {type(network).__name__}: must give finite logits, gave {logits[0, 0]:g} for the first of "
+            f"{plain.title}: must give finite logits, gave {logits[0, 0]:g} for the first of "
             f"{len(images)} images and finite ones for none; check network.weights and the [preprocessing] section"
         )
-    return images[numbers], _run(_Untapped(network), images[numbers])[_LOGITS]
+    return images[numbers], _run(plain, images[numbers])[_LOGITS]
 
 
-def _refuse_chance(network: nn.Module, images: Tensor, first: Tensor) -> None:
-    again = _run(_Untapped(network), images)[_LOGITS]
+def _refuse_chance(plain: _Untapped, images: Tensor, first: Tensor) -> None:
+    again = _run(plain, images)[_LOGITS]
     if _distance(again, first) > _ROUNDING:
         raise NetworkError(
-            f"network {type(network).__name__}: must give the same logits for the same image every time, gave "
+            f"{plain.title}: must give the same logits for the same image every time, gave "
             f"{_numbers(again, first)}; switch randomness off in evaluation mode, for example by "
             "F.dropout(x, training=self.training)"
         )
 
 
-def _of_noise(network: nn.Module, images: Tensor) -> Float[Tensor, "8 M"]:
+def _of_noise(plain: _Untapped, images: Tensor) -> Float[Tensor, "8 M"]:
     """Outputs for noise, three times as strong as the images."""
     noise = torch.randn((8, *images.shape[1:]), generator=torch.Generator().manual_seed(0)) * images.std() * 3
-    return _run(_Untapped(network), noise)[_LOGITS]
+    return _run(plain, noise)[_LOGITS]
 
 
 def _are_probabilities(outputs: Float[Tensor, "N M"]) -> bool:

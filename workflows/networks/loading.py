@@ -92,10 +92,14 @@ def is_downloaded(weights: str) -> bool:
     return weights.startswith((_TORCHVISION, TIMM))
 
 
-def read_state_dict(source: str) -> dict[str, Tensor]:
+def read_state_dict(source: str, field: str = "network.weights") -> dict[str, Tensor]:
     """Read weights from a file or, by ``torchvision:<WEIGHTS>`` or ``timm:<model>.<tag>``, download them.
 
     Only tensors are read, never code. Dictionaries that a checkpoint wraps around its weights are unpacked.
+
+    Args:
+        source: of the weights.
+        field: the setting that names it.
 
     Raises:
         NetworkError: the file is missing, no plain state dict, or the download failed.
@@ -109,10 +113,10 @@ def read_state_dict(source: str) -> dict[str, Tensor]:
         return _downloaded(source.removeprefix(_TORCHVISION))
     if source.startswith(TIMM):
         return timm_weights(source.removeprefix(TIMM))
-    state = _unwrapped(_unpickle(Path(source).expanduser()))
+    state = _unwrapped(_unpickle(Path(source).expanduser(), field))
     if not isinstance(state, dict) or not state or not all(isinstance(value, Tensor) for value in state.values()):
         raise NetworkError(
-            f"network.weights {source!r} holds a {_describe(state)}, not a plain state dict (parameter names to "
+            f"{field} {source!r} holds a {_describe(state)}, not a plain state dict (parameter names to "
             "tensors); save it with torch.save(network.state_dict(), file)"
         )
     return dict(state)
@@ -129,7 +133,7 @@ def fit_weights(network: nn.Module, state: dict[str, Tensor], source: str) -> No
         NetworkError: keys are missing, unexpected or of another shape, or values are not finite.
     """
     expected = network.state_dict()
-    state = _own_names(state, expected)
+    state = own_names(state, expected)
     missing = [key for key in expected if key not in state and not key.endswith("num_batches_tracked")]
     unexpected = [key for key in state if key not in expected]
     shapes = [
@@ -147,10 +151,15 @@ def fit_weights(network: nn.Module, state: dict[str, Tensor], source: str) -> No
             f"network.weights {source!r} do not fit the network: keys {'; '.join(problems)}; "
             "give weights of this network, or change network.name or network.arguments"
         )
+    refuse_no_numbers(state, source)
+    network.load_state_dict(state, strict=False)
+
+
+def refuse_no_numbers(state: Mapping[str, Tensor], source: str, field: str = "network.weights") -> None:
+    """Raises NetworkError: some weights are NaN or infinite."""
     broken = [key for key, value in state.items() if value.is_floating_point() and not bool(value.isfinite().all())]
     if broken:
-        raise NetworkError(f"network.weights {source!r} hold NaN or infinity in {shortened(broken)}; use other weights")
-    network.load_state_dict(state, strict=False)
+        raise NetworkError(f"{field} {source!r} hold NaN or infinity in {shortened(broken)}; use other weights")
 
 
 def _unwrapped(raw: Any) -> Any:
@@ -167,7 +176,7 @@ def _is_state_dict(value: Any) -> bool:
     return isinstance(value, dict) and bool(value) and all(isinstance(entry, Tensor) for entry in value.values())
 
 
-def _own_names(state: dict[str, Tensor], expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def own_names(state: dict[str, Tensor], expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The state under the network's own names, where prefixes and counters of wrappers are all that is different."""
     state = {key: value for key, value in state.items() if key in expected or not _is_counter(key, value)}
     while not any(key in expected for key in state):
@@ -223,32 +232,32 @@ def _imported(name: str, module_path: str) -> ModuleType:
         ) from error
 
 
-def _unpickle(path: Path) -> Any:
+def _unpickle(path: Path, field: str) -> Any:
     try:
         with warnings.catch_warnings():
             # About the pickle protocol of foreign files; what matters is raised.
             warnings.simplefilter("ignore", UserWarning)
             return torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
-        raise NetworkError(f"network.weights {str(path)!r} does not exist; give the file of a state dict") from None
+        raise NetworkError(f"{field} {str(path)!r} does not exist; give the file of a state dict") from None
     except IsADirectoryError:
-        raise NetworkError(f"network.weights {str(path)!r} is a folder; give the file of a state dict") from None
+        raise NetworkError(f"{field} {str(path)!r} is a folder; give the file of a state dict") from None
     except Exception as error:  # a damaged file fails in any way: KeyError, EOFError, RuntimeError, ...
         if "TorchScript" in str(error):
             raise NetworkError(
-                f"network.weights {str(path)!r} must be a state dict, it is a TorchScript archive, which holds code; "
+                f"{field} {str(path)!r} must be a state dict, it is a TorchScript archive, which holds code; "
                 "save its weights with torch.save(torch.jit.load(file).state_dict(), other_file)"
             ) from None
         foreign = re.search(r"GLOBAL ([\w.]+)", str(error))
         if foreign is None and not isinstance(error, UnpicklingError):
             raise NetworkError(
-                f"network.weights {str(path)!r} cannot be read, it is damaged or no torch file "
+                f"{field} {str(path)!r} cannot be read, it is damaged or no torch file "
                 f"({type(error).__name__}: {_first_line(error)}); save it with torch.save(network.state_dict(), file)"
             ) from error
         # Torch's own words would advise to load it all the same.
         held = f"the pickle holds {foreign[1]}" if foreign else "it is a pickle that torch.save did not write"
         raise NetworkError(
-            f"network.weights {str(path)!r} is not a plain state dict: {held}, which could run "
+            f"{field} {str(path)!r} is not a plain state dict: {held}, which could run "
             "foreign code and is not loaded; save it with torch.save(network.state_dict(), file)"
         ) from error
 

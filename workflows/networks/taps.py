@@ -91,6 +91,7 @@ class TappedNetwork(nn.Module):
         layers: layer names lowest first, or what ``resolve_layers`` gave.
         tap: see ``resolve_layers``.
         rewriting: what is changed in the copy.
+        outputs: the network decides between classes; see ``network_result``.
 
     Raises:
         NetworkError: as ``resolve_layers``; the network would be changed and cannot be copied.
@@ -102,8 +103,10 @@ class TappedNetwork(nn.Module):
         layers: Sequence[str | ResolvedLayer],
         tap: Tap = "pre",
         rewriting: Rewriting = EVERY_CHANGE,
+        outputs: bool = True,
     ) -> None:
         super().__init__()
+        self.outputs = outputs
         given = [layer.name if isinstance(layer, ResolvedLayer) else layer for layer in layers]
         network = own_copy(network, shared=rewriting.operations != "rewritten").eval().requires_grad_(False)
         graph = _graph(network)
@@ -119,22 +122,35 @@ class TappedNetwork(nn.Module):
         """Logits, and activation maps by canonical layer name; a dense layer has H = W = 1.
 
         Raises:
-            NetworkError: the logits are not (N, M), or a tapped layer is neither (N, D, H, W) nor (N, D).
+            NetworkError: the result is not as ``network_result`` says, or a tapped layer is neither (N, D, H, W) nor
+                (N, D).
         """
         layout = torch.channels_last if self.rewriting.channels_last else torch.contiguous_format
         images = images.contiguous(memory_format=layout)
-        logits, tapped = self.body(images)
-        check_logits(logits)
+        result, tapped = self.body(images)
+        logits = network_result(result, self.outputs)
         maps = {layer.name: _as_maps(layer, value) for layer, value in zip(self.layers, tapped, strict=True)}
         return logits, maps
 
 
-def check_logits(logits: object) -> Float[Tensor, "N M"]:
-    """The logits themselves.
+def network_result(logits: object, outputs: bool = True) -> Float[Tensor, "N M"]:
+    """The logits themselves; of a network without outputs, the values of its last layer in a row.
+
+    Args:
+        logits: what the network gave.
+        outputs: whether it decides between classes.
 
     Raises:
-        NetworkError: they are no tensor (N, classes).
+        NetworkError: they are no tensor (N, classes); without outputs, no map (N, D, H, W) and no dense layer (N, D).
     """
+    if not outputs and isinstance(logits, Tensor) and logits.ndim in (2, 4):
+        return logits.flatten(1)
+    if not outputs:
+        came = tuple(logits.shape) if isinstance(logits, Tensor) else f"a {type(logits).__name__}"
+        raise NetworkError(
+            f"network: must give (N, D, H, W) or (N, D) with network.outputs = 'none', gives {came}; wrap it in a "
+            "module that gives the last layer alone"
+        )
     if not isinstance(logits, Tensor):
         raise NetworkError(
             f"network: must give one tensor of logits (N, classes), gives a {type(logits).__name__}; "
@@ -143,7 +159,7 @@ def check_logits(logits: object) -> Float[Tensor, "N M"]:
     if logits.ndim != 2:
         raise NetworkError(
             f"network: the logits must be (N, classes), the network gives {tuple(logits.shape)}; wrap it in a module "
-            "that gives two axes"
+            "that gives two axes, or set network.outputs = 'none' if it decides nothing"
         )
     if logits.shape[1] == 1:
         raise NetworkError(

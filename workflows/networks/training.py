@@ -20,7 +20,7 @@ _MOMENTUM = 0.9
 
 def train_classifier(
     network: nn.Module,
-    images: Float[Tensor, "N 3 H W"],
+    images: Float[Tensor, "N ..."],
     labels: Int[Tensor, " N"],
     settings: TrainingSettings,
     seed: int,
@@ -35,7 +35,7 @@ def train_classifier(
 
     Args:
         network: the network with its start parameters (``build_network`` seeds them).
-        images: normalised images.
+        images: normalised images (N, C, H, W), or, of a head alone, what it reads of them.
         labels: class of every image.
         settings: epochs, batch, learning rate and what keeps the network from learning single images by heart.
         seed: of all that is drawn.
@@ -59,7 +59,7 @@ def train_classifier(
             f"training.shift must be below the {min(images.shape[-2:])} pixels of an image: {settings.shift} came; "
             "lower training.shift"
         )
-    layout = torch.channels_last if channels_last else torch.contiguous_format
+    layout = torch.channels_last if channels_last and images.ndim == 4 else torch.contiguous_format
     images = images.contiguous(memory_format=layout)
     network.to(memory_format=layout)  # type: ignore[call-overload]
     network.train().requires_grad_(True)
@@ -91,7 +91,7 @@ def accuracy(
 
 def _run_epochs(
     network: nn.Module,
-    images: Float[Tensor, "N 3 H W"],
+    images: Float[Tensor, "N ..."],
     labels: Int[Tensor, " N"],
     settings: TrainingSettings,
     generator: torch.Generator,
@@ -115,9 +115,11 @@ def _run_epochs(
 
 
 def _varied(
-    images: Float[Tensor, "n 3 H W"], settings: TrainingSettings, generator: torch.Generator
-) -> Float[Tensor, "n 3 H W"]:
+    images: Float[Tensor, "n ..."], settings: TrainingSettings, generator: torch.Generator
+) -> Float[Tensor, "n ..."]:
     """The images, mirrored and shifted as the settings say; what a shift uncovers shows the rest of it mirrored."""
+    if not (settings.flip or settings.shift):
+        return images
     n, _, height, width = images.shape
     if settings.flip:
         mirrored = torch.rand(n, generator=generator) < 0.5
@@ -144,7 +146,7 @@ def _optimizer(
 
 def _step(
     network: nn.Module,
-    images: Float[Tensor, "n 3 H W"],
+    images: Float[Tensor, "n ..."],
     labels: Int[Tensor, " n"],
     smoothing: float,
     optimizer: torch.optim.Optimizer,

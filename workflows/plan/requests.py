@@ -108,7 +108,7 @@ def requested_images(
         word, colon, number = request.partition(":")
         if word == MISCLASSIFIED:
             chosen.update(misclassified[: int(number) if colon else None].tolist())
-        elif images.predicted[int(request)] < 0:
+        elif not images.readable[int(request)]:
             raise DataError(f"{asked_by}: the picture of image {request} is broken; images.parquet says why")
         elif explained is not None and int(images.predicted[int(request)]) not in explained:
             raise DataError(

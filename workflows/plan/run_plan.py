@@ -120,7 +120,7 @@ class Plan:
 
     Attributes:
         layers: modelled layers, lowest first, without the output.
-        class_names: readable name of every output, in output order.
+        class_names: readable name of every output, in output order; without outputs, of every label.
         images: number of rows of images.parquet; training images come first.
         train_images: number of training images.
         input_height, input_width: pixels of the network's input.
@@ -128,6 +128,7 @@ class Plan:
         rewriting: how every actor runs the network; decided anew by the train stage for trained weights.
         probabilities: the network ends in a softmax, so its outputs are probabilities, not logits.
         forward: the batch that the extract stage chose; None: it had nothing to choose.
+        outputs: the network decides between the classes (``network.outputs``).
     """
 
     layers: tuple[LayerPlan, ...]
@@ -140,6 +141,7 @@ class Plan:
     rewriting: Rewriting = EVERY_CHANGE
     probabilities: bool = False
     forward: ForwardChoice | None = None
+    outputs: bool = True
 
     def batch(self, extract: ExtractSettings) -> int:
         """Images in one forward pass; before the extract stage has chosen, the most that it may choose."""

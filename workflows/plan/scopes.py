@@ -162,7 +162,7 @@ def _refuse_silent(scope: Scope, name: str) -> None:
 def _training_labels(plan: Plan, images: ImageColumns) -> Int[np.ndarray, " N"]:
     """Class ids of the training images that could be read."""
     train = slice(0, plan.train_images)
-    return images.label[train][images.predicted[train] >= 0]
+    return images.label[train][images.readable[train]]
 
 
 def _refuse_without_scopes(left_out: dict[str, list[str]]) -> None:

@@ -4,7 +4,7 @@ A preset is a TOML file with one table per section below. ``--set section.field=
 Paths are relative to the folder the command is started in.
 """
 
-from workflows.settings.data_settings import DataSettings, PreprocessingSettings
+from workflows.settings.data_settings import DataSettings, FolderLabel, PreprocessingSettings
 from workflows.settings.fit_settings import DiscriminativeFitSettings, FitSettings, HMMSettings, ListScope
 from workflows.settings.graph_settings import CountSettings, DrawSettings, MineSettings, TriageSettings
 from workflows.settings.network_settings import DENSE, ExtractSettings, NetworkSettings, TrainingSettings
@@ -19,6 +19,7 @@ __all__ = [
     "DrawSettings",
     "ExtractSettings",
     "FitSettings",
+    "FolderLabel",
     "HMMSettings",
     "ListScope",
     "MineSettings",

@@ -33,16 +33,34 @@ class NetworkSettings(Section):
         "with an [hmm] section `dense`: all dense layers of the chain that ends in the output",
     )
     tap: Literal["pre", "post"] = Field("pre", description="the named node, or the ReLU behind it")
+    outputs: Literal["classes", "none"] = Field(
+        "classes",
+        description="none: a network without a classifier, such as convolutions alone: the run ends after index, and "
+        "is asked what needs no decision; extract, fit and words run with --until, by likelihood, in scope joint",
+    )
 
     @property
     def finds_layers(self) -> bool:
         """Whether the dense layers are found in the network instead of being named."""
         return self.layers == (DENSE,)
 
+    @property
+    def has_outputs(self) -> bool:
+        """Whether it decides between classes."""
+        return self.outputs == "classes"
+
 
 class TrainingSettings(Section):
     """Trains the network first (small networks on small images)."""
 
+    start: UserPath = Field(
+        "",
+        description="file of a state dict to begin from; what it lacks, or has in another shape, begins at random and "
+        "must be the head, the last parameters of the network; empty: all begin at random",
+    )
+    trains: Literal["all", "head"] = Field(
+        "all", description="head: what start does not give, on values that the rest, frozen, computes once"
+    )
     epochs: int = Field(8, gt=0)
     batch: int = Field(64, gt=0, description="images")
     learning_rate: float = Field(0.02, gt=0, description="peak of the one-cycle schedule")
@@ -56,6 +74,21 @@ class TrainingSettings(Section):
     threads: int | None = Field(
         None, gt=0, description="torch threads; part of the result's definition; default: runtime.threads"
     )
+
+    @model_validator(mode="after")
+    def _has_a_head(self) -> TrainingSettings:
+        if self.trains == "head" and not self.start:
+            raise ValueError(
+                "training.trains = 'head' must have training.start, which the rest of the network comes from, got "
+                "none; give the file of a state dict"
+            )
+        varied = [field for field in ("flip", "shift") if getattr(self, field)]
+        if self.trains == "head" and varied:
+            raise ValueError(
+                f"training.{varied[0]}: must be left out with training.trains = 'head', got "
+                f"{getattr(self, varied[0])!r}: the frozen part sees every image once"
+            )
+        return self
 
     def keeps(self, epoch: int) -> bool:
         """Whether the weights after an epoch, counted from 1, stay."""

@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import Field, ValidationError, model_validator
 
 from workflows.errors import SettingsError
-from workflows.settings.data_settings import DataSettings, PreprocessingSettings
+from workflows.settings.data_settings import A_LIST, ONE_WORD, DataSettings, PreprocessingSettings
 from workflows.settings.fit_settings import DiscriminativeFitSettings, FitSettings, HMMSettings
 from workflows.settings.graph_settings import CountSettings, DrawSettings, MineSettings, TriageSettings
 from workflows.settings.network_settings import DENSE, ExtractSettings, NetworkSettings, TrainingSettings
@@ -64,27 +64,38 @@ class Settings(Section):
                 "fit.scopes = ['class'] makes a scope of every class of mine.classes, which is []: name classes in "
                 "mine.classes, set it to ['all'], or add 'joint' to fit.scopes"
             )
-        if self.network.weights == "train" and self.training is None:
-            raise ValueError("network.weights = 'train' needs a [training] section")
         return self
 
     @model_validator(mode="after")
-    def _needs_no_labels(self) -> Settings:
-        """Without labels there is nothing to train for, to confuse, or to be wrong about."""
-        if self.data.labels == "given":
-            return self
+    def _trains_what_is_trained(self) -> Settings:
+        if self.network.weights == "train" and self.training is None:
+            raise ValueError("network.weights = 'train' needs a [training] section")
+        if self.network.weights != "train" and self.training is not None and self.training.start:
+            raise ValueError(
+                f"training.start: must have network.weights = 'train', got {self.network.weights!r}, which is not "
+                "trained; leave one of the two out"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _needs_no_decision(self) -> Settings:
+        """Without labels or outputs there is nothing to train for, to confuse, or to be wrong about."""
+        lacks = (
+            (self.data.labels == "none", "data.labels = 'none'", "labels", "give images in class folders"),
+            (not self.network.has_outputs, "network.outputs = 'none'", "outputs", "name a network with a classifier"),
+        )
         found = (
             ("fit.loss", "be 'generative'", self.fit.loss, self.fit.loss == "generative"),
             ("fit.scopes", "be ['joint']", list(self.fit.scopes), self.fit.scopes == ("joint",)),
             ("[hmm]", "be left out", "one", self.hmm is None),
             ("network.weights", "name weights", self.network.weights, self.network.weights != "train"),
         )
-        for field, rule, came, is_met in found:
-            if not is_met:
-                raise ValueError(
-                    f"{field}: must {rule} with data.labels = 'none', got {came!r}, which needs labels; change it, or "
-                    "give images in class folders"
-                )
+        for lacking, setting, what, remedy in lacks:
+            for field, rule, came, is_met in found:
+                if lacking and not is_met:
+                    raise ValueError(
+                        f"{field}: must {rule} with {setting}, got {came!r}, which needs {what}; change it, or {remedy}"
+                    )
         return self
 
     def words_of_layers(self, n_layers: int) -> tuple[int, ...]:
@@ -153,9 +164,10 @@ def _value(text: str) -> Any:
 
 
 def _explain(problem: Any) -> str:
-    field = ".".join(str(part) for part in problem["loc"]) or "settings"
+    location = [part for part in problem["loc"] if part not in (ONE_WORD, A_LIST)]
+    field = ".".join(map(str, location)) or "settings"
     if problem["type"] == "extra_forbidden":
-        return f"{field}: no such field{_nearest(problem['loc'])}"
+        return f"{field}: no such field{_nearest(location)}"
     if problem["type"] == "missing":
         return f"{field}: is required"
     came = "" if isinstance(problem["input"], dict) else f" (came: {problem['input']!r})"
@@ -163,11 +175,22 @@ def _explain(problem: Any) -> str:
 
 
 def _nearest(location: Sequence[Any]) -> str:
-
     section: Any = Settings
     for part in (part for part in location[:-1] if isinstance(part, str)):
-        annotation = section.model_fields[part].annotation
-        section = next((a for a in getattr(annotation, "__args__", ()) if hasattr(a, "model_fields")), annotation)
+        section = _section_in(section.model_fields[part].annotation)
     known = list(section.model_fields)
     near = difflib.get_close_matches(str(location[-1]), known, n=3)
     return f"; did you mean {' or '.join(near)}?" if near else f"; the fields are {', '.join(known)}"
+
+
+def _section_in(annotation: Any) -> Any:
+    """The section that a field is, or holds several of; None: it holds no section."""
+    if hasattr(annotation, "model_fields"):
+        return annotation
+    inside = (_section_in(part) for part in (*getattr(annotation, "__args__", ()), *_origin(annotation)))
+    return next((section for section in inside if section is not None), None)
+
+
+def _origin(annotation: Any) -> tuple[Any, ...]:
+    """What is annotated."""
+    return (annotation.__origin__,) if hasattr(annotation, "__metadata__") else ()

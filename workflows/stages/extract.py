@@ -60,7 +60,7 @@ class ExtractWorker:
         stored = max(0, min(shard.stop, self.plan.stored_images) - shard.first)
         predictions: list[dict[str, Any]] = []
         for batch in self.forward(shard):
-            predictions.extend(_predictions(batch, self.plan.probabilities))
+            predictions.extend(_predictions(batch, self.plan))
             self._keep(batch, batch.first - shard.first, stored)
         if stored:
             for name, buffer in self.buffers.items():
@@ -86,11 +86,15 @@ def _sample(columns: torch.Tensor, layer: LayerPlan, seed: int, first: int) -> t
     return torch.gather(columns, 1, index[:, :, None].expand(-1, -1, columns.shape[2]))
 
 
-def _predictions(batch: ForwardBatch, probabilities: bool) -> list[dict[str, Any]]:
-    outputs = batch.logits.double()
-    probability, predicted = (outputs if probabilities else torch.softmax(outputs, 1)).max(1)
+def _predictions(batch: ForwardBatch, plan: Plan) -> list[dict[str, Any]]:
+    nothing: list[Any] = [None] * len(batch.logits)
+    predicted, probability = nothing, nothing
+    if plan.outputs:
+        outputs = batch.logits.double()
+        chances, words = (outputs if plan.probabilities else torch.softmax(outputs, 1)).max(1)
+        predicted, probability = words.tolist(), chances.tolist()
     rows = []
-    for row, (chance, word) in enumerate(zip(probability.tolist(), predicted.tolist(), strict=True)):
+    for row, (chance, word) in enumerate(zip(probability, predicted, strict=True)):
         reason = batch.broken.get(row)
         ok = {"predicted": word, "probability": chance, "status": "ok", "reason": None}
         bad = {"predicted": None, "probability": None, "status": "broken", "reason": reason}
@@ -133,7 +137,7 @@ def run(context: StageContext) -> None:
     check_scopes(context, plan, plan_scopes(settings, plan, images), images)  # the fit stage tells its warnings
     if settings.hmm is not None:
         requested_images(settings.draw.paths, plan, images, asked_by="draw.paths")
-    given = settings.data.labels == "given"
+    given = settings.data.labels != "none" and plan.outputs
     permuted = order_warning(images.label, images.predicted, plan.class_names) if given else None
     if permuted is not None:
         context.warn(permuted)

@@ -21,8 +21,9 @@ from workflows.errors import DataError
 from workflows.fits.needs import disk_needs, least_assigned, least_labels, memory_needs, planned_actors
 from workflows.networks.dense_chain import chain_layers
 from workflows.networks.equivalence import check_network
-from workflows.networks.loading import build_network, is_downloaded, load_network
+from workflows.networks.loading import is_downloaded, load_network
 from workflows.networks.receptive_fields import WindowTracer
+from workflows.networks.starting import StartedNetwork, cut_head, started_network
 from workflows.networks.taps import resolve_layers
 from workflows.plan.graph_requests import refuse_unexplained_names
 from workflows.plan.requests import ALL, check_image_request, class_id
@@ -49,17 +50,20 @@ def run(context: StageContext) -> None:
     settings = context.settings
     context.begin(1)
     index = index_images(settings.data, settings.seed)
-    plan = make_plan(settings, index, context.folder)
+    planned = planned_network(settings)
+    plan = make_plan(settings, index, context.folder, planned.network)
     index = index.for_outputs(len(plan.class_names))
     known = known_scopes(settings, plan)
-    check_requests(settings, plan, known)
+    if plan.outputs:
+        check_requests(settings, plan, known)
     refuse_lone_classes(settings, plan, index.label)
     labels = index.label[: plan.train_images]
     # Scopes of classes are known after the extract stage; until then, none is larger than all classes together.
     refuse_more_words_than_columns(settings, plan, scope_sizes(settings, plan, [joint_scope(plan)], labels))
     sizes = scope_sizes(settings, plan, known, labels)
     refuse_small_scopes(settings, plan, sizes)
-    warnings = [*index.notes, *_untold(settings), *thin_dictionaries(settings, plan, sizes)]
+    told = [planned.told] if planned.told else []
+    warnings = [*index.notes, *told, *_untold(settings), *thin_dictionaries(settings, plan, sizes)]
     for words in warnings:
         context.warn(words)
     runtime = settings.runtime
@@ -77,7 +81,7 @@ def run(context: StageContext) -> None:
 
 def _untold(settings: Settings) -> list[str]:
     """What images without labels cannot tell."""
-    if settings.data.labels == "given":
+    if settings.data.labels != "none" or not settings.network.has_outputs:
         return []
     return [
         "data.labels = 'none': errors, neighbours and accuracy are left out, and what is told by class, such as which "
@@ -85,22 +89,36 @@ def _untold(settings: Settings) -> list[str]:
     ]
 
 
-def make_plan(settings: Settings, index: ImageIndex, folder: RunFolder) -> Plan:
+def planned_network(settings: Settings) -> StartedNetwork:
+    """The network of a run before its images have taught it anything.
+
+    Raises:
+        NetworkError, SettingsError: the network, its weights or what training begins from cannot be used.
+    """
+    if settings.network.weights != "train":
+        return StartedNetwork(load_network(settings.network))
+    assert settings.training is not None, "settings are refused without"
+    started = started_network(settings.network, settings.training, settings.seed)
+    if settings.training.trains == "head":
+        cut_head(started.network, started.head)
+    return started
+
+
+def make_plan(settings: Settings, index: ImageIndex, folder: RunFolder, network: nn.Module) -> Plan:
     """Layers, shapes and windows, traced from the network itself on one real picture.
 
     Raises:
-        NetworkError: the network, its weights or a layer name cannot be used.
+        NetworkError: the network or a layer name cannot be used.
         DataError: no picture can be read, or the network has another number of outputs than there are classes.
     """
-    trained = settings.network.weights == "train"
-    network = build_network(settings.network, settings.seed) if trained else load_network(settings.network)
     images = _example_images(settings, index)
     shape = (images.shape[1], images.shape[2], images.shape[3])
     layers = _modelled_layers(settings, network)
     names = [name for name, _, _ in layers]
-    checked = check_network(network, names, images)
-    shapes, outputs = checked.shapes, checked.logits.shape[1]
-    index = index.for_outputs(outputs)
+    has_outputs = settings.network.has_outputs
+    checked = check_network(network, names, images, has_outputs)
+    shapes = checked.shapes
+    index = index.for_outputs(checked.logits.shape[1] if has_outputs else index.labels)
     plans, window_of = [], WindowTracer(network, shape)
     every = zip(layers, settings.words_of_layers(len(layers)), strict=True)
     for level, ((name, given, rectified), words) in enumerate(every):
@@ -119,6 +137,7 @@ def make_plan(settings: Settings, index: ImageIndex, folder: RunFolder) -> Plan:
         weights=_weights(settings.network.weights, folder),
         rewriting=checked.rewriting,
         probabilities=checked.probabilities,
+        outputs=has_outputs,
     )
 
 

@@ -1,4 +1,4 @@
-"""images -> weights.pt, checkpoints/: trains the network first, where a preset says so."""
+"""images -> weights.pt, checkpoints/: trains the network, or its head, where a preset says so."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from workflows.data.decoding import BrokenPicture
 from workflows.data.preprocessing import Preprocessor
 from workflows.data.reading import PictureReader
 from workflows.networks.equivalence import check_network
-from workflows.networks.loading import build_network
+from workflows.networks.starting import cut_head, started_network
 from workflows.networks.training import accuracy, train_classifier
 from workflows.settings import Settings
 from workflows.storage.atomic import replacing
@@ -33,14 +33,22 @@ def run(context: StageContext) -> None:
     train = _images(settings, folder, 0, plan.train_images)
     # Weights must not depend on how many cores this machine has, and two threads gain nothing on small networks.
     torch.set_num_threads(settings.training.threads or settings.runtime.threads)
-    network = train_classifier(
-        build_network(settings.network, settings.seed),
-        *train,
+    started = started_network(settings.network, settings.training, settings.seed)
+    network = trained = started.network
+    images, labels = train
+    if settings.training.trains == "head":
+        context.progress.note("the frozen part looks at the images")
+        cut = cut_head(network, started.head)
+        trained, images = cut.head, cut.features(images)
+    train_classifier(
+        trained,
+        images,
+        labels,
         settings.training,
         settings.seed,
         progress=lambda epoch, epochs, loss: context.progress.note(f"epoch {epoch} of {epochs}, loss {loss:.3f}"),
         channels_last=plan.rewriting.channels_last,
-        keep=lambda epoch, trained: _save(folder.checkpoint(epoch), trained),
+        keep=lambda epoch, _: _save(folder.checkpoint(epoch), network),  # of which a head is a part
     )
     # The index stage checked the rewriting with random weights, which hide faults: normalisation does nothing yet.
     network.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from workflows.errors import RunFolderError
@@ -52,11 +53,21 @@ def read_image_rows(path: Path, first: int, stop: int, columns: Sequence[str]) -
 
 @dataclass(frozen=True)
 class ImageColumns:
-    """Labels and predictions of consecutive images, as arrays; -1 where there is none: no label, a broken image."""
+    """Labels and predictions of consecutive images, as arrays; -1 where there is none: no label, a broken image.
+
+    Without network outputs no image has a prediction. ``whole``: False where the picture is known to be broken; None:
+    where there is no prediction.
+    """
 
     label: np.ndarray
     predicted: np.ndarray
     probability: np.ndarray
+    whole: np.ndarray | None = None
+
+    @property
+    def readable(self) -> np.ndarray:
+        """Which pictures can be read, as far as that is known."""
+        return self.predicted >= 0 if self.whole is None else self.whole
 
     @property
     def classes(self) -> np.ndarray:
@@ -66,10 +77,11 @@ class ImageColumns:
     @classmethod
     def read(cls, folder: RunFolder, first: int, stop: int) -> ImageColumns:
         """Rows [first, stop) of images.parquet."""
-        rows = read_image_rows(folder.images_table, first, stop, ["label", "predicted", "probability"])
+        rows = read_image_rows(folder.images_table, first, stop, ["label", "predicted", "probability", "status"])
         predicted = rows["predicted"].fill_null(-1).to_numpy().astype(np.int64)
         probability = rows["probability"].fill_null(-1.0).to_numpy()
-        return cls(rows["label"].fill_null(-1).to_numpy().astype(np.int64), predicted, probability)
+        whole = np.array(pc.not_equal(rows["status"], "broken").to_numpy(), bool)
+        return cls(rows["label"].fill_null(-1).to_numpy().astype(np.int64), predicted, probability, whole)
 
 
 def merge_predictions(images: Path, predictions: Sequence[Path], class_names: Sequence[str]) -> None:

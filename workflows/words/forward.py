@@ -62,7 +62,7 @@ class ForwardBatch:
 
     Attributes:
         first: image id of row 0; of a shard the others follow.
-        logits: (N, M) float32 on the CPU.
+        logits: (N, M) float32 on the CPU; of a network without outputs, the values of its last layer.
         columns: layer name -> (N, H*W, D) as the network computed them, on its device; within the storage dtype.
         broken: row -> why its picture could not be read; its columns are those of a black picture.
     """
@@ -90,7 +90,8 @@ class FrozenForward:
             torch.backends.cuda.matmul.allow_tf32 = False
         names = [layer.name for layer in plan.layers]
         network = load_network(settings.network.model_copy(update={"weights": plan.weights}))
-        self.network = TappedNetwork(network, names, rewriting=plan.rewriting).to(self.device, self.precision)
+        tapped = TappedNetwork(network, names, rewriting=plan.rewriting, outputs=plan.outputs)
+        self.network = tapped.to(self.device, self.precision)
         self.preprocessor = Preprocessor(settings.preprocessing)
         self._spread_seen = False
         threads = settings.runtime.decode_threads

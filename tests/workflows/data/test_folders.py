@@ -12,10 +12,10 @@ from PIL import Image
 from tests.workflows.data.made_files import encoded, noise, write_folders
 from workflows.data.datasets import TRAIN, VALIDATION, index_images
 from workflows.data.decoding import FORMATS
-from workflows.data.folders import EXTENSIONS, scan_folders
+from workflows.data.folders import EXTENSIONS, joined_classes, scan_folders
 from workflows.data.reading import Picture, PictureReader
 from workflows.errors import DataError
-from workflows.settings import DataSettings
+from workflows.settings import DataSettings, FolderLabel
 from workflows.storage.names import file_path, readable_name, stored_path
 
 
@@ -174,3 +174,52 @@ class TestNamesThatAreNoUtf8:
         assert readable_name("日本") == "日本"
         assert readable_name(os.fsdecode(b"caf\xe9")) == "café"
         assert readable_name(os.fsdecode(b"a\x81")) == "a\\x81"
+
+
+SEVERAL = {"ant": 4, "bee": 5, "cat": 3, "dog": 1, "elk": 1}
+LABELS = (FolderLabel(name="pet", folders=("dog", "cat")), FolderLabel(name="insect", folders=("ant",)))
+REST = FolderLabel(name="else", rest=True)
+
+
+def bees(*folders: str) -> FolderLabel:
+    return FolderLabel(name="x", folders=folders)
+
+
+class TestLabelsOfSeveralFolders:
+    @pytest.fixture
+    def several(self, tmp_path: Path) -> Path:
+        return write_folders(tmp_path / "root", SEVERAL)
+
+    def test_many_folders_make_few_labels(self, several: Path) -> None:
+        index = index_images(settings(several, labels=(*LABELS, REST)), seed=0)
+        assert index.class_names == ("pet", "insect", "else")
+        folders = {label: {Path(path).parent.name for path in index.path[index.label == label]} for label in range(3)}
+        assert folders == {0: {"cat", "dog"}, 1: {"ant"}, 2: {"bee", "elk"}}
+        assert len(index) == sum(SEVERAL.values())
+        assert index.notes == ()
+        # The draw is of labels, so a folder of one image may be validated too.
+        assert [len(index.rows(VALIDATION, label)) for label in range(3)] == [1, 1, 2]
+
+    def test_without_a_rest_others_are_left_out_and_told(self, several: Path) -> None:
+        index = index_images(settings(several, labels=LABELS), seed=0)
+        assert index.class_names == ("pet", "insect")
+        assert len(index) == 8
+        (note,) = index.notes
+        assert "data.folders: 6 images of 2 class folders that no label names were left out; the first is 'bee'" in note
+
+    def test_validation_folders_have_labels_too(self, several: Path, tmp_path: Path) -> None:
+        counted = write_folders(tmp_path / "val", {"cat": 1, "dog": 2, "ant": 2, "gnu": 1})
+        index = index_images(settings(several, counted, labels=(*LABELS, REST)), seed=0)
+        assert [len(index.rows(VALIDATION, label)) for label in range(3)] == [3, 2, 1]
+
+    @pytest.mark.parametrize(
+        ("labels", "words"),
+        [
+            ((*LABELS, bees("bea")), r"label 'x' must name class folders of data.folders, got 'bea'; did you mean bee"),
+            ((*LABELS, bees("cat")), "folder 'cat' must belong to one label, got 'pet' and 'x'; leave it out of one"),
+            ((*LABELS, bees("bee", "elk"), REST), "label 'else' must have class folders of data.folders left for it"),
+        ],
+    )
+    def test_labels_that_do_not_fit(self, several: Path, labels: tuple[FolderLabel, ...], words: str) -> None:
+        with pytest.raises(DataError, match=words):
+            joined_classes(scan_folders([str(several)]), labels)

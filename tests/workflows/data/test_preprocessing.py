@@ -12,6 +12,7 @@ from workflows.errors import DataError, SettingsError
 from workflows.settings import PreprocessingSettings
 
 IMAGENET = PreprocessingSettings(resize=256, crop=224)
+CAFFE = PreprocessingSettings(channel_order="bgr", scale=1, mean=(103.939, 116.779, 123.68), std=(1, 1, 1))
 
 
 def normalised_in_loops(batch: np.ndarray, settings: PreprocessingSettings) -> np.ndarray:
@@ -22,14 +23,15 @@ def normalised_in_loops(batch: np.ndarray, settings: PreprocessingSettings) -> n
         for y in range(height):
             for x in range(width):
                 for c in range(channels):
-                    value = float(batch[image, y, x, c]) / settings.scale
+                    stored = c if settings.channel_order == "rgb" else 2 - c
+                    value = float(batch[image, y, x, stored]) / settings.scale
                     result[image, c, y, x] = (value - settings.mean[c]) / settings.std[c]
     return result
 
 
 @pytest.mark.parametrize(
     "settings",
-    [PreprocessingSettings(), PreprocessingSettings(scale=1, mean=(123, 117, 104), std=(1, 1, 1))],
+    [PreprocessingSettings(), PreprocessingSettings(scale=1, mean=(123, 117, 104), std=(1, 1, 1)), CAFFE],
 )
 @pytest.mark.parametrize("kind", ["array", "tensor"])
 def test_normalise_equals_the_slow_twin(settings: PreprocessingSettings, kind: str) -> None:
@@ -50,6 +52,14 @@ def test_normalise_of_one_image_equals_its_place_in_a_batch() -> None:
     whole = preprocessor.normalise(batch)
     for i in range(9):
         assert torch.equal(whole[i], preprocessor.normalise(batch[i : i + 1])[0])
+
+
+def test_blue_comes_first_where_the_network_reads_it_so() -> None:
+    red = np.zeros((1, 2, 2, 3), np.uint8)
+    red[..., 0] = 255
+    values = Preprocessor(CAFFE).normalise(red)
+    np.testing.assert_allclose(values[0, :, 0, 0], [-103.939, -116.779, 255 - 123.68], rtol=1e-6)
+    assert np.array_equal(Preprocessor(CAFFE).crop(red[0]), red[0])  # figures show pictures as they are
 
 
 def test_an_empty_batch() -> None:
@@ -125,6 +135,8 @@ def test_contradicting_settings() -> None:
         Preprocessor(PreprocessingSettings(resize=20, crop=30))
     with pytest.raises(SettingsError, match=r"preprocessing.mean must have 3 numbers.*came 1"):
         Preprocessor(PreprocessingSettings(mean=(0.5,)))
+    with pytest.raises(SettingsError, match=r"mean must have 3 numbers, one each for blue, green and red, came 1"):
+        Preprocessor(PreprocessingSettings(mean=(0.5,), channel_order="bgr"))
 
 
 class TestGrey:

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from workflows.errors import SettingsError
-from workflows.settings import ExtractSettings, load_settings
+from workflows.settings import ExtractSettings, load_settings, parse_settings
 
 PRESETS = Path(__file__).parents[3] / "infra" / "presets"
 
@@ -54,6 +54,40 @@ def test_overrides_take_toml_values_and_bare_text():
         ("discriminative.mixture_rate=inf", r"discriminative\.mixture_rate: .*finite number"),
         ("extract.batch=33", r"images_per_shard \(200\) must be a multiple of batch"),
         ("preprocessing.std=[1.0, 0.0, 1.0]", "every standard deviation must be above 0"),
+        ("preprocessing.channel_order=gbr", r"preprocessing\.channel_order: Input should be 'rgb' or 'bgr'"),
+        (
+            "preprocessing={channels=1,channel_order='bgr',mean=[0.5],std=[0.5]}",
+            r"channel_order: must be 'rgb' with channels = 1, got 'bgr', but grey has no order; leave it out",
+        ),
+        ("data.labels=some", r"data\.labels: Input should be 'given' or 'none' \(came: 'some'\)"),
+        ("data.labels=[{nme='a'}]", r"data\.labels\.0\.nme: no such field; did you mean name\?"),
+        (
+            "data.labels=[{name='a'}]",
+            r"data\.labels\.0: must have folders or rest = true, got neither; name class folders",
+        ),
+        ("data.labels=[{name='a',folders='b',rest=true}]", r"must have folders or rest = true, got both"),
+        (
+            "data.labels=[{name='a',folders='b'}]",
+            r"data\.labels: must have at least 2 labels of different names, got a; a",
+        ),
+        (
+            "data.labels=[{name='a',rest=true},{name='b',rest=true}]",
+            r"must have one label with rest = true at most, got several",
+        ),
+        (
+            "data={source='digits',labels=[{name='a',folders='b'},{name='c',rest=true}]}",
+            r"data\.labels = a list must have source = 'folders', got 'digits': leave it out",
+        ),
+        (
+            "data={source='folders',class_names='x.json',labels=[{name='a',folders='b'},{name='c',rest=true}]}",
+            r"data\.class_names: must be left out with a list of data\.labels, which names the outputs, got 'x\.json'",
+        ),
+        ("training.trains=head", r"training\.trains = 'head' must have training\.start, which the rest .* got none"),
+        (
+            "training={start='w.pt',trains='head',shift=2}",
+            r"training\.shift: must be left out with training\.trains = 'head'",
+        ),
+        ("training.trains=tail", r"training\.trains: Input should be 'all' or 'head'"),
         ("fit.exponent=0.4", r"fit\.exponent: .*greater than 0\.5 \(came: 0\.4\)"),
         ("runtime.device=tpu", r"runtime\.device: Input should be 'auto', 'cpu' or 'cuda'"),
         ("fit.words", r"--set 'fit\.words': write section\.field=value"),
@@ -148,6 +182,20 @@ def test_training_needs_its_section(tmp_path):
     (tmp_path / "preset.toml").write_text(text.replace("[training]\nepochs = 8\n", ""))
     with pytest.raises(SettingsError, match=r"network\.weights = 'train' needs a \[training\] section"):
         load_settings(tmp_path / "preset.toml")
+
+
+def test_a_start_is_of_training():
+    with pytest.raises(
+        SettingsError, match=r"training\.start: must have network\.weights = 'train', got 'w\.pt', which is"
+    ):
+        load_settings(PRESETS / "digits.toml", ["network.weights=w.pt", "training.start=s.pt"])
+
+
+def test_labels_of_several_folders_survive_the_run_file():
+    settings = load_settings(PRESETS / "animals_vgg16.toml")
+    assert [label.name for label in settings.data.joined_labels] == ["zebra", "tiger", "rest"]
+    assert parse_settings(settings.model_dump(mode="json")) == settings
+    assert load_settings(PRESETS / "digits.toml").data.joined_labels == ()
 
 
 def test_numbers_are_names_and_one_is_a_list(monkeypatch):

@@ -16,7 +16,7 @@ from workflows.plan.run_plan import Plan
 from workflows.plan.scope_sizes import ScopeSize, refuse_small_scopes, thin_dictionaries
 from workflows.plan.scopes import joint_scope
 from workflows.settings import Settings, load_settings
-from workflows.stages.index import check_requests, make_plan
+from workflows.stages.index import check_requests, make_plan, planned_network
 from workflows.storage.run_folder import RunFolder
 
 
@@ -32,7 +32,8 @@ def settings_of(*overrides: str) -> Settings:
 def plan_of(root: Path, *overrides: str) -> Plan:
     settings = settings_of(*overrides)
     folder = RunFolder.create_or_open(root, settings)
-    return make_plan(settings, index_images(settings.data, settings.seed), folder)
+    index = index_images(settings.data, settings.seed)
+    return make_plan(settings, index, folder, planned_network(settings).network)
 
 
 @pytest.fixture(scope="module")

@@ -9,9 +9,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.end_to_end.folder_runs import write_folder_run
 from tests.end_to_end.small_digits import TRAINING, command
 from workflows.cli.options import find_preset
 from workflows.data.shards import Shard
+from workflows.networks.architectures import small_vgg
 from workflows.networks.loading import load_network
 from workflows.networks.rewriting_choice import EVERY_CHANGE, Rewriting
 from workflows.plan.run_plan import Plan
@@ -108,3 +110,30 @@ def test_weights_of_some_epochs_stay(tmp_path: Path) -> None:
     first, last, final = (torch.load(path, weights_only=True) for path in (kept[0], kept[-1], root / "weights.pt"))
     assert not torch.equal(first["conv1.weight"], last["conv1.weight"])
     assert all(torch.equal(value, final[name]) for name, value in last.items())
+
+
+def test_a_head_is_trained_on_given_layers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Four folders make two outputs; the frozen part is that of the start, bit for bit."""
+    run = write_folder_run(tmp_path, images_a_class=6)
+    torch.manual_seed(1)
+    start = small_vgg().state_dict()
+    torch.save(start, run.weights)
+    fields = [
+        "network.name=workflows.networks.architectures:small_vgg",
+        "network.arguments={n_classes=2}",
+        "network.layers=['conv1_1','conv3_1']",
+        "network.weights=train",
+        "data.labels=[{name='pet',folders=['cat','dog']},{name='wild',rest=true}]",
+        f"training={{start='{run.weights}',trains='head',epochs=2,batch=4,keep_epochs=1}}",
+    ]
+    assert command(run.arguments(fields, until="train")) == 0
+    told = " ".join(capsys.readouterr().out.split())
+    assert "6 of 8 parameters are those of" in told
+    assert "classifier.weight, classifier.bias begin at random, and the head alone is trained" in told
+    folder = RunFolder.open(run.out)
+    assert Plan.read(folder).class_names == ("pet", "wild")
+    trained = torch.load(folder.weights, weights_only=True)
+    assert all(torch.equal(trained[key], value) for key, value in start.items())
+    first = torch.load(folder.checkpoint(1), weights_only=True)
+    assert first.keys() == trained.keys()
+    assert not torch.equal(first["classifier.weight"], trained["classifier.weight"])

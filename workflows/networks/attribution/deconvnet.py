@@ -21,7 +21,7 @@ from workflows.networks.attribution.response_layers import ResponseLayer, is_rec
 from workflows.networks.copying import own_copy
 from workflows.networks.rewriting import Taps, disable_inplace, fuse_batch_norms
 from workflows.networks.rewriting_choice import EVERY_CHANGE, Rewriting
-from workflows.networks.taps import check_logits
+from workflows.networks.taps import network_result
 from workflows.networks.tracing import NetworkGraph, trace_network
 
 PATCH_SHARE = 0.1
@@ -41,6 +41,7 @@ class ResponseNetwork(nn.Module):
         layers: see ``response_layers``.
         rewriting: what may be changed in the copy.
         rectified: gradients are those of the deconvnet, not the network's own.
+        outputs: see ``network_result``.
 
     Raises:
         NetworkError: its operations cannot be traced or changed, or it has no such layer.
@@ -52,8 +53,10 @@ class ResponseNetwork(nn.Module):
         layers: Sequence[ResponseLayer],
         rewriting: Rewriting = EVERY_CHANGE,
         rectified: bool = False,
+        outputs: bool = True,
     ) -> None:
         super().__init__()
+        self.outputs = outputs
         graph = trace_network(own_copy(network).eval().requires_grad_(False))
         if graph.opaque or rewriting.operations != "rewritten":
             raise NetworkError(
@@ -85,8 +88,8 @@ class ResponseNetwork(nn.Module):
             NetworkError: a layer gives no maps.
         """
         layout = torch.channels_last if self.channels_last else torch.contiguous_format
-        logits, found = self.body(images.contiguous(memory_format=layout))
-        check_logits(logits)
+        result, found = self.body(images.contiguous(memory_format=layout))
+        logits = network_result(result, self.outputs)
         return logits, {layer.name: _maps(layer, one) for layer, one in zip(self.layers, found, strict=True)}
 
 
@@ -113,13 +116,17 @@ class Deconvnet:
     """Reconstructions of units, and the patches of an image that they see.
 
     Args:
-        network, layers, rewriting: as of ``ResponseNetwork``.
+        network, layers, rewriting, outputs: as of ``ResponseNetwork``.
     """
 
     def __init__(
-        self, network: nn.Module, layers: Sequence[ResponseLayer], rewriting: Rewriting = EVERY_CHANGE
+        self,
+        network: nn.Module,
+        layers: Sequence[ResponseLayer],
+        rewriting: Rewriting = EVERY_CHANGE,
+        outputs: bool = True,
     ) -> None:
-        self.network = ResponseNetwork(network, layers, rewriting, rectified=True)
+        self.network = ResponseNetwork(network, layers, rewriting, rectified=True, outputs=outputs)
 
     def to(self, device: torch.device) -> Deconvnet:
         """Itself, its network on another device."""

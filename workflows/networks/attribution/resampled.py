@@ -38,7 +38,11 @@ def noisy_copies(
 
 
 def response_sums(
-    network: ResponseNetwork, batches: Iterator[Tensor], prepare: Prepare, output: int, origin: dict[str, ResponseSums]
+    network: ResponseNetwork,
+    batches: Iterator[Tensor],
+    prepare: Prepare,
+    output: int | None,
+    origin: dict[str, ResponseSums],
 ) -> dict[str, ResponseSums]:
     """Sums over all copies, by layer; a batch of them is in memory.
 
@@ -46,22 +50,26 @@ def response_sums(
         network: what they go through.
         batches: of ``noisy_copies``.
         prepare: makes input of them.
-        output: whose logit they are held against.
+        output: whose logit they are held against; None: the network has none, and 0 stands for it.
         origin: sums without a copy, see ``without_copies``.
     """
     sums = origin
     for batch in batches:
         with torch.inference_mode():
             logits, maps = network(prepare(batch))
-        sums = {name: one.with_copies(maps[name], logits[:, output]) for name, one in sums.items()}
+        outputs = logits.new_zeros(len(logits)) if output is None else logits[:, output]
+        sums = {name: one.with_copies(maps[name], outputs) for name, one in sums.items()}
     return sums
 
 
 @torch.inference_mode()
-def without_copies(network: ResponseNetwork, image: Float[Tensor, "1 C H W"], output: int) -> dict[str, ResponseSums]:
-    """The image's own responses, about which sums are taken, by layer."""
+def without_copies(
+    network: ResponseNetwork, image: Float[Tensor, "1 C H W"], output: int | None
+) -> dict[str, ResponseSums]:
+    """The image's own responses, about which sums are taken, by layer; output: as of ``response_sums``."""
     logits, maps = network(image)
-    return {name: ResponseSums.zero(one[0], float(logits[0, output])) for name, one in maps.items()}
+    logit = 0.0 if output is None else float(logits[0, output])
+    return {name: ResponseSums.zero(one[0], logit) for name, one in maps.items()}
 
 
 def steepest_responses(

@@ -12,7 +12,7 @@ from rich.text import Text
 
 from gmm_ops.units.ablation import AblationTally, UnitMeans
 from workflows.asking.image_parts import Phase
-from workflows.asking.study import Asked, StudyContext, open_study
+from workflows.asking.study import Asked, StudyContext, open_study, refuse_without_outputs
 from workflows.asking.unit_tables import why_old
 from workflows.errors import RunFolderError
 from workflows.networks.unit_layers import UnitNetwork, split_units
@@ -45,6 +45,7 @@ def run_ablate(asked: Asked, request: AblateRequest) -> dict[str, Any]:
     Raises:
         RunError: as ``open_study``; a class that no image carries, a table or a layer that is not there.
     """
+    refuse_without_outputs(open_run(asked.root).settings, ABLATE, "tells what the network decides without some units")
     plain = {
         "classes": sorted(request.classes),
         "rankings": list(request.rankings),

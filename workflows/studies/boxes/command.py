@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.text import Text
 
 from workflows.asking.registry import STUDIES
+from workflows.asking.study import refuse_without_outputs
 from workflows.context import LAYOUT
 from workflows.data.boxes import OBJECT, Boxes, BoxRow, area, input_boxes, inside, match_images, read_boxes
 from workflows.data.reading import photo_sizes
@@ -64,6 +65,7 @@ def run_boxes(root: Path, boxes: Path, names: Mapping[str, str], console: Consol
     with folder.lock():
         folder.remove_leftovers()
         settings, plan = folder.settings(), Plan.read(folder)
+        refuse_without_outputs(settings, BOXES, "looks at the words of class graphs")
         nodes = _chosen_words(folder, plan)
         lines = read_boxes(boxes, names)
         stands_on = [folder.table("nodes"), folder.table("exemplars"), boxes.resolve()]

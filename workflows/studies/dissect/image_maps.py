@@ -109,7 +109,7 @@ def asked_layers(run: Run, names: Sequence[str]) -> tuple[LayerPlan, ...]:
 def _of_network(run: Run, names: Sequence[str]) -> tuple[LayerPlan, ...]:
     known = {layer.name: layer for layer in run.plan.layers}
     network = load_network(run.settings.network.model_copy(update={"weights": run.plan.weights}))
-    tapped = TappedNetwork(network, names, run.settings.network.tap, run.plan.rewriting)
+    tapped = TappedNetwork(network, names, run.settings.network.tap, run.plan.rewriting, run.plan.outputs)
     size = (run.plan.input_height, run.plan.input_width)
     with torch.inference_mode():
         _, maps = tapped(torch.zeros(1, run.settings.preprocessing.channels, *size))

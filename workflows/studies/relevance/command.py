@@ -14,7 +14,7 @@ from rich.text import Text
 from gmm_ops.units.relevance import Rule
 from workflows.asking.image_parts import Phase
 from workflows.asking.run_masks import masks_of_run, masks_place
-from workflows.asking.study import Asked, StudyContext, open_study
+from workflows.asking.study import Asked, StudyContext, open_study, refuse_without_outputs
 from workflows.asking.unit_tables import DetectedUnits, detected_units, why_old
 from workflows.data.masks.concept_masks import MaskSet
 from workflows.data.masks.mask_sources import OBJECT
@@ -104,6 +104,7 @@ def run_relevance(asked: Asked, request: RelevanceRequest) -> dict[str, Any]:
         RunError: as ``open_study``; a class that no image carries, a mask source or a concept that is not there.
     """
     run = open_run(asked.root)
+    refuse_without_outputs(run.settings, RELEVANCE, "traces what units give to a class")
     source = request.masks or run.settings.data.masks
     masks = masks_of_run(run, source, lambda text: asked.console.print(Text(text), soft_wrap=True)) if source else None
     plain = {

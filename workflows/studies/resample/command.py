@@ -62,8 +62,8 @@ def run_resample(asked: Asked, request: ResampleRequest) -> dict[str, Any]:
         SettingsError: a request that cannot be. NetworkError: a layer that does not exist. DataError: an image or class
             that does not, or masks that know none of the images. RunFolderError: see ``open_study``.
     """
-    request = request.checked()
     run = open_run(asked.root)
+    request = request.of_run(run.settings).checked()
     layers, units = asked_layers(run, request)
     weights = asked_weights(run, request.checkpoints)
     masks = asked_masks(run, request, asked)
@@ -72,9 +72,10 @@ def run_resample(asked: Asked, request: ResampleRequest) -> dict[str, Any]:
         "masks": masks_place(run, masks.source) if masks else None,
         "checkpoints": place_of(run.folder, Path(request.checkpoints)) if request.checkpoints else None,
     }
-    with open_study(RESAMPLE, asked, told, after="extract", reads=reads) as study:
+    after = "extract" if run.plan.outputs else "index"
+    with open_study(RESAMPLE, asked, told, after=after, reads=reads) as study:
         subject = Subject(study, resampling(request, layers), units, weights, masks, asked_images(study, request))
-        phases, sets = subject.phases(), subject.patch_sets() if request.secondary else []
+        phases, sets = subject.phases(), subject.patch_sets() if request.secondary and subject.has_classes else []
         if study.begin(*phases, items=len(sets)):
             _answer(subject, phases, sets)
         means, secondary = (read_table(study.folder.table(name)) for name in ("selection_means", "secondary"))
@@ -101,6 +102,11 @@ class Subject:
     weights: list[Weights]
     masks: MaskSet | None
     images: Int[np.ndarray, " n"]
+
+    @property
+    def has_classes(self) -> bool:
+        """Whether any image has a label or a prediction."""
+        return bool((explained_classes(self.study.folder, self.images.tolist()) >= 0).any())
 
     def phases(self) -> list[Phase]:
         """One a set of weights."""

@@ -58,13 +58,15 @@ class ResampleWorker:
         masks: MaskSet | None,
     ) -> None:
         self.settings, self.folder, self.asked, self.masks = settings, folder, asked, masks
+        self.outputs = plan.outputs
         self.device, self.batch = choose_device(settings.runtime.device), plan.batch(settings.extract)
         network = load_network(settings.network.model_copy(update={"weights": weights}))
         shape = (settings.preprocessing.channels, plan.input_height, plan.input_width)
         graph = trace_network(network)
         self.readers = {layer.name: reading_weights(graph, layer.tap, shape) for layer in asked.layers}
-        self.network = ResponseNetwork(network, asked.layers, plan.rewriting).to(self.device)
-        self.deconvnet = Deconvnet(network, asked.layers, plan.rewriting).to(self.device)
+        changed, has_outputs = plan.rewriting, plan.outputs
+        self.network = ResponseNetwork(network, asked.layers, changed, outputs=has_outputs).to(self.device)
+        self.deconvnet = Deconvnet(network, asked.layers, changed, outputs=has_outputs).to(self.device)
         self.preprocessor = Preprocessor(settings.preprocessing)
         self.pictures = ShownPictures(settings, folder)
 
@@ -90,25 +92,26 @@ class ResampleWorker:
         exact = torch.from_numpy(pixels).float()
         clean = self._input(exact[None])
         slopes: Mapping[str, tuple[Tensor, Tensor]] = {}
+        output = label if self.outputs else None
         if DIRECTIONAL in self.asked.metrics:
             spread = self._input(exact[None] * (1 + self.asked.sigma)) - clean
             slopes = steepest_responses(self.network, clean, spread, label)
-        origin = without_copies(self.network, clean, label)
+        origin = without_copies(self.network, clean, output)
         found, pooled = [], []
         for draw in range(2):  # one after the other: the sums of both would be twice the memory
-            sums = self._sums(exact, origin, image, draw, label)
+            sums = self._sums(exact, origin, image, draw, output)
             found.append(self._scores(sums, slopes, image, draw))
             pooled += [self._signed(sums, permuted) for permuted in (False, True)]
         return found, pooled
 
     def _sums(
-        self, pixels: Tensor, origin: dict[str, ResponseSums], image: int, draw: int, label: int
+        self, pixels: Tensor, origin: dict[str, ResponseSums], image: int, draw: int, output: int | None
     ) -> dict[str, ResponseSums]:
         asked, grey = self.asked, self.settings.preprocessing.channels == 1
         seeds = np.random.SeedSequence([self.settings.seed % 2**64, _NOISE, image, draw]).generate_state(1, np.uint64)
         generator = torch.Generator().manual_seed(int(seeds[0]) % 2**63)
         batches = noisy_copies(pixels, asked.copies, asked.sigma, self.batch, generator, grey)
-        return response_sums(self.network, batches, self._input, label, origin)
+        return response_sums(self.network, batches, self._input, output, origin)
 
     def _scores(
         self,
@@ -180,7 +183,7 @@ class ShownPictures:
 
 
 def explained_classes(folder: RunFolder, images: Sequence[int]) -> np.ndarray:
-    """Class whose logit is explained: the true one, or, of an image without a label, the predicted one."""
+    """Class whose logit is explained: the true one, or, of an image without a label, the predicted one; -1: neither."""
     columns = ImageColumns.read(folder, images[0], images[-1] + 1)
     label = np.where(columns.label < 0, columns.predicted, columns.label)
     return label[np.array(images) - images[0]]

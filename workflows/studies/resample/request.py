@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import glob
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -24,8 +24,9 @@ from workflows.networks.taps import Tap
 from workflows.networks.tracing import trace_network
 from workflows.plan.requests import chosen_classes, requested_images
 from workflows.run import Run
+from workflows.settings import Settings
 from workflows.storage.images_table import ImageColumns
-from workflows.studies.resample.scores import DEFAULT_METRICS, METRICS, RANDOM, Resampling
+from workflows.studies.resample.scores import DEFAULT_METRICS, METRICS, OF_OUTPUTS, RANDOM, Resampling
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,23 @@ class ResampleRequest:
     masks: str | None = None
     checkpoints: str | None = None
     secondary: bool = True
+
+    def of_run(self, settings: Settings) -> ResampleRequest:
+        """Itself; of a network without outputs, the usual metrics are those that read none.
+
+        Raises:
+            SettingsError: a metric that reads outputs which there are not.
+        """
+        if settings.network.has_outputs or not set(self.metrics) & set(OF_OUTPUTS):
+            return self
+        others = tuple(metric for metric in METRICS if metric not in OF_OUTPUTS)
+        if self.metrics not in (DEFAULT_METRICS, METRICS):
+            metric = next(one for one in self.metrics if one in OF_OUTPUTS)
+            raise SettingsError(
+                f"--metric: must be of {', '.join(others)} with network.outputs = 'none', got {metric}, which reads "
+                "the logit of a class; leave it out"
+            )
+        return replace(self, metrics=tuple(metric for metric in self.metrics if metric in others))
 
     def checked(self) -> ResampleRequest:
         """Itself, with ``random`` as the last metric.

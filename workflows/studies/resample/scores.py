@@ -39,6 +39,9 @@ METRICS = (
 
 DEFAULT_METRICS = tuple(metric for metric in METRICS if metric not in (DIRECTIONAL, "mean_square_over_variance"))
 
+OF_OUTPUTS = (CORRELATION, DIRECTIONAL)
+"""What reads the network's outputs, which a network may not have."""
+
 UNSTABLE = 0.3
 """A selection whose test-retest Jaccard is below this is flagged."""
 

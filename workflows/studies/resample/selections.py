@@ -72,8 +72,8 @@ def selection_table(found: Found, asked: Resampling, class_names: Sequence[str])
     reals = ("score", "null_score", "retest", "retest_null", "chance", "activation", "overlap", "object_share")
     return {
         **{name: rows[name] for name in ("image", "top", "rank", "unit", "y", "x")},
-        "class": own,
-        "class_name": [class_names[label] for label in own],
+        "class": pa.array(own, pa.int32(), mask=np.array(own) < 0),
+        "class_name": [class_names[label] if label >= 0 else None for label in own],
         "layer": _names(rows["layer"], [layer.name for layer in asked.layers]),
         "metric": _names(rows["metric"], asked.metrics),
         **{name: pa.array(rows[name], mask=np.isnan(rows[name])) for name in reals},

@@ -65,6 +65,10 @@ def sweep_settings(settings: Settings, layers: Sequence[str], losses: Losses) ->
         raise SettingsError(
             "sweep --losses: must be generative with data.labels = 'none', got both; errors need labels"
         )
+    if not settings.network.has_outputs and losses == "both":
+        raise SettingsError(
+            "sweep --losses: must be generative with network.outputs = 'none', got both; errors need outputs"
+        )
     if settings.fit.scopes != (JOINT,):
         raise SettingsError("sweep fits dictionaries of all classes: set fit.scopes = ['joint'] and fit.lists = []")
     raw = settings.model_dump(mode="json")
