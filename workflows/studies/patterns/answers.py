@@ -13,7 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from gmm_ops.explanatory.pattern_places import PatternPlaces
-from workflows.asking.pattern_files import Top, TurnedObjects, shard_rows
+from workflows.asking.pattern_files import PatternFiles, Top, TurnedObjects, shard_rows
 from workflows.storage.tables import to_table
 from workflows.studies.patterns.crops import ObjectResponses
 from workflows.studies.patterns.learning import StoredUpper
@@ -22,6 +22,7 @@ from workflows.studies.patterns.measures import (
     JudgedPatterns,
     best_places,
     map_purity,
+    near_measures,
     one_side,
     place_measures,
     region_purity,
@@ -98,6 +99,7 @@ class _UnitMaps:
 
 def _measured(subject: Subject, found: Learned, judged: Judged) -> Iterator[dict[str, Any]]:
     """Rows of pattern_measures.parquet; none where no object shows a part."""
+    names = list(subject.objects.parts)
     for place, layer in enumerate(subject.layers):
         every = found.maps(subject, place)
         peaks = subject.peaks(place, every)
@@ -107,48 +109,71 @@ def _measured(subject: Subject, found: Learned, judged: Judged) -> Iterator[dict
         peaks = PatternPlaces(peaks.places[rows], peaks.scores[rows])
         maps = _UnitMaps(replace(every, rows=judged.rows))
         key = {"class": subject.label, "layer": layer.name}
+        _, best = best_places([peaks])
         yield {**key, "source": "peaks", **place_measures(peaks, judged)[0]}
+        for part, row in zip(names, near_measures(best, judged), strict=True):
+            yield {**key, "source": "peaks", "part": part, **row}
         whole = map_purity(peaks.scores, layer.grid, maps, judged)
         yield {**key, "source": "maps", "objects": len(judged.rows), "pairs": 0, "purity": whole}
         for top in subject.request.tops:
             own = _judged_patterns(subject, top, place, found, judged)
+            for part, row in zip(names, near_measures(own.found, judged), strict=True):
+                yield {**key, "top": top, "source": "patterns", "part": part, **row}
             for name, row in zip(SOURCES, place_measures(own.found, judged), strict=True):
                 if name == "patterns":
                     row["purity"] = region_purity(own, maps, judged)
                 yield {**key, "top": top, "source": name, **row}
 
 
+@dataclass(frozen=True)
+class _JudgedBlocks:
+    """Places of a layer's patterns on the judged objects, a file at a time; may be gone through again and again."""
+
+    files: PatternFiles
+    top: Top
+    layer: str
+    rows: Int[np.ndarray, " m"]
+
+    def __iter__(self) -> Iterator[PatternPlaces]:
+        size = shard_rows()
+        for first in range(0, int(self.rows[-1]) + 1, size):
+            block = self.files.places(self.top, self.layer, slice(first, first + size))
+            own = self.rows[(self.rows >= first) & (self.rows < first + size)] - first
+            yield PatternPlaces(block.places[own], block.scores[own])
+
+
 def _judged_patterns(subject: Subject, top: Top, place: int, found: Learned, judged: Judged) -> JudgedPatterns:
     layer, above = subject.layers[place], found.seen[top][place]
 
-    def blocks() -> Iterator[PatternPlaces]:
-        for first in range(0, len(subject.objects), shard_rows()):
-            block = subject.files.places(top, layer.name, slice(first, first + shard_rows()))
-            own = judged.rows[(judged.rows >= first) & (judged.rows < first + shard_rows())] - first
-            yield PatternPlaces(block.places[own], block.scores[own])
-
     upper = None if above is None else above.rows(judged.rows)
+    blocks = _JudgedBlocks(subject.files, top, layer.name, judged.rows)
     return JudgedPatterns(*best_places(blocks), subject.files.patterns(top, layer.name), layer.grid, upper)
 
 
 def _told(subject: Subject, turned: TurnedObjects, judged: Judged) -> dict[str, Any]:
     """Times an object and core, the law of EM, and how well the objects face one way."""
-    items = [
-        record
+    items = {
+        str(item): record
         for item, record in subject.study.ledger.items().items()
         if str(item).startswith(f"class {subject.label} ") and "em_seconds" in record
-    ]
-    objects, tops = len(subject.objects), len(subject.request.tops)
-    each = {name: sum(record[name] for record in items) / tops for name in ("em_seconds", "inference_seconds")}
+    }
+    objects, learned = len(subject.objects), max(int(turned.learned.sum()), 1)
+
+    def seconds(name: str, over: int) -> dict[str, float]:
+        return {
+            top: round(sum(one[name] for item, one in items.items() if item.split()[2] == top) / over, 4)
+            for top in subject.request.tops
+        }
+
     signs = turned.signs[judged.rows]
     return {
         "class": subject.class_name,
         "objects": objects,
         "photos": len(np.unique(turned.objects.images)),
-        "learned": int(turned.learned.sum()),
+        "learned": learned,
         "mirrored": int((turned.signs < 0).sum()),
-        "em_seconds_an_object": round(each["em_seconds"] / max(int(turned.learned.sum()), 1), 4),
-        "inference_seconds_an_object": round(each["inference_seconds"] / objects, 4),
-        "largest_fall_of_a_likelihood": max((record["fall"] for record in items), default=0.0),
+        "em_seconds_an_object": seconds("em_seconds", learned),
+        "inference_seconds_an_object": seconds("inference_seconds", objects),
+        "largest_fall_of_a_likelihood": max((record["fall"] for record in items.values()), default=0.0),
         "part_on_one_side": dict(one_side(judged, list(turned.objects.parts), signs)),
     }

@@ -35,7 +35,7 @@ from workflows.studies.patterns.subject import Subject
 
 PATTERNS = "patterns"
 
-_SECONDS = 1.5e-9
+_SECONDS = 1.6e-9
 """Of one pattern, position and iteration in EM: measured, to tell how long it will take."""
 
 
@@ -113,11 +113,17 @@ def _announce(study: StudyContext, subjects: Sequence[Subject]) -> None:
 def _measures(study: StudyContext, classes: Sequence[int]) -> Table:
     """What the patterns are worth, a line a layer and source."""
     shown = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
-    for name in ("class", "layer", "top", "source", "stability", "follow", "purity", "in part"):
-        shown.add_column(name, justify="left" if name in ("class", "layer", "top", "source") else "right")
+    for name in ("class", "layer", "top", "source", "near", "stability", "follow", "purity", "in part"):
+        shown.add_column(name, justify="left" if name in ("class", "layer", "top", "source", "near") else "right")
     rows = read_table(study.folder.table("pattern_measures"), filters=[("class", "in", list(classes))]).to_pylist()
     for row in rows:
-        names = (short_name(study.plan.class_names[row["class"]]), row["layer"], row["top"] or "", row["source"])
+        names = (
+            short_name(study.plan.class_names[row["class"]]),
+            row["layer"],
+            row["top"] or "",
+            row["source"],
+            row["part"] or "",
+        )
         values = (row[name] for name in ("stability", "follow", "purity", "place_purity"))
         shown.add_row(*map(Text, names), *("" if one is None else f"{one:.3f}" for one in values))
     return shown
