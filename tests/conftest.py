@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import gc
 import itertools
 import os
 import shutil
@@ -72,6 +73,12 @@ def build_once(tmp_path_factory: pytest.TempPathFactory) -> BuildOnce:
         return root
 
     return built
+
+
+def pytest_collection_finish() -> None:
+    """What was imported and collected stays: looking for garbage in it took a tenth of the suite's time."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -51,8 +51,6 @@ EXAMPLE_RUN = "runs/digits"
 CHAIN_RUN = "runs/cifar10-mlp"
 """The run folder that README and the cluster recipe query."""
 SMALL = (
-    "training.epochs=4",
-    "training.batch=32",
     "data.max_train=500",
     "data.max_validation=100",
     "extract.images_per_shard=150",
@@ -63,16 +61,17 @@ SMALL = (
     "fit.warmup=3",
     "discriminative.epochs=1",
     "runtime.actors=1",
+    "mine.images=['misclassified:3']",
 )
 """The digits preset with fewer images and smaller dictionaries."""
 
 
 @pytest.fixture(scope="session")
-def small_run(local_ray: Resources, build_once: BuildOnce) -> Path:
+def small_run(local_ray: Resources, build_once: BuildOnce, digits_weights: Path) -> Path:
     """A finished run, all its stages."""
 
     def run(out: Path) -> None:
-        fields = [part for field in SMALL for part in ("--set", field)]
+        fields = [part for field in (f"network.weights={digits_weights}", *SMALL) for part in ("--set", field)]
         assert command(["run", "digits", "--out", str(out), *fields]) == 0
 
     return build_once("documents", run)

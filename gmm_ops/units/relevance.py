@@ -11,8 +11,8 @@ so the sum of G over a layer is F(image) - F(baseline) where all paths through t
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Annotated, Literal
+from dataclasses import dataclass, fields, replace
+from typing import Annotated, Literal, Self
 
 import numpy as np
 import torch
@@ -87,10 +87,10 @@ def mask_weights(masks: Float[Tensor, "N H W"], height: int, width: int) -> Floa
 
 @dataclass(frozen=True)
 class RelevanceSums(Sums):
-    """Sums over images of a class, one row for each class of each batch; rows of the same class add up at the end.
+    """Sums over images of a class, one row for each class: merged rows of the same class add up.
 
     Attributes:
-        labels: (R,) int64, class of a row.
+        labels: (R,) int64, class of a row, ascending.
         images: (R,) int64, images in it.
         masked_images: (R,) int64, of them with a mask.
         signed: (R, U) sum over images and positions of G.
@@ -150,6 +150,25 @@ class RelevanceSums(Sums):
             (member @ known.double()).long(),
             *(member @ values for values in (signed, absolute, masked, activation)),
         )
+
+    def merge(self, other: Self) -> Self:
+        """Both sets together, one row for each class of either. Raises RefusedInput where the units differ."""
+        if self.signed.shape[1] != other.signed.shape[1]:
+            raise RefusedInput(
+                f"merge: both must be of the same units, got {self.signed.shape[1]} and {other.signed.shape[1]}; take "
+                "both from one network"
+            )
+        labels = torch.cat([self.labels, other.labels]).unique()
+
+        def added(mine: Tensor, theirs: Tensor) -> Tensor:
+            total = mine.new_zeros(len(labels), *mine.shape[1:])
+            for rows, values in ((self.labels, mine), (other.labels, theirs)):
+                total.index_add_(0, torch.searchsorted(labels, rows), values)
+            return total
+
+        names = [f.name for f in fields(self) if f.name != "labels"]
+        sums = {name: added(getattr(self, name), getattr(other, name)) for name in names}
+        return replace(self, labels=labels, **sums)
 
     def by_class(self, classes: Sequence[int]) -> ClassRelevance:
         """Means over the images of each class, in the order asked for. Raises RefusedInput for one without an image."""

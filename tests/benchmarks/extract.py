@@ -66,7 +66,9 @@ CASES = (
 )
 TINY = ("data.max_train=40", "data.max_validation=20", "fit.min_images=1", "runtime.actors=1")
 TINY_PHOTOS = (
-    'network.layers=["add3"]',
+    "network.name=torchvision:squeezenet1_0",  # ResNet-50 takes half a minute to index
+    "network.weights=../shared/data/weights/squeezenet1_0_imagenet.pt",
+    'network.layers=["features.5.squeeze"]',
     "preprocessing.resize=96",
     "preprocessing.crop=96",
     "fit.words=[50]",
@@ -74,6 +76,7 @@ TINY_PHOTOS = (
     "fit.min_images=1",
     "runtime.actors=1",
     "mine.images=[]",
+    'mine.classes=["all"]',
     "data.max_train=12",
     "data.max_validation=4",
 )

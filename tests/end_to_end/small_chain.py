@@ -29,7 +29,8 @@ SETTINGS = (
     "fit.epochs=4",
     "fit.checkpoint_steps=20",
     "runtime.actors=1",
-    "draw.junctions=3",
+    "draw.junctions=2",
+    "mine.classes=['1','8']",
     'draw.paths=["misclassified:2"]',
     'mine.images=["misclassified:2"]',
 )

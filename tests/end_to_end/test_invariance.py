@@ -105,6 +105,7 @@ def test_another_shard_and_batch_change_hardly_a_word(digits_run: Path, digits_w
     assert words < 1e-3
 
 
+@pytest.mark.slow
 def test_words_of_stored_columns_are_those_of_columns_made_again(
     digits_run: Path, digits_weights: Path, tmp_path: Path
 ) -> None:

@@ -16,10 +16,12 @@ from gmm_ops.discriminative.classifier import paired_difference
 from gmm_ops.mixtures.assignment import log_likelihood
 from gmm_ops.mixtures.model_selection import bayesian_criterion
 from tests.end_to_end.small_digits import SCOPE, command, copy_until, run_arguments
+from workflows.asking.registry import STUDIES
 from workflows.fits.columns import ColumnSource
 from workflows.plan.run_plan import Plan
 from workflows.storage.mixtures import load_mixture
 from workflows.storage.run_folder import RunFolder
+from workflows.storage.study_folder import StudyFolder
 from workflows.storage.tables import read_table
 from workflows.studies.sweep.rows import Cell, cell_folder, dictionary_paths
 
@@ -130,6 +132,11 @@ def test_it_goes_on_cell_by_cell_with_the_same_table(swept: Path, digits_weights
     assert untouched.stat().st_mtime_ns == before, "a finished cell is not fitted again"
     first, second = (read_table(RunFolder.open(one).table("sweep")) for one in (swept, root))
     assert first.equals(second)
+    own = StudyFolder(folder, STUDIES["sweep"])
+    assert own.state().state == "done"
+    with folder.images_table.open("ab") as images:
+        images.write(b"\0")
+    assert (own.state().state, own.state().changed) == ("stale", ("images.parquet",))
 
 
 @pytest.mark.slow

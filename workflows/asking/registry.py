@@ -18,6 +18,7 @@ STUDIES: dict[str, Study] = {
             "dissect",
             "which concepts do units and words detect",
             ("units", "unit_concepts", "word_concepts", "word_units", "unions"),
+            version=2,
         ),
         Study("relevance", "which units matter to a class", ("relevance", "completeness", "agreement")),
         Study("ablate", "what breaks without some units", ("ablations", "unit_classes")),

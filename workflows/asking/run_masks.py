@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pyarrow.compute as pc
 
 from workflows.data.masks.concept_masks import MaskSet, read_masks
 from workflows.errors import SettingsError
 from workflows.run import Run
+from workflows.storage.study_folder import place_of
 from workflows.storage.tables import read_table
 
 _NAMED = 3
+
+
+def masks_place(run: Run, source: str) -> str:
+    """``kind:path`` as the request of a study has it, whatever folder it is named from; see ``place_of``."""
+    kind, _, place = source.partition(":")
+    path, mark, category = place.partition("#")
+    return f"{kind}:{place_of(run.folder, Path(path))}{mark}{category.strip()}"
 
 
 def masks_of_run(run: Run, source: str | None, say: Callable[[str], None]) -> MaskSet:

@@ -33,7 +33,7 @@ from workflows.pipeline import STAGES, stages_left, stages_until
 from workflows.plan.run_plan import plan_path
 from workflows.run import Run, open_run
 from workflows.runtime.progress import StageBar
-from workflows.storage.study_folder import Basis, Study, StudyFolder, StudyRecord, basis_of, changes
+from workflows.storage.study_folder import Basis, Study, StudyFolder, StudyRecord, basis_of, changes, unlike
 
 __all__ = ["Asked", "StudyContext", "open_study"]
 
@@ -49,8 +49,7 @@ def open_study(
 ) -> Iterator[StudyContext]:
     """Ask a finished run; the folder is held for the length of the block, at whose end the study is answered.
 
-    The same command goes on where it was. Another request replaces an answered one, whose table rows may stay
-    (``StudyContext.write_table``), and never an unfinished one.
+    The same command goes on where it was. Another request replaces an answered one, and never an unfinished one.
 
     Args:
         name: of the study, in the registry.
@@ -94,7 +93,7 @@ def _basis(run: Run, study: Study, after: str, reads: Sequence[str | Path]) -> B
     files = [plan_path(run.folder), run.folder.images_table]
     if not is_downloaded(run.plan.weights):
         files.append(Path(run.plan.weights))
-    files += [run.folder.table(one) if isinstance(one, str) else one.resolve() for one in reads]
+    files += [run.folder.table(one) if isinstance(one, str) else one for one in reads]
     fitted = list(STAGES).index(after) >= list(STAGES).index("fit")
     return basis_of(run.folder, study.version, files, ["fit"] if fitted else [])
 
@@ -104,13 +103,16 @@ def _claim(own: StudyFolder, record: StudyRecord, asked: Asked) -> tuple[bool, C
     name, earlier, content = own.study.name, own.record(), own.ledger.content()
     if asked.anew or earlier is None:
         return False, partial(_begin_anew, own, record, forget=asked.anew)
-    changed = changes(own.run, earlier.basis, own.study.version) or _unlike(earlier.basis, record.basis)
+    same = earlier.request == record.request
+    changed = changes(own.run, earlier.basis, own.study.version)
+    if same and not changed:  # another request may well stand on other files
+        changed = unlike(earlier.basis, record.basis)
     if changed:
         raise RunFolderError(
             f"{name}: must be asked of the run that it was begun with, but {', '.join(changed)} changed since; --anew "
             "removes what the study has written, and nothing else, and asks again"
         )
-    if earlier.request == record.request:
+    if same:
         whole = all(path.exists() for path in own.tables().values())
         lost = content.done and not whole
         return content.done and whole, partial(_begin_anew, own, record) if lost else None
@@ -129,10 +131,6 @@ def _begin_anew(own: StudyFolder, record: StudyRecord, forget: bool = False) -> 
     if forget:
         own.forget()
     own.ask(record)
-
-
-def _unlike(one: Basis, other: Basis) -> tuple[str, ...]:
-    return tuple(sorted(one.keys() ^ other.keys()))
 
 
 def _differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> str:

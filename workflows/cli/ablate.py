@@ -44,8 +44,9 @@ def ablate(
 ) -> None:
     """What breaks without some units? Accuracy on a class and on all others with its best units silenced.
 
-    Units are ranked on training images, by other studies, and tested on validation images; the worst units and random
-    ones stand beside the best, and every accuracy has its interval. The first convolution and the last are left alone.
+    Units are ranked by other studies, on training images (by dissect and words: on all images that dissect looked at),
+    and tested on validation images; the worst units and random ones stand beside the best, and every accuracy has its
+    interval. The first convolution and the last are left alone.
     Writes ablations.parquet, unit_classes.parquet (units that matter to several classes, for or against them) and
     figures/ablate.png.
 
@@ -61,7 +62,7 @@ def ablate(
         tuple(class_name or ()),
         tuple(ranking or ("relevance",)),
         tuple(layers or ("all",)),
-        tuple(replace or ("mean",)),  # type: ignore[arg-type]  # checked by the request
+        tuple(dict.fromkeys(replace or ("mean",))),  # type: ignore[arg-type]  # checked by the request
         share_numbers(shares),
     )
     found = run_ablate(asking(folder, as_json, images, anew, address), request)

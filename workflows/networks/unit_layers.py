@@ -166,6 +166,11 @@ class UnitNetwork:
             )
         return self.layers[self.names[self.nodes[known]]]
 
+    def is_layer(self, name: str, layer: UnitLayer) -> bool:
+        """Whether a canonical name or alias means a layer."""
+        known = self._aliases.get(name, name)
+        return known in self.nodes and self.names[self.nodes[known]] == layer.name
+
     def convolution(self, name: str, asked_by: str = "--layers") -> UnitLayer:
         """The convolution of a name. Raises NetworkError: the layer is none."""
         layer = self.layer(name, asked_by)

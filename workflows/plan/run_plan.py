@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -172,9 +172,11 @@ class Plan:
             RunFolderError: the index stage has not written it.
         """
         try:
-            return cls.from_json(plan_path(folder).read_text(encoding="utf-8"))
+            plan = cls.from_json(plan_path(folder).read_text(encoding="utf-8"))
         except FileNotFoundError:
             raise RunFolderError(f"{str(plan_path(folder))!r} is missing: run the index stage") from None
+        # Only a run that trains its network has weights of its own; it may have been moved since.
+        return replace(plan, weights=str(folder.weights)) if folder.weights.exists() else plan
 
     def write(self, folder: RunFolder) -> None:
         """Write plan.json whole or not at all."""

@@ -15,6 +15,7 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 from rich import box
 from rich.table import Table
+from rich.text import Text
 
 from workflows.report.lettering import FAMILY, fit_text, font, printable, short_name
 from workflows.report.numbers import frequency
@@ -142,6 +143,7 @@ def detector_table(panels: Sequence[Detectors]) -> Table:
         for place, (layer, total, counts, concepts, best) in enumerate(rows):
             named = ("–", "–") if best is None else (short_name(best[0]), frequency(best[1]))
             numbers = (f"{sum(counts.values()):,}", f"{total:,}", f"{concepts:,}")
-            table.add_row("" if place else printable(panel.title), printable(layer), *numbers, *named)
+            row = ("" if place else printable(panel.title), printable(layer), *numbers, *named)
+            table.add_row(*map(Text, row))  # names are no markup, whatever they hold
         table.add_section()
     return table

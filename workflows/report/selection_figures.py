@@ -133,30 +133,30 @@ def draw_patches(
     save_figure(figure, paths)
 
 
-def draw_epochs(agreement: pa.Table, secondary: pa.Table, top: int, network: str, paths: Paths) -> None:
+def draw_epochs(
+    agreement: pa.Table, secondary: pa.Table, checkpoints: Sequence[str], top: int, network: str, paths: Paths
+) -> None:
     """How far selections change while the network is trained, and how well their patches tell classes (IR Fig. 2, 3).
 
     Args:
         agreement: selection_epochs.parquet.
         secondary: secondary.parquet.
+        checkpoints: in the order of training; the run's own weights, which follow, are not among them.
         top: units a layer.
         network: name of the run.
         paths: written atomically.
     """
-    rows = [row for row in agreement.to_pylist() if row["layer"] is None and row["top"] == top]
-    names = list(dict.fromkeys(row["checkpoint"] for row in rows))
-    order = [name for name in sorted(names) if name != "run"] + (["run"] if "run" in names else [])
+    order = [*checkpoints, "run"]
     figure = titled_figure(_WIDTH, 3.1, f"{printable(network)}: selections of the best {top} units while it is trained")
-    steps = {(row["metric"], row["checkpoint"]): row for row in rows if _follows(row, rows)}
+    steps = steps_of(agreement, order, top)
     accuracy = {(row["metric"], row["checkpoint"] or "run"): row for row in secondary.to_pylist() if row["top"] == top}
     panels = (
-        ("Jaccard with the checkpoint before", steps, "agreement", order),
-        ("Accuracy of a classifier of the patches", accuracy, "accuracy",
-         [*sorted({name for _, name in accuracy} - {"run"}), "run"]),
-    )  # fmt: skip
-    for place, (title, found, value, over) in enumerate(panels):
+        ("Jaccard with the checkpoint before", steps, "agreement"),
+        ("Accuracy of a classifier of the patches", accuracy, "accuracy"),
+    )
+    for place, (title, found, value) in enumerate(panels):
         panel = figure.add_axes((0.07 + 0.5 * place, 0.26, 0.41, 0.54))
-        _curves(panel, found, value, over)
+        _curves(panel, found, value, order)
         panel.set_title(title, fontproperties=font(), fontsize=7.5, loc="left", pad=3)
     marks = [
         Line2D([], [], color=_COLOURS[place % len(_COLOURS)], linewidth=1.4, label=METRIC_NAMES[metric])
@@ -168,10 +168,14 @@ def draw_epochs(agreement: pa.Table, secondary: pa.Table, top: int, network: str
     save_figure(figure, paths)
 
 
-def _follows(row: dict[str, Any], rows: Sequence[dict[str, Any]]) -> bool:
-    """Whether it compares with the checkpoint before: the first row of its key in the order of the table."""
-    key = ("checkpoint", "metric", "top", "layer")
-    return next(one for one in rows if all(one[name] == row[name] for name in key)) is row
+def steps_of(agreement: pa.Table, order: Sequence[str], top: int) -> dict[tuple[str, str], dict[str, Any]]:
+    """By metric and checkpoint: the row of all layers that compares it with the one before; the first has none."""
+    steps = set(zip(order[1:], order[:-1], strict=True))
+    return {
+        (row["metric"], row["checkpoint"]): row
+        for row in agreement.to_pylist()
+        if row["layer"] is None and row["top"] == top and (row["checkpoint"], row["compared"]) in steps
+    }
 
 
 def _curves(panel: Axes, found: Mapping[tuple[str, str], dict[str, Any]], value: str, order: Sequence[str]) -> None:

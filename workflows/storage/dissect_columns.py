@@ -14,7 +14,7 @@ RANK = field("rank", INT, "", "from 0, largest IoU first")
 
 _IOU = (
     field("iou", REAL, "share", "pixels of mask and concept over pixels of either, over the images that carry a label "
-          "of the category"),
+          "of the category; of words, those of the images that their scope gives words"),
     field("iou_lite", REAL, "share", "the same with the mask's area only in images where it touches a label of the "
           "category, as NetDissect-Lite counts it"),
 )  # fmt: skip
@@ -23,7 +23,7 @@ _SHARES = (
     field("concept_share", REAL, "share", "of the same pixels: the concept"),
     field("cap", REAL, "share", "no mask of this size has a larger IoU: the smaller share over the larger"),
 )
-_NO_SCOPE = field("scope", TEXT, "key", "whose words; null for units", nullable=True)
+_NO_SCOPE = field("scope", TEXT, "key", "whose words; of units, on whose images, null: on all", nullable=True)
 
 DISSECT_COLUMNS: dict[str, list[pa.Field]] = {
     "units": [
@@ -73,7 +73,7 @@ DISSECT_COLUMNS: dict[str, list[pa.Field]] = {
         field("iou", REAL, "share", "on the other images, which judge"),
         field("iou_low", REAL, "share", "lower end of its 95 % bootstrap interval over the images that judge"),
         field("iou_high", REAL, "share", "upper end"),
-        field("difference", REAL, "share", "of means: words minus units of the same layer", nullable=True),
+        field("difference", REAL, "share", "of means: words minus units, same layer and images", nullable=True),
         field("difference_low", REAL, "share", "lower end of its paired 95 % interval", nullable=True),
         field("difference_high", REAL, "share", "upper end", nullable=True),
         field("images_chosen", LONG, "images", "that it was chosen on"),

@@ -79,7 +79,14 @@ RELEVANCE_COLUMNS: dict[str, list[pa.Field]] = {
         CLASS_NAME,
         LAYER,
         DEPTH,
-        field("concept", TEXT, "key", "that dissect compares the units with: the class's name"),
+        field(
+            "concept",
+            TEXT,
+            "key",
+            "that dissect compares the units with: the one whose mask showed the class, else the "
+            "first it knows of the class's name, its short name and `object`",
+        ),
+        field("quantile", REAL, "share", "q of dissect's thresholds: .005 is the paper's, and finds nothing large"),
         field("units", INT, "units", "of the layer"),
         field("detectors", INT, "units", "k: units of the layer that dissect calls detectors of the concept"),
         *_agreement("", "relevance"),
@@ -133,7 +140,7 @@ RELEVANCE_COLUMNS: dict[str, list[pa.Field]] = {
 RELEVANCE_KEYS: dict[str, tuple[str, ...]] = {
     "relevance": ("class", "depth", "unit"),
     "completeness": ("depth",),
-    "agreement": ("class", "depth"),
+    "agreement": ("class", "depth", "quantile"),
     "ablations": ("layers", "ranking", "selection", "draw", "replaced_by", "class", "share"),
     "unit_classes": ("depth", "unit", "class"),
 }

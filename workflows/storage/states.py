@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from zipfile import BadZipFile
 
@@ -34,6 +35,28 @@ def load_state(path: Path) -> dict[str, np.ndarray]:
         raise RunFolderError(f"{str(path)!r} is missing: run the fit stage") from None
     except (BadZipFile, ValueError, OSError, EOFError) as error:
         raise RunFolderError(f"{str(path)!r} is damaged ({error}): delete it and run again") from error
+
+
+@contextmanager
+def open_states(paths: Iterable[Path]) -> Iterator[Callable[[str], list[np.ndarray]]]:
+    """Files that ``save_state`` wrote, opened for their single arrays.
+
+    Gives a function: the arrays of a name, of those files that have it, in their order; read when it is called.
+
+    Raises:
+        RunFolderError: a file is missing or damaged.
+    """
+    listed = list(paths)
+    try:
+        with ExitStack() as opened:
+            archives = [opened.enter_context(np.load(path, allow_pickle=False)) for path in listed]
+            names = [frozenset(archive.files) for archive in archives]
+            yield lambda name: [archive[name] for archive, known in zip(archives, names, strict=True) if name in known]
+    except FileNotFoundError as error:
+        raise RunFolderError(f"{error.filename!r} is missing: give the command again") from None
+    except (BadZipFile, EOFError) as error:
+        told = ", ".join(sorted({str(path.parent) for path in listed}))
+        raise RunFolderError(f"a file in {told!r} is damaged ({error}): delete them and run again") from error
 
 
 def with_prefix(arrays: Mapping[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:

@@ -19,8 +19,8 @@ from workflows.storage.run_folder import RunFolder, size_of
 StudyProgress = Literal["not asked", "partial", "done", "stale"]
 
 Basis = dict[str, Any]
-"""What a study stands on, by name: a file with its size, time and hash, a ledger with the hash of its items, or a
-version."""
+"""What a study stands on: a file, by its place (see ``place_of``), with its size, time and hash; a ledger with the hash
+of its items; a version. Older ones have a file by its name, and its place as ``path``."""
 
 
 @dataclass(frozen=True)
@@ -126,6 +126,10 @@ class StudyFolder:
         self.ledger.path.unlink(missing_ok=True)
         write_bytes(self.request_file, record.to_json())
 
+    def note(self, record: StudyRecord) -> None:
+        """Keep what it has answered, of a study whose ledger knows by itself what has to be done again."""
+        write_bytes(self.request_file, record.to_json())
+
     def drop_parts(self) -> None:
         """Remove the sums of shards."""
         shutil.rmtree(self.parts, ignore_errors=True)
@@ -176,9 +180,26 @@ def basis_of(folder: RunFolder, version: int, files: Iterable[Path], ledgers: It
     """
     found: Basis = {"version": version}
     for path in files:
-        inside = path.is_relative_to(folder.root)
-        found[path.name] = {"path": str(path.relative_to(folder.root) if inside else path), **_identity(path)}
+        found[place_of(folder, path)] = _identity(path)
     return found | {name: {"ledger": name, "sha256": _finished(folder, name)} for name in ledgers}
+
+
+def place_of(folder: RunFolder, path: Path) -> str:
+    """Where a file is, whatever folder it is named from; a run's own relative to the run, which may be moved."""
+    whole = path if path.is_relative_to(folder.root) else path.expanduser().resolve()
+    return str(whole.relative_to(folder.root) if whole.is_relative_to(folder.root) else whole)
+
+
+def unlike(one: Basis, other: Basis) -> tuple[str, ...]:
+    """Names of what only one stands on, or what has other contents in the other."""
+    old, new = _contents(one), _contents(other)
+    return tuple(sorted(name for name in old.keys() | new.keys() if old.get(name) != new.get(name)))
+
+
+def _contents(basis: Basis) -> dict[str, Any]:
+    """By place: the hash; and the version."""
+    files = {known.get("path", name): known["sha256"] for name, known in basis.items() if name != "version"}
+    return {**files, "version": basis.get("version")}
 
 
 def changes(folder: RunFolder, basis: Mapping[str, Any], version: int) -> tuple[str, ...]:
@@ -191,7 +212,7 @@ def _is_same(folder: RunFolder, name: str, known: Any, version: int) -> bool:
         return bool(known == version)
     if "ledger" in known:
         return bool(known["sha256"] == _finished(folder, known["ledger"]))
-    path = folder.root / known["path"]
+    path = folder.root / known.get("path", name)
     if not path.exists():
         return False
     seen = path.stat()

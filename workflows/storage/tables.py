@@ -143,7 +143,7 @@ def _conform(rows: Records, schema: pa.Schema, name: str, constants: Mapping[str
         raise ValueError(f"table {name}: no such column {', '.join(unknown)}; it has {', '.join(schema.names)}")
     length = len(next(iter(columns.values()))) if columns else 0
     for column in constants.keys() - columns.keys():
-        columns[column] = [constants[column]] * length
+        columns[column] = pa.repeat(constants[column], length)
     arrays = [_array(columns, field, length, name) for field in schema]
     return pa.Table.from_arrays(arrays, schema=schema)
 

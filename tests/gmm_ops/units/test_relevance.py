@@ -91,6 +91,7 @@ def test_shards_add_up_in_any_cut() -> None:
     assert torch.equal(whole.images, cut.images)
     for name in ("signed", "absolute", "masked", "activation"):
         np.testing.assert_allclose(getattr(whole, name).numpy(), getattr(cut, name).numpy(), rtol=1e-13, atol=1e-13)
+    assert parts.labels.tolist() == [0, 1, 2], "one row a class, however many parts"
     stored = RelevanceSums.from_arrays(parts.to_arrays())
     assert stored == parts
 
@@ -124,5 +125,7 @@ def test_bad_input_is_refused_by_its_words() -> None:
         PathSum().add(drawn(0, 1, 2, 2, 2), drawn(0, 1, 3, 2, 2))
     with pytest.raises(RefusedInput, match=r"classes: must have an image each, got none of \[7\]"):
         sums(slice(None)).by_class([0, 7])
+    with pytest.raises(RefusedInput, match="merge: both must be of the same units, got 0 and 8"):
+        _ = RelevanceSums.zero(0) + sums(slice(None))
     with pytest.raises(RefusedInput, match="classes: must be at least 2 to tell them apart, got 1"):
         specific(drawn(0, 1, 4))

@@ -75,5 +75,5 @@ def _answer(study: StudyContext, phase: Phase, deadly: Path | None, classes: lis
     counts = study.map_parts(phase, CensusWorker, deadly=deadly).sum(Census).counts.tolist()
     rows = [{"class": label, "images": count} for label, count in enumerate(counts)]
     kept = [row for row in rows if classes is None or row["class"] in classes]
-    study.write_table("census", kept, keyed_by=("class",))
+    study.write_table("census", kept)
     study.tell(counted=sum(counts))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,13 @@ from tests.end_to_end.small_digits import command, copy_until
 from tests.workflows.asking.made_study import SCHEMA, STUDY, run_census
 from workflows.asking.image_parts import cut_images
 from workflows.asking.registry import STUDIES
-from workflows.asking.study import Asked, StudyContext
+from workflows.asking.run_masks import masks_place
+from workflows.asking.study import Asked, StudyContext, open_study
 from workflows.cli.status import study_statuses
 from workflows.errors import BudgetError, DataError, RunFolderError, SettingsError, ShardError
 from workflows.plan.requests import chosen_classes
+from workflows.plan.run_plan import Plan
+from workflows.run import open_run
 from workflows.storage.images_table import ImageColumns
 from workflows.storage.run_folder import RunFolder
 from workflows.storage.schemas import SCHEMAS
@@ -69,6 +73,15 @@ def asked(root: Path, **how: object) -> Told:
     return Told(root, Console(file=io.StringIO(), width=200), **how)  # type: ignore[arg-type]
 
 
+def ask(root: Path, how: Told | None = None, reads: Sequence[str | Path] = (), **request: Any) -> bool:
+    """Without looking at an image; whether it was not answered before."""
+    with open_study("census", how or asked(root), request, reads=reads) as study:
+        began = study.begin()
+        if began:
+            study.write_table("census", [{"class": label, "images": 0} for label in request["classes"]])
+    return began
+
+
 def state(root: Path) -> tuple[str, int, int | None]:
     found = StudyFolder(RunFolder.open(root), STUDY).state()
     return found.state, found.done, found.total
@@ -95,6 +108,7 @@ def test_an_answer_is_whole_and_told_once(answered: tuple[Path, str, dict[str, A
     assert "census has answered this before; --anew asks again" in again.text
 
 
+@pytest.mark.slow  # killed runs are among the fast tests; here a study
 def test_killed_at_a_shard_it_goes_on_with_that_one(
     root: Path, tmp_path: Path, answered: tuple[Path, str, dict[str, Any]]
 ) -> None:
@@ -121,14 +135,72 @@ def test_killed_at_a_shard_it_goes_on_with_that_one(
     assert counted(root) == counted(answered[0])
 
 
-def test_other_requests_keep_rows_of_other_keys(root: Path) -> None:
-    run_census(asked(root), classes=[3])
+def test_another_request_replaces_the_answer(root: Path) -> None:
+    ask(root, classes=[3])
     told = asked(root)
-    run_census(told, classes=[5, 8])
+    assert ask(root, told, classes=[5, 8])
     assert "census was asked otherwise before (classes [5, 8] instead of [3]): it begins anew" in told.text
-    assert sorted(counted(root)) == [3, 5, 8]
-    run_census(asked(root, anew=True), classes=[5])
-    assert sorted(counted(root)) == [5]
+    assert sorted(counted(root)) == [5, 8]
+
+
+def test_another_request_may_stand_on_other_files(root: Path, tmp_path: Path) -> None:
+    """Other masks, or the table of another study, are no change of the run."""
+    one, other = tmp_path / "one.json", tmp_path / "other.json"
+    for path in (one, other):
+        path.write_text(path.name)
+    ask(root, reads=[one], classes=[3], masks="one")
+    told = asked(root)
+    assert ask(root, told, reads=[other, "nodes"], classes=[3], masks="other")
+    assert "census was asked otherwise before (masks 'other' instead of 'one'): it begins anew" in told.text
+    with pytest.raises(RunFolderError, match=r"but .*one\.json, .*other\.json changed since; --anew removes"):
+        ask(root, reads=[one, "nodes"], classes=[3], masks="other")
+    other.write_text("OTHER.json")
+    with pytest.raises(RunFolderError, match=r"other\.json changed since; --anew removes"):
+        ask(root, reads=[one], classes=[3], masks="one")
+
+
+def test_files_of_one_name_are_told_apart(root: Path, tmp_path: Path) -> None:
+    """``--checkpoints other/weights.pt`` stands beside the run's own file of that name."""
+    (root / "weights.pt").write_bytes(b"own")
+    other = tmp_path / "other" / "weights.pt"
+    other.parent.mkdir()
+    other.write_bytes(b"not")
+    ask(root, reads=[root / "weights.pt", other], classes=[3])
+    (root / "weights.pt").write_bytes(b"new")
+    (changed,) = [study.changed for study in study_statuses(root) if study.name == "census"]
+    assert changed == ("weights.pt",)
+
+
+def test_masks_are_named_by_where_they_are(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = open_run(root)
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        monkeypatch.chdir(tmp_path / name)
+        assert masks_place(run, "coco:m.json#part") == f"coco:{tmp_path / name / 'm.json'}#part"
+    assert masks_place(run, f"boxes:{root}/own.csv") == "boxes:own.csv"
+
+
+def test_a_moved_run_has_its_own_weights(root: Path, tmp_path: Path) -> None:
+    (root / "weights.pt").write_bytes(b"trained")
+    plan = json.loads((root / "plan.json").read_text())
+    (root / "plan.json").write_text(json.dumps({**plan, "weights": str(root / "weights.pt")}))
+    ask(root, classes=[3])
+    moved = root.rename(tmp_path / "moved")
+    assert Plan.read(RunFolder.open(moved)).weights == str(moved / "weights.pt")
+    assert state(moved)[0] == "done"
+    assert not ask(moved, classes=[3]), "it has answered this before"
+
+
+def test_a_basis_of_before_is_understood(root: Path) -> None:
+    """Files were known by their name, with their place beside it."""
+    ask(root, classes=[3])
+    file = root / "census" / "request.json"
+    record = json.loads(file.read_text())
+    for place, known in list(record["basis"].items()):
+        if "size" in known if isinstance(known, dict) else False:
+            record["basis"][Path(place).name] = {"path": place, **record["basis"].pop(place)}
+    file.write_text(json.dumps(record))
+    assert not ask(root, classes=[3])
 
 
 def test_some_images_are_spread_evenly_over_classes(root: Path) -> None:

@@ -55,7 +55,7 @@ def test_items_are_requested_paths_and_the_worst_junctions(worker: PathDrawWorke
         for row in junctions
         if row["junction"] != "start"
     ]
-    assert items[2:] == expected[:3]
+    assert items[2:] == expected[:2]
     none = worker.settings.draw.model_copy(update={"paths": (), "junctions": 0})
     assert path_items(worker.folder, worker.settings.model_copy(update={"draw": none}), worker.plan) == []
 

@@ -64,6 +64,7 @@ def made_pair(tmp_path: Path, precision: str) -> tuple[list[dict[str, np.ndarray
     return found, rows
 
 
+@pytest.mark.slow  # gmm_ops says the same of steps, without actors
 def test_two_actors_come_to_the_parameters_of_one_in_float64(tmp_path: Path, local_ray: object) -> None:
     (one, two), rows = made_pair(tmp_path, "float64")
     for name, values in words_and_layers(one).items():

@@ -46,6 +46,12 @@ def test_detectors_are_counted_by_layer_and_category() -> None:
     assert " ".join(text.split()).endswith("units add1 3 64 2 wheel 0.20 add2 0 128 0 – –")
 
 
+@pytest.mark.parametrize("name", ["wheel[front]", "wheel [/x]"])
+def test_a_name_is_no_markup(name: str) -> None:
+    found = detectors(f"units of {name}", [row("layer1.0.add", name, 0.2)], TITLES, {"layer1.0.add": 64})
+    assert printed(detector_table([found])).count(name) == 2
+
+
 @pytest.mark.parametrize("count", [1, 2, 5])
 def test_the_figure_says_how_many_of_all(tmp_path: Path, count: int) -> None:
     panel = detectors("$units$ of <b>", ROWS, TITLES, {"layer1.0.add": 64, "layer2.0.add": 128})

@@ -170,6 +170,7 @@ with connect(num_cpus=2, num_gpus=2) as offered:
 """
 
 
+@pytest.mark.slow  # a Ray of its own
 def test_every_actor_sees_its_own_gpu_alone() -> None:
     """With GPUs that Ray only believes in: CUDA_VISIBLE_DEVICES is what pins a process."""
     environment = {name: value for name, value in os.environ.items() if name != "CUDA_VISIBLE_DEVICES"}

@@ -174,6 +174,7 @@ def test_a_worker_is_gone_before_the_next_is_built(tmp_path: Path) -> None:
     assert results == {f"layer{i}": (0, 1) for i in range(3)}
 
 
+@pytest.mark.slow
 def test_actors_lost_between_two_fits_are_replaced(tmp_path: Path) -> None:
     pids: list[int] = []
     restarts: list[tuple[str, str]] = []
@@ -219,6 +220,7 @@ def test_a_refusal_ends_the_actors_and_the_fits_that_wait(tmp_path: Path) -> Non
         _wait_for_end(pid)
 
 
+@pytest.mark.slow
 def test_a_group_without_room_waits_for_the_others(tmp_path: Path) -> None:
     """As after the loss of a node: slots were counted for more cores than there are, and nothing is lost by waiting."""
     every_core = int(ray.cluster_resources()["CPU"])
@@ -237,6 +239,7 @@ def test_a_group_without_room_waits_for_the_others(tmp_path: Path) -> None:
     assert restarts == []
 
 
+@pytest.mark.slow
 def test_groups_of_several_actors_do_not_hold_each_others_room(tmp_path: Path) -> None:
     """Two groups of two on a cluster with room for one: half of each would stop both."""
     half = ray.cluster_resources()["CPU"] / 2
@@ -252,6 +255,7 @@ def test_groups_of_several_actors_do_not_hold_each_others_room(tmp_path: Path) -
     assert restarts == []
 
 
+@pytest.mark.slow
 def test_a_result_that_keeps_failing_ends_in_words(tmp_path: Path) -> None:
     """The fit is done and restored as done, which is no step further."""
     restarts = list[str]()
@@ -296,6 +300,7 @@ def test_processes_serve_the_next_fits_and_pools(tmp_path: Path, undisturbed: by
     assert restarts == []
 
 
+@pytest.mark.slow
 def test_room_is_given_back(tmp_path: Path) -> None:
     before = ray.cluster_resources()["CPU"]
     run_fit(job(tmp_path), group(2))
@@ -305,6 +310,7 @@ def test_room_is_given_back(tmp_path: Path) -> None:
     ray.kill(holder)
 
 
+@pytest.mark.slow
 def test_actors_that_never_find_room_are_given_up_in_words(tmp_path: Path) -> None:
     every_core = int(ray.cluster_resources()["CPU"])
     kept_actors.release()

@@ -74,8 +74,10 @@ def test_a_chain_has_paths_junctions_and_transition_graphs(chain_run: Path) -> N
     folder = RunFolder.open(chain_run)
     settings, plan = folder.settings(), Plan.read(folder)
     items = figure_items(folder, settings, plan)
+    assert [item for item in items if item.startswith("transitions:")] == ["transitions:1", "transitions:8"]
+    every = settings.model_copy(update={"mine": settings.mine.model_copy(update={"classes": ("all",)})})
     labels = set(read_table(folder.images_table, ["label"], [("split", "=", "validation")])["label"].to_pylist())
-    assert [item for item in items if item.startswith("transitions:")] == [f"transitions:{m}" for m in sorted(labels)]
+    assert transition_items(folder, every, plan) == [f"transitions:{label}" for label in sorted(labels)]
     kinds = {item.partition(":")[0] for item in items}
     assert kinds == {"class", "image", "path", "junction", "transitions", SIMILARITY, FIT}
     for item in items:

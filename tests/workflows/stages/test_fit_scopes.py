@@ -77,6 +77,7 @@ def test_a_scope_by_itself_comes_to_the_same(
         assert read_table(alone.table(table)).equals(read_table(together.table(table), filters=key))
 
 
+@pytest.mark.slow  # fits say the same of one that diverges
 def test_a_diverging_fit_stops_the_run_with_its_name(
     digits_weights: Path, local_ray: object, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -6,6 +6,7 @@ import io
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,20 +16,23 @@ import pytest
 import torch
 from rich.console import Console
 
+from gmm_ops.units.relevance import ClassRelevance
 from tests.end_to_end.small_digits import command
 from workflows.asking.image_parts import ImageShard
+from workflows.asking.registry import STUDIES
 from workflows.asking.study import Asked
 from workflows.asking.unit_tables import detected_units
-from workflows.data.masks.concept_masks import read_masks
+from workflows.data.masks.concept_masks import Concept, read_masks
 from workflows.errors import DataError, NetworkError, SettingsError
-from workflows.networks.unit_layers import UnitNetwork
+from workflows.networks.unit_layers import UnitLayer, UnitNetwork
 from workflows.run import open_run
 from workflows.storage.images_table import ImageColumns
 from workflows.storage.run_folder import RunFolder
 from workflows.storage.schemas import SCHEMAS
-from workflows.storage.tables import read_table
-from workflows.studies.relevance.command import RelevanceRequest, concept_pairs, run_relevance
-from workflows.studies.relevance.rows import agreement_rows
+from workflows.storage.study_folder import StudyFolder, StudyRecord, basis_of
+from workflows.storage.tables import read_table, to_table
+from workflows.studies.relevance.command import RelevanceRequest, concept_pairs, run_relevance, shown_by
+from workflows.studies.relevance.rows import StoredRelevance, agreement_rows, layer_sums, relevance_columns
 from workflows.studies.relevance.worker import ClassMasks, RelevanceWorker
 
 CLASSES = ("3", "8")
@@ -178,10 +182,21 @@ def test_masks_weigh_what_lies_within_them(root: Path, tmp_path: Path) -> None:
     assert (part.masked <= whole.masked * (1 + 1e-6)).all()
 
 
+def answer_by_hand(root: Path, name: str, finished: bool = True) -> None:
+    """What a study keeps beside its tables when it stands on plan.json; it has done the first of two shards, or all."""
+    own = StudyFolder(RunFolder.open(root), STUDIES[name])
+    own.ask(StudyRecord({}, basis_of(own.run, own.study.version, [root / "plan.json"], ())))
+    own.ledger.begin("made", total=2)
+    own.ledger.record("paths 0")
+    if finished:
+        own.ledger.end()
+
+
 def made_detectors(root: Path, rows: list[tuple[str, int, str, float]]) -> None:
     """What dissect would have written, in its essentials."""
     names = ("layer", "unit", "concept", "iou", "rank", "quantile")
-    columns = {name: [(*row, 0, 0.005)[place] for row in rows] for place, name in enumerate(names)}
+    whole = [(*row, 0, 0.005) for row in rows] + [(*row, 0, 0.04) for row in rows[1:]]
+    columns = {name: [row[place] for row in whole] for place, name in enumerate(names)}
     pq.write_table(pa.table(columns), root / "unit_concepts.parquet")
 
 
@@ -195,13 +210,60 @@ def test_agreement_stands_beside_chance_and_activation(root: Path, tmp_path: Pat
     made_detectors(copy, [*rows, ("layer2.0.bn1", best[-1], "8", 0.2), ("layer1.0.add", 0, "3", 0.9)])
     (found,) = detected_units(RunFolder.open(copy), unit_network(copy), "3")
     assert (found.layer.name, int(found.detects.sum())) == ("layer2.0.conv1", 5)
-    (row,) = agreement_rows(table, {3: [found]}, [str(label) for label in range(10)])
+    stored = StoredRelevance.read(copy / "relevance.parquet")
+    (row,) = agreement_rows(stored, {3: [found]}, [str(label) for label in range(10)])
     assert (row["detectors"], row["overlap"], row["chance"]) == (5, 1.0, 5 / 32)
     assert row["activation_overlap"] < 1.0
     assert row["correlation"] > 0.3
     run_relevance(asked(copy), RelevanceRequest(CLASSES, steps=STEPS))
     written = read_table(copy / "agreement.parquet").to_pylist()
-    assert [(one["class"], one["layer"]) for one in written] == [(3, "layer2.0.conv1"), (8, "layer2.0.conv1")]
+    keys = [(one["class"], one["layer"], one["quantile"], one["detectors"]) for one in written]
+    place = "layer2.0.conv1"
+    assert keys == [(3, place, 0.005, 5), (3, place, 0.04, 4), (8, place, 0.005, 1), (8, place, 0.04, 1)]
+    made_detectors(copy, [("layer2.0.bn1", 0, "object", 0.3), ("layer2.0.bn1", 1, "8", 0.2)])
+    run_relevance(asked(copy), RelevanceRequest(CLASSES, steps=STEPS))
+    written = read_table(copy / "agreement.parquet").to_pylist()
+    assert {(one["class"], one["concept"]) for one in written} == {(3, "object"), (8, "8")}
+    answer_by_hand(copy, "dissect", finished=False)
+    how = asked(copy)
+    run_relevance(how, RelevanceRequest(CLASSES, steps=STEPS))
+    told = " ".join(how.console.file.getvalue().split())  # type: ignore[attr-defined]
+    assert "agreement with dissect is left out, for dissect is unfinished (1 of 2 shards are done); ask" in told
+    assert not read_table(copy / "agreement.parquet").num_rows
+
+
+def test_agreement_is_with_the_concept_that_shows_a_class() -> None:
+    names, source = ["zebra, horse", "tiger"], SimpleNamespace(concepts=(Concept("stripes", "part"),))
+    assert shown_by(None, {1: "head"}, [0, 1], names) == {0: ["zebra, horse", "zebra", "object"], 1: ["head"]}
+    assert shown_by(ClassMasks(source, {1: 0}, by_area=False), {}, [1], names) == {1: ["stripes"]}  # type: ignore[arg-type]
+
+
+def test_columns_hold_what_classes_share_once() -> None:
+    layers = [UnitLayer(name, depth, units, 1, 1, True, True) for name, depth, units in (("a", 3, 2), ("b", 7, 3))]
+    values = torch.arange(10, dtype=torch.float64).reshape(2, 5)
+    masked, counts = torch.full_like(values, torch.nan), torch.tensor([4, 5])
+    means = ClassRelevance(counts, torch.tensor([0, 0]), values, values, masked, values)
+    columns = relevance_columns(means, [8, 3], [str(label) for label in range(10)], layers, "train")
+    assert not any(isinstance(column, list) for column in columns.values())
+    rows = to_table(columns, "relevance", network="n").to_pylist()
+    assert [(row["class"], row["class_name"], row["images"], row["layer"], row["depth"], row["unit"]) for row in rows][
+        ::2
+    ] == [
+        (8, "8", 4, "a", 3, 0),
+        (8, "8", 4, "b", 7, 0),
+        (8, "8", 4, "b", 7, 2),
+        (3, "3", 5, "a", 3, 1),
+        (3, "3", 5, "b", 7, 1),
+    ]
+    assert [row["absolute"] for row in rows] == list(range(10))
+    assert {(row["masked"], row["measure"], row["split"]) for row in rows} == {(None, "absolute", "train")}
+
+
+def test_sums_of_layers_by_class() -> None:
+    layers = [UnitLayer(name, depth, 2, 1, 1, True, True) for name, depth in (("a", 3), ("b", 7))]
+    labels, depth, unit = np.repeat([3, 8], 4), np.tile([3, 3, 7, 7], 2), np.tile([0, 1], 4)
+    stored = StoredRelevance("absolute", labels, depth, unit, np.arange(8.0), np.zeros(8))
+    assert layer_sums(stored, layers, [8, 3]).tolist() == [[9.0, 1.0], [13.0, 5.0]]
 
 
 @pytest.mark.parametrize(
@@ -234,4 +296,6 @@ def test_what_the_run_does_not_have_is_refused(root: Path, tmp_path: Path) -> No
     settings = open_run(copy).settings.network.model_copy(update={"name": "tests.workflows.networks.sample_networks:x"})
     with pytest.raises(NetworkError):
         UnitNetwork.load(settings, "", (3, 8, 8), open_run(copy).plan.rewriting)
+    with pytest.raises(SettingsError, match=r"--images: must be at least 10, got 3: images are spread evenly over 10"):
+        run_relevance(Asked(copy, Console(file=io.StringIO()), images=3), RelevanceRequest(("all",)))
     assert read_table(copy / "relevance.parquet").num_rows, "what was refused has removed nothing"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import re
 import shutil
 from pathlib import Path
@@ -17,15 +18,19 @@ from rich.console import Console
 
 from tests.end_to_end.small_digits import command
 from tests.references import resampling as slow
+from tests.workflows.report.test_unit_figures import texts
 from workflows.asking.study import Asked
+from workflows.data.datasets import validation_mask
 from workflows.errors import DataError, NetworkError, SettingsError
 from workflows.networks.attribution.resampled import noisy_copies
 from workflows.plan.run_plan import Plan
+from workflows.report.selection_figures import steps_of
 from workflows.run import open_run
 from workflows.storage.run_folder import RunFolder
 from workflows.storage.tables import read_table
 from workflows.studies.resample.command import run_resample
 from workflows.studies.resample.copies import ResampleWorker
+from workflows.studies.resample.patch_classifier import rows_for_halves
 from workflows.studies.resample.request import ResampleRequest, asked_layers
 from workflows.studies.resample.scores import METRICS, Resampling
 
@@ -66,7 +71,7 @@ def write_boxes(root: Path) -> Path:
 def test_from_the_command_to_tables_and_figures(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     boxes = write_boxes(root)
     arguments = ["resample", str(root), "--images", "12", "--n", "4", "--top", "2", "--layers", "2-3", "--json"]
-    assert command([*arguments, "--masks", f"boxes:{boxes}", "--metric", "all"]) == 0
+    assert command([*arguments, "--masks", f"boxes:{os.path.relpath(boxes)}", "--metric", "all"]) == 0
     summary = json.loads(capsys.readouterr().out)
     assert summary["forward_passes_per_image"] == 1 + 2 * 4 + 5
     assert (summary["images"], len(summary["layers"])) == (12, 2)
@@ -138,6 +143,7 @@ def test_a_worker_is_the_slow_twin_of_itself(digits_run: Path) -> None:
     np.testing.assert_allclose(found["precision"].numpy(), expected, rtol=1e-6, equal_nan=True)
 
 
+@pytest.mark.slow  # four second classifiers
 def test_over_checkpoints(root: Path, tmp_path: Path) -> None:
     weights = torch.load(Plan.read(RunFolder.open(root)).weights, weights_only=True)
     kept = tmp_path / "checkpoints"
@@ -165,7 +171,26 @@ def test_over_checkpoints(root: Path, tmp_path: Path) -> None:
     assert steps["run", "epoch-10"] == steps["epoch-10", "epoch-2"] == steps["epoch-2", "run"] == 1, "equal weights"
     assert steps["epoch-1", "run"] == steps["epoch-2", "epoch-1"] < 1
     assert {row["checkpoint"] for row in rows(root, "secondary")} == {None, "epoch-1", "epoch-2", "epoch-10"}
-    assert (root / "figures" / "resample-epochs.png").exists()
+    order = ["epoch-1", "epoch-2", "epoch-10", "run"]
+    drawn = steps_of(read_table(root / "selection_epochs.parquet"), order, 3)
+    own = {name: row["agreement"] for (metric, name), row in drawn.items() if metric == "activation_sum"}
+    assert own == {"epoch-2": steps["epoch-2", "epoch-1"], "epoch-10": 1, "run": 1}, "the first has none before it"
+    shown = texts(root / "figures" / "resample-epochs.svg")
+    assert [text for text in shown if text in order] == order * 2
+
+
+@pytest.mark.parametrize(("classes", "limit", "taken"), [(100, 85, 42), (100, 250, 100), (3, 4, 2), (3, 100, 3)])
+def test_patches_of_many_classes_have_two_halves(classes: int, limit: int, taken: int) -> None:
+    """An image alone of its class is in one half only; with 100 classes and 85 images all would be."""
+    labels = np.concatenate([np.repeat(np.arange(classes), 5), [classes, classes + 1]])  # two classes of one image
+    rows = rows_for_halves(labels, limit, seed=3)
+    counts = np.bincount(labels[rows])
+    assert (np.count_nonzero(counts), counts[counts > 0].min() > 1, len(rows) <= limit) == (taken, True, True)
+    half = validation_mask(labels[rows], 0.5, 3)
+    assert set(labels[rows][half]) == set(labels[rows][~half]), "every class is in both halves"
+    assert (np.diff(rows) > 0).all()
+    assert not len(rows_for_halves(np.arange(9), 4, seed=3)), "no class has two images"
+    assert not len(rows_for_halves(np.zeros(0, np.int64), 4, seed=3))
 
 
 def test_a_black_image_has_no_selection(root: Path) -> None:

@@ -10,13 +10,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Float, Int
 
 from workflows.data.masks.mask_sources import OBJECT, Concept, Labels, layered
 from workflows.errors import DataError
 
 Segmentation = Sequence[Sequence[float]] | Mapping[str, Any]
 """Polygons (x0, y0, x1, y1, ...) of one object, or run lengths ``{"size": [height, width], "counts": ...}``."""
+
+_MOST_SHOWN = 60
+"""Characters of what was given, in an error."""
+
+_MOST_BITS = 50
+"""Of a run length; the pixels of every picture fit."""
 
 
 @dataclass(frozen=True)
@@ -120,19 +126,47 @@ def decoded(segmentation: Segmentation, size: tuple[int, int]) -> Bool[np.ndarra
         ValueError: what it must be and is not.
     """
     if isinstance(segmentation, Mapping):
-        given = tuple(segmentation.get("size", ()))
-        if given != size:
-            raise ValueError(f"must have the size {list(size)} (height, width), got {list(given)}")
-        counts = segmentation.get("counts", ())
-        lengths = run_lengths(counts) if isinstance(counts, str | bytes) else np.array(counts, np.int64)
-        return from_run_lengths(lengths, size)
+        given = segmentation.get("size")
+        if not isinstance(given, Sequence) or tuple(given) != size:
+            raise ValueError(f"must have the size {list(size)} (height, width), got {_shown(given)}")
+        return from_run_lengths(_lengths(segmentation.get("counts")), size)
+    if not isinstance(segmentation, Sequence) or isinstance(segmentation, str):
+        raise ValueError(f"must be a list of polygons, or run lengths with size and counts, got {_shown(segmentation)}")
     inside = np.zeros(size, bool)
     for polygon in segmentation:
-        corners = np.asarray(polygon, np.float64)
-        if corners.ndim != 1 or len(corners) < 6 or len(corners) % 2 or not np.isfinite(corners).all():
-            raise ValueError(f"must be polygons of at least 3 corners x, y, got {len(polygon)} numbers")
-        inside |= filled(corners.reshape(-1, 2), size)
+        inside |= filled(_corners(polygon), size)
     return inside
+
+
+def _lengths(counts: Any) -> Int[np.ndarray, " n"]:
+    if isinstance(counts, str | bytes):
+        return run_lengths(counts)
+    if not isinstance(counts, Sequence) or not all(_is_whole(one) for one in counts):
+        raise ValueError(f"must have counts that are a text or a list of whole numbers, got {_shown(counts)}")
+    return np.array(counts, np.int64)
+
+
+def _is_whole(value: Any) -> bool:
+    """Whether it is a whole number that an array holds."""
+    return isinstance(value, int | float) and abs(value) < 2**53 and value == int(value)
+
+
+def _corners(polygon: Any) -> Float[np.ndarray, "n 2"]:
+    """x and y of the corners of a polygon."""
+    rule = "must be polygons of at least 3 corners x, y"
+    if not isinstance(polygon, Sequence) or isinstance(polygon, str):
+        raise ValueError(f"{rule}, each a list of its own, got {_shown(polygon)}")
+    if len(polygon) < 6 or len(polygon) % 2:
+        raise ValueError(f"{rule}, got {len(polygon)} numbers")
+    strange = [one for one in polygon if not isinstance(one, int | float) or not abs(one) < 2**53]
+    if strange:
+        raise ValueError(f"{rule}, all of them numbers, got {_shown(strange[0])}")
+    return np.array(polygon, np.float64).reshape(-1, 2)
+
+
+def _shown(value: Any) -> str:
+    text = json.dumps(value, default=str)
+    return text if len(text) <= _MOST_SHOWN else f"{text[:_MOST_SHOWN]} ..."
 
 
 def run_lengths(text: str | bytes) -> Int[np.ndarray, " n"]:
@@ -152,11 +186,13 @@ def run_lengths(text: str | bytes) -> Int[np.ndarray, " n"]:
             raise ValueError(f"must have counts of the characters '0' to 'o', got {chr(character)!r}")
         value |= (bits & 31) << shift
         shift += 5
-        if bits & 32:
+        if bits & 32 and shift < _MOST_BITS:
             continue
         if bits & 16:
             value -= 1 << shift
         found.append(value + found[-2] if len(found) > 2 else value)
+        if bits & 32 or abs(found[-1]) >> _MOST_BITS:
+            raise ValueError(f"must have counts below 2^{_MOST_BITS}, got a larger one")
         value = shift = 0
     if shift:
         raise ValueError("has compressed counts that end within a number")

@@ -143,8 +143,11 @@ class BrodenMasks:
 
     @property
     def tables(self) -> tuple[Path, ...]:
-        """Index, categories and labels."""
-        return tuple(self.root / f"{name}.csv" for name in ("index", "category", "label"))
+        """Index, categories, labels, and the concepts of every category."""
+        return tuple(
+            self.root / f"{name}.csv"
+            for name in ("index", "category", "label", *(f"c_{kind}" for kind in self.numbers))
+        )
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float
 
 from gmm_ops.units.rankings import Selection, random_units, select_units
-from workflows.asking.unit_tables import detected_units, missing_dissect, relevance_scores, word_scores
+from workflows.asking.unit_tables import dissect_scores, refuse_outer, relevance_scores, word_scores
 from workflows.errors import SettingsError
 from workflows.networks.unit_layers import UnitLayer, UnitNetwork
 from workflows.report.lettering import short_name
@@ -90,7 +90,8 @@ class Ablation:
     Attributes:
         layers: ``all``, or a canonical name.
         ranking, selection, draw, replaced_by, share: columns of ablations.parquet.
-        label: class that the units were ranked for; None where they are the same for all classes.
+        labels: classes that it is for: the one that the units were ranked for; of units by chance those with the same
+            layers. None: all that are asked for.
         silencing: the units.
         units: of all its layers together.
     """
@@ -101,7 +102,7 @@ class Ablation:
     draw: int
     replaced_by: Replacement
     share: float
-    label: int | None
+    labels: tuple[int, ...] | None
     silencing: Silencing
     units: int
 
@@ -126,17 +127,31 @@ def plan_ablations(
     Raises:
         RunError: a table or a layer is missing; the message names the command.
     """
+    ranked = [
+        (ranking, label, name, group, scores)
+        for ranking in dict.fromkeys(request.rankings)
+        for label, scores in _scores(folder, network, ranking, classes)
+        for name, group in dict(_groups(network, request, ranking, scores)).items()  # each, and one of them by name
+    ]
+    labels_of: dict[_Group, set[int | None]] = {}
+    for _, label, name, group, _ in ranked:
+        labels_of.setdefault(_group(name, group), set()).add(label)
     found: list[Ablation] = []
-    seen: set[tuple[str, ...]] = set()
-    for ranking in request.rankings:
-        for label, scores in _scores(folder, network, ranking, classes):
-            for name, group in _groups(network, request, ranking, scores):
-                found += _ranked(request, ranking, label, name, group, scores)
-                key = tuple(layer.name for layer in group)
-                if key not in seen:  # the same units by chance for all rankings and classes
-                    seen.add(key)
-                    found += _random(request, name, group, seed)
+    for ranking, label, name, group, scores in ranked:
+        found += _ranked(request, ranking, label, name, group, scores)
+        # The same units by chance for all rankings, and for all classes with these layers.
+        labels = labels_of.pop(_group(name, group), None)
+        if labels is not None:
+            known = tuple(sorted(one for one in labels if one is not None))
+            found += _random(request, name, group, seed, None if None in labels else known)
     return found
+
+
+_Group = tuple[str, tuple[str, ...]]
+
+
+def _group(name: str, group: Sequence[UnitLayer]) -> _Group:
+    return name, tuple(layer.name for layer in group)
 
 
 def _scores(
@@ -144,15 +159,12 @@ def _scores(
 ) -> Iterator[tuple[int | None, Scores]]:
     word = word_of(ranking)
     if word is not None:
-        layer = network.layer(word[0], "--ranking")
-        yield None, {layer.name: word_scores(folder, layer.name, word[1])}
+        layer, scores = word_scores(folder, network, *word)
+        yield None, {layer.name: scores}
         return
     for label, name in classes.items():
         if ranking == "dissect":
-            detected = detected_units(folder, network, short_name(name))
-            if not detected:
-                raise missing_dissect(folder, short_name(name))
-            yield label, {one.layer.name: one.iou for one in detected}
+            yield label, dissect_scores(folder, network, short_name(name))
         else:
             yield label, relevance_scores(folder, label, ranking, short_name(name))
 
@@ -166,6 +178,12 @@ def _groups(
         yield layer.name, [layer]
         return
     inner = [layer for layer in network.inner_convolutions() if layer.name in scores]
+    if not inner and {ALL, EACH} & set(request.layers):
+        raise SettingsError(
+            f"--layers: must have a convolution between the first and the last that the ranking {ranking!r} has scores "
+            f"for, got {', '.join(list(scores)[:6])}; name one of them if it is not the first, or ask the study that "
+            "the ranking is from for others"
+        )
     for asked in dict.fromkeys(request.layers):
         if asked == ALL:
             yield ALL if len(inner) == len(network.inner_convolutions()) else SCORED, inner
@@ -173,9 +191,7 @@ def _groups(
             yield from ((layer.name, [layer]) for layer in inner)
         else:
             layer = network.convolution(asked)
-            if layer.yields_logits or layer == network.convolutions()[0]:
-                which = "gives the logits" if layer.yields_logits else "is the first"
-                raise SettingsError(f"--layers: must be an inner convolution, got {asked!r}, which {which}")
+            refuse_outer(network, layer, asked, "--layers", "an inner convolution")
             if layer.name not in scores:
                 raise SettingsError(
                     f"--layers: must be a layer that the ranking {ranking!r} has scores for, got {asked!r}; it has "
@@ -194,14 +210,17 @@ def _ranked(
             for kind in request.replacements:
                 silencing = Silencing(units, kind == "mean")
                 total = sum(layer.units for layer in group)
-                yield Ablation(name, ranking, selection, 0, kind, share, label, silencing, total)
+                labels = None if label is None else (label,)
+                yield Ablation(name, ranking, selection, 0, kind, share, labels, silencing, total)
 
 
-def _random(request: AblateRequest, name: str, group: Sequence[UnitLayer], seed: int) -> Iterator[Ablation]:
+def _random(
+    request: AblateRequest, name: str, group: Sequence[UnitLayer], seed: int, labels: tuple[int, ...] | None
+) -> Iterator[Ablation]:
     for share in request.shares:
         for draw in range(DRAWS):
             units = {layer.name: random_units(layer.name, layer.units, share, draw, seed) for layer in group}
             for kind in request.replacements:
                 silencing = Silencing(units, kind == "mean")
                 total = sum(layer.units for layer in group)
-                yield Ablation(name, RANDOM, "random", draw, kind, share, None, silencing, total)
+                yield Ablation(name, RANDOM, "random", draw, kind, share, labels, silencing, total)

@@ -13,11 +13,14 @@ from rich.text import Text
 from gmm_ops.units.ablation import AblationTally, UnitMeans
 from workflows.asking.image_parts import Phase
 from workflows.asking.study import Asked, StudyContext, open_study
+from workflows.asking.unit_tables import why_old
 from workflows.errors import RunFolderError
 from workflows.networks.unit_layers import UnitNetwork, split_units
 from workflows.plan.requests import chosen_classes
 from workflows.report.ablation_figure import Curve, draw_ablation_figure
+from workflows.run import open_run
 from workflows.storage.images_table import ImageColumns
+from workflows.storage.run_folder import RunFolder
 from workflows.storage.tables import read_table
 from workflows.studies.ablate.ablations import AblateRequest, Ablation, plan_ablations, word_of
 from workflows.studies.ablate.rows import MeanOverClasses, ablation_rows, means_over_classes, unit_class_rows
@@ -28,7 +31,8 @@ ABLATE = "ablate"
 MEAN_IMAGES = 2000
 """Training images that means are over at most; a unit's mean over them is known to a fiftieth of its deviation."""
 
-_READS = {"relevance": "relevance", "specific": "relevance", "activation": "relevance", "dissect": "unit_concepts"}
+RELEVANCE = "relevance"
+_READS = {"relevance": RELEVANCE, "specific": RELEVANCE, "activation": RELEVANCE, "dissect": "unit_concepts"}
 """The table that a ranking reads; ``word:...`` reads word_units."""
 
 
@@ -48,22 +52,31 @@ def run_ablate(asked: Asked, request: AblateRequest) -> dict[str, Any]:
         "replacements": list(request.replacements),
         "shares": list(request.shares),
     }
-    tables = {_READS[one] if word_of(one) is None else "word_units" for one in request.rankings}
-    reads = sorted(table for table in tables if (asked.root / f"{table}.parquet").exists())
+    reads = tables_read(open_run(asked.root).folder, request)
     with open_study(ABLATE, asked, plain, after="extract", reads=reads) as study:
         plan, settings = study.plan, study.settings
         shape = settings.preprocessing.channels, plan.input_height, plan.input_width
         network = UnitNetwork.load(settings.network, plan.weights, shape, plan.rewriting)
         classes = _classes(study, request)
-        if "relevance" in tables:
+        if RELEVANCE in map(_table_of, request.rankings):
             _refuse_same_images(study)
+        _tell_same_images(study, request)
         names = {label: plan.class_names[label] for label in classes}
         ablations = plan_ablations(study.folder, network, request, names, settings.seed)
-        means, tests = _phases(study, network, ablations)
+        means, tests = _phases(study, network, ablations, classes)
         if study.begin(*(phase for phase in (means, tests) if phase is not None)):
             _work(study, network, ablations, classes, means, tests)
         _draw(study, request)
     return study.summary()
+
+
+def tables_read(folder: RunFolder, request: AblateRequest) -> list[str]:
+    """Tables of other studies that the answer stands on, where they are; unit_classes always reads relevance."""
+    return sorted(table for table in {*map(_table_of, request.rankings), RELEVANCE} if folder.table(table).exists())
+
+
+def _table_of(ranking: str) -> str:
+    return _READS[ranking] if word_of(ranking) is None else "word_units"
 
 
 def _classes(study: StudyContext, request: AblateRequest) -> list[int]:
@@ -74,7 +87,7 @@ def _classes(study: StudyContext, request: AblateRequest) -> list[int]:
 
 def _refuse_same_images(study: StudyContext) -> None:
     """Units that are ranked on the images that they are tested on break more than they should."""
-    path = study.folder.table("relevance")
+    path = study.folder.table(RELEVANCE)
     splits = set(read_table(path, ["split"])["split"].unique().to_pylist()) if path.exists() else {"train"}
     if splits - {"train"}:
         raise RunFolderError(
@@ -83,7 +96,19 @@ def _refuse_same_images(study: StudyContext) -> None:
         )
 
 
-def _phases(study: StudyContext, network: UnitNetwork, ablations: Sequence[Ablation]) -> tuple[Phase | None, Phase]:
+def _tell_same_images(study: StudyContext, request: AblateRequest) -> None:
+    """Of the studies that rank, dissect alone looks at images of both splits together."""
+    rankings = [one for one in request.rankings if one == "dissect" or word_of(one) is not None]
+    if rankings:
+        study.say(
+            f"ablate: units are ranked by {', '.join(rankings)} on all images that dissect looked at, training and "
+            "validation; validation images test them, so some may both choose units and test them"
+        )
+
+
+def _phases(
+    study: StudyContext, network: UnitNetwork, ablations: Sequence[Ablation], classes: Sequence[int]
+) -> tuple[Phase | None, Phase]:
     layers = _layers(ablations)
     by_mean = any(one.silencing.by_mean for one in ablations)
     units = sum(network.layers[name].units for name in layers)
@@ -91,7 +116,8 @@ def _phases(study: StudyContext, network: UnitNetwork, ablations: Sequence[Ablat
     means = Phase("means", study.choose_images("train", limit=limit), 1.0, 16 * units) if by_mean else None
     first = [min(one.silencing.layers, key=lambda name: network.layers[name].depth) for one in ablations]
     passes = 1.0 + sum(network.share_behind(name) for name in first)
-    tests = Phase("tests", study.choose_images("validation"), passes, 16 * len(ablations) * len(study.plan.class_names))
+    tested = study.choose_images("validation", classes=classes)
+    tests = Phase("tests", tested, passes, 16 * len(ablations) * len(study.plan.class_names))
     return means, tests
 
 
@@ -117,16 +143,26 @@ def _work(
     tally = study.map_parts(tests, AblateWorker, silencings=silencings, means=instead).sum(AblationTally)
     names = study.plan.class_names
     study.write_table("ablations", list(ablation_rows(ablations, tally, classes, names)))
-    path = study.folder.table("relevance")
-    columns = ["class", "layer", "depth", "unit", "share", "signed"]
-    relevance = read_table(path, columns).to_pydict() if path.exists() else {"layer": [], "class": []}
-    study.write_table("unit_classes", list(unit_class_rows(relevance, names)))
+    study.write_table("unit_classes", list(unit_class_rows(_relevance(study), names)))
     study.tell(
         interventions=len(ablations),
         passes_an_image=round(tests.passes, 1),
         tested_images=len(tests.images),
         accuracy=float(tally.right.sum() / tally.images.sum()),
     )
+
+
+def _relevance(study: StudyContext) -> dict[str, list[Any]]:
+    """Columns of the table of relevance; without a row where there is none, or an old one."""
+    path = study.folder.table(RELEVANCE)
+    nothing: dict[str, list[Any]] = {"layer": [], "class": []}
+    if not path.exists():
+        return nothing
+    old = why_old(study.folder, RELEVANCE)
+    if old is not None:
+        study.say(f"ablate: unit_classes is left empty, for {old}; ask relevance again, then ablate with --anew")
+        return nothing
+    return read_table(path, ["class", "layer", "depth", "unit", "share", "signed"]).to_pydict()
 
 
 def _draw(study: StudyContext, request: AblateRequest) -> None:

@@ -26,12 +26,12 @@ _KEYS = ("layers", "ranking", "selection", "replaced_by", "share")
 def ablation_rows(
     ablations: Sequence[Ablation], tally: AblationTally, classes: Sequence[int], names: Sequence[str]
 ) -> Iterator[dict[str, Any]]:
-    """Rows of ablations.parquet: an intervention for the class that its units were ranked for, or for every class."""
+    """Rows of ablations.parquet: an intervention for each class that it is for."""
     every = [label for label, count in enumerate(tally.images.tolist()) if count]
     for place, one in enumerate(ablations):
         key = {name: getattr(one, name) for name in ("layers", "ranking", "selection", "draw", "replaced_by", "share")}
         key |= {"silenced": one.silenced, "units": one.units, "silenced_share": one.silenced / one.units}
-        for label in classes if one.label is None else [one.label]:
+        for label in classes if one.labels is None else one.labels:
             others = [other for other in every if other != label]
             yield {
                 "class": label,

@@ -8,28 +8,32 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jaxtyping import Int
 
 from gmm_ops.units.code_histograms import CODES, CodeHistograms, Thresholds
 from workflows.asking.image_parts import Parts, Phase
-from workflows.asking.run_masks import masks_of_run
+from workflows.asking.run_masks import masks_of_run, masks_place
 from workflows.asking.study import Asked, StudyContext, open_study
 from workflows.data.masks.concept_masks import MaskSet
 from workflows.errors import DataError
 from workflows.plan.run_plan import LayerPlan
+from workflows.plan.scopes import read_scopes
 from workflows.run import Run, open_run
+from workflows.storage.images_table import ImageColumns
+from workflows.storage.states import open_states
 from workflows.studies.dissect.figures import draw_compared, draw_figures, keep_strongest
 from workflows.studies.dissect.image_maps import are_stored, asked_layers
-from workflows.studies.dissect.joined_masks import candidates_of, split_images
+from workflows.studies.dissect.joined_masks import candidates_of, choose_unions, held_out, some_images
 from workflows.studies.dissect.rows import Overlaps, Row, member_columns, unit_rows, word_rows
 from workflows.studies.dissect.union_rows import write_unions
-from workflows.studies.dissect.workers import (
-    Dictionary,
-    DissectSums,
-    HistogramWorker,
-    Subject,
-    TallyWorker,
-    UnionWorker,
+from workflows.studies.dissect.union_workers import (
+    Candidates,
+    ChoosingWorker,
+    JudgingWorker,
+    choosing_bytes,
+    judging_bytes,
 )
+from workflows.studies.dissect.workers import Dictionary, DissectSums, HistogramWorker, Subject, TallyWorker
 from workflows.words.dictionaries import read_dictionary
 
 DISSECT = "dissect"
@@ -45,6 +49,12 @@ _WHOLE_IMAGE = ("scene", "texture")
 
 _COARSE = 3
 _BIN_BYTES, _COUNT_BYTES = 10, 8
+
+_PEEKED = 8
+"""Images whose masks are read at once when one with a pixel is looked for."""
+
+
+Phases = tuple[Phase, Phase, Phase, Phase]
 
 
 @dataclass(frozen=True)
@@ -84,16 +94,18 @@ def run_dissect(asked: Asked, request: DissectRequest) -> dict[str, Any]:
     for name in request.sheets:
         masks.number(name)
     told = {
-        "masks": masks.source,
+        "masks": masks_place(run, masks.source),
         "colours": None if request.colours is None else str(request.colours.resolve()),
         "layers": [layer.name for layer in layers],
     }
     with open_study(DISSECT, asked, told, reads=masks.tables) as study:
         images = study.choose_images(among=masks.images)
-        subject = _subject(study, masks, layers)
+        subject = _subject(study, masks, layers, images)
+        if not study.done:
+            refuse_without_pixels(masks, images.tolist())
         shift = _shift(layers, len(images))
         phases = _phases(study, subject, images, shift)
-        if study.begin(*phases):
+        if study.begin(*(phase for phase in phases if len(phase.images))):
             _answer(study, subject, phases, shift)
         draw_figures(study, subject, request.sheets)
         if request.compare is not None:
@@ -104,33 +116,51 @@ def run_dissect(asked: Asked, request: DissectRequest) -> dict[str, Any]:
 def _masks(run: Run, request: DissectRequest, asked: Asked) -> MaskSet:
     masks = masks_of_run(run, request.masks, lambda text: asked.console.print(text, markup=False, highlight=False))
     masks = masks.without(_WHOLE_IMAGE)
-    return masks if request.colours is None else masks.with_colours(request.colours)
+    masks = masks if request.colours is None else masks.with_colours(request.colours)
+    if not masks.concepts:
+        raise DataError(
+            f"{masks.source}: must have concepts that lie somewhere in an image, got none but "
+            f"{' and '.join(_WHOLE_IMAGE)}, which hold for whole images; give other masks, or add --colours"
+        )
+    return masks
 
 
-def _subject(study: StudyContext, masks: MaskSet, layers: Sequence[LayerPlan]) -> Subject:
+def _subject(
+    study: StudyContext, masks: MaskSet, layers: Sequence[LayerPlan], images: Int[np.ndarray, " n"]
+) -> Subject:
     categories = masks.categories
     category = np.array([categories.index(concept.category) for concept in masks.concepts], np.int64)
     dictionaries = _dictionaries(study, layers)
-    return Subject(tuple(layers), dictionaries, masks, category)
+    judging = images[held_out(images, study.plan.train_images)]
+    return Subject(tuple(layers), dictionaries, masks, category, judging)
 
 
-def _answer(study: StudyContext, subject: Subject, phases: tuple[Phase, Phase, Phase], shift: int) -> None:
-    histograms, tally, unions = phases
+def _answer(study: StudyContext, subject: Subject, phases: Phases, shift: int) -> None:
+    histograms, tally, choosing, judging = phases
     parts = study.map_parts(histograms, HistogramWorker, subject=subject, shift=shift)
     thresholds, moments = _thresholds(parts, subject.layers)
     limits = [one.values for one in thresholds]
     found = study.map_parts(tally, TallyWorker, subject=subject, thresholds=limits).sum(DissectSums)
-    _refuse_without_pixels(study, subject.masks, found)
+    _tell_bare(study, subject.masks, found)
     told = _write_tables(study, subject, found, thresholds, moments)
-    candidates = [
-        candidates_of(counts, found.labels, subject.category, values)
-        for counts, values in zip(found.units, limits, strict=True)
-    ]
-    parts = study.map_parts(unions, UnionWorker, subject=subject, candidates=candidates)
-    write_unions(study, subject, parts, candidates)
+    _answer_unions(study, subject, candidates_of(found, subject, limits), choosing, judging)
     absent = list(subject.masks.absent)
     study.tell(images=len(histograms.images), absent=absent, histogram_shift=shift, layers=told)
     keep_strongest(study, subject, found)
+
+
+def _answer_unions(
+    study: StudyContext, subject: Subject, candidates: Sequence[Candidates], choosing: Phase, judging: Phase
+) -> None:
+    study.tell(unions=[], unions_chosen_on=len(choosing.images), unions_judged_on=len(judging.images), concepts=0)
+    if not len(choosing.images) or not len(judging.images):
+        study.write_table("unions", [])
+        return
+    parts = study.map_parts(choosing, ChoosingWorker, subject=subject, candidates=candidates)
+    with open_states(parts.paths) as read:
+        chosen = choose_unions(read, subject)
+    parts = study.map_parts(judging, JudgingWorker, subject=subject, chosen=chosen.members(candidates))
+    write_unions(study, subject, chosen, parts, candidates)
 
 
 def _dictionaries(study: StudyContext, layers: Sequence[LayerPlan]) -> tuple[Dictionary, ...]:
@@ -149,20 +179,40 @@ def _shift(layers: Sequence[LayerPlan], images: int) -> int:
     return _COARSE if needed > HISTOGRAM_BYTES else 0
 
 
-def _phases(study: StudyContext, subject: Subject, images: np.ndarray, shift: int) -> tuple[Phase, Phase, Phase]:
-    concepts = len(subject.category) + 2 * subject.categories
+def _phases(study: StudyContext, subject: Subject, images: np.ndarray, shift: int) -> Phases:
     passes = 0.0 if are_stored(study.plan, study.folder, subject.layers) else 1.0
-    per_shard = min(len(images), study.settings.extract.images_per_shard)
-    bins = sum(layer.units * min(CODES >> shift, per_shard * layer.positions) for layer in subject.layers)
-    masks = sum(layer.units * len(SHARES) for layer in subject.layers) + sum(one.words for one in subject.dictionaries)
-    units = {layer.name: layer.units for layer in subject.layers}
-    members = sum(one.words * units[one.layer] for one in subject.dictionaries)
-    some = np.sort(np.concatenate(split_images(images, study.plan.train_images)))
+    judges = np.isin(images, subject.judging)
+    choosing, judging = some_images(images[~judges]), some_images(images[judges])
+    long, of_choosing, of_judging = (
+        max(map(len, study.shards(Phase("", some))), default=0) for some in (images, choosing, judging)
+    )
+    bins = sum(layer.units * min(CODES >> shift, long * layer.positions) for layer in subject.layers)
     return (
         Phase("histograms", images, passes, bins * _BIN_BYTES),
-        Phase("tally", images, passes, (masks * concepts + members) * _COUNT_BYTES),
-        Phase("unions", some, passes, per_shard * len(subject.category) * 200 * 5 * _COUNT_BYTES),
+        Phase("tally", images, passes, _tally_bytes(subject)),
+        Phase("choosing", choosing, passes, choosing_bytes(subject, of_choosing, _copies(study, subject, choosing))),
+        Phase("judging", judging, passes, judging_bytes(subject, of_judging, _copies(study, subject, judging))),
     )
+
+
+def _tally_bytes(subject: Subject) -> int:
+    concepts = len(subject.category) + 2 * subject.categories
+    # Units of the images that choose, and of those that judge.
+    masks = 2 * sum(layer.units * len(SHARES) for layer in subject.layers) + sum(
+        one.words for one in subject.dictionaries
+    )
+    units = {layer.name: layer.units for layer in subject.layers}
+    members = sum(one.words * units[one.layer] for one in subject.dictionaries)
+    return (masks * concepts + members) * _COUNT_BYTES
+
+
+def _copies(study: StudyContext, subject: Subject, images: np.ndarray) -> float:
+    """Groups that an image belongs to, on average."""
+    if len(subject.groups) == 1:
+        return 1.0
+    columns = ImageColumns.read(study.folder, 0, study.plan.images)
+    own = [scope.assigns(columns)[images].mean() for scope in read_scopes(study.folder) if scope.name in subject.groups]
+    return 1.0 + float(sum(own))
 
 
 def _thresholds(
@@ -179,14 +229,23 @@ def _thresholds(
     return [total.thresholds(SHARES) for total in whole], [total.moments() for total in whole]
 
 
-def _refuse_without_pixels(study: StudyContext, masks: MaskSet, found: DissectSums) -> None:
-    """Categories without an image are told; none at all is refused."""
-    bare = [name for name, images in zip(masks.categories, found.labels.images, strict=True) if not images]
-    if len(bare) == len(masks.categories):
+def refuse_without_pixels(masks: MaskSet, images: Sequence[int]) -> None:
+    """Before anything else is done: reads masks up to the first that marks a pixel.
+
+    Raises:
+        DataError: none does.
+    """
+    batches = (images[first : first + _PEEKED] for first in range(0, len(images), _PEEKED))
+    if not any(one.labels.any() for batch in batches for one in masks.read(batch)):
         raise DataError(
-            f"{masks.source}: must mark a pixel of an image of the run, got none in {study.request['images'] or 'all'} "
-            "images; ask for more images, or look where the crop cuts"
+            f"{masks.source}: must mark a pixel of an image of the run, got none in {len(images):,} images; ask for "
+            "more images, or look where the crop cuts"
         )
+
+
+def _tell_bare(study: StudyContext, masks: MaskSet, found: DissectSums) -> None:
+    """Categories without an image."""
+    bare = [name for name, images in zip(masks.categories, found.labels(0).images, strict=True) if not images]
     if bare:
         study.say(f"categories without a pixel in these images: {', '.join(bare)}; their concepts have IoU 0")
 
@@ -202,7 +261,7 @@ def _write_tables(
     units: list[Row] = []
     unit_concepts: list[Row] = []
     for number, layer in enumerate(subject.layers):
-        own = Overlaps(found.units[number], found.labels, concepts, subject.category)
+        own = Overlaps(found.whole.units[number], found.labels(0), concepts, subject.category)
         rows, best = unit_rows(layer.name, own, thresholds[number], moments[number])
         units += rows
         unit_concepts += best
@@ -213,7 +272,7 @@ def _write_tables(
     members: dict[str, list[Any]] = {name: [] for name in ("scope", "layer", "word", "unit", "z", "rank")}
     places = {layer.name: number for number, layer in enumerate(subject.layers)}
     for number, one in enumerate(subject.dictionaries):
-        own = Overlaps(found.words[number], found.labels, concepts, subject.category)
+        own = Overlaps(found.words[number], found.labels(subject.group(one)), concepts, subject.category)
         rows = word_rows(one, own)
         word_concepts += rows
         told.append(

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 from jaxtyping import Bool, Int, UInt8
 
 from gmm_ops.units.concept_counts import mask_patterns, word_mask
@@ -84,8 +86,7 @@ def draw_compared(study: StudyContext, other: Run) -> None:
 
 def panels_of(run: Run, named: bool = False) -> list[Detectors]:
     """Detectors of units, then of the words of each scope."""
-    units = run.table("units").to_pylist()
-    shown = [row for row in units if row["quantile"] == min(one["quantile"] for one in units)]
+    shown = lowest_quantile(run.table("units"))
     titles = {layer.name: layer.given for layer in run.plan.layers}
     titles = {name: titles.get(name, name) for name in dict.fromkeys([*_in_order(run, shown)])}
     before = f"{run.settings.name}, " if named else ""
@@ -98,6 +99,11 @@ def panels_of(run: Run, named: bool = False) -> list[Detectors]:
         of_scope = "" if scope == "joint" else f" of scope {scope}"
         panels.append(detectors(f"{before}words{of_scope}", own, titles, sizes))
     return panels
+
+
+def lowest_quantile(units: pa.Table) -> list[dict[str, Any]]:
+    """The rows of the table units at its lowest q."""
+    return list(units.filter(pc.equal(units["quantile"], pc.min(units["quantile"]))).to_pylist())
 
 
 def _in_order(run: Run, rows: Sequence[dict[str, Any]]) -> list[str]:

@@ -5,60 +5,75 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import numpy as np
-
 from gmm_ops.units.unions import Interval
 from workflows.asking.image_parts import Parts
 from workflows.asking.study import StudyContext
 from workflows.data.masks.concept_masks import Concept
-from workflows.studies.dissect.joined_masks import (
-    JudgedUnion,
-    UnionCounts,
-    UnionJudge,
-    described,
-    difference,
-    split_images,
-)
+from workflows.storage.states import open_states
+from workflows.studies.dissect.joined_masks import ChosenUnions, JudgedUnion, UnionJudge, described, difference
 from workflows.studies.dissect.rows import Row
-from workflows.studies.dissect.workers import Candidates, Subject
+from workflows.studies.dissect.union_workers import Candidates
+from workflows.studies.dissect.workers import Subject
 
 
-def write_unions(study: StudyContext, subject: Subject, parts: Parts, candidates: Sequence[Candidates]) -> None:
-    """Choose unions, judge them, write the table, and tell the means."""
-    images = np.sort(np.concatenate([part["image"] for part in parts]))
-    choose, judge = split_images(images, study.plan.train_images)
-    counts = UnionCounts.join(parts, judge, subject)
-    judges = UnionJudge(counts, subject.category, study.settings.seed)
-    wanted = judges.concepts()
-    numbers = {"images_chosen": len(choose), "images_judged": len(judge)}
+def write_unions(
+    study: StudyContext, subject: Subject, chosen: ChosenUnions, parts: Parts, candidates: Sequence[Candidates]
+) -> None:
+    """Judge the chosen unions, write the table, and tell the means.
+
+    Args:
+        study: at work.
+        subject: what is dissected.
+        chosen: unions.
+        parts: of ``JudgingWorker``.
+        candidates: of every layer, that units were chosen from.
+    """
     rows: list[Row] = []
     told: list[dict[str, Any]] = []
+    with open_states(parts.paths) as read:
+        for group in range(len(subject.groups)):
+            judge = UnionJudge(read, group, chosen.labels[group], study.settings.seed)
+            if group == 0:
+                study.tell(concepts=len(judge.concepts()))
+            if judge.images and chosen.images[group]:
+                rows += _group_rows(subject, chosen, candidates, group, judge, told)
+    study.write_table("unions", rows)
+    study.tell(unions=told)
+
+
+def _group_rows(
+    subject: Subject,
+    chosen: ChosenUnions,
+    candidates: Sequence[Candidates],
+    group: int,
+    judge: UnionJudge,
+    told: list[dict[str, Any]],
+) -> Iterator[Row]:
+    """Rows on the images of one group: of the units of each layer, then of the words of its dictionaries."""
+    concepts, scope = subject.masks.concepts, subject.groups[group]
+    numbers = {"images_chosen": int(chosen.images[group]), "images_judged": judge.images}
+    dictionaries = [(number, one) for number, one in enumerate(subject.dictionaries) if subject.group(one) == group]
+    with_words = {one.layer for _, one in dictionaries}
     of_units: dict[str, list[JudgedUnion]] = {}
     for number, layer in enumerate(subject.layers):
-        found = [judges.units(number, concept) for concept in wanted]
-        members = [
-            [
-                (
-                    int(candidates[number].units[one.concept, place]),
-                    float(candidates[number].thresholds[one.concept, place]),
-                )
-                for place in one.union.members
-            ]
-            for one in found
-        ]
-        key = {"scope": None, "layer": layer.name, "masks": "units", **numbers}
-        rows += _concept_rows(key, subject.masks.concepts, found, members)
-        rows += _mean_rows(key, judges, found, None, told)
-        of_units[layer.name] = found
-    for number, one in enumerate(subject.dictionaries):
-        found = [judges.words(number, concept) for concept in wanted]
+        if scope is not None and layer.name not in with_words:
+            continue
+        found = of_units[layer.name] = judge.judge(f"units{group}_{number}", chosen.units[group][number])
+        key = {"scope": scope, "layer": layer.name, "masks": "units", **numbers}
+        yield from _concept_rows(key, concepts, found, [_cut_units(candidates[number], one) for one in found])
+        yield from _mean_rows(key, judge, found, None, told)
+    for number, one in dictionaries:
+        found = judge.judge(f"words{number}", chosen.words[number])
         key = {"scope": one.scope, "layer": one.layer, "masks": "words", **numbers}
-        rows += _concept_rows(
-            key, subject.masks.concepts, found, [[(word, None) for word in of.union.members] for of in found]
-        )
-        rows += _mean_rows(key, judges, found, of_units[one.layer], told)
-    study.write_table("unions", rows)
-    study.tell(unions=told, unions_chosen_on=len(choose), unions_judged_on=len(judge), concepts=len(wanted))
+        members = [[(word, None) for word in of.union.members] for of in found]
+        yield from _concept_rows(key, concepts, found, members)
+        yield from _mean_rows(key, judge, found, of_units[one.layer], told)
+
+
+def _cut_units(candidates: Candidates, judged: JudgedUnion) -> list[tuple[int, float]]:
+    """Units of a union, and what they are cut at."""
+    here = (judged.concept, list(judged.union.members))
+    return list(zip(candidates.units[here].tolist(), candidates.thresholds[here].tolist(), strict=True))
 
 
 def _mean_rows(

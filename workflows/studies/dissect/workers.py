@@ -1,9 +1,10 @@
-"""What actors do for dissect: histograms of activations, then overlaps with masks, then what unions are made of."""
+"""What actors do for dissect: histograms of activations, then overlaps with masks; ``union_workers``: unions."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Self
 
 import numpy as np
@@ -12,18 +13,13 @@ from jaxtyping import Float, Int
 
 from gmm_ops.records import Sums
 from gmm_ops.units.code_histograms import CodeHistograms
-from gmm_ops.units.concept_counts import (
-    ConceptTally,
-    LabelCounts,
-    OverlapCounts,
-    mask_patterns,
-    nearest_positions,
-)
+from gmm_ops.units.concept_counts import ConceptTally, LabelCounts, OverlapCounts
 from gmm_ops.units.unit_sums import StrongestImages, WordSums
 from workflows.asking.image_parts import ImageShard
-from workflows.data.masks.concept_masks import Labels, MaskSet
+from workflows.data.masks.concept_masks import MaskSet
 from workflows.plan.run_plan import LayerPlan, Plan
 from workflows.settings import Settings
+from workflows.storage.names import JOINT
 from workflows.storage.run_folder import RunFolder
 from workflows.studies.dissect.image_maps import ImageMaps, Maps, columns_of
 from workflows.words.word_maps import read_words
@@ -53,17 +49,33 @@ class Subject:
         dictionaries: of those layers.
         masks: on the run's images.
         category: (C,) of every concept, from 0.
+        judging: ids of the images that judge unions; the others choose them.
     """
 
     layers: tuple[LayerPlan, ...]
     dictionaries: tuple[Dictionary, ...]
     masks: MaskSet
     category: Int[np.ndarray, " C"]
+    judging: Int[np.ndarray, " m"]
 
     @property
     def categories(self) -> int:
         """G."""
         return int(self.category.max(initial=-1)) + 1
+
+    @property
+    def groups(self) -> tuple[str | None, ...]:
+        """Sets of images that something is counted on: all of them, then those of each scope that has not all."""
+        return (None, *dict.fromkeys(one.scope for one in self.dictionaries if one.scope != JOINT))
+
+    def group(self, dictionary: Dictionary) -> int:
+        """Place of its images among ``groups``."""
+        return 0 if dictionary.scope == JOINT else self.groups.index(dictionary.scope)
+
+    def groups_of(self, words: Sequence[Int[np.ndarray, "h w"]]) -> list[int]:
+        """Groups that an image belongs to. words: its map in every dictionary; a scope gives its own images words."""
+        shown = {self.group(one) for one, own in zip(self.dictionaries, words, strict=True) if (own >= 0).any()}
+        return sorted({0, *shown})
 
 
 def words_of(folder: RunFolder, subject: Subject, images: Sequence[int]) -> list[Int[np.ndarray, "n h w"]]:
@@ -96,18 +108,39 @@ class HistogramWorker:
 
 
 @dataclass(frozen=True)
-class DissectSums(Sums):
-    """What a shard adds to the tables.
+class UnitTally(Sums):
+    """Masks of units on some images.
 
     Attributes:
-        labels: of its masks.
+        labels: of these images.
         units: of every layer.
-        words, members: of every dictionary.
-        strongest_units, strongest_words: by the largest activation, and by the number of positions.
     """
 
     labels: LabelCounts
     units: tuple[OverlapCounts, ...]
+
+    @classmethod
+    def zero(cls, subject: Subject, shares: int) -> Self:
+        """The neutral element."""
+        concepts, groups = len(subject.category), subject.categories
+        units = tuple(OverlapCounts.zero(layer.units, shares, concepts, groups) for layer in subject.layers)
+        return cls(LabelCounts.zero(concepts, groups), units)
+
+
+@dataclass(frozen=True)
+class DissectSums(Sums):
+    """What a shard adds to the tables.
+
+    Attributes:
+        choosing, judging: of the images that choose unions, and of those that judge them.
+        scopes: labels of the images of every group but the first.
+        words, members: of every dictionary.
+        strongest_units, strongest_words: by the largest activation, and by the number of positions.
+    """
+
+    choosing: UnitTally
+    judging: UnitTally
+    scopes: tuple[LabelCounts, ...]
     words: tuple[OverlapCounts, ...]
     members: tuple[WordSums, ...]
     strongest_units: tuple[StrongestImages, ...]
@@ -119,13 +152,23 @@ class DissectSums(Sums):
         concepts, groups = len(subject.category), subject.categories
         units = {layer.name: layer.units for layer in subject.layers}
         return cls(
-            LabelCounts.zero(concepts, groups),
-            tuple(OverlapCounts.zero(layer.units, shares, concepts, groups) for layer in subject.layers),
+            UnitTally.zero(subject, shares),
+            UnitTally.zero(subject, shares),
+            tuple(LabelCounts.zero(concepts, groups) for _ in subject.groups[1:]),
             tuple(OverlapCounts.zero(one.words, 1, concepts, groups) for one in subject.dictionaries),
             tuple(WordSums.zero(one.words, units[one.layer]) for one in subject.dictionaries),
             tuple(StrongestImages.zero(layer.units, STRONGEST) for layer in subject.layers),
             tuple(StrongestImages.zero(one.words, STRONGEST) for one in subject.dictionaries),
         )
+
+    @cached_property
+    def whole(self) -> UnitTally:
+        """Of all images."""
+        return self.choosing + self.judging
+
+    def labels(self, group: int) -> LabelCounts:
+        """Of the images of a group."""
+        return self.scopes[group - 1] if group else self.whole.labels
 
 
 class TallyWorker:
@@ -156,11 +199,15 @@ class TallyWorker:
         places = {layer.name: number for number, layer in enumerate(subject.layers)}
         highest: list[list[np.ndarray]] = [[] for _ in subject.layers]
         masks = subject.masks.read(shard.images)
+        judging = np.isin(shard.images, subject.judging)
         for row, (_, maps) in enumerate(self._maps(shard.images)):
             tally = ConceptTally(subject.category, masks[row].labels)
-            tally.labels(total.labels)
+            half = total.judging if judging[row] else total.choosing
+            groups = subject.groups_of([own[row] for own in words])
+            for labels in (half.labels, *(total.scopes[group - 1] for group in groups if group)):
+                tally.labels(labels)
             for number, layer in enumerate(subject.layers):
-                tally.units(total.units[number], maps[layer.name], self._thresholds[number])
+                tally.units(half.units[number], maps[layer.name], self._thresholds[number])
                 highest[number].append(maps[layer.name].max(axis=(1, 2)))
             for number, one in enumerate(subject.dictionaries):
                 tally.words(total.words[number], words[number][row])
@@ -179,91 +226,4 @@ class TallyWorker:
         shown = tuple(
             StrongestImages.from_batch(np.where(some > 0, some, -np.inf), images, STRONGEST) for some in counts
         )
-        return DissectSums(total.labels, total.units, total.words, total.members, units, shown)
-
-
-@dataclass(frozen=True)
-class Candidates:
-    """Units of one layer that may join a union, by concept.
-
-    Attributes:
-        units: (C, M) strongest first, -1 where there is no further one.
-        thresholds: (C, M) that each is cut at.
-    """
-
-    units: Int[np.ndarray, "C M"]
-    thresholds: Float[np.ndarray, "C M"]
-
-
-class UnionWorker:
-    """What unions are chosen and judged by, image by image.
-
-    Arrays: ``image`` (n,), ``labels`` (n, C); of layer i rows ``units<i>`` (image, concept, pattern, inside, area), in
-    images that carry a label of the concept's category; of dictionary j ``area<j>`` (n, K) and rows ``words<j>``
-    (image, word, concept, inside). The image of a row is its place in the shard.
-    """
-
-    def __init__(
-        self, settings: Settings, plan: Plan, folder: RunFolder, subject: Subject, candidates: Sequence[Candidates]
-    ) -> None:
-        self._maps = ImageMaps(settings, plan, folder, subject.layers)
-        self._folder, self._subject, self._candidates = folder, subject, list(candidates)
-
-    def __call__(self, shard: ImageShard) -> dict[str, np.ndarray]:
-        """Of a shard."""
-        subject = self._subject
-        masks, words = subject.masks.read(shard.images), words_of(self._folder, subject, shard.images)
-        concepts = len(subject.category)
-        labels = [np.bincount(one.labels.ravel(), minlength=concepts + 1)[1:] for one in masks]
-        units: list[list[np.ndarray]] = [[] for _ in subject.layers]
-        of_words: list[list[np.ndarray]] = [[] for _ in subject.dictionaries]
-        areas: list[list[np.ndarray]] = [[] for _ in subject.dictionaries]
-        for row, (_, maps) in enumerate(self._maps(shard.images)):
-            carried = np.unique(subject.category[labels[row] > 0])
-            for number, layer in enumerate(subject.layers):
-                wanted = np.flatnonzero(np.isin(subject.category, carried))
-                rows = _pattern_rows(maps[layer.name], self._candidates[number], masks[row].labels, wanted)
-                units[number].append(_with_image(row, rows))
-            for number, one in enumerate(subject.dictionaries):
-                area, rows = _word_rows(words[number][row], one.words, masks[row].labels)
-                areas[number].append(area)
-                of_words[number].append(_with_image(row, rows))
-        found = {"image": np.array(shard.images, np.int64), "labels": np.stack(labels).astype(np.int64)}
-        found |= {f"units{number}": np.concatenate(rows) for number, rows in enumerate(units)}
-        found |= {f"words{number}": np.concatenate(rows) for number, rows in enumerate(of_words)}
-        return found | {f"area{number}": np.stack(rows) for number, rows in enumerate(areas)}
-
-
-def _with_image(image: int, rows: Int[np.ndarray, "n m"]) -> Int[np.ndarray, "n m1"]:
-    return np.concatenate([np.full((len(rows), 1), image, np.int64), rows], axis=1)
-
-
-def _pattern_rows(
-    maps: Float[np.ndarray, "D h w"], candidates: Candidates, labels: Labels, wanted: Int[np.ndarray, " m"]
-) -> Int[np.ndarray, "n 4"]:
-    """(concept, pattern, inside, area) of patterns that show a candidate."""
-    found = [np.zeros((0, 4), np.int64)]
-    for concept in wanted.tolist():
-        known = candidates.units[concept] >= 0
-        size = (labels.shape[1], labels.shape[2])
-        limits = candidates.thresholds[concept][known].astype(np.float64)
-        patterns = mask_patterns(maps, candidates.units[concept][known], limits, size)
-        shown = patterns > 0
-        inside = (labels[:, shown] == concept + 1).any(axis=0)
-        kinds, place, area = np.unique(patterns[shown], return_inverse=True, return_counts=True)
-        both = np.bincount(place, inside, minlength=len(kinds)).astype(np.int64)
-        found.append(np.stack([np.full(len(kinds), concept), kinds, both, area], axis=1).astype(np.int64))
-    return np.concatenate(found)
-
-
-def _word_rows(
-    words: Int[np.ndarray, "h w"], count: int, labels: Labels
-) -> tuple[Int[np.ndarray, " K"], Int[np.ndarray, "n 3"]]:
-    """Pixels of every word, and (word, concept, inside) where a word meets a concept."""
-    rows, columns = (nearest_positions(low, high) for low, high in zip(words.shape, labels.shape[1:], strict=True))
-    wide = words[rows[:, None], columns].astype(np.int64)
-    area = np.bincount(wide[wide >= 0], minlength=count)
-    meets = (labels > 0) & (wide >= 0)
-    span = int(labels.max(initial=0)) + 1
-    keys, inside = np.unique(np.broadcast_to(wide, labels.shape)[meets] * span + labels[meets], return_counts=True)
-    return area, np.stack([keys // span, keys % span - 1, inside], axis=1)
+        return replace(total, strongest_units=units, strongest_words=shown)

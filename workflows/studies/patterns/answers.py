@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -55,23 +55,37 @@ class Learned:
         return subject.maps(place, self.deviations[place], (self.turned.signs < 0).astype(np.int64))
 
 
-def answer(subject: Subject) -> tuple[Learned, dict[str, Any]]:
-    """Learn, place, judge and write; gives what has been learned, and what programs may want to know of it."""
+@dataclass(frozen=True)
+class Answer:
+    """Of one class.
+
+    Attributes:
+        learned: what figures are drawn from.
+        tables: rows by the name of their table.
+        told: what programs may want to know.
+    """
+
+    learned: Learned
+    tables: Mapping[str, pa.Table]
+    told: dict[str, Any]
+
+
+def answer(subject: Subject) -> Answer:
+    """Learn, place and judge."""
     deviations = subject.run_crops()
     turned = subject.turn(deviations)
     seen = {top: subject.learn(top, turned, deviations) for top in subject.request.tops}
-    found = Learned(deviations, turned, seen)
-    _write_tables(subject, turned)
-    judged = Judged.of(turned)
-    subject.study.write_table("pattern_measures", list(_measured(subject, found, judged)), keyed_by=("class", "top"))
-    return found, _told(subject, turned, judged)
+    found, judged = Learned(deviations, turned, seen), Judged.of(turned)
+    tables = _tables(subject, turned)
+    tables["pattern_measures"] = to_table(list(_measured(subject, found, judged)), "pattern_measures")
+    return Answer(found, tables, _told(subject, turned, judged))
 
 
-def _write_tables(subject: Subject, turned: TurnedObjects) -> None:
-    study, files, layers = subject.study, subject.files, subject.layers
+def _tables(subject: Subject, turned: TurnedObjects) -> dict[str, pa.Table]:
+    files, layers = subject.files, subject.layers
     tables: dict[str, list[pa.Table]] = {"patterns": [], "pattern_edges": [], "pattern_places": []}
     for top in subject.request.tops:
-        key = PatternKey(subject.label, subject.class_name, top, study.settings.name)
+        key = PatternKey(subject.label, subject.class_name, top)
         for place, layer in enumerate(layers):
             found = list(place_tables(key, files, turned, layer))
             tables["pattern_places"] += [one.rows for one in found]
@@ -80,10 +94,13 @@ def _write_tables(subject: Subject, turned: TurnedObjects) -> None:
             tables["patterns"].append(pattern_rows(key, layer, files.fit(top, layer.name), means, valid))
             if place + 1 < len(layers):
                 tables["pattern_edges"].append(edge_tables(key, files, layer, layers[place + 1]))
-    for name, some in tables.items():
-        rows = pa.concat_tables(some) if some else to_table([], name)
-        study.write_table(name, rows, keyed_by=("class", "top"))
-    study.write_table("pattern_objects", object_rows(subject.label, subject.class_name, turned), keyed_by=("class",))
+    objects = to_table(object_rows(subject.label, subject.class_name, turned), "pattern_objects")
+    return {"pattern_objects": objects} | {name: joined_tables(name, some) for name, some in tables.items()}
+
+
+def joined_tables(name: str, tables: Sequence[pa.Table]) -> pa.Table:
+    """Tables of one schema as one."""
+    return pa.concat_tables(tables) if tables else to_table([], name)
 
 
 @dataclass(frozen=True)

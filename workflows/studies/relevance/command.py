@@ -13,9 +13,9 @@ from rich.text import Text
 
 from gmm_ops.units.relevance import Rule
 from workflows.asking.image_parts import Phase
-from workflows.asking.run_masks import masks_of_run
+from workflows.asking.run_masks import masks_of_run, masks_place
 from workflows.asking.study import Asked, StudyContext, open_study
-from workflows.asking.unit_tables import detected_units
+from workflows.asking.unit_tables import DetectedUnits, detected_units, why_old
 from workflows.data.masks.concept_masks import MaskSet
 from workflows.data.masks.mask_sources import OBJECT
 from workflows.errors import DataError, SettingsError
@@ -28,13 +28,22 @@ from workflows.report.relevance_figure import draw_relevance_figure
 from workflows.run import open_run
 from workflows.storage.images_table import ImageColumns
 from workflows.storage.tables import read_table
-from workflows.studies.relevance.rows import agreement_rows, completeness_rows, layer_sums, relevance_columns
+from workflows.studies.relevance.rows import (
+    StoredRelevance,
+    agreement_rows,
+    completeness_rows,
+    layer_sums,
+    relevance_columns,
+)
 from workflows.studies.relevance.worker import ClassMasks, RelevancePart, RelevanceWorker
 
 RELEVANCE = "relevance"
 
 Split = Literal["train", "validation", "all"]
 Normalise = Literal["none", "mask_area"]
+
+_NUMBER = 8
+"""Bytes of a sum."""
 
 _PASSES = 3.0
 """Of a step, in forward passes: forward and backward."""
@@ -103,7 +112,7 @@ def run_relevance(asked: Asked, request: RelevanceRequest) -> dict[str, Any]:
         "steps": request.steps,
         "rule": request.rule,
         "output": request.output,
-        "masks": source,
+        "masks": masks_place(run, source) if source else source,
         "mask_of": dict(request.mask_of or {}),
         "normalise": request.normalise,
     }
@@ -111,12 +120,12 @@ def run_relevance(asked: Asked, request: RelevanceRequest) -> dict[str, Any]:
     with open_study(RELEVANCE, asked, plain, after="extract", reads=reads) as study:
         classes, among = _classes(study, request)
         shown = None if masks is None else _class_masks(masks, request, classes, study.plan.class_names)
-        images = study.choose_images(_part(request.split), among=among)
+        images = study.choose_images(_part(request.split), among=among, classes=classes)
         network = _network(study)
         units, layers = sum(layer.units for layer in network.convolutions()), network.convolutions()
         every = [*layers, *network.cut_joins()]
         passes = _PASSES * (request.steps + 1)
-        phase = Phase("paths", images, passes=passes, part_bytes=64 * units * min(len(classes), 32))
+        phase = Phase("paths", images, passes=passes, part_bytes=_part_bytes(study, units, len(every), len(classes)))
         if study.begin(phase):
             how = {"steps": request.steps, "rule": request.rule, "output": request.output, "masks": shown}
             part = study.map_parts(phase, RelevanceWorker, **how).sum(RelevancePart)
@@ -126,8 +135,15 @@ def run_relevance(asked: Asked, request: RelevanceRequest) -> dict[str, Any]:
             )
             study.write_table("completeness", completeness_rows(part.completeness, every))
             study.tell(passes_an_image=passes, images_looked_at=len(images), units=units, layers=len(layers))
-        _answer(study, network, classes)
+        names = study.plan.class_names
+        _answer(study, network, classes, shown_by(shown, _given(request, names), classes, names))
     return study.summary()
+
+
+def _part_bytes(study: StudyContext, units: int, layers: int, classes: int) -> int:
+    """Of one shard: four sums of every unit for each of its classes, a total of every layer for each of its images."""
+    images = study.settings.extract.images_per_shard
+    return _NUMBER * (min(classes, images) * (4 * units + 3) + images * (layers + 2))
 
 
 def _part(split: Split) -> Literal["train", "validation"] | None:
@@ -154,17 +170,36 @@ def _network(study: StudyContext) -> UnitNetwork:
     return UnitNetwork.load(settings.network, plan.weights, shape, plan.rewriting)
 
 
+def _given(request: RelevanceRequest, names: Sequence[str]) -> dict[int, str]:
+    """By class, the concept that is said to show it."""
+    return {class_id(name, names, "--mask-of"): concept for name, concept in (request.mask_of or {}).items()}
+
+
 def _class_masks(masks: MaskSet, request: RelevanceRequest, classes: Sequence[int], names: Sequence[str]) -> ClassMasks:
     """The concept of each class: the one it is given, the one of its name, or the object."""
-    given = {class_id(name, names, "--mask-of"): concept for name, concept in (request.mask_of or {}).items()}
+    given = _given(request, names)
     concepts = {label: _concept(masks, names[label], given.get(label)) for label in classes}
     return ClassMasks(masks, concepts, request.normalise == "mask_area")
+
+
+def shown_by(
+    masks: ClassMasks | None, given: Mapping[int, str], classes: Sequence[int], names: Sequence[str]
+) -> dict[int, list[str]]:
+    """By class, the concepts that may show it, the best first: with masks only the one whose mask was taken."""
+    if masks is not None:
+        return {label: [masks.source.concepts[masks.concepts[label]].name] for label in classes}
+    return {label: [given[label]] if label in given else _names_of(names[label]) for label in classes}
+
+
+def _names_of(name: str) -> list[str]:
+    """Names of a concept that shows the class of that name."""
+    return [name, short_name(name), OBJECT]
 
 
 def _concept(masks: MaskSet, name: str, given: str | None) -> int:
     if given is not None:
         return masks.number(given)
-    for known in (name, short_name(name), OBJECT):
+    for known in _names_of(name):
         if any(concept.name == known for concept in masks.concepts):
             return masks.number(known)
     raise DataError(
@@ -173,16 +208,20 @@ def _concept(masks: MaskSet, name: str, given: str | None) -> int:
     )
 
 
-def _answer(study: StudyContext, network: UnitNetwork, classes: Sequence[int]) -> None:
+def _answer(
+    study: StudyContext, network: UnitNetwork, classes: Sequence[int], shown_by: Mapping[int, list[str]]
+) -> None:
     """What is made of the tables alone: agreement with dissect, the figure, the terminal."""
-    columns = ["class", "layer", "depth", "unit", "absolute", "masked", "measure", "activation"]
-    relevance = read_table(study.folder.table(RELEVANCE), columns).to_pydict()
+    relevance = StoredRelevance.read(study.folder.table(RELEVANCE))
     names = study.plan.class_names
-    detected = {label: detected_units(study.folder, network, short_name(names[label])) for label in classes}
+    old = why_old(study.folder, "unit_concepts")
+    if old is not None:
+        study.say(f"relevance: agreement with dissect is left out, for {old}; ask dissect again, then relevance")
+    known = () if old is not None else classes
+    detected = {label: _detected(study, network, shown_by[label]) for label in known}
     study.write_table("agreement", list(agreement_rows(relevance, detected, names)))
     layers = network.convolutions()
-    sums = layer_sums(relevance, [layer.name for layer in layers], classes)
-    measure = relevance["measure"][0]
+    sums = layer_sums(relevance, layers, classes)
     draw_relevance_figure(
         sums,
         [layer.name for layer in layers],
@@ -190,13 +229,19 @@ def _answer(study: StudyContext, network: UnitNetwork, classes: Sequence[int]) -
         study.figure("png"),
         study.figure("svg"),
         network=study.settings.name,
-        measure=measure,
+        measure=relevance.measure,
     )
     study.asked.console.print(_table(study, layers, relevance, classes))
 
 
+def _detected(study: StudyContext, network: UnitNetwork, concepts: Sequence[str]) -> list[DetectedUnits]:
+    """What dissect says of the first of the concepts that it knows."""
+    found = (detected_units(study.folder, network, concept, None) for concept in concepts)
+    return next((units for units in found if units), [])
+
+
 def _table(
-    study: StudyContext, layers: Sequence[UnitLayer], relevance: Mapping[str, Sequence[Any]], classes: Sequence[int]
+    study: StudyContext, layers: Sequence[UnitLayer], relevance: StoredRelevance, classes: Sequence[int]
 ) -> Table:
     """Cuts with their completeness, and the best units of the first classes."""
     shown = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
@@ -206,14 +251,12 @@ def _table(
     for label in few:
         shown.add_column(Text(short_name(study.plan.class_names[label])), justify="right")
     errors = {row["layer"]: row for row in read_table(study.folder.table("completeness")).to_pylist()}
-    measure = np.array(relevance[relevance["measure"][0]], np.float64)
-    table = {name: np.array(relevance[name]) for name in ("class", "layer", "unit")}
     for layer in layers:
         best = []
         for label in few:
-            rows = np.flatnonzero((table["class"] == label) & (table["layer"] == layer.name))
-            order = rows[np.argsort(-measure[rows], kind="stable")[:3]]
-            best.append(" ".join(str(table["unit"][row]) for row in order))
+            rows = relevance.rows(label, layer)
+            order = rows[np.argsort(-relevance.values[rows], kind="stable")[:3]]
+            best.append(" ".join(str(relevance.unit[row]) for row in order))
         error = percent(errors[layer.name]["error_median"]) if layer.is_cut else ""
         shown.add_row(Text(layer.name), str(layer.units), "cut" if layer.is_cut else "", error, *best)
     return shown

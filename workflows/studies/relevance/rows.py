@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from gmm_ops.units.rankings import agreement
 from gmm_ops.units.relevance import ClassRelevance, Completeness, layer_shares, specific
 from workflows.asking.unit_tables import DetectedUnits
 from workflows.networks.unit_layers import UnitLayer
-
-Columns = dict[str, list[Any]]
+from workflows.storage.tables import read_table
 
 MASKED, ABSOLUTE = "masked", "absolute"
 
@@ -27,8 +29,8 @@ def measure_of(means: ClassRelevance) -> str:
 
 def relevance_columns(
     means: ClassRelevance, classes: Sequence[int], names: Sequence[str], layers: Sequence[UnitLayer], split: str
-) -> Columns:
-    """Columns of relevance.parquet.
+) -> dict[str, pa.Array | pa.ChunkedArray]:
+    """Columns of relevance.parquet: what classes or units have in common is held once.
 
     Args:
         means: a row for each class, all units in a row.
@@ -41,19 +43,58 @@ def relevance_columns(
     sizes = [layer.units for layer in layers]
     shares = layer_shares(getattr(means, measure), sizes)
     special = specific(shares) if len(classes) > 1 else torch.full_like(shares, torch.nan)
-    found: Columns = {"class": [], "class_name": [], "images": [], "masked_images": []}
-    units = sum(sizes)
-    for label, images, masked in zip(classes, means.images.tolist(), means.masked_images.tolist(), strict=True):
-        for column, value in zip(found, (label, names[label], images, masked), strict=True):
-            found[column] += [value] * units
-    found["layer"] = [layer.name for layer in layers for _ in range(layer.units)] * len(classes)
-    found["depth"] = [layer.depth for layer in layers for _ in range(layer.units)] * len(classes)
-    found["unit"] = [unit for layer in layers for unit in range(layer.units)] * len(classes)
-    found["split"] = [split] * units * len(classes)
-    found["measure"] = [measure] * units * len(classes)
+    of_classes = {
+        "class": pa.array(classes, pa.int32()),
+        "class_name": pa.array([names[label] for label in classes], pa.string()),
+        "images": pa.array(means.images.numpy()),
+        "masked_images": pa.array(means.masked_images.numpy()),
+    }
+    of_units = {
+        "layer": pa.array([layer.name for layer in layers for _ in range(layer.units)], pa.string()),
+        "depth": pa.array(np.repeat([layer.depth for layer in layers], sizes)),
+        "unit": pa.array(np.concatenate([np.arange(size) for size in sizes])),
+        "split": pa.repeat(split, sum(sizes)),
+        "measure": pa.repeat(measure, sum(sizes)),
+    }
     values = {"signed": means.signed, "absolute": means.absolute, "masked": means.masked}
     values |= {"share": shares, "specific": special, "activation": means.activation}
-    return found | {name: _or_null(one) for name, one in values.items()}
+    return (
+        {name: pa.chunked_array([pa.repeat(one, sum(sizes)) for one in some]) for name, some in of_classes.items()}
+        | {name: pa.chunked_array([some] * len(classes)) for name, some in of_units.items()}
+        | {name: _or_null(one) for name, one in values.items()}
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class StoredRelevance:
+    """relevance.parquet: rows of classes and units.
+
+    Attributes:
+        measure: ``masked`` or ``absolute``.
+        classes, depth, unit: (n,) whose row it is.
+        values: (n,) by the measure.
+        activation: (n,) mean activation.
+    """
+
+    measure: str
+    classes: Int[np.ndarray, " n"]
+    depth: Int[np.ndarray, " n"]
+    unit: Int[np.ndarray, " n"]
+    values: Float[np.ndarray, " n"]
+    activation: Float[np.ndarray, " n"]
+
+    @classmethod
+    def read(cls, path: Path) -> StoredRelevance:
+        """Raises RunFolderError: the table is missing or damaged."""
+        measure = read_table(path, ["measure"], [("unit", "=", 0)])["measure"][0].as_py()
+        names = ("class", "depth", "unit", measure, "activation")
+        table = read_table(path, names)
+        return cls(measure, *(table[name].to_numpy() for name in names))
+
+    def rows(self, label: int, layer: UnitLayer) -> Int[np.ndarray, " D"]:
+        """Of the units of a layer for a class, in their order."""
+        rows = np.flatnonzero((self.classes == label) & (self.depth == layer.depth))
+        return rows[np.argsort(self.unit[rows])]
 
 
 def completeness_rows(found: Completeness, layers: Sequence[UnitLayer]) -> list[dict[str, Any]]:
@@ -76,18 +117,14 @@ def completeness_rows(found: Completeness, layers: Sequence[UnitLayer]) -> list[
 
 
 def agreement_rows(
-    relevance: Mapping[str, Sequence[Any]], detected: Mapping[int, Sequence[DetectedUnits]], names: Sequence[str]
+    relevance: StoredRelevance, detected: Mapping[int, Sequence[DetectedUnits]], names: Sequence[str]
 ) -> Iterator[dict[str, Any]]:
-    """Rows of agreement.parquet. relevance: its columns. detected: by class, what dissect says of it in each layer."""
-    table = {name: np.array(values) for name, values in relevance.items()}
+    """Rows of agreement.parquet. detected: by class, what dissect says of it."""
     for label, layers in detected.items():
         for one in layers:
-            rows = (table["class"] == label) & (table["layer"] == one.layer.name)
-            measure = MASKED if (table["measure"][rows] == MASKED).all() else ABSOLUTE
-            order = np.argsort(table["unit"][rows])
+            rows = relevance.rows(label, one.layer)
             by_relevance, by_activation = (
-                agreement(table[name][rows][order].astype(np.float64), one.iou, one.detects)
-                for name in (measure, "activation")
+                agreement(values[rows], one.iou, one.detects) for values in (relevance.values, relevance.activation)
             )
             yield {
                 "class": label,
@@ -95,6 +132,7 @@ def agreement_rows(
                 "layer": one.layer.name,
                 "depth": one.layer.depth,
                 "concept": one.concept,
+                "quantile": one.quantile,
                 "units": len(one.iou),
                 "detectors": by_relevance.detectors,
                 "overlap": _known(by_relevance.overlap),
@@ -106,20 +144,19 @@ def agreement_rows(
 
 
 def layer_sums(
-    relevance: Mapping[str, Sequence[Any]], layers: Sequence[str], classes: Sequence[int]
+    relevance: StoredRelevance, layers: Sequence[UnitLayer], classes: Sequence[int]
 ) -> Float[np.ndarray, "L C"]:
-    """Summed relevance of each layer for each class, by the table's measure (ICQ Fig. 4)."""
-    measure = relevance["measure"][0]
-    sums = np.zeros((len(layers), len(classes)))
-    rows = {layer: row for row, layer in enumerate(layers)}
-    columns = {label: column for column, label in enumerate(classes)}
-    for layer, label, value in zip(relevance["layer"], relevance["class"], relevance[measure], strict=True):
-        sums[rows[layer], columns[label]] += value
-    return sums
+    """Summed relevance of each layer for each class, by the table's measure (ICQ Fig. 4). layers: by depth."""
+    order = np.argsort(classes)
+    column = order[np.searchsorted(np.asarray(classes)[order], relevance.classes)]
+    row = np.searchsorted([layer.depth for layer in layers], relevance.depth)
+    sums = np.bincount(row * len(classes) + column, relevance.values, len(layers) * len(classes))
+    return sums.reshape(len(layers), len(classes))
 
 
-def _or_null(values: Tensor) -> list[float | None]:
-    return [_known(value) for value in values.flatten().tolist()]
+def _or_null(values: Tensor) -> pa.Array:
+    flat = values.flatten().numpy()
+    return pa.array(flat, mask=np.isnan(flat))
 
 
 def _known(value: float) -> float | None:

@@ -13,6 +13,7 @@ import pyarrow as pa
 from jaxtyping import Int
 
 from workflows.asking.image_parts import Phase
+from workflows.asking.run_masks import masks_place
 from workflows.asking.study import Asked, StudyContext, open_study
 from workflows.data.masks.concept_masks import MaskSet
 from workflows.figures.saved_pictures import SavedPictures
@@ -21,6 +22,7 @@ from workflows.report.selection_figures import draw_epochs, draw_overlays, draw_
 from workflows.report.selection_table import means_table
 from workflows.run import open_run
 from workflows.runtime.dispatcher import map_shards
+from workflows.storage.study_folder import place_of
 from workflows.storage.tables import SCHEMAS, read_table, to_table
 from workflows.studies.resample.copies import ResampleWorker, explained_classes
 from workflows.studies.resample.means import agreement_rows, class_mean_rows, mean_rows
@@ -66,7 +68,11 @@ def run_resample(asked: Asked, request: ResampleRequest) -> dict[str, Any]:
     weights = asked_weights(run, request.checkpoints)
     masks = asked_masks(run, request, asked)
     reads = [*(Path(one.path) for one in weights if one.checkpoint), *(masks.tables if masks else ())]
-    with open_study(RESAMPLE, asked, asdict(request), after="extract", reads=reads) as study:
+    told = asdict(request) | {
+        "masks": masks_place(run, masks.source) if masks else None,
+        "checkpoints": place_of(run.folder, Path(request.checkpoints)) if request.checkpoints else None,
+    }
+    with open_study(RESAMPLE, asked, told, after="extract", reads=reads) as study:
         subject = Subject(study, resampling(request, layers), units, weights, masks, asked_images(study, request))
         phases, sets = subject.phases(), subject.patch_sets() if request.secondary else []
         if study.begin(*phases, items=len(sets)):
@@ -195,7 +201,8 @@ def _draw(subject: Subject, found: Found) -> None:
         draw_patches(rows, pictures, layers, asked.metrics[:2], few, image, _paths(study, f"image-{image}"))
     if len(subject.weights) > 1:
         agreement, secondary = (read_table(study.folder.table(name)) for name in ("selection_epochs", "secondary"))
-        draw_epochs(agreement, secondary, few, study.settings.name, _paths(study, "epochs"))
+        names = [one.checkpoint for one in subject.weights if one.checkpoint is not None]
+        draw_epochs(agreement, secondary, names, few, study.settings.name, _paths(study, "epochs"))
 
 
 def _paths(study: StudyContext, name: str = "") -> tuple[Path, Path]:

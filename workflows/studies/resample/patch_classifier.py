@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,7 +26,7 @@ SIDE = 32
 """Pixels of the side to which patches are resized."""
 
 MOST_PATCHES = 6_000
-"""Of the images of one classifier: those of so many images are taken, evenly over the classes."""
+"""Of the images of one classifier: those of so many images are taken, evenly over as many classes as have two."""
 
 _SEEN = 40_000
 """Patches that a classifier sees while it is trained, one many times."""
@@ -94,7 +93,7 @@ class PatchClassifierWorker:
     def _patches(
         self, asked: PatchSet
     ) -> tuple[Int[np.ndarray, " n"], Int[np.ndarray, " n"], Float[Tensor, "n 3 side side"]]:
-        """Images, classes and pixels, -1..1, of the patches of a set, of classes that can be cut into halves."""
+        """Images, classes and pixels, -1..1, of the patches of a set; see ``rows_for_halves``."""
         wanted = [("metric", "=", asked.metric), ("top", "=", asked.top)]
         columns = ["image", "class", "x0", "y0", "x1", "y1", "checkpoint"]
         table = read_table(self.folder.table("selections"), columns, wanted).to_pylist()
@@ -102,11 +101,10 @@ class PatchClassifierWorker:
         by_image: dict[int, list[dict[str, Any]]] = {}
         for row in rows:
             by_image.setdefault(row["image"], []).append(row)
-        of_classes = Counter(some[0]["class"] for some in by_image.values())
-        images = np.array(sorted(one for one in by_image if of_classes[by_image[one][0]["class"]] > 1), np.int64)
+        images = np.array(sorted(by_image), np.int64)
         labels = np.array([by_image[image][0]["class"] for image in images.tolist()], np.int64)
         limit = max(4, MOST_PATCHES * len(images) // max(len(rows), 1))
-        kept = balanced_rows(labels, limit, self.settings.seed).tolist() if len(images) else []
+        kept = rows_for_halves(labels, limit, self.settings.seed).tolist()
         pixels, owners = [], []
         for place in kept:
             image = int(images[place])
@@ -116,6 +114,23 @@ class PatchClassifierWorker:
         stacked = torch.cat(pixels) if pixels else torch.zeros((0, 3, SIDE, SIDE))
         rows_of = np.array(owners, np.int64)
         return images[rows_of], labels[rows_of], stacked / 127.5 - 1
+
+
+def rows_for_halves(labels: Int[np.ndarray, " N"], limit: int, seed: int) -> Int[np.ndarray, " n"]:
+    """At most ``limit`` rows, as equal in number for every class as there are, of classes with two rows at least.
+
+    Where the limit leaves no two rows for every class, it is a draw of classes: one of a single image could be in one
+    half alone, and its image would always be wrong.
+
+    Args:
+        labels: of all rows.
+        limit: 2 at least.
+        seed: of the draws.
+    """
+    kinds, counts = np.unique(labels, return_counts=True)
+    drawn = np.random.default_rng([seed % 2**64, len(kinds)]).permutation(kinds[counts > 1])[: limit // 2]
+    rows = np.flatnonzero(np.isin(labels, drawn))
+    return rows[balanced_rows(labels[rows], limit, seed)]
 
 
 def _resized(patch: np.ndarray) -> Tensor:

@@ -176,4 +176,5 @@ def asked_images(study: StudyContext, request: ResampleRequest) -> Int[np.ndarra
     labels = np.where(columns.label < 0, columns.predicted, columns.label)
     labels[: plan.train_images] = -1
     chosen, _ = chosen_classes(request.classes, plan.class_names, labels)
-    return study.choose_images(split="validation", among=np.flatnonzero(np.isin(labels, chosen)))
+    among = np.flatnonzero(np.isin(labels, chosen))
+    return study.choose_images(split="validation", among=among, classes=chosen)

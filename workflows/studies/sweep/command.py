@@ -9,9 +9,12 @@ from pathlib import Path
 from rich.console import Console
 from rich.text import Text
 
+from workflows.asking.registry import STUDIES
 from workflows.context import Stage, StageContext
 from workflows.errors import SettingsError
+from workflows.networks.loading import is_downloaded
 from workflows.pipeline import refuse_freed, run_pipeline
+from workflows.plan.run_plan import Plan, plan_path
 from workflows.report.numbers import duration
 from workflows.report.sweep_figure import draw_sweep_figure
 from workflows.report.sweep_verdicts import sweep_table, sweep_verdicts, verdict_lines
@@ -20,6 +23,7 @@ from workflows.runtime.progress import StageBar
 from workflows.settings import Settings, parse_settings
 from workflows.storage.names import JOINT
 from workflows.storage.run_folder import RunFolder
+from workflows.storage.study_folder import StudyFolder, StudyRecord, basis_of
 from workflows.storage.tables import read_table
 from workflows.studies.sweep import cells as sweep
 from workflows.studies.sweep.cells import SWEEP, Losses, SweepRequest
@@ -96,9 +100,19 @@ def run_sweep(
     with folder.lock(), connect(address) as offered, bar.stage(SWEEP) as progress:
         folder.remove_leftovers()
         sweep.run(StageContext(settings, folder, STAGE, progress, bar.warn, offered), request)
+        _note_answer(folder, request)
     show_sweep(folder, settings.name, console)
     console.print(f"this command took {duration(time.monotonic() - begun)}", highlight=False)
     return folder
+
+
+def _note_answer(folder: RunFolder, request: SweepRequest) -> None:
+    """What the table stands on, so that ``status`` can tell whether it still does."""
+    own, plan = StudyFolder(folder, STUDIES[SWEEP]), Plan.read(folder)
+    files = [plan_path(folder), folder.images_table]
+    files += [] if is_downloaded(plan.weights) else [Path(plan.weights)]
+    told = {"words": list(request.words), "losses": request.losses}
+    own.note(StudyRecord(told, basis_of(folder, own.study.version, files, ())))
 
 
 def show_sweep(folder: RunFolder, network: str, console: Console) -> None:

@@ -170,6 +170,8 @@ def test_broden_by_pictures_and_by_numbers(paths: dict[int, str], tmp_path: Path
     masks = masks_of(source, paths)
     assert [concept.name for concept in masks.concepts] == ["car", "tree", "wheel", "dotted", "wood"]
     assert masks.notes == (f"no image of {str(tmp_path / 'broden')!r} has a mask of category material",)
+    tables = {path.name for path in masks.tables}
+    assert tables == {"index.csv", "category.csv", "label.csv", *(f"c_{kind}.csv" for kind in masks.categories)}
     found = masks.read([0])[0]
     wide = np.repeat(np.repeat(objects, 2, axis=0), 2, axis=1)
     np.testing.assert_array_equal(found.mask(0), wide == 7)
@@ -274,6 +276,16 @@ def test_sources_that_are_none(paths: dict[int, str], tmp_path: Path) -> None:
         ({"size": [30, 40], "counts": "Z"}, "has compressed counts that end within a number"),
         ([[0, 0, 9, 0]], "must be polygons of at least 3 corners x, y, got 4 numbers"),
         ([[0, 0, 9, 0, float("nan"), 1]], "must be polygons"),
+        ({"size": [30, 40], "counts": "o" * 20 + "0"}, r"annotation 70 .* must have counts below 2\^50, got a larger"),
+        ({"size": [30, 40], "counts": {"0": 1200}}, r"a text or a list of whole numbers, got \{\"0\": 1200\}"),
+        ({"size": [30, 40], "counts": [1200, None]}, "a text or a list of whole numbers, got .1200, null."),
+        ({"size": [30, 40], "counts": [10**30]}, "a text or a list of whole numbers, got"),
+        ({"size": None, "counts": [1200]}, r"must have the size \[30, 40\] \(height, width\), got null"),
+        ([1, 1, 3, 1, 3, 3], "polygons of at least 3 corners x, y, each a list of its own, got 1"),
+        ([None], "polygons of at least 3 corners x, y, each a list of its own, got null"),
+        ([[1, 1, 3, 1, 3, "x"]], 'at least 3 corners x, y, all of them numbers, got "x"'),
+        ("wheel", "must be a list of polygons, or run lengths with size and counts, got .wheel."),
+        (7, "must be a list of polygons, or run lengths with size and counts, got 7"),
     ],
 )
 def test_segmentations_that_are_damaged(
