@@ -97,7 +97,7 @@ def draw_split(maps: Sequence[SplitMap], labels: Sequence[str], heading: str, be
         plain[..., 3] = 0.9 * one.response / whole
         split = np.zeros_like(plain)
         total = one.energies.sum(axis=0)
-        split[..., :3] = np.einsum("nhw,nc->hwc", one.energies, colours) / np.maximum(total, 1e-12)[..., None]
+        split[..., :3] = colours[one.energies.argmax(axis=0)]  # a mixture of six colours would be grey
         split[..., 3] = 0.95 * total / max(float(total.max()), 1e-9)
         for row, over in enumerate((None, plain, split)):
             box = ((0.15 + column * side) / _WIDTH, (height - 0.56 - (row + 1) * side) / height)
@@ -224,7 +224,7 @@ def draw_turned(
     """The mean object as they are and turned, large; beside it some turned objects, mirrored ones framed."""
     columns, lines = 10, -(-len(shown) // 10)
     side = (_WIDTH - 0.3) / (columns + 4)
-    height = 0.6 + max(lines * side, 2 * (2 * side + 0.2)) + 0.1
+    height = 0.7 + max(lines * 1.16 * side, 2 * (2 * side + 0.2))
     figure = titled_figure(_WIDTH, height, heading, below)
     for place, (picture, title) in enumerate(((before, "mean, as they are"), (after, "mean, turned"))):
         bottom = height - 0.62 - (place + 1) * (2 * side + 0.2) + 0.1

@@ -95,6 +95,8 @@ PATTERN_COLUMNS: dict[str, list[pa.Field]] = {
         _LAYER,
         field("source", TEXT, "key", "`patterns`; as controls `constant` (a pattern's mean place on the same objects), "
               "`centre` (of the object), `peaks` (strongest position of each unit), `maps` (of each unit)"),
+        field("part", TEXT, "key", "the tenth of the patterns that sit nearest to this part, with it alone; null: all "
+              "of them, with every part", True),
         field("objects", LONG, "objects", "that are looked at: those that patterns were not learned from, if any"),
         field("pairs", LONG, "pairs", "of pattern and part that are averaged"),
         *_with_interval("stability", "diagonal", "root of the mean variance of the distance to a part (EG Table 1)"),

@@ -218,8 +218,11 @@ def test_peaks_and_measures_are_there(
     assert {(row["source"], row["top"]) for row in rows if row["layer"] == NAMES[0]} == {
         ("peaks", None), ("maps", None), *((name, top) for name in ("patterns", "constant", "centre")
                                            for top in ("anchored", "free"))}  # fmt: skip
+    near = {(row["source"], row["top"], row["part"]) for row in rows if row["part"]}
+    assert near == {(source, top, part) for part in ("head", "foot")
+                    for source, top in (("peaks", None), ("patterns", "anchored"), ("patterns", "free"))}  # fmt: skip
     for row in rows:
-        if row["source"] != "maps":
+        if row["source"] != "maps" and not row["part"]:
             assert 0 < row["stability_low"] < row["stability"] < row["stability_high"] < 1
         assert row["source"] not in ("constant", "centre") or row["follow"] == 1
         assert row["purity"] is None or 0 <= row["purity"] <= 1
@@ -383,10 +386,11 @@ def test_a_killed_driver_goes_on_where_it_was(root: Path, untouched: Path, tmp_p
 @pytest.mark.slow
 def test_tigers_stand_more_steadily_than_raw_peaks(shared_data: Path, build_once: BuildOnce, local_ray: object) -> None:
     """ResNet-50, 40 photos of tigers; the whole class is measured in infra/docs/patterns.md."""
-    names = ["data.max_train=null", "fit.loss=generative", "extract.columns_per_image=20"]
+    changes = ["data.labels=none", "mine.images=[]", "fit.scopes=['joint']", "fit.lists=[]", "fit.loss=generative"]
+    changes += [f"data.folders=['{shared_data / 'imagenet_animals'}']", "fit.words=20"]
 
     def run(folder: Path) -> None:
-        fields = [part for name in names for part in ("--set", name)]
+        fields = [part for change in changes for part in ("--set", change)]
         assert command(["run", "animals_resnet50", "--out", str(folder), "--until", "extract", *fields]) == 0
 
     whole = build_once("animals", run)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,7 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from gmm_ops.explanatory.pattern_places import PatternPlaces
-from workflows.asking.pattern_files import Top, TurnedObjects, shard_rows
+from workflows.asking.pattern_files import PatternFiles, Top, TurnedObjects, shard_rows
 from workflows.storage.tables import to_table
 from workflows.studies.patterns.crops import ObjectResponses
 from workflows.studies.patterns.learning import StoredUpper
@@ -22,6 +22,7 @@ from workflows.studies.patterns.measures import (
     JudgedPatterns,
     best_places,
     map_purity,
+    near_measures,
     one_side,
     place_measures,
     region_purity,
@@ -54,23 +55,37 @@ class Learned:
         return subject.maps(place, self.deviations[place], (self.turned.signs < 0).astype(np.int64))
 
 
-def answer(subject: Subject) -> tuple[Learned, dict[str, Any]]:
-    """Learn, place, judge and write; gives what has been learned, and what programs may want to know of it."""
+@dataclass(frozen=True)
+class Answer:
+    """Of one class.
+
+    Attributes:
+        learned: what figures are drawn from.
+        tables: rows by the name of their table.
+        told: what programs may want to know.
+    """
+
+    learned: Learned
+    tables: Mapping[str, pa.Table]
+    told: dict[str, Any]
+
+
+def answer(subject: Subject) -> Answer:
+    """Learn, place and judge."""
     deviations = subject.run_crops()
     turned = subject.turn(deviations)
     seen = {top: subject.learn(top, turned, deviations) for top in subject.request.tops}
-    found = Learned(deviations, turned, seen)
-    _write_tables(subject, turned)
-    judged = Judged.of(turned)
-    subject.study.write_table("pattern_measures", list(_measured(subject, found, judged)), keyed_by=("class", "top"))
-    return found, _told(subject, turned, judged)
+    found, judged = Learned(deviations, turned, seen), Judged.of(turned)
+    tables = _tables(subject, turned)
+    tables["pattern_measures"] = to_table(list(_measured(subject, found, judged)), "pattern_measures")
+    return Answer(found, tables, _told(subject, turned, judged))
 
 
-def _write_tables(subject: Subject, turned: TurnedObjects) -> None:
-    study, files, layers = subject.study, subject.files, subject.layers
+def _tables(subject: Subject, turned: TurnedObjects) -> dict[str, pa.Table]:
+    files, layers = subject.files, subject.layers
     tables: dict[str, list[pa.Table]] = {"patterns": [], "pattern_edges": [], "pattern_places": []}
     for top in subject.request.tops:
-        key = PatternKey(subject.label, subject.class_name, top, study.settings.name)
+        key = PatternKey(subject.label, subject.class_name, top)
         for place, layer in enumerate(layers):
             found = list(place_tables(key, files, turned, layer))
             tables["pattern_places"] += [one.rows for one in found]
@@ -79,10 +94,13 @@ def _write_tables(subject: Subject, turned: TurnedObjects) -> None:
             tables["patterns"].append(pattern_rows(key, layer, files.fit(top, layer.name), means, valid))
             if place + 1 < len(layers):
                 tables["pattern_edges"].append(edge_tables(key, files, layer, layers[place + 1]))
-    for name, some in tables.items():
-        rows = pa.concat_tables(some) if some else to_table([], name)
-        study.write_table(name, rows, keyed_by=("class", "top"))
-    study.write_table("pattern_objects", object_rows(subject.label, subject.class_name, turned), keyed_by=("class",))
+    objects = to_table(object_rows(subject.label, subject.class_name, turned), "pattern_objects")
+    return {"pattern_objects": objects} | {name: joined_tables(name, some) for name, some in tables.items()}
+
+
+def joined_tables(name: str, tables: Sequence[pa.Table]) -> pa.Table:
+    """Tables of one schema as one."""
+    return pa.concat_tables(tables) if tables else to_table([], name)
 
 
 @dataclass(frozen=True)
@@ -98,6 +116,7 @@ class _UnitMaps:
 
 def _measured(subject: Subject, found: Learned, judged: Judged) -> Iterator[dict[str, Any]]:
     """Rows of pattern_measures.parquet; none where no object shows a part."""
+    names = list(subject.objects.parts)
     for place, layer in enumerate(subject.layers):
         every = found.maps(subject, place)
         peaks = subject.peaks(place, every)
@@ -107,48 +126,71 @@ def _measured(subject: Subject, found: Learned, judged: Judged) -> Iterator[dict
         peaks = PatternPlaces(peaks.places[rows], peaks.scores[rows])
         maps = _UnitMaps(replace(every, rows=judged.rows))
         key = {"class": subject.label, "layer": layer.name}
+        _, best = best_places([peaks])
         yield {**key, "source": "peaks", **place_measures(peaks, judged)[0]}
+        for part, row in zip(names, near_measures(best, judged), strict=True):
+            yield {**key, "source": "peaks", "part": part, **row}
         whole = map_purity(peaks.scores, layer.grid, maps, judged)
         yield {**key, "source": "maps", "objects": len(judged.rows), "pairs": 0, "purity": whole}
         for top in subject.request.tops:
             own = _judged_patterns(subject, top, place, found, judged)
+            for part, row in zip(names, near_measures(own.found, judged), strict=True):
+                yield {**key, "top": top, "source": "patterns", "part": part, **row}
             for name, row in zip(SOURCES, place_measures(own.found, judged), strict=True):
                 if name == "patterns":
                     row["purity"] = region_purity(own, maps, judged)
                 yield {**key, "top": top, "source": name, **row}
 
 
+@dataclass(frozen=True)
+class _JudgedBlocks:
+    """Places of a layer's patterns on the judged objects, a file at a time; may be gone through again and again."""
+
+    files: PatternFiles
+    top: Top
+    layer: str
+    rows: Int[np.ndarray, " m"]
+
+    def __iter__(self) -> Iterator[PatternPlaces]:
+        size = shard_rows()
+        for first in range(0, int(self.rows[-1]) + 1, size):
+            block = self.files.places(self.top, self.layer, slice(first, first + size))
+            own = self.rows[(self.rows >= first) & (self.rows < first + size)] - first
+            yield PatternPlaces(block.places[own], block.scores[own])
+
+
 def _judged_patterns(subject: Subject, top: Top, place: int, found: Learned, judged: Judged) -> JudgedPatterns:
     layer, above = subject.layers[place], found.seen[top][place]
 
-    def blocks() -> Iterator[PatternPlaces]:
-        for first in range(0, len(subject.objects), shard_rows()):
-            block = subject.files.places(top, layer.name, slice(first, first + shard_rows()))
-            own = judged.rows[(judged.rows >= first) & (judged.rows < first + shard_rows())] - first
-            yield PatternPlaces(block.places[own], block.scores[own])
-
     upper = None if above is None else above.rows(judged.rows)
+    blocks = _JudgedBlocks(subject.files, top, layer.name, judged.rows)
     return JudgedPatterns(*best_places(blocks), subject.files.patterns(top, layer.name), layer.grid, upper)
 
 
 def _told(subject: Subject, turned: TurnedObjects, judged: Judged) -> dict[str, Any]:
     """Times an object and core, the law of EM, and how well the objects face one way."""
-    items = [
-        record
+    items = {
+        str(item): record
         for item, record in subject.study.ledger.items().items()
         if str(item).startswith(f"class {subject.label} ") and "em_seconds" in record
-    ]
-    objects, tops = len(subject.objects), len(subject.request.tops)
-    each = {name: sum(record[name] for record in items) / tops for name in ("em_seconds", "inference_seconds")}
+    }
+    objects, learned = len(subject.objects), max(int(turned.learned.sum()), 1)
+
+    def seconds(name: str, over: int) -> dict[str, float]:
+        return {
+            top: round(sum(one[name] for item, one in items.items() if item.split()[2] == top) / over, 4)
+            for top in subject.request.tops
+        }
+
     signs = turned.signs[judged.rows]
     return {
         "class": subject.class_name,
         "objects": objects,
         "photos": len(np.unique(turned.objects.images)),
-        "learned": int(turned.learned.sum()),
+        "learned": learned,
         "mirrored": int((turned.signs < 0).sum()),
-        "em_seconds_an_object": round(each["em_seconds"] / max(int(turned.learned.sum()), 1), 4),
-        "inference_seconds_an_object": round(each["inference_seconds"] / objects, 4),
-        "largest_fall_of_a_likelihood": max((record["fall"] for record in items), default=0.0),
+        "em_seconds_an_object": seconds("em_seconds", learned),
+        "inference_seconds_an_object": seconds("inference_seconds", objects),
+        "largest_fall_of_a_likelihood": max((record["fall"] for record in items.values()), default=0.0),
         "part_on_one_side": dict(one_side(judged, list(turned.objects.parts), signs)),
     }

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from rich import box
 from rich.table import Table
 from rich.text import Text
@@ -21,8 +23,9 @@ from workflows.report.lettering import short_name
 from workflows.report.numbers import duration
 from workflows.run import Run, open_run
 from workflows.storage.images_table import ImageColumns
+from workflows.storage.study_folder import place_of
 from workflows.storage.tables import read_table
-from workflows.studies.patterns.answers import answer
+from workflows.studies.patterns.answers import answer, joined_tables
 from workflows.studies.patterns.figures import draw_figures
 from workflows.studies.patterns.request import (
     PatternsRequest,
@@ -35,7 +38,7 @@ from workflows.studies.patterns.subject import Subject
 
 PATTERNS = "patterns"
 
-_SECONDS = 1.5e-9
+_SECONDS = 1.6e-9
 """Of one pattern, position and iteration in EM: measured, to tell how long it will take."""
 
 
@@ -53,21 +56,39 @@ def run_patterns(asked: Asked, request: PatternsRequest) -> dict[str, Any]:
     layers = asked_layers(run, _network(run), request)
     lines = matched_boxes(run, request)
     plain = {name: value for name, value in asdict(request).items() if name not in ("boxes", "layers")}
-    plain |= {"objects": str(request.boxes.resolve()), "layers": [f"{one.name}:{one.patterns}" for one in layers]}
-    with open_study(PATTERNS, asked, plain, after="extract", reads=[request.boxes]) as study:
+    plain |= {
+        "objects": place_of(run.folder, request.boxes),
+        "layers": [f"{one.name}:{one.patterns}" for one in layers],
+    }
+    after = "train" if run.settings.training is not None else "index"
+    with open_study(PATTERNS, asked, plain, after=after, reads=[request.boxes]) as study:
         if not request.layers:
             study.say(f"layers: {', '.join(plain['layers'])} (name:patterns of a unit)")
         subjects = _subjects(study, request, layers, lines)
         if study.begin(*(one.phase for one in subjects), items=sum(one.jobs() for one in subjects)):
             _announce(study, subjects)
-            told = []
-            for subject in subjects:
-                learned, known = answer(subject)
-                draw_figures(subject, learned)
-                told.append(known)
-            study.tell(classes=told)
+            _answer(study, subjects)
         asked.console.print(_measures(study, [one.label for one in subjects]))
     return study.summary()
+
+
+def _answer(study: StudyContext, subjects: Sequence[Subject]) -> None:
+    kept = {one.files.root for one in subjects}
+    for earlier in study.own.root.glob("class-*"):
+        if earlier not in kept:
+            shutil.rmtree(earlier)
+    answers = []
+    for subject in subjects:
+        answers.append(answer(subject))
+        draw_figures(subject, answers[-1].learned)
+    for name in study.own.study.tables:
+        table = joined_tables(name, [one.tables[name] for one in answers])
+        study.write_table(name, table.set_column(table.column_names.index("network"), "network", _named(study, table)))
+    study.tell(classes=[one.told for one in answers])
+
+
+def _named(study: StudyContext, table: pa.Table) -> pa.Array:
+    return pa.array([study.settings.name] * len(table), pa.string())
 
 
 def _network(run: Run) -> UnitNetwork:
@@ -113,11 +134,17 @@ def _announce(study: StudyContext, subjects: Sequence[Subject]) -> None:
 def _measures(study: StudyContext, classes: Sequence[int]) -> Table:
     """What the patterns are worth, a line a layer and source."""
     shown = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
-    for name in ("class", "layer", "top", "source", "stability", "follow", "purity", "in part"):
-        shown.add_column(name, justify="left" if name in ("class", "layer", "top", "source") else "right")
+    for name in ("class", "layer", "top", "source", "near", "stability", "follow", "purity", "in part"):
+        shown.add_column(name, justify="left" if name in ("class", "layer", "top", "source", "near") else "right")
     rows = read_table(study.folder.table("pattern_measures"), filters=[("class", "in", list(classes))]).to_pylist()
     for row in rows:
-        names = (short_name(study.plan.class_names[row["class"]]), row["layer"], row["top"] or "", row["source"])
+        names = (
+            short_name(study.plan.class_names[row["class"]]),
+            row["layer"],
+            row["top"] or "",
+            row["source"],
+            row["part"] or "",
+        )
         values = (row[name] for name in ("stability", "follow", "purity", "place_purity"))
         shown.add_row(*map(Text, names), *("" if one is None else f"{one:.3f}" for one in values))
     return shown

@@ -219,10 +219,14 @@ def _draw_layers(shown: Shown, top: Top, places: dict[str, PatternPlaces]) -> No
     for level, layer in enumerate(layers):
         found = places[layer.name].scores.double()
         totals = torch.where(valid_patterns(found.float()), found, 0.0).sum(dim=0)
+        parents = shown.subject.files.patterns(top, layer.name).parents.flatten(0, 1)
+        if level + 1 < len(layers) and bool((parents >= 0).any()):
+            totals = totals * (parents >= 0).any(dim=1)
         if level:
             # Parents of what is shown below come first: a hundredth of two layers would hardly ever be linked.
             linked = shown.subject.files.patterns(top, layers[level - 1].name).parents.flatten(0, 1)[chosen[-1]]
-            totals[torch.unique(linked[linked >= 0])] += totals.max()
+            children = torch.bincount(linked[linked >= 0], minlength=len(totals))
+            totals = totals / totals.max().clamp(min=1e-12) + children
         most = max(3, round(_NODES * len(totals)))
         chosen.append(totals.sort(descending=True, stable=True).indices[:most].tolist())
     drawn = [_graph_layer(shown, top, level, chosen, places) for level in range(len(layers))]

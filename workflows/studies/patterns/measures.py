@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,6 +28,9 @@ from workflows.asking.pattern_files import TurnedObjects
 
 BEST, IMAGES = 500, 20
 """Patterns of highest total score that are looked at, and objects of each (EG)."""
+
+NEAR = 0.1
+"""Of these patterns, the share that is judged by one part: those that sit nearest to it."""
 
 GROUPS = 10
 """Of photos; each is left out once for the intervals."""
@@ -82,12 +85,7 @@ def place_measures(found: PatternPlaces, judged: Judged) -> tuple[dict[str, Any]
     def stability(parts: Float[Tensor, "m P 2"]) -> Stability:
         return location_stability(found, parts, judged.sizes, BEST, IMAGES)
 
-    whole = stability(judged.parts)
-    without = []
-    for group in range(GROUPS):
-        kept = judged.groups != group
-        if 0 < int((judged.shown & kept).sum()) < int(judged.shown.sum()):
-            without.append(stability(torch.where(kept[:, None, None], judged.parts, torch.nan)))
+    whole, without = stability(judged.parts), _left_out(stability, judged.parts, judged)
     rows = _best(found.scores, judged)
     own = found.places[rows.clamp(min=0), torch.arange(len(rows))[:, None]].double()
     own[rows < 0] = torch.nan
@@ -107,11 +105,47 @@ def place_measures(found: PatternPlaces, judged: Judged) -> tuple[dict[str, Any]
     return rows_of[0], rows_of[1], rows_of[2]
 
 
-def best_places(blocks: Callable[[], Iterator[PatternPlaces]]) -> tuple[Int[Tensor, " B"], PatternPlaces]:
+def _left_out(
+    measured: Callable[[Float[Tensor, "m P 2"]], Stability], parts: Float[Tensor, "m P 2"], judged: Judged
+) -> list[Stability]:
+    """The same without each group of photos in turn."""
+    found, known = [], ~parts.isnan().any(dim=2).all(dim=1)
+    for group in range(GROUPS):
+        kept = judged.groups != group
+        if 0 < int((known & kept).sum()) < int(known.sum()):
+            found.append(measured(torch.where(kept[:, None, None], parts, torch.nan)))
+    return found
+
+
+def near_measures(found: PatternPlaces, judged: Judged) -> Iterator[dict[str, Any]]:
+    """For every part in turn, stability and follow of the tenth of the patterns that sit nearest to it.
+
+    What sits elsewhere need not move with a part. Nearness is the mean distance on the objects of highest score.
+    """
+    for place in range(judged.boxes.shape[1]):
+        part = judged.parts[:, place]
+        known = ~part.isnan().any(dim=1)
+        rows = top_images(torch.where(known[:, None], found.scores, 0.0), IMAGES)
+        own = found.places[rows.clamp(min=0), torch.arange(len(rows))[:, None]].double()
+        away = torch.linalg.vector_norm(own - part[rows.clamp(min=0)], dim=2)
+        distance = torch.where(rows >= 0, away, torch.nan).nanmean(dim=1).nan_to_num(nan=math.inf)
+        near = distance.sort(stable=True).indices[: max(1, round(NEAR * len(distance)))]
+        few = PatternPlaces(found.places[:, near], found.scores[:, near])
+
+        def stability(parts: Float[Tensor, "m 1 2"], few: PatternPlaces = few) -> Stability:
+            return location_stability(few, parts, judged.sizes, BEST, IMAGES)
+
+        whole, without = stability(part[:, None]), _left_out(stability, part[:, None], judged)
+        row: dict[str, Any] = {"pairs": whole.pairs, "objects": len(judged.rows)}
+        row |= _interval("stability", lambda one: one.patterns, whole, without)
+        yield row | _interval("follow", lambda one: one.follow, whole, without)
+
+
+def best_places(blocks: Iterable[PatternPlaces]) -> tuple[Int[Tensor, " B"], PatternPlaces]:
     """The patterns of largest total score, ascending, and where they sit: blocks of objects are read twice."""
-    totals = torch.stack([block.scores.double().sum(dim=0) for block in blocks()]).sum(dim=0)
+    totals = torch.stack([block.scores.double().sum(dim=0) for block in blocks]).sum(dim=0)
     chosen = totals.sort(descending=True, stable=True).indices[:BEST].sort().values
-    few = [(block.places[:, chosen], block.scores[:, chosen]) for block in blocks()]
+    few = [(block.places[:, chosen], block.scores[:, chosen]) for block in blocks]
     places, scores = (torch.cat(values) for values in zip(*few, strict=True))
     return chosen, PatternPlaces(places, scores)
 

@@ -29,12 +29,10 @@ class PatternKey:
     label: int
     class_name: str
     top: Top
-    network: str
 
     def columns(self, length: int, named: bool = False) -> dict[str, Any]:
         """The key columns, so many rows long."""
         found = {"class": np.full(length, self.label, np.int32), "top": [self.top] * length}
-        found["network"] = [self.network] * length
         return found | ({"class_name": [self.class_name] * length} if named else {})
 
 
