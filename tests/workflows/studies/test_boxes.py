@@ -31,6 +31,7 @@ from tests.workflows.studies.made_boxes import (
     write_boxes,
     write_photos,
 )
+from workflows.data.boxes import part_names
 from workflows.errors import DataError, RunFolderError, SettingsError
 from workflows.run import open_run
 from workflows.storage.arrays import read_rows
