@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import pyarrow as pa
 from jaxtyping import Int
 from rich.console import Console
 from rich.markup import escape
@@ -33,7 +32,7 @@ from workflows.storage.images_table import ImageColumns
 from workflows.storage.ledger import Ledger
 from workflows.storage.run_folder import RunFolder
 from workflows.storage.study_folder import StudyFolder
-from workflows.storage.tables import Records, read_table, to_table, write_table
+from workflows.storage.tables import Records, write_table
 
 
 @dataclass(frozen=True)
@@ -204,22 +203,14 @@ class StudyContext(WorkContext):
             )
         return Parts(tuple(self.own.part(phase.name, shard.index) for shard in self.shards(phase)))
 
-    def write_table(self, name: str, rows: Records, keyed_by: Sequence[str] = ()) -> None:
+    def write_table(self, name: str, rows: Records) -> None:
         """Write a table of the study, whole or not at all.
 
         Args:
             name: of ``Study.tables``.
             rows: as ``workflows.storage.tables.write_table``; `network` is filled in.
-            keyed_by: rows of earlier requests stay if their values in these columns are not among the new ones; none:
-                the table is replaced.
         """
-        path = self.folder.table(name)
-        table = to_table(rows, name, network=self.settings.name)
-        if keyed_by and path.exists():
-            earlier = to_table(read_table(path), name)
-            new = set(_keys(table, keyed_by))
-            table = pa.concat_tables([earlier.filter([key not in new for key in _keys(earlier, keyed_by)]), table])
-        write_table(path, table, name)
+        write_table(self.folder.table(name), rows, name, network=self.settings.name)
 
     def figure(self, ending: str, name: str = "", scope: str = "joint") -> Path:
         """Where a figure of the study belongs: ``figures/[<scope>/]<study>[-<name>].<ending>``."""
@@ -274,7 +265,3 @@ def seconds_per_pass(folder: RunFolder) -> float:
     records = [one for one in folder.ledger("extract").items().values() if "seconds" in one]
     images = sum(one["images"] for one in records)
     return sum(one["seconds"] for one in records) / images if images else 0.0
-
-
-def _keys(table: pa.Table, columns: Sequence[str]) -> list[tuple[Any, ...]]:
-    return list(zip(*(table[column].to_pylist() for column in columns), strict=True))
