@@ -32,8 +32,6 @@ from workflows.studies.locate.voters import PlaceVoters, Voters, WordVoters, obj
 
 LOCATE = "locate"
 
-_KEY = ("class", "part", "learn")
-
 
 def run_locate(asked: Asked, request: LocateRequest) -> dict[str, Any]:
     """Write the tables and figures of the study, and print how far off each method is.
@@ -69,7 +67,7 @@ def run_locate(asked: Asked, request: LocateRequest) -> dict[str, Any]:
 
 
 def _plain(request: LocateRequest, sought: Sought, dictionaries: Sequence[AskedDictionary]) -> dict[str, Any]:
-    """What the answer depends on: patterns, dictionaries and annotations by content: rows of others may stay."""
+    """What the answer depends on: patterns, dictionaries and annotations by content."""
     plain = asdict(request) | {"patterns": content_of(sought.files)}
     plain["dictionaries"] = {one.name: hashlib.sha256(one.path.read_bytes()).hexdigest()[:16] for one in dictionaries}
     if request.annotations is not None:
@@ -98,10 +96,10 @@ def _answer(study: StudyContext, sought: Sought, voters: Sequence[Voters]) -> li
         templates += template_rows(sought, some, sets)
         found += located_by(some, sets, len(sought.known))
     found += located_by_controls(sought, object_features(sought.files))
-    study.write_table("templates", pa.concat_tables(templates), keyed_by=_KEY)
-    study.write_table("locations", pa.concat_tables(location_rows(sought, one) for one in found), keyed_by=_KEY)
+    study.write_table("templates", pa.concat_tables(templates))
+    study.write_table("locations", pa.concat_tables(location_rows(sought, one) for one in found))
     errors = [row for one in found if (row := error_row(sought, one)) is not None]
-    study.write_table("location_errors", to_table(errors, "location_errors"), keyed_by=_KEY)
+    study.write_table("location_errors", to_table(errors, "location_errors"))
     return found
 
 
