@@ -32,6 +32,7 @@ STUDIES: dict[str, Study] = {
             "which parts of an object do units show, and how do they move together",
             ("patterns", "pattern_edges", "pattern_places", "pattern_objects", "pattern_measures"),
         ),
+        Study("locate", "where a part is, from three annotated objects", ("templates", "locations", "location_errors")),
     )
 }
 """By name, in the order of ``status``."""

@@ -14,6 +14,7 @@ from workflows.cli.clean import clean
 from workflows.cli.demo import demo
 from workflows.cli.dissect import dissect
 from workflows.cli.layers import layers
+from workflows.cli.locate import locate
 from workflows.cli.options import console
 from workflows.cli.patterns import patterns
 from workflows.cli.relevance import relevance
@@ -36,7 +37,9 @@ app = typer.Typer(
 
 INTERRUPTED = 130
 
-for command in (run, layers, status, show, sweep, boxes, clean, demo, dissect, relevance, ablate, resample, patterns):
+ASKING = (sweep, boxes, dissect, relevance, ablate, resample, patterns, locate)
+
+for command in (run, layers, status, show, clean, demo, *ASKING):
     app.command()(command)
 app.command(hidden=True)(parts)
 

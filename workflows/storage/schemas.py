@@ -8,12 +8,13 @@ from workflows.storage.dissect_columns import DISSECT_COLUMNS
 from workflows.storage.fields import LIKELIHOOD, NETWORK
 from workflows.storage.fit_columns import CHAIN_COLUMNS, FIT_COLUMNS
 from workflows.storage.graph_columns import GRAPH_COLUMNS
+from workflows.storage.location_columns import LOCATION_COLUMNS, LOCATION_KEYS
 from workflows.storage.pattern_columns import PATTERN_COLUMNS, PATTERN_KEYS
 from workflows.storage.relevance_columns import RELEVANCE_COLUMNS, RELEVANCE_KEYS
 from workflows.storage.selection_columns import SELECTION_COLUMNS, SELECTION_KEYS
 
 _COLUMNS = GRAPH_COLUMNS | CHAIN_COLUMNS | FIT_COLUMNS | DISSECT_COLUMNS | RELEVANCE_COLUMNS | SELECTION_COLUMNS
-_COLUMNS |= PATTERN_COLUMNS
+_COLUMNS |= PATTERN_COLUMNS | LOCATION_COLUMNS
 
 SCHEMAS: dict[str, pa.Schema] = {name: pa.schema([*columns, NETWORK]) for name, columns in _COLUMNS.items()}
 
@@ -42,6 +43,7 @@ SORT_KEYS: dict[str, tuple[str, ...]] = {
     **RELEVANCE_KEYS,
     **SELECTION_KEYS,
     **PATTERN_KEYS,
+    **LOCATION_KEYS,
 }
 """Sort key of each table: what people filter on. Rows with equal keys keep the order they were written in."""
 

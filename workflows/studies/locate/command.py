@@ -1,0 +1,131 @@
+"""Where a part is on every object of a class, from three annotated ones (the And-Or graph)."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from workflows.asking.image_parts import Phase
+from workflows.asking.study import Asked, StudyContext, open_study, refuse_unfinished
+from workflows.run import open_run
+from workflows.storage.tables import read_table, to_table
+from workflows.studies.locate.crop_words import AskedDictionary, CropWordsWorker, asked_dictionaries, gathered_words
+from workflows.studies.locate.figures import draw_figures
+from workflows.studies.locate.request import LocateRequest, Sought, content_of, layers_by_kind, sought_part
+from workflows.studies.locate.rows import (
+    Located,
+    error_row,
+    located_by,
+    located_by_controls,
+    location_rows,
+    template_rows,
+)
+from workflows.studies.locate.voters import PlaceVoters, Voters, WordVoters, object_features
+
+LOCATE = "locate"
+
+
+def run_locate(asked: Asked, request: LocateRequest) -> dict[str, Any]:
+    """Write the tables and figures of the study, and print how far off each method is.
+
+    Returns:
+        The summary.
+
+    Raises:
+        SettingsError, DataError: a request that cannot be. RunFolderError: see ``open_study`` and ``sought_part``.
+    """
+    run = open_run(asked.root)
+    words = "words" in request.voters
+    refuse_unfinished(run, LOCATE, "fit" if words else "extract")
+    sought = sought_part(run, request)
+    layers, others = layers_by_kind(sought.files, request)
+    dictionaries = asked_dictionaries(run, sought.label, others, request.scope) if words else ()
+    with open_study(LOCATE, asked, _plain(request, sought, dictionaries), after="extract") as study:
+        phase = Phase("words", np.unique(sought.turned.objects.images), 1.0, _map_bytes(sought, dictionaries))
+        if study.begin(*([phase] if dictionaries else [])):
+            for one in dictionaries:
+                study.say(f"words of {one.name}")
+            voters: list[Voters] = list(_place_voters(request, sought, layers))
+            if dictionaries:
+                parts = study.map_parts(phase, CropWordsWorker, turned=sought.turned, dictionaries=dictionaries)
+                maps = zip(dictionaries, gathered_words(parts, dictionaries), strict=True)
+                voters += [WordVoters(one, some, sought.turned.learned) for one, some in maps]
+            found = _answer(study, sought, voters)
+            draw_figures(study, sought, voters, found)
+        told = _spreads(study, sought)
+        study.tell(errors=told)
+        asked.console.print(_errors(told) if told else f"{request.part}: no object is tested, see locations.parquet")
+    return study.summary()
+
+
+def _plain(request: LocateRequest, sought: Sought, dictionaries: Sequence[AskedDictionary]) -> dict[str, Any]:
+    """What the answer depends on: patterns, dictionaries and annotations by content."""
+    plain = asdict(request) | {"patterns": content_of(sought.files)}
+    plain["dictionaries"] = {one.name: hashlib.sha256(one.path.read_bytes()).hexdigest()[:16] for one in dictionaries}
+    if request.annotations is not None:
+        plain["annotations"] = str(request.annotations.resolve())
+        plain["annotated"] = hashlib.sha256(request.annotations.read_bytes()).hexdigest()[:16]
+    return plain
+
+
+def _map_bytes(sought: Sought, dictionaries: Sequence[AskedDictionary]) -> int:
+    return 4 * len(sought.known) * sum(one.layer.positions for one in dictionaries)
+
+
+def _place_voters(request: LocateRequest, sought: Sought, layers: Sequence[str]) -> Iterator[Voters]:
+    learned = sought.turned.learned
+    if "patterns" in request.voters:
+        yield PlaceVoters(sought.files, learned, request.top or sought.files.attributes()["tops"][0], tuple(layers))
+    if "peaks" in request.voters:
+        yield PlaceVoters(sought.files, learned, None, tuple(layers))
+
+
+def _answer(study: StudyContext, sought: Sought, voters: Sequence[Voters]) -> list[Located]:
+    """Vote, and write the tables."""
+    templates, found = list[pa.Table](), list[Located]()
+    for some in voters:
+        sets = [some.templates(annotated) for annotated in sought.sets]
+        templates += template_rows(sought, some, sets)
+        found += located_by(some, sets, len(sought.known))
+    found += located_by_controls(sought, object_features(sought.files))
+    study.write_table("templates", pa.concat_tables(templates))
+    study.write_table("locations", pa.concat_tables(location_rows(sought, one) for one in found))
+    errors = [row for one in found if (row := error_row(sought, one)) is not None]
+    study.write_table("location_errors", to_table(errors, "location_errors"))
+    return found
+
+
+def _spreads(study: StudyContext, sought: Sought) -> list[dict[str, Any]]:
+    """Mean error of each method and its spread over the sets, as they were written."""
+    filters = [("class", "==", sought.label), ("part", "==", sought.part), ("learn", "==", sought.learn)]
+    rows = read_table(study.folder.table("location_errors"), filters=filters).to_pylist()
+    told = []
+    for name, voters in dict.fromkeys((row["method"], row["voters"]) for row in rows):
+        own = [row for row in rows if (row["method"], row["voters"]) == (name, voters)]
+        one: dict[str, Any] = {"method": name, "voters": voters, "sets": len(own)}
+        one["objects"] = round(float(np.mean([row["objects"] for row in own])))
+        for value in ("distance", "near"):
+            values = [row[value] for row in own]
+            spread = float(np.std(values, ddof=1)) if len(values) > 1 else None
+            one |= {value: float(np.mean(values)), f"{value}_sd": spread}
+        told.append(one)
+    return sorted(told, key=lambda one: one["distance"])
+
+
+def _errors(told: Sequence[dict[str, Any]]) -> Table:
+    shown = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
+    for name in ("method", "of", "distance", "spread", "within 0.1", "spread"):
+        shown.add_column(name, justify="left" if name in ("method", "of") else "right")
+    for one in told:
+        values = [one[name] for name in ("distance", "distance_sd", "near", "near_sd")]
+        numbers = ["" if value is None else f"{value:.3f}" for value in values]
+        shown.add_row(Text(one["method"]), Text(one["voters"] or ""), *numbers)
+    return shown
