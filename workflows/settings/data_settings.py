@@ -15,9 +15,9 @@ MASK_SOURCES = ("coco", "boxes", "broden", "labels", "colours")
 class DataSettings(Section):
     """Which images, and which of them train the dictionaries (S_T) or are counted (S_V)."""
 
-    source: Literal["parquet", "folders", "cifar10", "digits"] = Field(
+    source: Literal["parquet", "folders", "cifar10", "digits", "scenes"] = Field(
         description="parquet files (image{bytes,path}, label) | image folders by class | "
-        "torchvision's CIFAR-10 | scikit-learn's digits"
+        "torchvision's CIFAR-10 | scikit-learn's digits | drawn objects whose parts move"
     )
     train: UserPaths = Field((), description="parquet: files or glob patterns of the training images")
     validation: UserPaths = Field(
@@ -46,7 +46,7 @@ class DataSettings(Section):
     root: UserPath = Field("", description="cifar10: where torchvision keeps its files")
     download: bool = Field(False, description="cifar10: let torchvision download the files")
     validation_fraction: float = Field(
-        0.25, gt=0, lt=1, description="folders without `validation`, digits: stratified share that becomes S_V"
+        0.25, gt=0, lt=1, description="folders without `validation`, digits, scenes: stratified share that becomes S_V"
     )
     class_names: UserPath = Field(
         "",
