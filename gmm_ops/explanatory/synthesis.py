@@ -147,7 +147,7 @@ def train_decoder(
         shares[torch.rand(len(maps), generator=draw) < _WHOLE] = 1.0
         loss = F.mse_loss(decoder(kept_at_random(maps, shares, draw)), pictures)
         if not bool(loss.isfinite()):
-            raise Diverged(f"rate: must be small enough to learn, got {settings.rate}; the loss is no longer finite")
+            raise Diverged(f"the loss of the decoder is no longer finite; lower rate {settings.rate}", step)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
