@@ -41,7 +41,7 @@ def _class_scopes(settings: Settings) -> str:
 STAGES: dict[str, Stage] = {
     stage.name: stage
     for stage in (
-        Stage("index", ("images.parquet", "plan.json"), needs_ray=False),
+        Stage("index", ("images.parquet", "plan.json", "objects.csv"), needs_ray=False),
         Stage("train", ("weights.pt", "checkpoints"), needs_ray=False),
         Stage("extract", ("activations", "predictions"), items=_checked_scopes),
         Stage("fit", ("scopes.json", "mixtures", "history.parquet"), items=_class_scopes, of_scopes=True),

@@ -30,7 +30,7 @@ STUDIES: dict[str, Study] = {
         Study(
             "patterns",
             "which parts of an object do units show, and how do they move together",
-            ("patterns", "pattern_edges", "pattern_places", "pattern_objects", "pattern_measures"),
+            ("patterns", "pattern_edges", "pattern_places", "pattern_objects", "pattern_measures", "pattern_synthesis"),
         ),
         Study("locate", "where a part is, from three annotated objects", ("templates", "locations", "location_errors")),
     )

@@ -44,6 +44,11 @@ def patterns(
         typer.Option(help="Learn from all photos of a class, or from every second one; patterns are placed on all "
                      "objects, and judged on the others."),
     ] = "all",
+    synthesis: Annotated[
+        bool,
+        typer.Option("--synthesis", help="Train a decoder of a middle layer too, and show objects as pictures again: "
+                     "from whole maps, and from valid patterns alone."),
+    ] = False,
     images: Images = None,
     anew: Anew = False,
     address: Address = None,
@@ -79,6 +84,7 @@ def patterns(
         parents=parents,
         iterations=iterations,
         learn=learn,
+        synthesis=synthesis,
     )
     found = run_patterns(asking(folder, as_json, images, anew, address), request)
     if as_json:

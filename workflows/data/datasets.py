@@ -14,8 +14,9 @@ from workflows.data.class_names import Pairing, listed, named_classes, pair_clas
 from workflows.data.crops import BACKGROUND, photo_crops
 from workflows.data.folders import FolderListing, joined_classes, scan_folders, scan_pictures
 from workflows.data.image_index import TRAIN, UNLABELLED, VALIDATION, ImageIndex, build_index
-from workflows.data.packaged import load_cifar10, load_digits
+from workflows.data.packaged import PackagedImages, load_cifar10, load_digits
 from workflows.data.parquet_index import LabelledRows, labelled_rows, parquet_files
+from workflows.data.scenes import load_scenes
 from workflows.errors import DataError
 from workflows.settings import DataSettings, FolderLabel
 
@@ -38,9 +39,9 @@ def index_images(settings: DataSettings, seed: int) -> ImageIndex:
     """List the images of a run with label and split, class-ordered.
 
     Parquet and CIFAR-10 come with their own training and validation images, and folders do where ``data.validation``
-    names some. Other folders and digits are split by a seeded, stratified draw of ``validation_fraction``; a class with
-    one image trains. Afterwards ``max_train`` and ``max_validation`` keep a seeded, class-balanced subset. The same
-    settings and seed give the same index.
+    names some. Other folders, digits and scenes are split by a seeded, stratified draw of ``validation_fraction``; a
+    class with one image trains. Afterwards ``max_train`` and ``max_validation`` keep a seeded, class-balanced subset.
+    The same settings and seed give the same index.
 
     Raises:
         DataError: images, columns, labels or class names are missing or contradict each other.
@@ -155,12 +156,18 @@ def _refuse_other_classes(trained: Collection[str], counted: Collection[str]) ->
 
 
 def _digits(settings: DataSettings, seed: int) -> _Listed:
-    digits = load_digits()
-    pairing = pair_classes(
-        named_classes(settings.class_names), digits.class_names, "classes of the source", in_order=True
-    )
-    labels = np.array(pairing.labels)[digits.labels]
-    return _drawn([f"digits#{i}" for i in range(len(labels))], labels, pairing, settings, seed)
+    return _packaged(load_digits(), settings, seed)
+
+
+def _scenes(settings: DataSettings, seed: int) -> _Listed:
+    return _packaged(load_scenes().images, settings, seed)
+
+
+def _packaged(images: PackagedImages, settings: DataSettings, seed: int) -> _Listed:
+    names = named_classes(settings.class_names)
+    pairing = pair_classes(names, images.class_names, "classes of the source", in_order=True)
+    labels = np.array(pairing.labels)[images.labels]
+    return _drawn([f"{settings.source}#{i}" for i in range(len(labels))], labels, pairing, settings, seed)
 
 
 def _cifar10(settings: DataSettings, seed: int) -> _Listed:
@@ -215,6 +222,7 @@ _SOURCES: dict[str, Callable[[DataSettings, int], _Listed]] = {
     "crops": _crops,
     "cifar10": _cifar10,
     "digits": _digits,
+    "scenes": _scenes,
 }
 
 

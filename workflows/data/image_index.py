@@ -26,7 +26,7 @@ class ImageIndex:
 
     Attributes:
         image: int64, the row number, the key of every table.
-        path: text; ``file.parquet#row``, a file, ``cifar10/train#i`` or ``digits#i``.
+        path: text; ``file.parquet#row``, a file, ``cifar10/train#i``, ``digits#i`` or ``scenes#i``.
         label: int32, position of the class in ``class_names``; -1 without labels.
         split: text, ``train`` (S_T) or ``validation`` (S_V).
         class_names: the names in output order; more than the labels in use is allowed. None where labels are numbers

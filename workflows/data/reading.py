@@ -14,6 +14,7 @@ from workflows.data.crops import Crop, parse_crop
 from workflows.data.decoding import BrokenPicture, Picture, PictureError, Pixels, decode_picture
 from workflows.data.packaged import load_cifar10, load_digits
 from workflows.data.parquet_rows import CACHE_BYTES, Encoded, ParquetRows, Span, parse_row_path
+from workflows.data.scenes import load_scenes
 from workflows.errors import DataError
 from workflows.settings import DataSettings
 from workflows.storage.names import file_path
@@ -127,6 +128,8 @@ class PictureReader:
         name, row = parse_row_path(path)
         if self._settings.source == "digits" and name == "digits":
             pixels = load_digits().pixels
+        elif self._settings.source == "scenes" and name == "scenes":
+            pixels = load_scenes().images.pixels
         elif self._settings.source == "cifar10" and name in ("cifar10/train", "cifar10/test"):
             pixels = load_cifar10(self._settings.root, name.endswith("train"), False).pixels
         else:

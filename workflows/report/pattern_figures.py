@@ -252,3 +252,33 @@ def _dot(colour: str, label: str) -> Line2D:
     return Line2D(
         [], [], color=colour, marker="o", markersize=4, linestyle="", label=fit_text(printable(label), 120, 6.5)
     )
+
+
+@dataclass(frozen=True, eq=False)
+class Synthesis:
+    """An object, its synthesis from a whole map, and from valid patterns alone."""
+
+    label: str
+    picture: Picture
+    whole: Picture
+    patterns: Picture
+
+
+def draw_synthesis(shown: Sequence[Synthesis], heading: str, below: str, paths: Paths) -> None:
+    """A column an object: as it is, from its whole map, from its patterns alone (EG Fig. 7)."""
+    if not shown:
+        return
+    margin = 0.75
+    side = (_WIDTH - margin - 0.15) / len(shown)
+    height = 0.75 + 3 * side
+    figure = titled_figure(_WIDTH, height, heading, below)
+    for row, name in enumerate(("object", "whole map", "patterns")):
+        middle = (height - 0.56 - (row + 0.5) * side) / height
+        figure.text(0.018, middle, name, fontproperties=font(), size=6.5, va="center")
+    for column, one in enumerate(shown):
+        for row, picture in enumerate((one.picture, one.whole, one.patterns)):
+            box = ((margin + column * side) / _WIDTH, (height - 0.56 - (row + 1) * side) / height)
+            show_picture(figure.add_axes((*box, (side - 0.04) / _WIDTH, (side - 0.04) / height)), picture)
+        at = ((margin + column * side) / _WIDTH, 0.06 / height)
+        figure.text(*at, fit_text(printable(one.label), 72 * side, 5), fontproperties=font(), size=5)
+    save_figure(figure, paths)

@@ -40,9 +40,10 @@ LabelChoice = Annotated[
 class DataSettings(Section):
     """Which images, and which of them train the dictionaries (S_T) or are counted (S_V)."""
 
-    source: Literal["parquet", "folders", "crops", "cifar10", "digits"] = Field(
+    source: Literal["parquet", "folders", "crops", "cifar10", "digits", "scenes"] = Field(
         description="parquet files (image{bytes,path}, label) | image folders by class | crops of the objects and of "
-        "the background in image folders by class | torchvision's CIFAR-10 | scikit-learn's digits"
+        "the background in image folders by class | torchvision's CIFAR-10 | scikit-learn's digits | drawn objects "
+        "whose parts move"
     )
     train: UserPaths = Field((), description="parquet: files or glob patterns of the training images")
     validation: UserPaths = Field(
@@ -82,8 +83,8 @@ class DataSettings(Section):
         0.25,
         gt=0,
         lt=1,
-        description="folders without `validation`, crops, digits: stratified share that becomes S_V; crops of a photo "
-        "stay together",
+        description="folders without `validation`, crops, digits, scenes: stratified share that becomes S_V; crops of a "
+        "photo stay together",
     )
     class_names: UserPath = Field(
         "",

@@ -17,6 +17,7 @@ from workflows.data.decoding import BrokenPicture
 from workflows.data.image_index import ImageIndex
 from workflows.data.preprocessing import Preprocessor
 from workflows.data.reading import PictureReader
+from workflows.data.scenes import load_scenes
 from workflows.errors import DataError
 from workflows.fits.needs import disk_needs, least_assigned, least_labels, memory_needs, planned_actors
 from workflows.networks.dense_chain import chain_layers
@@ -74,6 +75,8 @@ def run(context: StageContext) -> None:
     check_memory(memory_needs(settings, plan, planned_actors(runtime)), limit_gb=runtime.memory_gb)
     images = index.to_table().append_column("status", pa.array(["indexed"] * len(index)))
     write_table(context.folder.images_table, images, "images", network=settings.name)
+    if settings.data.source == "scenes":
+        load_scenes().write_boxes(context.folder.root / "objects.csv")
     plan.write(context.folder)
     # The fit stage looks at scopes again, and does not repeat what was told here.
     context.finished("images", {"images": len(index), "warnings": warnings})

@@ -27,7 +27,7 @@ from workflows.storage.log_unit import LOG_UNIT
 GRAPH_COLUMNS: dict[str, list[pa.Field]] = {
     "images": [
         IMAGE,
-        field("path", TEXT, "", "file, `file.parquet#row`, or `digits#i`"),
+        field("path", TEXT, "", "file, `file.parquet#row`, `digits#i` or `scenes#i`"),
         field("split", TEXT, "", "`train` (S_T) or `validation` (S_V)"),
         field("label", INT, "class", "true class; null without labels", nullable=True),
         field("label_name", TEXT, "", "name of the true class", nullable=True),

@@ -105,6 +105,18 @@ PATTERN_COLUMNS: dict[str, list[pa.Field]] = {
               "most often sits in; mean over patterns", True),
         field("purity", REAL, "share", "the same of its region, the fewest positions with 30 % of its energy", True),
     ],
+    "pattern_synthesis": [
+        _CLASS,
+        field("top", TEXT, "key", "as in patterns; null: does not depend on patterns", True),
+        _LAYER,
+        field("source", TEXT, "key", "what the decoder is given: `whole` maps, responses at valid `patterns`, as many "
+              "of the `strongest` or at `random`; or, instead, the `mean` picture"),
+        field("objects", LONG, "objects", "on photos that the decoder has not seen"),
+        field("responses", REAL, "responses", "positive ones that it is given, mean over objects"),
+        field("psnr", REAL, "dB", "of the synthesis against the object, mean over objects"),
+        field("psnr_low", REAL, "dB", "lower end of its 95 % interval (normal, over objects)"),
+        field("psnr_high", REAL, "dB", "upper end"),
+    ],
 }  # fmt: skip
 """Tables of the study ``patterns``."""
 
@@ -114,4 +126,5 @@ PATTERN_KEYS: dict[str, tuple[str, ...]] = {
     "pattern_places": ("class", "top", "object", "layer", "unit", "pattern"),
     "pattern_objects": ("class", "object"),
     "pattern_measures": ("class", "layer", "source"),
+    "pattern_synthesis": ("class", "layer", "source"),
 }

@@ -25,14 +25,16 @@ COMMANDS = (
     "layers",
     "status",
     "show",
-    "sweep",
-    "boxes",
     "clean",
     "demo",
+    "sweep",
+    "boxes",
     "dissect",
     "relevance",
     "ablate",
     "resample",
+    "patterns",
+    "locate",
 )
 QUICK = (
     "--until",

@@ -63,6 +63,17 @@ HOUSE = {
     "overlap_difference_low overlap_difference_high",
     "secondary": "metric top checkpoint images patches accuracy accuracy_low accuracy_high majority",
     "selection_epochs": "checkpoint compared layer metric top images agreement agreement_low agreement_high chance",
+    "patterns": "class class_name top layer unit pattern y x sd mass score objects parents log_likelihood",
+    "pattern_edges": "class top layer unit pattern parent_layer parent_unit parent_pattern dy dx sd weight",
+    "pattern_places": "class top image object layer unit pattern y x score photo_y photo_x",
+    "pattern_objects": "class class_name object image x0 y0 x1 y1 mirrored margin learned",
+    "pattern_measures": "class top layer source part objects pairs stability stability_low stability_high follow "
+    "follow_low follow_high place_purity purity",
+    "pattern_synthesis": "class top layer source objects responses psnr psnr_low psnr_high",
+    "templates": "class class_name part learn triple method voters object image layer unit pattern word dy dx weight",
+    "locations": "class class_name part learn triple method voters object image y x votes annotated tested true_y "
+    "true_x error",
+    "location_errors": "class class_name part learn triple method voters objects distance near",
 }
 KEYS = {"image": pa.int64(), "word": pa.int32(), "layer": pa.string(), "scope": pa.string(), "graph": pa.string()}
 

@@ -244,6 +244,7 @@ def test_it_is_answered_and_told_in_json(root: Path, capsys: pytest.CaptureFixtu
     assert {path.name for path in (root / "figures").glob("patterns-*")} == drawn
 
 
+@pytest.mark.slow  # the whole study again
 def test_stopped_in_the_middle_it_goes_on(
     root: Path, digits_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -24,7 +24,7 @@ from workflows.report.numbers import duration
 from workflows.run import Run, open_run
 from workflows.storage.images_table import ImageColumns
 from workflows.storage.study_folder import place_of
-from workflows.storage.tables import read_table
+from workflows.storage.tables import read_table, to_table
 from workflows.studies.patterns.answers import answer, joined_tables
 from workflows.studies.patterns.figures import draw_figures
 from workflows.studies.patterns.request import (
@@ -35,6 +35,7 @@ from workflows.studies.patterns.request import (
     matched_boxes,
 )
 from workflows.studies.patterns.subject import Subject
+from workflows.studies.patterns.synthesis import synthesise
 
 PATTERNS = "patterns"
 
@@ -55,17 +56,18 @@ def run_patterns(asked: Asked, request: PatternsRequest) -> dict[str, Any]:
     run = open_run(asked.root)
     layers = asked_layers(run, _network(run), request)
     lines = matched_boxes(run, request)
-    plain = {name: value for name, value in asdict(request).items() if name not in ("boxes", "layers")}
+    plain = {name: value for name, value in asdict(request).items() if name not in ("boxes", "layers", "synthesis")}
     plain |= {
         "objects": place_of(run.folder, request.boxes),
         "layers": [f"{one.name}:{one.patterns}" for one in layers],
     }
+    plain |= {"synthesis": True} if request.synthesis else {}
     after = "train" if run.settings.training is not None else "index"
     with open_study(PATTERNS, asked, plain, after=after, reads=[request.boxes]) as study:
         if not request.layers:
             study.say(f"layers: {', '.join(plain['layers'])} (name:patterns of a unit)")
         subjects = _subjects(study, request, layers, lines)
-        if study.begin(*(one.phase for one in subjects), items=sum(one.jobs() for one in subjects)):
+        if study.begin(*(one.phase for one in subjects), items=sum(one.jobs() + request.synthesis for one in subjects)):
             _announce(study, subjects)
             _answer(study, subjects)
         asked.console.print(_measures(study, [one.label for one in subjects]))
@@ -77,12 +79,15 @@ def _answer(study: StudyContext, subjects: Sequence[Subject]) -> None:
     for earlier in study.own.root.glob("class-*"):
         if earlier not in kept:
             shutil.rmtree(earlier)
-    answers = []
+    answers, shown = [], list[dict[str, Any]]()
     for subject in subjects:
         answers.append(answer(subject))
         draw_figures(subject, answers[-1].learned)
+        if subject.request.synthesis:
+            shown += synthesise(subject, answers[-1].learned)
     for name in study.own.study.tables:
-        table = joined_tables(name, [one.tables[name] for one in answers])
+        known = [one.tables[name] for one in answers if name in one.tables]
+        table = joined_tables(name, known or [to_table(shown, name)])
         study.write_table(name, table.set_column(table.column_names.index("network"), "network", _named(study, table)))
     study.tell(classes=[one.told for one in answers])
 

@@ -46,6 +46,7 @@ class PatternsRequest:
         layers: ``name`` or ``name:N``, lowest first; none: chosen by the network.
         parents, iterations: M and T.
         learn: from which photos of a class, by their place among them.
+        synthesis: train a decoder too, and show objects from their patterns alone.
     """
 
     boxes: Path
@@ -57,6 +58,7 @@ class PatternsRequest:
     parents: int = 15
     iterations: int = 20
     learn: Learn = "all"
+    synthesis: bool = False
 
     def __post_init__(self) -> None:
         """Raises SettingsError: values that cannot be."""
