@@ -83,8 +83,8 @@ class DataSettings(Section):
         0.25,
         gt=0,
         lt=1,
-        description="folders without `validation`, crops, digits, scenes: stratified share that becomes S_V; crops of a "
-        "photo stay together",
+        description="folders without `validation`, crops, digits, scenes: stratified share that becomes S_V; crops of "
+        "a photo stay together",
     )
     class_names: UserPath = Field(
         "",
