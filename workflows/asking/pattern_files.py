@@ -20,6 +20,7 @@ from gmm_ops.explanatory.pattern_fitting import PatternFit
 from gmm_ops.explanatory.pattern_layer import PatternLayer
 from gmm_ops.explanatory.pattern_places import PatternPlaces
 from gmm_ops.explanatory.responses import PositionGrid
+from gmm_ops.graphs.windows import AxisWindow
 from workflows.data.objects import BoxedObjects
 from workflows.storage.arrays import (
     create_array,
@@ -157,6 +158,25 @@ class PatternFiles:
 
     def _of(self, top: Top, layer: str) -> Path:
         return self.root / top / slug(layer)
+
+
+def grid_of(windows: tuple[AxisWindow, AxisWindow], shape: tuple[int, int], size: tuple[int, int]) -> PositionGrid:
+    """Where the positions of a layer lie on an object that fills the network's input.
+
+    Args:
+        windows: receptive fields along rows and columns.
+        shape: positions, rows and columns.
+        size: height and width of the input, pixels.
+    """
+    rows, columns = (_axis(*axis) for axis in zip(windows, shape, size, strict=True))
+    return PositionGrid(*shape, (rows[0], columns[0]), (rows[1], columns[1]))
+
+
+def _axis(window: AxisWindow, positions: int, extent: int) -> tuple[float, float]:
+    """Middle of the first receptive field and the stride, over the extent; evenly where each field is everything."""
+    if window.is_whole:
+        return 0.5 / positions, 1 / positions
+    return (window.offset + window.length(extent) / 2) / extent, window.stride / extent
 
 
 def shard_rows() -> int:

@@ -44,11 +44,12 @@ def run_locate(asked: Asked, request: LocateRequest) -> dict[str, Any]:
     """
     run = open_run(asked.root)
     words = "words" in request.voters
-    refuse_unfinished(run, LOCATE, "fit" if words else "extract")
+    after = "train" if run.settings.training is not None else "index"
+    refuse_unfinished(run, LOCATE, "fit" if words else after)
     sought = sought_part(run, request)
     layers, others = layers_by_kind(sought.files, request)
     dictionaries = asked_dictionaries(run, sought.label, others, request.scope) if words else ()
-    with open_study(LOCATE, asked, _plain(request, sought, dictionaries), after="extract") as study:
+    with open_study(LOCATE, asked, _plain(request, sought, dictionaries), after=after) as study:
         phase = Phase("words", np.unique(sought.turned.objects.images), 1.0, _map_bytes(sought, dictionaries))
         if study.begin(*([phase] if dictionaries else [])):
             for one in dictionaries:

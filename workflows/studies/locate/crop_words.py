@@ -11,10 +11,9 @@ import torch
 from jaxtyping import Int
 
 from gmm_ops.explanatory.responses import PositionGrid
-from gmm_ops.graphs.windows import AxisWindow
 from gmm_ops.mixtures.assignment import assign
 from workflows.asking.image_parts import ImageShard, Parts
-from workflows.asking.pattern_files import TurnedObjects
+from workflows.asking.pattern_files import TurnedObjects, grid_of
 from workflows.data.network_inputs import ObjectInputs
 from workflows.errors import DataError, RunFolderError, SettingsError
 from workflows.networks.loading import load_network
@@ -88,8 +87,12 @@ def asked_dictionaries(run: Run, label: int, layers: Sequence[str], scope: str |
                 "run again"
             )
         size = plan.input_height, plan.input_width
-        found.append(AskedDictionary(chosen, layer, position_grid(layer, size), path))
+        found.append(AskedDictionary(chosen, layer, _grid(layer, size), path))
     return tuple(found)
+
+
+def _grid(layer: LayerPlan, size: tuple[int, int]) -> PositionGrid:
+    return grid_of((layer.pixels.rows, layer.pixels.columns), (layer.height, layer.width), size)
 
 
 def _layers(plan: Plan, names: Sequence[str]) -> list[LayerPlan]:
@@ -104,20 +107,6 @@ def _layers(plan: Plan, names: Sequence[str]) -> list[LayerPlan]:
         if name not in {known for layer in spatial for known in (layer.given, layer.name)}:
             raise SettingsError(f"--layer: must be a layer whose words the run has, got {name!r}; there is {told}")
     return [layer for layer in spatial if {layer.given, layer.name} & set(names)]
-
-
-def position_grid(layer: LayerPlan, size: tuple[int, int]) -> PositionGrid:
-    """Where the columns of a layer lie on an object that fills the network's input."""
-    rows = _axis(layer.pixels.rows, layer.height, size[0])
-    columns = _axis(layer.pixels.columns, layer.width, size[1])
-    return PositionGrid(layer.height, layer.width, (rows[0], columns[0]), (rows[1], columns[1]))
-
-
-def _axis(window: AxisWindow, positions: int, extent: int) -> tuple[float, float]:
-    """Middle of the first receptive field and the stride, over the extent; evenly where each field is everything."""
-    if window.is_whole:
-        return 0.5 / positions, 1 / positions
-    return (window.offset + window.length(extent) / 2) / extent, window.stride / extent
 
 
 class CropWordsWorker:

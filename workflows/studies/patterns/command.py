@@ -140,7 +140,8 @@ def _measures(study: StudyContext, classes: Sequence[int]) -> Table:
     """What the patterns are worth, a line a layer and source."""
     shown = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
     for name in ("class", "layer", "top", "source", "near", "stability", "follow", "purity", "in part"):
-        shown.add_column(name, justify="left" if name in ("class", "layer", "top", "source", "near") else "right")
+        left = name in ("class", "layer", "top", "source", "near")
+        shown.add_column(name, justify="left" if left else "right", overflow="fold" if left else "ellipsis")
     rows = read_table(study.folder.table("pattern_measures"), filters=[("class", "in", list(classes))]).to_pylist()
     for row in rows:
         names = (

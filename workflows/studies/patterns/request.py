@@ -11,9 +11,8 @@ import numpy as np
 import pyarrow.compute as pc
 from jaxtyping import Int
 
-from gmm_ops.explanatory.responses import PositionGrid, check_coarsening
-from gmm_ops.graphs.windows import AxisWindow
-from workflows.asking.pattern_files import PatternedLayer, Top
+from gmm_ops.explanatory.responses import check_coarsening
+from workflows.asking.pattern_files import PatternedLayer, Top, grid_of
 from workflows.asking.study import StudyContext
 from workflows.data.boxes import BoxRow, match_images, read_boxes
 from workflows.data.objects import BoxedObjects, boxed_objects
@@ -97,9 +96,8 @@ def asked_layers(run: Run, network: UnitNetwork, request: PatternsRequest) -> tu
     found = []
     for layer, patterns in chosen:
         window = windows(None, layer.name)
-        rows = _axis(window.rows, layer.height, plan.input_height)
-        columns = _axis(window.columns, layer.width, plan.input_width)
-        grid = PositionGrid(layer.height, layer.width, (rows[0], columns[0]), (rows[1], columns[1]))
+        size = plan.input_height, plan.input_width
+        grid = grid_of((window.rows, window.columns), (layer.height, layer.width), size)
         found.append(PatternedLayer(layer.name, layer.units, patterns, grid))
     check_coarsening([layer.grid for layer in found])
     return tuple(found)
@@ -114,13 +112,6 @@ def _told(network: UnitNetwork, text: str) -> tuple[UnitLayer, int]:
             f"{layer.width} positions, got {text!r}; write {name.strip()}:{min(layer.positions, 20)}"
         )
     return layer, int(number)
-
-
-def _axis(window: AxisWindow, positions: int, extent: int) -> tuple[float, float]:
-    """Middle of the first receptive field and the stride, over the extent; evenly where each field is everything."""
-    if window.is_whole:
-        return 0.5 / positions, 1 / positions
-    return (window.offset + window.length(extent) / 2) / extent, window.stride / extent
 
 
 _RESNET = ((8, 128, 40), (16, 256, 20), (32, 512, 10))
