@@ -86,6 +86,7 @@ def test_the_fit_is_online_em_over_the_schedule(made: Made) -> None:
     assert fit.history.columns == settings.fit.epochs * fit.source.images.fitted.sum()
 
 
+@pytest.mark.slow  # a made fit says so among the fast tests
 def test_the_model_does_not_depend_on_the_number_of_actors(tmp_path: Path, local_ray: object) -> None:
     models, curves = [], []
     for world in (1, 3):

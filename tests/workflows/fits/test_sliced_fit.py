@@ -108,6 +108,7 @@ def test_two_slices_come_to_the_likelihood_fit_of_the_whole(tmp_path: Path, loca
     assert curve[-1] > curve[2], "the likelihood rises"
 
 
+@pytest.mark.slow
 def test_two_slices_come_to_the_discriminative_fit_of_the_whole(tmp_path: Path, sliced: Made) -> None:
     whole = make(tmp_path / "whole", discriminative_settings())
     fitted_whole(whole)

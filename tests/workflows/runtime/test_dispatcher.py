@@ -181,6 +181,7 @@ def test_every_actor_sees_its_own_gpu_alone() -> None:
     assert finished.stderr.strip() == "", "the local Ray must be quiet"
 
 
+@pytest.mark.slow
 def test_actors_serve_the_next_pool_unless_it_claims_other_cores() -> None:
     """A process that has imported torch is kept; it begins the next pool without its worker and its peak."""
     pools = [settings(), settings(), settings(num_cpus=2, n_actors=1), settings()]

@@ -267,6 +267,7 @@ def test_a_result_that_keeps_failing_ends_in_words(tmp_path: Path) -> None:
     assert int(load_state(tmp_path / "fit.npz")["step"]) == 20, "what was reached is kept"
 
 
+@pytest.mark.slow
 def test_processes_serve_the_next_fits_and_pools(tmp_path: Path, undisturbed: bytes) -> None:
     """Those that are as many, with as many cores; that one died meanwhile is no restart."""
     kept_actors.release()

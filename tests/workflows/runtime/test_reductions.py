@@ -86,6 +86,7 @@ def test_a_refusal_keeps_its_class_and_words(scheduler: Any) -> None:
         tree_reduce([1, 2], int, refuse_merge, scheduler=scheduler)
 
 
+@pytest.mark.slow
 def test_refusals_in_a_row_leave_the_driver_alive(local_ray: object) -> None:
     """Cancelling submitted tasks could abort this process: a race inside Ray, met once in some hundred refusals."""
 

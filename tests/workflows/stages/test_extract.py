@@ -31,6 +31,7 @@ def extracted(settings: Settings, root: Path) -> tuple[RunFolder, Plan]:
     return folder, Plan.read(folder)
 
 
+@pytest.mark.slow
 def test_a_measured_batch_changes_nothing_and_stays(
     tmp_path: Path, digits_weights: Path, local_ray: object, monkeypatch: pytest.MonkeyPatch
 ) -> None:

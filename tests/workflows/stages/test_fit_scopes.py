@@ -40,6 +40,7 @@ def together(tmp_path_factory: pytest.TempPathFactory, digits_weights: Path, loc
     return RunFolder.open(root)
 
 
+@pytest.mark.slow  # the stage's other tests fit scopes too
 def test_every_scope_and_layer_has_a_dictionary_and_4_errors(together: RunFolder) -> None:
     scopes, plan = read_scopes(together), Plan.read(together)
     assert [scope.name for scope in scopes] == ["joint", "list-some", "list-pair"]

@@ -53,6 +53,7 @@ def peak_of(settings: Settings, plan: Plan, folder: RunFolder, scopes: Sequence[
         tracemalloc.stop()
 
 
+@pytest.mark.slow
 def test_the_maps_of_one_scope_are_held_at_a_time(copied: tuple[Settings, Plan, RunFolder]) -> None:
     settings, plan, folder = copied
     assert plan.stores_everything

@@ -6,6 +6,8 @@ import json
 import subprocess
 import sys
 
+import pytest
+
 from workflows.storage.log_unit import BITS, LOG_UNIT, NATS
 
 SEEN = """
@@ -36,6 +38,7 @@ def seen(change: str) -> dict[str, object]:
     return dict(json.loads(done.stdout))
 
 
+@pytest.mark.slow  # two processes
 def test_nats_are_one_change() -> None:
     bits, nats = seen(""), seen("unit.LOG_UNIT = unit.NATS")
     assert LOG_UNIT == BITS
