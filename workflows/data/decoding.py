@@ -54,6 +54,13 @@ class BrokenPicture:
     reason: str
 
 
+def unbroken(picture: Picture | BrokenPicture) -> Picture:
+    """A picture of a run. Raises DataError: the run could read it, and now it is broken."""
+    if isinstance(picture, BrokenPicture):
+        raise DataError(f"{picture.path!r} could be read before, now it is {picture.reason}: restore it")
+    return picture
+
+
 def decode_picture(encoded: bytes) -> Pixels:
     """Decode to RGB, uint8 (H, W, 3), in the pixel axes of the file.
 

@@ -10,11 +10,10 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from workflows.data.decoding import BrokenPicture
+from workflows.data.decoding import unbroken
 from workflows.data.objects import BoxedObjects, object_pixels
 from workflows.data.preprocessing import Preprocessor
 from workflows.data.reading import PictureReader
-from workflows.errors import DataError
 from workflows.settings import Settings
 from workflows.storage.images_table import read_image_rows
 from workflows.storage.run_folder import RunFolder
@@ -48,11 +47,7 @@ class NetworkInputs:
         paths = table["path"].take([image - first for image in images]).to_pylist()
         done = 0
         for pictures in self._reader.stream(paths, batch):
-            crops = []
-            for picture in pictures:
-                if isinstance(picture, BrokenPicture):
-                    raise DataError(f"{picture.path!r} could be read before, now it is {picture.reason}: restore it")
-                crops.append(picture.pixels)
+            crops = [unbroken(picture).pixels for picture in pictures]
             pixels = self._preprocessor.stack(crops, self._size)
             yield list(images[done : done + len(crops)]), self._preprocessor.normalise(pixels, self._device)
             done += len(crops)
@@ -91,10 +86,9 @@ class ObjectInputs:
         boxes = (objects.boxes[objects.images == image] for image in images)
         for pictures in self._reader.stream(paths, _PHOTOS_AT_ONCE):
             for picture in pictures:
-                if isinstance(picture, BrokenPicture):
-                    raise DataError(f"{picture.path!r} could be read before, now it is {picture.reason}: restore it")
+                pixels = unbroken(picture).pixels
                 for box in next(boxes):
-                    yield self._preprocessor.square(object_pixels(picture.pixels, box), self._size)
+                    yield self._preprocessor.square(object_pixels(pixels, box), self._size)
 
     def __call__(
         self, objects: BoxedObjects, batch: int, mirrored: bool

@@ -11,7 +11,7 @@ from types import TracebackType
 import numpy as np
 
 from workflows.data.crops import Crop, parse_crop
-from workflows.data.decoding import BrokenPicture, Picture, PictureError, Pixels, decode_picture
+from workflows.data.decoding import BrokenPicture, Picture, PictureError, Pixels, decode_picture, unbroken
 from workflows.data.packaged import load_cifar10, load_digits
 from workflows.data.parquet_rows import CACHE_BYTES, Encoded, ParquetRows, Span, parse_row_path
 from workflows.data.scenes import load_scenes
@@ -153,9 +153,7 @@ def photo_sizes(settings: DataSettings, paths: Sequence[str]) -> Iterator[tuple[
     with PictureReader(settings, geometry=_only_size) as reader:
         for batch in reader.stream(paths, _SIZES_AT_ONCE):
             for picture in batch:
-                if isinstance(picture, BrokenPicture):
-                    raise DataError(f"{picture.path!r} could be read before, now it is {picture.reason}: restore it")
-                height, width = picture.pixels.shape[:2]
+                height, width = unbroken(picture).pixels.shape[:2]
                 yield height, width
 
 

@@ -21,7 +21,7 @@ import numpy as np
 from jaxtyping import Bool, Int
 
 from workflows.data.boxes import TWICE, by_ending, centre_crop
-from workflows.data.decoding import BrokenPicture, Picture, Pixels
+from workflows.data.decoding import BrokenPicture, Picture, Pixels, unbroken
 from workflows.data.masks.colour_names import COLOUR_NAMES, ColourNames
 from workflows.data.masks.mask_sources import COLOUR, MOST_CONCEPTS, BoxMasks, Concept, Labels, MaskSource, bare_name
 from workflows.data.reading import PictureReader
@@ -125,16 +125,15 @@ class MaskSet:
         return [found.get(image, empty) for image in images]
 
     def _of_picture(self, image: int, picture: Picture | BrokenPicture) -> ImageMasks:
-        if isinstance(picture, BrokenPicture):
-            raise DataError(f"{picture.path!r} could be read before, now it is {picture.reason}: restore it")
-        size = (picture.pixels.shape[0], picture.pixels.shape[1])
+        pixels = unbroken(picture).pixels
+        size = (pixels.shape[0], pixels.shape[1])
         labels = self._files.labels(self._names[image], size)
         rows, columns = nearest_pixels(size, labels.shape[1:], self._preprocessing)
         found = labels[:, rows[:, None], columns]
         if self._colours is not None:
             rows, columns = nearest_pixels(size, size, self._preprocessing)
             first = len(self._files.concepts) + 1
-            colours = self._colours.colours(picture.pixels[rows[:, None], columns]) + np.uint16(first)
+            colours = self._colours.colours(pixels[rows[:, None], columns]) + np.uint16(first)
             found = np.concatenate([found, colours[None]])
         return ImageMasks(np.ascontiguousarray(found))
 

@@ -13,7 +13,7 @@ from jaxtyping import Bool, Int, UInt8
 
 from gmm_ops.units.concept_counts import mask_patterns, word_mask
 from workflows.asking.study import StudyContext
-from workflows.data.decoding import BrokenPicture
+from workflows.data.decoding import unbroken
 from workflows.data.preprocessing import Preprocessor
 from workflows.data.reading import PictureReader
 from workflows.errors import RunFolderError
@@ -218,10 +218,7 @@ def _pictures(study: StudyContext, images: Sequence[int]) -> dict[int, UInt8[np.
     crop = Preprocessor(study.settings.preprocessing).crop
     with PictureReader(study.settings.data, geometry=crop) as reader:
         found = reader.read([paths[image] for image in images])
-    broken = [one for one in found if isinstance(one, BrokenPicture)]
-    if broken:
-        raise RunFolderError(f"{broken[0].path!r} could be read before, now it is {broken[0].reason}: restore it")
-    return {image: one.pixels for image, one in zip(images, found, strict=True) if not isinstance(one, BrokenPicture)}
+    return {image: unbroken(one).pixels for image, one in zip(images, found, strict=True)}
 
 
 _Key = tuple[str, str | None, int, float, int]

@@ -11,12 +11,11 @@ from torch import Tensor
 
 from gmm_ops.units.resampling import ResponseSums, correlations
 from workflows.asking.image_parts import ImageShard
-from workflows.data.decoding import BrokenPicture
+from workflows.data.decoding import unbroken
 from workflows.data.masks.concept_masks import MaskSet
 from workflows.data.masks.mask_sources import OBJECT
 from workflows.data.preprocessing import Preprocessor
 from workflows.data.reading import PictureReader
-from workflows.errors import DataError
 from workflows.networks.attribution.deconvnet import Deconvnet, Patch, ResponseNetwork
 from workflows.networks.attribution.readers import reading_weights
 from workflows.networks.attribution.resampled import noisy_copies, response_sums, steepest_responses, without_copies
@@ -176,10 +175,7 @@ class ShownPictures:
         table = read_image_rows(self._table, first, images[-1] + 1, ["path"])
         paths = table["path"].take([image - first for image in images]).to_pylist()
         for results in self._reader.stream(paths, batch):
-            for result in results:
-                if isinstance(result, BrokenPicture):
-                    raise DataError(f"{result.path!r} could be read before, now it is {result.reason}: restore it")
-                yield result.pixels
+            yield from (unbroken(result).pixels for result in results)
 
 
 def explained_classes(folder: RunFolder, images: Sequence[int]) -> np.ndarray:
