@@ -12,13 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 from jaxtyping import Float
 from PIL import Image
-from torch.nn import functional
 
 from workflows.data.boxes import OBJECT, BoxRow, match_images, read_boxes, refuse_outside
 from workflows.data.decoding import FORMATS, Pixels, decode_picture
+from workflows.data.preprocessing import resized_to
 from workflows.errors import DataError
 from workflows.storage.names import file_path
 
@@ -52,11 +51,7 @@ class Crop:
         x0, y0, x1, y1 = self.box
         pixels = np.ascontiguousarray(decode_picture(self.photo.read_bytes())[y0:y1, x0:x1])
         side = max(pixels.shape[:2])
-        if pixels.shape[0] == pixels.shape[1]:
-            return pixels
-        image = torch.from_numpy(pixels).permute(2, 0, 1)[None]
-        square = functional.interpolate(image, (side, side), mode="bilinear", antialias=True, align_corners=False)
-        return square[0].permute(1, 2, 0).contiguous().numpy()
+        return pixels if pixels.shape[0] == pixels.shape[1] else resized_to(pixels, (side, side))
 
 
 def crop_path(photo: str, box: Box) -> str:

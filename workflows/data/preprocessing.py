@@ -66,7 +66,7 @@ class Preprocessor:
 
     def square(self, pixels: Pixels, size: tuple[int, int]) -> Pixels:
         """All of a picture as (H, W, 3) of this size, whatever its shape: bilinear, antialiased, as ``crop`` does."""
-        resized = _resized_to(pixels, size)
+        resized = resized_to(pixels, size)
         return resized if self._settings.channels == 3 else _grey(resized)
 
     def stack(self, crops: Sequence[Pixels], size: tuple[int, int] | None = None) -> UInt8[np.ndarray, "N H W 3"]:
@@ -123,10 +123,11 @@ def _resized(pixels: Pixels, short_side: int) -> Pixels:
         size = (int(short_side * height / width), short_side)
     if size[0] * size[1] > MAX_PIXELS:
         raise PictureError(f"too narrow: {width} x {height} pixels would be resized to {size[1]} x {size[0]}")
-    return _resized_to(pixels, size)
+    return resized_to(pixels, size)
 
 
-def _resized_to(pixels: Pixels, size: tuple[int, int]) -> Pixels:
+def resized_to(pixels: Pixels, size: tuple[int, int]) -> Pixels:
+    """A picture of this height and width, whatever its shape: bilinear, antialiased."""
     image = torch.from_numpy(np.ascontiguousarray(pixels)).permute(2, 0, 1)[None]
     # On bytes in this memory order torch is three times as fast as Pillow and equal to it within one grey level.
     resized = functional.interpolate(image, size=size, mode="bilinear", antialias=True, align_corners=False)
