@@ -204,6 +204,21 @@ def resized_size(size: tuple[int, int], short_side: int | None) -> tuple[int, in
     return int(short_side * height / width), short_side
 
 
+def whole_pixels(box: Sequence[float], size: tuple[int, int]) -> tuple[int, int, int, int]:
+    """The pixels of a photo that an object is: x0, y0, x1, y1, the nearest edges, one pixel at least.
+
+    Args:
+        box: as in the file.
+        size: height and width of the photo.
+    """
+    found = []
+    for low, high, limit in ((box[0], box[2], size[1]), (box[1], box[3], size[0])):
+        first = min(max(round(low), 0), limit - 1)
+        found.append((first, min(max(round(high), first + 1), limit)))
+    (x0, x1), (y0, y1) = found
+    return x0, y0, x1, y1
+
+
 def refuse_outside(row: BoxRow, name: str, box: tuple[float, float, float, float], size: tuple[int, int]) -> None:
     """Raises DataError: a box reaches further out of a photo of (height, width) pixels than ``SLACK``."""
     x0, y0, x1, y1 = box

@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Float
 from PIL import Image
 
-from workflows.data.boxes import OBJECT, BoxRow, match_images, read_boxes, refuse_outside
+from workflows.data.boxes import OBJECT, BoxRow, match_images, read_boxes, refuse_outside, whole_pixels
 from workflows.data.decoding import FORMATS, Pixels, decode_picture
 from workflows.data.preprocessing import resized_to
 from workflows.errors import DataError
@@ -140,16 +140,9 @@ def _photo_size(path: str) -> tuple[int, int]:
 
 def _objects(rows: Sequence[BoxRow], size: tuple[int, int]) -> tuple[Box, ...]:
     """The objects of a photo, each once, in whole pixels inside it."""
-    height, width = size
-    found: dict[Box, None] = {}
     for row in rows:
-        box = row.boxes[OBJECT]
-        refuse_outside(row, OBJECT, box, size)
-        x0, y0 = (int(np.floor(max(edge, 0))) for edge in box[:2])
-        x1, y1 = int(np.ceil(min(box[2], width))), int(np.ceil(min(box[3], height)))
-        if x0 < x1 and y0 < y1:
-            found[x0, y0, x1, y1] = None
-    return tuple(found)
+        refuse_outside(row, OBJECT, row.boxes[OBJECT], size)
+    return tuple(dict.fromkeys(whole_pixels(row.boxes[OBJECT], size) for row in rows))
 
 
 def _background(objects: Sequence[Box], size: tuple[int, int], rng: np.random.Generator) -> tuple[Box, ...]:

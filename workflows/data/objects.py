@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from workflows.data.boxes import OBJECT, BoxRow, refuse_outside
+from workflows.data.boxes import OBJECT, BoxRow, refuse_outside, whole_pixels
 from workflows.data.decoding import Pixels
 
 
@@ -91,7 +91,7 @@ def boxed_objects(rows: Mapping[int, Sequence[BoxRow]], sizes: Mapping[int, tupl
                 if name != OBJECT:
                     own[name] = _spanned(own.get(name), np.array(box))
         images += [image] * len(found)
-        boxes += [_within(box, sizes[image]) for box in found]
+        boxes += [whole_pixels(box, sizes[image]) for box in found]
         parts += found.values()
     names = dict.fromkeys(name for own in parts for name in own)
     absent = np.full(4, np.nan)
@@ -106,13 +106,3 @@ def _spanned(one: np.ndarray | None, other: np.ndarray) -> np.ndarray:
     if one is None:
         return other
     return np.concatenate([np.minimum(one[:2], other[:2]), np.maximum(one[2:], other[2:])])
-
-
-def _within(box: tuple[float, ...], size: tuple[int, int]) -> list[int]:
-    """Whole pixels of the photo, one at least."""
-    found = []
-    for low, high, limit in ((box[0], box[2], size[1]), (box[1], box[3], size[0])):
-        first = min(max(round(low), 0), limit - 1)
-        found.append((first, min(max(round(high), first + 1), limit)))
-    (x0, x1), (y0, y1) = found
-    return [x0, y0, x1, y1]
