@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import difflib
 import posixpath
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -12,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Bool, Float
 
+from workflows.data.csv_records import csv_records
 from workflows.errors import DataError, SettingsError
 from workflows.settings import PreprocessingSettings
 
@@ -62,21 +62,9 @@ def read_boxes(path: Path, names: Mapping[str, str]) -> list[BoxRow]:
     Raises:
         DataError: the file is missing, empty or no CSV, lacks a column or a part in ``names``, or a line has no boxes.
     """
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as opened:
-            reader = csv.DictReader(opened)
-            missing = [column for column in COLUMNS if column not in (reader.fieldnames or ())]
-            if missing:
-                raise DataError(f"boxes {str(path)!r}: no column {', '.join(missing)}; it needs {', '.join(COLUMNS)}")
-            records = [(reader.line_num, record) for record in reader]
-    except FileNotFoundError:
-        raise DataError(f"boxes {str(path)!r}: there is no such file; give a CSV with {', '.join(COLUMNS)}") from None
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"boxes {str(path)!r} cannot be read as CSV: {error}") from None
-    if not records:
-        raise DataError(f"boxes {str(path)!r}: the file has no line below its header")
+    records = csv_records(path, "boxes", COLUMNS)
     rows = [_row(path, line, record, names) for line, record in records]
-    _refuse_unknown_parts(path, names, {_part(record) for _, record in records} - {""})
+    _refuse_unknown_parts(path, names, {record["part"] for _, record in records} - {""})
     return rows
 
 
@@ -89,13 +77,8 @@ def _refuse_unknown_parts(path: Path, names: Mapping[str, str], parts: Collectio
             raise DataError(f"--name {part}={name}: the file {str(path)!r} has no part {part!r}; {offer}")
 
 
-def _part(record: Mapping[str, str]) -> str:
-    """Its name in the file; empty for the object alone."""
-    return (record["part"] or "").strip()
-
-
 def _row(path: Path, line: int, record: Mapping[str, str], names: Mapping[str, str]) -> BoxRow:
-    part = names.get(_part(record), _part(record))
+    part = names.get(record["part"], record["part"])  # empty for the object alone
     if part == OBJECT:
         told = f"no part may be called {OBJECT!r}: rename it with --name {OBJECT}=NAME"
         raise DataError(f"boxes {str(path)!r}, line {line}: {told}")
@@ -105,7 +88,7 @@ def _row(path: Path, line: int, record: Mapping[str, str], names: Mapping[str, s
         texts = [record[f"{what}_{edge}"] for edge in ("x0", "y0", "x1", "y1")]
         try:
             x0, y0, x1, y1 = (float(text) for text in texts)
-        except (TypeError, ValueError):
+        except ValueError:
             raise DataError(
                 f"boxes {str(path)!r}, line {line}: {what}_x0 to {what}_y1 are no numbers: {texts}"
             ) from None
@@ -115,9 +98,9 @@ def _row(path: Path, line: int, record: Mapping[str, str], names: Mapping[str, s
                 f"{what}_y0 < {what}_y1, came {x0:g}, {y0:g}, {x1:g}, {y1:g}"
             )
         boxes[name] = (x0, y0, x1, y1)
-    if not (record["image"] or "").strip():
+    if not record["image"]:
         raise DataError(f"boxes {str(path)!r}, line {line}: no image: give the end of the photo's path")
-    return BoxRow(line, record["image"].strip(), boxes)
+    return BoxRow(line, record["image"], boxes)
 
 
 def match_images(rows: Sequence[BoxRow], paths: Sequence[str]) -> dict[int, list[BoxRow]]:

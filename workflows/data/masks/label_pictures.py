@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ import numpy as np
 from jaxtyping import Int
 from PIL import Image, UnidentifiedImageError
 
+from workflows.data.csv_records import csv_records
 from workflows.data.masks.mask_sources import MOST_CONCEPTS, OBJECT, Concept, Labels, bare_name
 from workflows.errors import DataError
 
@@ -200,26 +200,8 @@ def _concepts(rows: Sequence[Mapping[str, str]], category: str | None) -> tuple[
 
 
 def _read_table(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as opened:
-            reader = csv.DictReader(opened)
-            missing = [column for column in columns if column not in (reader.fieldnames or ())]
-            if missing:
-                raise DataError(
-                    f"masks {str(path)!r}: must have the columns {', '.join(columns)}, got none called {missing[0]}"
-                )
-            rows = [
-                {key: (value or "").strip() for key, value in row.items() if isinstance(key, str)} for row in reader
-            ]
-    except FileNotFoundError:
-        raise DataError(
-            f"masks {str(path)!r}: there is no such file; it has the columns {', '.join(columns)}"
-        ) from None
-    except (OSError, UnicodeDecodeError, csv.Error, AttributeError) as error:
-        raise DataError(f"masks {str(path)!r} cannot be read as CSV: {error}") from None
-    if not rows:
-        raise DataError(f"masks {str(path)!r}: must have a line below its header, got none")
-    return rows
+    remedy = f"it has the columns {', '.join(columns)}"
+    return [record for _, record in csv_records(path, "masks", columns, remedy)]
 
 
 def _number(path: Path, text: str, most: int) -> int:

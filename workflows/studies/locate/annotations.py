@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ import numpy as np
 
 from workflows.asking.pattern_files import TurnedObjects
 from workflows.data.boxes import BoxRow, match_images
+from workflows.data.csv_records import Record, csv_records
 from workflows.errors import DataError
 from workflows.run import Run
 from workflows.storage.tables import read_table
@@ -72,25 +72,12 @@ def _wrong(path: Path, line: _Line, told: str) -> DataError:
 
 
 def _read(path: Path) -> list[_Line]:
-    needs = f"it needs {', '.join(COLUMNS)}, and may have object"
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as opened:
-            reader = csv.DictReader(opened)
-            missing = [column for column in COLUMNS if column not in (reader.fieldnames or ())]
-            if missing:
-                raise DataError(f"annotations {str(path)!r}: no column {', '.join(missing)}; {needs}")
-            records = [(reader.line_num, record) for record in reader]
-    except FileNotFoundError:
-        raise DataError(f"annotations {str(path)!r}: there is no such file; give a CSV, {needs}, or boxes") from None
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"annotations {str(path)!r} cannot be read as CSV: {error}") from None
-    if not records:
-        raise DataError(f"annotations {str(path)!r}: the file has no line below its header")
-    return [_line(path, number, record) for number, record in records]
+    remedy = f"give a CSV with {', '.join(COLUMNS)}, and object where boxes overlap, or --annotations boxes"
+    return [_line(path, number, record) for number, record in csv_records(path, "annotations", COLUMNS, remedy)]
 
 
-def _line(path: Path, number: int, record: Mapping[str, str | None]) -> _Line:
-    texts = {name: (record.get(name) or "").strip() for name in (*COLUMNS, "object")}
+def _line(path: Path, number: int, record: Record) -> _Line:
+    texts = {name: record.get(name, "") for name in (*COLUMNS, "object")}
     try:
         point = float(texts["y"]), float(texts["x"])
         row = int(texts["object"]) if texts["object"] else None
