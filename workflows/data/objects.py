@@ -63,6 +63,14 @@ class BoxedObjects:
         found: np.ndarray = self.boxes[rows][:, [1, 0]] + away
         return found
 
+    def on_object(
+        self, rows: Int[np.ndarray, " m"], points: Float[np.ndarray, "m 2"], signs: Int[np.ndarray, " n"]
+    ) -> Float[np.ndarray, "m 2"]:
+        """Places (row, column) on some objects of pixels of their photos: the inverse of ``on_photo``."""
+        places = (points - self.boxes[rows][:, [1, 0]]) / self.sizes[rows]
+        across = np.where(signs[rows] < 0, 1 - places[:, 1], places[:, 1])
+        return np.stack([places[:, 0], across], axis=1)
+
 
 def object_pixels(photo: Pixels, box: Int[np.ndarray, " 4"]) -> Pixels:
     """The pixels of an object, as they are in its photo."""

@@ -48,6 +48,7 @@ def test_places_go_back_to_the_photo(objects: BoxedObjects) -> None:
     found = objects.on_photo(np.array([0, 1]), places, signs)
     assert found[0] == pytest.approx([15, 30])
     assert found[1] == pytest.approx([6, 5.6])
+    np.testing.assert_allclose(objects.on_object(np.array([0, 1]), found, signs), places)
 
 
 def test_the_pixels_are_those_of_the_box(objects: BoxedObjects) -> None:

@@ -211,17 +211,8 @@ def _told(run: Run, turned: TurnedObjects, path: Path, name: str) -> Annotated:
             "part on another object"
         )
     rows = np.array(sorted(found), np.int64)
-    return Annotated(rows, on_turned(turned, rows, np.array([found[row] for row in rows.tolist()])))
-
-
-def on_turned(
-    turned: TurnedObjects, rows: Int[np.ndarray, " m"], points: Float[np.ndarray, "m 2"]
-) -> Float[np.ndarray, "m 2"]:
-    """Rows and columns on turned objects, in their sides, of pixels of their photos: inverse of ``on_photo``."""
-    objects = turned.objects
-    places = (points - objects.boxes[rows][:, [1, 0]]) / objects.sizes[rows]
-    across = np.where(turned.signs[rows] < 0, 1 - places[:, 1], places[:, 1])
-    return np.stack([places[:, 0], across], axis=1)
+    points = np.array([found[row] for row in rows.tolist()])
+    return Annotated(rows, turned.objects.on_object(rows, points, turned.signs))
 
 
 def content_of(files: PatternFiles) -> str:

@@ -15,7 +15,6 @@ from torch import Tensor
 from gmm_ops.explanatory.pattern_places import PatternPlaces
 from workflows.asking.pattern_files import PatternFiles, Top, TurnedObjects, shard_rows
 from workflows.storage.tables import to_table
-from workflows.studies.patterns.crops import ObjectResponses
 from workflows.studies.patterns.learning import StoredUpper
 from workflows.studies.patterns.measures import (
     Judged,
@@ -27,6 +26,7 @@ from workflows.studies.patterns.measures import (
     place_measures,
     region_purity,
 )
+from workflows.studies.patterns.object_maps import ObjectResponses
 from workflows.studies.patterns.rows import PatternKey, edge_tables, object_rows, pattern_rows, place_tables
 from workflows.studies.patterns.subject import Subject
 

@@ -23,7 +23,7 @@ from workflows.asking.study import StudyContext
 from workflows.runtime.dispatcher import map_shards
 from workflows.storage.atomic import replacing
 from workflows.storage.states import load_state, save_state
-from workflows.studies.patterns.crops import ObjectResponses, write_plain
+from workflows.studies.patterns.object_maps import ObjectResponses, write_plain
 
 BLOCK_UNITS = 16
 """Units of a work item, at most."""

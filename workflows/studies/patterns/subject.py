@@ -19,8 +19,8 @@ from workflows.asking.image_parts import Phase
 from workflows.asking.pattern_files import PatternedLayer, PatternFiles, Top, TurnedObjects
 from workflows.asking.study import StudyContext
 from workflows.data.objects import BoxedObjects
-from workflows.studies.patterns.crops import CropMoments, CropWorker, ObjectResponses, ResponseFiles
 from workflows.studies.patterns.learning import LayerJob, StoredUpper, gather_layer, learn_layer, unit_seeds
+from workflows.studies.patterns.object_maps import CropMoments, CropWorker, ObjectResponses, ResponseFiles
 from workflows.studies.patterns.request import PatternsRequest, learned_objects
 
 CANDIDATES = 600

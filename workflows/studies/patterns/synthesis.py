@@ -32,7 +32,7 @@ from workflows.settings import Settings
 from workflows.storage.atomic import replacing
 from workflows.storage.run_folder import RunFolder
 from workflows.studies.patterns.answers import Learned
-from workflows.studies.patterns.crops import ObjectResponses
+from workflows.studies.patterns.object_maps import ObjectResponses
 from workflows.studies.patterns.subject import Subject
 
 _SIDE = 56
