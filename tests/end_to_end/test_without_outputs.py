@@ -196,4 +196,4 @@ def test_words_and_studies_without_outputs(indexed: FolderRun, tmp_path: Path, l
     assert {path.stem for path in (indexed.out / "words" / "joint").iterdir()} >= {"features.0", "features.6"}
     states = {stage.name: stage.state for stage in stage_statuses(indexed.out)}
     assert [states[name] for name in ("train", "extract", "fit", "words")] == ["done"] * 4
-    assert command(["clean", str(indexed.out), "--columns"]) == 0
+    assert command(["clean", str(indexed.out), "--columns", "--yes"]) == 0

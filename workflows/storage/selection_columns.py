@@ -100,7 +100,9 @@ SELECTION_COLUMNS: dict[str, list[pa.Field]] = {
         field("images", LONG, "images", "that gave patches; each is tested once, by a classifier that saw none of it"),
         field("patches", LONG, "patches", "of these images"),
         *_mean("accuracy", "mean over images of the share of patches given the image's class"),
-        field("majority", REAL, "share", "of patches in the most frequent class"),
+        field(
+            "majority", REAL, "share", "of patches in the most frequent class; null where no class has two images", True
+        ),
     ],
     "selection_epochs": [
         field("checkpoint", TEXT, "key", "file name of the weights; `run` stands for the run's own"),

@@ -212,9 +212,11 @@ def test_images_and_classes_that_are_asked_for(root: Path) -> None:
     run_resample(how, ResampleRequest(("510", "600"), copies=2, tops=(2,), layers=("2",), secondary=False))
     assert {row["image"] for row in rows(root, "selections")} - {None} == {510, 600}
     assert "no --masks, so nothing is said of where patches lie" in told(how)
-    how = asked(root, images=3)
-    run_resample(how, ResampleRequest((), ("3", "8"), copies=2, tops=(2,), layers=("2",), secondary=False))
+    how = asked(root, images=2)
+    run_resample(how, ResampleRequest((), ("3", "8"), copies=2, tops=(2,), layers=("2",), metrics=("precision",)))
     assert {row["class"] for row in rows(root, "selections")} == {3, 8}
+    told_apart = [(row["accuracy"], row["majority"]) for row in rows(root, "secondary")]
+    assert told_apart == [(None, None)] * 2, "no class has an image to learn from and one to test"
     assert "resample was asked otherwise before" in told(how)
 
 
