@@ -19,6 +19,9 @@ from gmm_ops.records import Record
 
 ROUNDS = 10
 
+MOST = 2_048
+"""Objects that are compared with each other; memory and products grow with their square."""
+
 
 @dataclass(frozen=True)
 class Facing(Record):
@@ -31,6 +34,54 @@ class Facing(Record):
 
     signs: Int[Tensor, " n"]
     margins: Float[Tensor, " n"]
+
+
+def face_objects(responses: Rows, mirrored: Rows, block: int = 64, most: int = MOST) -> Facing:
+    """Turn all objects one way: up to ``most`` of them by each other, any further ones by the sum of those.
+
+    Args:
+        responses, mirrored, block: as ``facing_gram``.
+        most: objects that are compared with each other, spread evenly over all; two at least.
+
+    Returns:
+        How each is turned. Of further objects, margins are cosines with the sum of those compared.
+
+    Raises:
+        NonFiniteActivations, RefusedInput: as ``facing_gram``.
+    """
+    objects = responses.shape[0]
+    if objects <= most:
+        return face_one_way(facing_gram(responses, mirrored, block))
+    chosen = torch.arange(most) * objects // most
+    compared = _Chosen(responses, chosen), _Chosen(mirrored, chosen)
+    found = face_one_way(facing_gram(*compared, block))
+    total = torch.zeros((), dtype=torch.float64)
+    for first in range(0, most, block):
+        rows = slice(first, first + block)
+        total = total + found.signs[rows].double() @ _differences(*compared, rows)
+    signs, margins = torch.ones(objects, dtype=torch.long), torch.zeros(objects, dtype=torch.float64)
+    for first in range(0, objects, block):
+        rows = slice(first, first + block)
+        own = _differences(responses, mirrored, rows)
+        cosines = torch.cosine_similarity(own, total[None], dim=1)
+        signs[rows], margins[rows] = torch.where(cosines < 0, -1, 1), cosines.abs()
+    signs[chosen], margins[chosen] = found.signs, found.margins.double()
+    return Facing(signs, margins)
+
+
+@dataclass(frozen=True)
+class _Chosen:
+    """Some objects of all."""
+
+    source: Rows
+    chosen: Int[Tensor, " m"]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (len(self.chosen), *self.source.shape[1:])
+
+    def __getitem__(self, rows: slice) -> Tensor:
+        return torch.cat([torch.as_tensor(self.source[row : row + 1]) for row in self.chosen[rows].tolist()])
 
 
 def facing_gram(responses: Rows, mirrored: Rows, block: int = 64) -> Float[Tensor, "n n"]:

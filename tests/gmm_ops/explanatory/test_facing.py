@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from gmm_ops.errors import NonFiniteActivations, RefusedInput
-from gmm_ops.explanatory.facing import face_one_way, facing_gram
+from gmm_ops.explanatory.facing import face_objects, face_one_way, facing_gram
 from tests.references import explanatory_graph as slow
 
 OBJECTS = 21
@@ -76,6 +76,17 @@ def test_objects_read_at_a_time_do_not_matter(block: int) -> None:
     plain, mirror, _ = drawn()
     whole = facing_gram(plain, mirror)
     np.testing.assert_allclose(facing_gram(plain.numpy(), mirror.numpy(), block), whole, atol=1e-14)
+
+
+def test_of_many_objects_some_are_compared_and_the_rest_is_turned_by_them() -> None:
+    plain, mirror, facing = drawn(4)
+    whole = face_one_way(facing_gram(plain, mirror))
+    every, some = face_objects(plain, mirror, most=OBJECTS), face_objects(plain, mirror, block=4, most=8)
+    assert every.signs.tolist() == some.signs.tolist() == facing.tolist()
+    assert torch.equal(every.margins, whole.margins)
+    compared = torch.arange(8) * OBJECTS // 8
+    assert torch.equal(some.margins[compared], face_one_way(facing_gram(plain[compared], mirror[compared])).margins)
+    assert bool((some.margins > 0.2).all())
 
 
 def test_what_does_not_fit_is_refused() -> None:

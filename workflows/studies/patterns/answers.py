@@ -27,7 +27,7 @@ from workflows.studies.patterns.measures import (
     region_purity,
 )
 from workflows.studies.patterns.object_maps import ObjectResponses
-from workflows.studies.patterns.rows import PatternKey, edge_tables, object_rows, pattern_rows, place_tables
+from workflows.studies.patterns.rows import PatternKey, edge_tables, object_rows, pattern_rows, placed_objects
 from workflows.studies.patterns.subject import Subject
 
 Seen = Mapping[Top, list[StoredUpper | None]]
@@ -83,19 +83,31 @@ def answer(subject: Subject) -> Answer:
 
 def _tables(subject: Subject, turned: TurnedObjects) -> dict[str, pa.Table]:
     files, layers = subject.files, subject.layers
-    tables: dict[str, list[pa.Table]] = {"patterns": [], "pattern_edges": [], "pattern_places": []}
+    tables: dict[str, list[pa.Table]] = {"patterns": [], "pattern_edges": []}
     for top in subject.request.tops:
         key = PatternKey(subject.label, subject.class_name, top)
+        totals, valid = _placed(subject, key, turned)
         for place, layer in enumerate(layers):
-            found = list(place_tables(key, files, turned, layer))
-            tables["pattern_places"] += [one.rows for one in found]
-            means = np.sum([one.totals for one in found], axis=0) / len(turned.objects)
-            valid = np.sum([one.valid for one in found], axis=0)
-            tables["patterns"].append(pattern_rows(key, layer, files.fit(top, layer.name), means, valid))
+            means = totals[place] / len(turned.objects)
+            tables["patterns"].append(pattern_rows(key, layer, files.fit(top, layer.name), means, valid[place]))
             if place + 1 < len(layers):
                 tables["pattern_edges"].append(edge_tables(key, files, layer, layers[place + 1]))
     objects = to_table(object_rows(subject.label, subject.class_name, turned), "pattern_objects")
     return {"pattern_objects": objects} | {name: joined_tables(name, some) for name, some in tables.items()}
+
+
+def _placed(
+    subject: Subject, key: PatternKey, turned: TurnedObjects
+) -> tuple[list[Float[np.ndarray, " V"]], list[Int[np.ndarray, " V"]]]:
+    """Write the places that count, a part for each file of objects; by layer each pattern's scores, and how often."""
+    totals: list[Any] = [0.0] * len(subject.layers)
+    valid: list[Any] = [0] * len(subject.layers)
+    for number, first in enumerate(range(0, len(turned.objects), shard_rows())):
+        found = [placed_objects(key, subject.files, turned, layer, first) for layer in subject.layers]
+        subject.write_places(key.top, number, pa.concat_tables([one.rows for one in found]))
+        for place, one in enumerate(found):
+            totals[place], valid[place] = totals[place] + one.totals, valid[place] + one.valid
+    return totals, valid
 
 
 def joined_tables(name: str, tables: Sequence[pa.Table]) -> pa.Table:

@@ -24,7 +24,7 @@ from workflows.report.numbers import duration
 from workflows.run import Run, open_run
 from workflows.storage.images_table import ImageColumns
 from workflows.storage.study_folder import place_of
-from workflows.storage.tables import read_table, to_table
+from workflows.storage.tables import join_parts, read_table, to_table
 from workflows.studies.patterns.answers import answer, joined_tables
 from workflows.studies.patterns.figures import draw_figures
 from workflows.studies.patterns.request import (
@@ -85,7 +85,11 @@ def _answer(study: StudyContext, subjects: Sequence[Subject]) -> None:
         draw_figures(subject, answers[-1].learned)
         if subject.request.synthesis:
             shown += synthesise(subject, answers[-1].learned)
+    parts = [path for one in sorted(subjects, key=lambda one: one.label) for path in one.place_parts()]
+    join_parts(study.folder.table("pattern_places"), parts, "pattern_places")
     for name in study.own.study.tables:
+        if name == "pattern_places":
+            continue
         known = [one.tables[name] for one in answers if name in one.tables]
         table = joined_tables(name, known or [to_table(shown, name)])
         study.write_table(name, table.set_column(table.column_names.index("network"), "network", _named(study, table)))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -141,32 +141,31 @@ class PlacedObjects:
     valid: Int[np.ndarray, " V"]
 
 
-def place_tables(
-    key: PatternKey, files: PatternFiles, turned: TurnedObjects, layer: PatternedLayer
-) -> Iterator[PlacedObjects]:
-    """The places of a layer that count as found, some objects at a time."""
+def placed_objects(
+    key: PatternKey, files: PatternFiles, turned: TurnedObjects, layer: PatternedLayer, first: int
+) -> PlacedObjects:
+    """The places of a layer that count as found, on a file of objects from ``first`` on."""
     count = files.patterns(key.top, layer.name).deviations.shape[1]
-    for first in range(0, len(turned.objects), shard_rows()):
-        found = files.places(key.top, layer.name, slice(first, first + shard_rows()))
-        valid = valid_patterns(found.scores).numpy()
-        rows, patterns = np.nonzero(valid)
-        places = found.places.numpy()[rows, patterns]
-        on_photo = turned.objects.on_photo(rows + first, places.astype(np.float64), turned.signs)
-        table = {
-            **key.columns(len(rows)),
-            "image": turned.objects.images[rows + first],
-            "object": (rows + first).astype(np.int32),
-            "layer": [layer.name] * len(rows),
-            "unit": (patterns // count).astype(np.int32),
-            "pattern": (patterns % count).astype(np.int32),
-            "y": places[:, 0],
-            "x": places[:, 1],
-            "score": found.scores.numpy()[rows, patterns],
-            "photo_y": on_photo[:, 0].astype(np.float32),
-            "photo_x": on_photo[:, 1].astype(np.float32),
-        }
-        totals = found.scores.double().sum(dim=0).numpy()
-        yield PlacedObjects(to_table(table, "pattern_places"), totals, valid.sum(axis=0))
+    found = files.places(key.top, layer.name, slice(first, first + shard_rows()))
+    valid = valid_patterns(found.scores).numpy()
+    rows, patterns = np.nonzero(valid)
+    places = found.places.numpy()[rows, patterns]
+    on_photo = turned.objects.on_photo(rows + first, places.astype(np.float64), turned.signs)
+    table = {
+        **key.columns(len(rows)),
+        "image": turned.objects.images[rows + first],
+        "object": (rows + first).astype(np.int32),
+        "layer": [layer.name] * len(rows),
+        "unit": (patterns // count).astype(np.int32),
+        "pattern": (patterns % count).astype(np.int32),
+        "y": places[:, 0],
+        "x": places[:, 1],
+        "score": found.scores.numpy()[rows, patterns],
+        "photo_y": on_photo[:, 0].astype(np.float32),
+        "photo_x": on_photo[:, 1].astype(np.float32),
+    }
+    totals = found.scores.double().sum(dim=0).numpy()
+    return PlacedObjects(to_table(table, "pattern_places"), totals, valid.sum(axis=0))
 
 
 def object_rows(label: int, class_name: str, turned: TurnedObjects) -> Columns:

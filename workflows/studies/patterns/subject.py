@@ -9,16 +9,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import torch
 from jaxtyping import Float, Int
 
-from gmm_ops.explanatory.facing import face_one_way, facing_gram
+from gmm_ops.explanatory.facing import face_objects
 from gmm_ops.explanatory.pattern_layer import PatternSettings
 from gmm_ops.explanatory.pattern_places import PatternPlaces, raw_peaks
 from workflows.asking.image_parts import Phase
 from workflows.asking.pattern_files import PatternedLayer, PatternFiles, Top, TurnedObjects
 from workflows.asking.study import StudyContext
 from workflows.data.objects import BoxedObjects
+from workflows.storage.tables import write_table
 from workflows.studies.patterns.learning import LayerJob, StoredUpper, gather_layer, learn_layer, unit_seeds
 from workflows.studies.patterns.object_maps import CropMoments, CropWorker, ObjectResponses, ResponseFiles
 from workflows.studies.patterns.request import PatternsRequest, learned_objects
@@ -125,7 +127,7 @@ class Subject:
         if self.mirrored:
             sides = (np.zeros(count, np.int64), np.ones(count, np.int64))
             plain, mirrored = (self.maps(place, deviations[place], side) for side in sides)
-            facing = face_one_way(facing_gram(plain, mirrored, _AT_ONCE))
+            facing = face_objects(plain, mirrored, _AT_ONCE)
             signs, margins = facing.signs.numpy(), facing.margins.double().numpy()
         turned = TurnedObjects(self.objects, signs, margins, learned_objects(self.objects, self.request.learn))
         request = self.request
@@ -169,6 +171,20 @@ class Subject:
             return PatternSettings.free_top(iterations)
         parents = 1 if top == "free" else self.request.parents
         return PatternSettings(self.layers[place].patterns, parents, iterations, candidates=CANDIDATES)
+
+    def write_places(self, top: Top, number: int, rows: pa.Table) -> None:
+        """Write a part of pattern_places.parquet; parts are in the order of the table's key."""
+        path = self._place_parts / f"{top}-{number:06d}.parquet"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_table(path, rows, "pattern_places", network=self.study.settings.name)
+
+    def place_parts(self) -> list[Path]:
+        """The parts, in the order of the table."""
+        return sorted(self._place_parts.glob("*.parquet"))
+
+    @property
+    def _place_parts(self) -> Path:
+        return self._own / "places"
 
     def peaks(self, place: int, maps: ObjectResponses) -> PatternPlaces:
         """The strongest position of every unit, kept too."""
