@@ -44,6 +44,11 @@ def locate(
         typer.Option(help="Whose dictionary: joint, class-<id>, list-<name>. Default: the first that explains the "
                      "class."),
     ] = None,
+    words: Annotated[
+        list[int] | None,
+        typer.Option(help="Instead of the run's, learn a dictionary of so many words from the objects of the class; "
+                     "may be repeated. Needs no more of the run than its index."),
+    ] = None,
     anew: Anew = False,
     address: Address = None,
     as_json: AsJson = False,
@@ -61,6 +66,8 @@ def locate(
 
         inference-graphs locate runs/animals-resnet50 --class tiger --part head --voters patterns --voters words
 
+        inference-graphs locate runs/animals-resnet50 --class tiger --part head --voters words --words 60 --layer add13
+
         inference-graphs locate runs/animals-resnet50 --class zebra --part tail --annotations three_tails.csv
     """
     from workflows.studies.locate.command import run_locate
@@ -75,6 +82,7 @@ def locate(
         top=top,
         layers=tuple(layer or ()),
         scope=scope,
+        words=tuple(words or ()),
     )
     found = run_locate(asking(folder, as_json, None, anew, address), request)
     if as_json:

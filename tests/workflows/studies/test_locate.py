@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,17 +13,22 @@ import numpy as np
 import pytest
 import torch
 from rich.console import Console
+from torch import Tensor
 
 from gmm_ops.explanatory.and_or_graph import (
     locate_by_places,
     locate_by_words,
     place_templates,
     strengths,
+    vote_map,
+    voted_place,
     word_templates,
+    word_votes,
 )
 from gmm_ops.explanatory.pattern_places import PatternPlaces
 from gmm_ops.explanatory.responses import PositionGrid
 from gmm_ops.mixtures.assignment import assign
+from gmm_ops.mixtures.online_em import fit_online
 from tests.end_to_end.small_digits import command
 from workflows.asking.pattern_files import PatternedLayer, PatternFiles, TurnedObjects
 from workflows.asking.registry import STUDIES
@@ -40,8 +46,9 @@ from workflows.storage.run_folder import RunFolder
 from workflows.storage.study_folder import StudyFolder, StudyRecord
 from workflows.storage.tables import read_table
 from workflows.studies.locate.command import run_locate
-from workflows.studies.locate.crop_words import asked_dictionaries
+from workflows.studies.locate.crop_words import AskedDictionary, asked_dictionaries, object_dictionaries
 from workflows.studies.locate.request import LocateRequest, part_middles
+from workflows.studies.locate.voters import together
 
 EDGES = ",".join(f"{what}_{edge}" for what in ("obj", "part") for edge in ("x0", "y0", "x1", "y1"))
 LAYERS = (
@@ -169,29 +176,76 @@ def _first_of(files: PatternFiles, name: str, method: str) -> int:
     raise AssertionError(name)
 
 
-def test_words_are_those_of_the_turned_objects(root: Path, files: PatternFiles, summary: dict[str, Any]) -> None:
+def turned_columns(root: Path, files: PatternFiles, name: str) -> Tensor:
+    """(n, H, W, D) of the turned objects, in memory."""
     run, turned = open_run(root), files.objects()
     assert (turned.signs < 0).any(), "a mirrored object makes a difference"
-    [dictionary] = asked_dictionaries(run, 3, ("add2",), None)
     crops = list(ObjectInputs(run.settings, run.folder, (32, 32)).crops(turned.objects))
     pixels = np.stack([crop[:, ::-1] if sign < 0 else crop for crop, sign in zip(crops, turned.signs, strict=True)])
     network = load_network(run.settings.network.model_copy(update={"weights": run.plan.weights}))
     with torch.inference_mode():
-        tapped = TappedNetwork(network, [dictionary.layer.name], rewriting=run.plan.rewriting)
-        maps = tapped(Preprocessor(run.settings.preprocessing).normalise(pixels))[1][dictionary.layer.name]
-    height, width = dictionary.grid.height, dictionary.grid.width
-    columns = maps.permute(0, 2, 3, 1).reshape(-1, dictionary.layer.units).half().float()
-    words = assign(load_mixture(dictionary.path), columns).word.reshape(-1, height, width)
-    counts = torch.bincount(words[torch.from_numpy(turned.learned)].flatten(), minlength=dictionary.layer.words)
-    frequencies = counts.double() / counts.sum()
+        tapped = TappedNetwork(network, [name], rewriting=run.plan.rewriting)
+        maps = tapped(Preprocessor(run.settings.preprocessing).normalise(pixels))[1][name]
+    return maps.permute(0, 2, 3, 1).half().float()
+
+
+def words_vote_as_in_memory(root: Path, files: PatternFiles, dictionaries: Sequence[AskedDictionary]) -> None:
+    """Each dictionary alone, and all together."""
+    turned = files.objects()
     parts = torch.from_numpy(part_middles(turned, "head"))
+    columns = {one.layer.name: turned_columns(root, files, one.layer.name) for one in dictionaries}
+    maps = [_word_maps(columns[one.layer.name], one) for one in dictionaries]
     for triple, rows in enumerate(annotated_sets(root)):
-        templates = word_templates(words[rows], dictionary.grid, parts[rows], frequencies)
-        expected = locate_by_words(templates, words, dictionary.grid).numpy()
-        photo = turned.objects.on_photo(np.arange(len(parts)), expected, turned.signs)
-        stored = rows_of(root, "locations", triple=triple, method="words", voters=dictionary.name)
-        near = np.isclose([[row["y"], row["x"]] for row in stored], photo, atol=1e-6).all(axis=1)
-        assert near.mean() > 0.9, "a network's last bits depend on its batch"
+        templates = []
+        for one, words in zip(dictionaries, maps, strict=True):
+            counts = torch.bincount(words[torch.from_numpy(turned.learned)].flatten(), minlength=one.words)
+            frequencies = counts.double() / counts.sum()
+            templates.append(word_templates(words[rows], one.grid, parts[rows], frequencies))
+            expected = locate_by_words(templates[-1], words, one.grid).numpy()
+            stored = rows_of(root, "locations", triple=triple, method="words", voters=one.name)
+            assert _share_alike(stored, expected, turned) > 0.9, "a network's last bits depend on its batch"
+        voters = list(zip(dictionaries, maps, templates, strict=True))
+        every = [
+            [word_votes(part, words[row], one.grid) for one, words, some in voters for part in some]
+            for row in range(len(parts))
+        ]
+        expected = torch.stack([voted_place(vote_map(some)) for some in every]).numpy()
+        stored = rows_of(root, "locations", triple=triple, method="words", voters=together(dictionaries).voters)
+        assert _share_alike(stored, expected, turned) > 0.9
+
+
+def _word_maps(columns: Tensor, dictionary: AskedDictionary) -> Tensor:
+    return assign(load_mixture(dictionary.path), columns.flatten(0, 2)).word.reshape(columns.shape[:3])
+
+
+def _share_alike(stored: list[dict[str, Any]], expected: np.ndarray, turned: TurnedObjects) -> float:
+    photo = turned.objects.on_photo(np.arange(len(expected)), expected, turned.signs)
+    return float(np.isclose([[row["y"], row["x"]] for row in stored], photo, atol=1e-6).all(axis=1).mean())
+
+
+def test_words_are_those_of_the_turned_objects(root: Path, files: PatternFiles, summary: dict[str, Any]) -> None:
+    words_vote_as_in_memory(root, files, asked_dictionaries(open_run(root), 3, ("add1", "add2"), None))
+
+
+def test_dictionaries_are_learned_from_the_objects(root: Path, files: PatternFiles, tmp_path: Path) -> None:
+    """Of those that are learned from alone; asked again, nothing is learned again."""
+    own = shutil.copytree(root, tmp_path / "run")
+    asking = request(voters=("words",), words=(5, 3), layers=("add2",))
+    run_locate(asked(own), asking)
+    dictionaries = object_dictionaries(open_run(own), 3, ("add2",), (5, 3))
+    words_vote_as_in_memory(own, files, dictionaries)
+    learned = files.objects().learned
+    columns = turned_columns(own, files, dictionaries[0].layer.name)[torch.from_numpy(learned)]
+    order = [np.random.default_rng([open_run(own).settings.seed, row]).permutation(columns[0, ..., 0].numel())
+             for row in np.flatnonzero(learned)]  # fmt: skip
+    flat = torch.cat([some.flatten(0, 1)[np.sort(rows)] for some, rows in zip(columns, order, strict=True)])
+    for one in dictionaries:
+        expected = fit_online(flat, one.words, open_run(own).settings.seed).mixture
+        assert torch.allclose(load_mixture(one.path).mean, expected.mean, atol=2e-2)
+    assert {row["word"] for row in rows_of(own, "templates", voters=dictionaries[1].name)} <= {0, 1, 2}
+    written = dictionaries[0].path.stat().st_mtime_ns
+    run_locate(asked(own), asking)
+    assert dictionaries[0].path.stat().st_mtime_ns == written
 
 
 def test_errors_are_of_objects_that_nothing_was_learned_from(
@@ -216,7 +270,7 @@ def test_errors_are_of_objects_that_nothing_was_learned_from(
         assert row["near"] == pytest.approx(np.mean(np.array(own) <= 0.1))
     methods = [(one["method"], one["sets"]) for one in summary["errors"]]
     assert sorted(methods) == [
-        (name, 3) for name in ("centre", "linear", "mean", "patterns", "peaks", "words", "words")
+        (name, 3) for name in ("centre", "linear", "mean", "patterns", "peaks", "words", "words", "words")
     ]
     assert len(summary["figures"]) == 4
 
@@ -267,10 +321,10 @@ def test_what_cannot_be_is_refused(root: Path, tmp_path: Path, files: PatternFil
     photos = list(dict.fromkeys(line.split(",")[0] for line in object_lines(root)))
     twice, once = photos[0], photos[1]
 
-    def refused(kind: type[Exception], words: str, *lines: str, head: str = "image,y,x", **changes: Any) -> None:
+    def refused(kind: type[Exception], told: str, *lines: str, head: str = "image,y,x", **changes: Any) -> None:
         if lines:
             changes["annotations"] = annotation_file(tmp_path, list(lines), head)
-        with pytest.raises(kind, match=words):
+        with pytest.raises(kind, match=told):
             run_locate(asked(root), request(**changes))
 
     refused(DataError, r"--part: must be a part that an object of '3' has, got 'wing'; its boxes name head, foot, tail",
@@ -294,6 +348,10 @@ def test_what_cannot_be_is_refused(root: Path, tmp_path: Path, files: PatternFil
     refused(DataError, "--scope: must be one of joint, got 'class-3'", voters=("words",), scope="class-3")
     refused(SettingsError, "--layer: must be a layer with patterns, got 'add1'; there is layer2", layers=("add1",))
     refused(SettingsError, "--scope: must go with --voters words, got patterns, peaks", scope="joint")
+    refused(SettingsError, "--words: must go with --voters words, got patterns, peaks", words=(5,))
+    refused(SettingsError, "--words: must be left out with --scope", voters=("words",), words=(5,), scope="joint")
+    refused(SettingsError, "--words: must be different numbers of at least 2, got 5, 5", voters=("words",),
+            words=(5, 5))  # fmt: skip
     refused(SettingsError, "--voters: must be patterns, peaks, words, got 'sums'", voters=("sums",))
     refused(SettingsError, "--triples: must be at least 1, got 0", triples=0)
 

@@ -15,10 +15,17 @@ from rich.text import Text
 
 from workflows.asking.image_parts import Phase
 from workflows.asking.study import Asked, StudyContext, open_study, refuse_unfinished
-from workflows.run import open_run
+from workflows.run import Run, open_run
 from workflows.storage.tables import read_table, to_table
-from workflows.studies.locate.crop_words import AskedDictionary, CropWordsWorker, asked_dictionaries, gathered_words
+from workflows.studies.locate.crop_words import (
+    AskedDictionary,
+    CropWordsWorker,
+    asked_dictionaries,
+    gathered_words,
+    object_dictionaries,
+)
 from workflows.studies.locate.figures import draw_figures
+from workflows.studies.locate.object_words import ObjectColumnsWorker, columns_phase, learn_dictionaries
 from workflows.studies.locate.request import LocateRequest, Sought, content_of, layers_by_kind, sought_part
 from workflows.studies.locate.rows import (
     Located,
@@ -28,7 +35,7 @@ from workflows.studies.locate.rows import (
     location_rows,
     template_rows,
 )
-from workflows.studies.locate.voters import PlaceVoters, Voters, WordVoters, object_features
+from workflows.studies.locate.voters import PlaceVoters, Voters, WordVoters, object_features, together
 
 LOCATE = "locate"
 
@@ -45,20 +52,18 @@ def run_locate(asked: Asked, request: LocateRequest) -> dict[str, Any]:
     run = open_run(asked.root)
     words = "words" in request.voters
     after = "train" if run.settings.training is not None else "index"
-    refuse_unfinished(run, LOCATE, "fit" if words else after)
+    refuse_unfinished(run, LOCATE, "fit" if words and not request.words else after)
     sought = sought_part(run, request)
     layers, others = layers_by_kind(sought.files, request)
-    dictionaries = asked_dictionaries(run, sought.label, others, request.scope) if words else ()
+    dictionaries = _dictionaries(run, sought, others, request) if words else ()
     with open_study(LOCATE, asked, _plain(request, sought, dictionaries), after=after) as study:
-        phase = Phase("words", np.unique(sought.turned.objects.images), 1.0, _map_bytes(sought, dictionaries))
-        if study.begin(*([phase] if dictionaries else [])):
+        phases = _phases(study, sought, dictionaries, bool(request.words))
+        if study.begin(*phases, items=len(dictionaries) if request.words else 0):
             for one in dictionaries:
                 study.say(f"words of {one.name}")
             voters: list[Voters] = list(_place_voters(request, sought, layers))
             if dictionaries:
-                parts = study.map_parts(phase, CropWordsWorker, turned=sought.turned, dictionaries=dictionaries)
-                maps = zip(dictionaries, gathered_words(parts, dictionaries), strict=True)
-                voters += [WordVoters(one, some, sought.turned.learned) for one, some in maps]
+                voters += _word_voters(study, sought, dictionaries, phases)
             found = _answer(study, sought, voters)
             draw_figures(study, sought, voters, found)
         told = _spreads(study, sought)
@@ -70,15 +75,43 @@ def run_locate(asked: Asked, request: LocateRequest) -> dict[str, Any]:
 def _plain(request: LocateRequest, sought: Sought, dictionaries: Sequence[AskedDictionary]) -> dict[str, Any]:
     """What the answer depends on: patterns, dictionaries and annotations by content."""
     plain = asdict(request) | {"patterns": content_of(sought.files)}
-    plain["dictionaries"] = {one.name: hashlib.sha256(one.path.read_bytes()).hexdigest()[:16] for one in dictionaries}
+    read = () if request.words else dictionaries  # what is learned here depends on the rest of the request
+    plain["dictionaries"] = {one.name: hashlib.sha256(one.path.read_bytes()).hexdigest()[:16] for one in read}
     if request.annotations is not None:
         plain["annotations"] = str(request.annotations.resolve())
         plain["annotated"] = hashlib.sha256(request.annotations.read_bytes()).hexdigest()[:16]
     return plain
 
 
-def _map_bytes(sought: Sought, dictionaries: Sequence[AskedDictionary]) -> int:
-    return 4 * len(sought.known) * sum(one.layer.positions for one in dictionaries)
+def _dictionaries(
+    run: Run, sought: Sought, layers: Sequence[str], request: LocateRequest
+) -> tuple[AskedDictionary, ...]:
+    if request.words:
+        return object_dictionaries(run, sought.label, layers, request.words)
+    return asked_dictionaries(run, sought.label, layers, request.scope)
+
+
+def _phases(
+    study: StudyContext, sought: Sought, dictionaries: Sequence[AskedDictionary], learned: bool
+) -> tuple[Phase, ...]:
+    """Columns, where dictionaries are learned from them; then words."""
+    if not dictionaries:
+        return ()
+    size = 4 * len(sought.known) * sum(one.layer.positions for one in dictionaries)
+    words = Phase("words", np.unique(sought.turned.objects.images), 1.0, size)
+    return (columns_phase(sought.turned, dictionaries, study.settings), words) if learned else (words,)
+
+
+def _word_voters(
+    study: StudyContext, sought: Sought, dictionaries: Sequence[AskedDictionary], phases: Sequence[Phase]
+) -> Iterator[Voters]:
+    inputs = {"turned": sought.turned, "dictionaries": dictionaries}
+    *before, words = phases
+    for phase in before:
+        learn_dictionaries(study, lambda: study.map_parts(phase, ObjectColumnsWorker, **inputs), dictionaries)  # noqa: B023
+    parts = study.map_parts(words, CropWordsWorker, **inputs)
+    for one, some in zip(dictionaries, gathered_words(parts, dictionaries), strict=True):
+        yield WordVoters(one, some, sought.turned.learned)
 
 
 def _place_voters(request: LocateRequest, sought: Sought, layers: Sequence[str]) -> Iterator[Voters]:
@@ -92,10 +125,13 @@ def _place_voters(request: LocateRequest, sought: Sought, layers: Sequence[str])
 def _answer(study: StudyContext, sought: Sought, voters: Sequence[Voters]) -> list[Located]:
     """Vote, and write the tables."""
     templates, found = list[pa.Table](), list[Located]()
-    for some in voters:
-        sets = [some.templates(annotated) for annotated in sought.sets]
-        templates += template_rows(sought, some, sets)
-        found += located_by(some, sets, len(sought.known))
+    sets = [(some, [some.templates(annotated) for annotated in sought.sets]) for some in voters]
+    for some, own in sets:
+        templates += template_rows(sought, some, own)
+        found += located_by(some.method, [(some, own)], len(sought.known))
+    words = [(some, own) for some, own in sets if isinstance(some, WordVoters)]
+    if len(words) > 1:
+        found += located_by(together([some.dictionary for some, _ in words]), words, len(sought.known))
     found += located_by_controls(sought, object_features(sought.files))
     study.write_table("templates", pa.concat_tables(templates))
     study.write_table("locations", pa.concat_tables(location_rows(sought, one) for one in found))

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
+from torch import Tensor
 
 from gmm_ops.explanatory.responses import PositionGrid
 from gmm_ops.mixtures.assignment import assign
 from workflows.asking.image_parts import ImageShard, Parts
 from workflows.asking.pattern_files import TurnedObjects, grid_of
+from workflows.asking.registry import STUDIES
 from workflows.data.network_inputs import ObjectInputs
 from workflows.errors import DataError, RunFolderError, SettingsError
 from workflows.networks.loading import load_network
@@ -24,7 +26,9 @@ from workflows.run import Run
 from workflows.runtime.devices import STORAGE_DTYPES, choose_device
 from workflows.settings import Settings
 from workflows.storage.mixtures import load_mixture
+from workflows.storage.names import slug
 from workflows.storage.run_folder import RunFolder
+from workflows.storage.study_folder import StudyFolder
 
 _FINE = 10
 """Positions along a side that a layer has at least whose words vote where no layer is asked for."""
@@ -35,21 +39,54 @@ class AskedDictionary:
     """The words of a layer that vote.
 
     Attributes:
-        scope: whose classes it explains.
+        scope: whose classes it explains; ``objects``: it is learned from the objects themselves.
         layer: which.
+        words: K.
         grid: where its columns lie on an object.
         path: of the mixture.
     """
 
     scope: str
     layer: LayerPlan
+    words: int
     grid: PositionGrid
     path: Path
 
     @property
     def name(self) -> str:
         """As tables call it."""
-        return f"{self.scope}, {self.layer.given}, K {self.layer.words}"
+        return f"{self.scope}, {self.layer.given}, K {self.words}"
+
+    @property
+    def item(self) -> str:
+        """Key in the ledger, of one that the study learns."""
+        return f"dictionary {self.name}"
+
+
+OBJECTS = "objects"
+"""In place of a scope."""
+
+
+def object_dictionaries(
+    run: Run, label: int, layers: Sequence[str], words: Sequence[int]
+) -> tuple[AskedDictionary, ...]:
+    """Dictionaries that the study learns from the objects of a class, lowest layer first.
+
+    Args:
+        run: with its index stage done.
+        label: the class.
+        layers: as ``asked_dictionaries``.
+        words: K; of each layer one for each.
+
+    Raises:
+        SettingsError: as ``asked_dictionaries``.
+    """
+    folder = StudyFolder(run.folder, STUDIES["locate"]).root / "dictionaries" / f"class-{label}"
+    return tuple(
+        AskedDictionary(OBJECTS, layer, k, _grid(layer, run.plan), folder / f"{slug(layer.name)}-{k}.npz")
+        for layer in _layers(run.plan, layers)
+        for k in words
+    )
 
 
 def asked_dictionaries(run: Run, label: int, layers: Sequence[str], scope: str | None) -> tuple[AskedDictionary, ...]:
@@ -86,12 +123,12 @@ def asked_dictionaries(run: Run, label: int, layers: Sequence[str], scope: str |
                 f"--voters words: must have the dictionary {str(path)!r}, which is missing; give the command of the "
                 "run again"
             )
-        size = plan.input_height, plan.input_width
-        found.append(AskedDictionary(chosen, layer, _grid(layer, size), path))
+        found.append(AskedDictionary(chosen, layer, layer.words, _grid(layer, plan), path))
     return tuple(found)
 
 
-def _grid(layer: LayerPlan, size: tuple[int, int]) -> PositionGrid:
+def _grid(layer: LayerPlan, plan: Plan) -> PositionGrid:
+    size = plan.input_height, plan.input_width
     return grid_of((layer.pixels.rows, layer.pixels.columns), (layer.height, layer.width), size)
 
 
@@ -107,6 +144,36 @@ def _layers(plan: Plan, names: Sequence[str]) -> list[LayerPlan]:
         if name not in {known for layer in spatial for known in (layer.given, layer.name)}:
             raise SettingsError(f"--layer: must be a layer whose words the run has, got {name!r}; there is {told}")
     return [layer for layer in spatial if {layer.given, layer.name} & set(names)]
+
+
+class TurnedColumns:
+    """Runs in an actor: columns of objects, each turned as patterns has it, cast as the words stage casts them."""
+
+    def __init__(
+        self, settings: Settings, plan: Plan, folder: RunFolder, turned: TurnedObjects, layers: Sequence[LayerPlan]
+    ) -> None:
+        self._turned, self._layers = turned, {layer.name: layer for layer in layers}
+        self.device = choose_device(settings.runtime.device)
+        self._precision = torch.bfloat16 if settings.extract.precision == "bfloat16" else torch.float32
+        self._dtype = STORAGE_DTYPES[settings.extract.dtype]
+        network = load_network(settings.network.model_copy(update={"weights": plan.weights}))
+        self._network = TappedNetwork(network, list(self._layers), rewriting=plan.rewriting)
+        self._network.to(self.device, self._precision)
+        self._inputs = ObjectInputs(settings, folder, (plan.input_height, plan.input_width), self.device)
+        self._batch = plan.batch(settings.extract)
+
+    @torch.inference_mode()
+    def __call__(
+        self, rows: Int[np.ndarray, " m"]
+    ) -> Iterator[tuple[Int[np.ndarray, " b"], dict[str, Float[Tensor, "b P D"]]]]:
+        """Some objects after the other, and by layer the columns of all their positions."""
+        done = 0
+        for plain, mirrored in self._inputs(self._turned.objects.only(rows), self._batch, mirrored=True):
+            some = rows[done : done + len(plain)]
+            done += len(plain)
+            turn = torch.from_numpy(self._turned.signs[some] < 0).to(self.device)[:, None, None, None]
+            maps = self._network(torch.where(turn, mirrored, plain).to(self._precision))[1]
+            yield some, {name: maps[name].flatten(2).transpose(1, 2).to(self._dtype) for name in self._layers}
 
 
 class CropWordsWorker:
@@ -127,31 +194,18 @@ class CropWordsWorker:
         dictionaries: Sequence[AskedDictionary],
     ) -> None:
         self._turned, self._dictionaries = turned, dictionaries
-        self._device = choose_device(settings.runtime.device)
-        self._precision = torch.bfloat16 if settings.extract.precision == "bfloat16" else torch.float32
-        self._dtype = STORAGE_DTYPES[settings.extract.dtype]
-        network = load_network(settings.network.model_copy(update={"weights": plan.weights}))
-        names = [one.layer.name for one in dictionaries]
-        self._network = TappedNetwork(network, names, rewriting=plan.rewriting).to(self._device, self._precision)
-        self._mixtures = [load_mixture(one.path).to(self._device) for one in dictionaries]
-        self._inputs = ObjectInputs(settings, folder, (plan.input_height, plan.input_width), self._device)
-        self._batch = plan.batch(settings.extract)
+        self._read = TurnedColumns(settings, plan, folder, turned, [one.layer for one in dictionaries])
+        self._mixtures = [load_mixture(one.path).to(self._read.device) for one in dictionaries]
 
-    @torch.inference_mode()
     def __call__(self, shard: ImageShard) -> dict[str, np.ndarray]:
-        """By number of the dictionary; columns are cast as the words stage casts them."""
-        own = np.isin(self._turned.objects.images, shard.images)
-        signs = torch.from_numpy(self._turned.signs[own]).to(self._device)
+        """By number of the dictionary."""
+        own = np.flatnonzero(np.isin(self._turned.objects.images, shard.images))
         found: list[list[np.ndarray]] = [[] for _ in self._dictionaries]
-        done = 0
-        for plain, mirrored in self._inputs(self._turned.objects.only(own), self._batch, mirrored=True):
-            turn = signs[done : done + len(plain), None, None, None] < 0
-            maps = self._network(torch.where(turn, mirrored, plain).to(self._precision))[1]
-            done += len(plain)
+        for _, maps in self._read(own):
             for one, mixture, words in zip(self._dictionaries, self._mixtures, found, strict=True):
-                columns = maps[one.layer.name].permute(0, 2, 3, 1).reshape(-1, one.layer.units)
-                word = assign(mixture, columns.to(self._dtype).float()).word
-                words.append(word.reshape(len(plain), one.layer.height, one.layer.width).cpu().numpy())
+                columns = maps[one.layer.name]
+                word = assign(mixture, columns.flatten(0, 1).float()).word
+                words.append(word.reshape(len(columns), one.layer.height, one.layer.width).cpu().numpy())
         return {str(place): np.concatenate(words).astype(np.int32) for place, words in enumerate(found)}
 
 

@@ -37,6 +37,7 @@ class LocateRequest:
         layers: whose voters vote: layers with patterns, or with words; none of a kind: all layers with patterns, one
             with words, see ``asked_dictionaries``.
         scope: of the dictionary; None: the first that explains the class.
+        words: instead, dictionaries of so many words are learned from the objects.
     """
 
     class_name: str
@@ -47,6 +48,7 @@ class LocateRequest:
     top: Top | None = None
     layers: tuple[str, ...] = ()
     scope: str | None = None
+    words: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         """Raises SettingsError: values that cannot be."""
@@ -58,8 +60,16 @@ class LocateRequest:
             raise SettingsError("--voters: must be one at least, got none; patterns are the paper's")
         if self.triples < 1:
             raise SettingsError(f"--triples: must be at least 1, got {self.triples}; 10 show the spread")
-        if self.scope and "words" not in self.voters:
-            raise SettingsError(f"--scope: must go with --voters words, got {', '.join(self.voters)}; add it")
+        for option in ("scope", "words"):
+            if getattr(self, option) and "words" not in self.voters:
+                raise SettingsError(f"--{option}: must go with --voters words, got {', '.join(self.voters)}; add it")
+        if self.scope and self.words:
+            raise SettingsError(
+                f"--words: must be left out with --scope, got both ({self.scope}): words are the run's or the objects'"
+            )
+        if self.words and (min(self.words) < 2 or len(set(self.words)) < len(self.words)):
+            told = ", ".join(map(str, self.words))
+            raise SettingsError(f"--words: must be different numbers of at least 2, got {told}; 60 is a good begin")
 
 
 @dataclass(frozen=True, eq=False)

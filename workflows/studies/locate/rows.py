@@ -44,15 +44,22 @@ class Located:
         return found
 
 
-def located_by(voters: Voters, templates: Sequence[Sequence[Template]], objects: int) -> Iterator[Located]:
-    """One for every set; objects outside, for they are read in blocks."""
-    places, votes = np.zeros((len(templates), objects, 2)), np.zeros((len(templates), objects))
+def located_by(
+    method: Method, voters: Sequence[tuple[Voters, Sequence[Sequence[Template]]]], objects: int
+) -> Iterator[Located]:
+    """One for every set of annotated objects, by the votes of some voters together, each with its templates.
+
+    Objects are the outer loop, for they are read in blocks.
+    """
+    sets = len(voters[0][1])
+    places, votes = np.zeros((sets, objects, 2)), np.zeros((sets, objects))
     for row in range(objects):
-        for number, some in enumerate(templates):
-            voted = votes_on(voters, some, row)
+        for number in range(sets):
+            maps = [votes_on(one, templates[number], row) for one, templates in voters]
+            voted = torch.stack(maps).mean(dim=0)
             places[number, row] = voted_place(voted).numpy()
             votes[number, row] = float(voted.max())
-    return (Located(number, voters.method, *found) for number, found in enumerate(zip(places, votes, strict=True)))
+    return (Located(number, method, *found) for number, found in enumerate(zip(places, votes, strict=True)))
 
 
 def located_by_controls(sought: Sought, features: Float[np.ndarray, "n D"]) -> Iterator[Located]:

@@ -201,7 +201,7 @@ class WordVoters:
     @cached_property
     def _frequencies(self) -> Float[Tensor, " K"]:
         words = self.maps[self.learned].reshape(-1)
-        counts = np.bincount(words[words >= 0], minlength=self.dictionary.layer.words)
+        counts = np.bincount(words[words >= 0], minlength=self.dictionary.words)
         return torch.from_numpy(counts / max(counts.sum(), 1))
 
     def templates(self, annotated: Annotated) -> tuple[Template, ...]:
@@ -221,6 +221,11 @@ class WordVoters:
         """Layer and word."""
         layer = self.dictionary.layer.name
         return {"layer": [layer] * len(voters), "unit": None, "pattern": None, "word": voters}
+
+
+def together(dictionaries: Sequence[AskedDictionary]) -> Method:
+    """Words of several dictionaries, whose vote maps are added up."""
+    return Method("words", " + ".join(one.name for one in dictionaries))
 
 
 def controls(
