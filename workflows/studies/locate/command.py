@@ -25,7 +25,7 @@ from workflows.studies.locate.crop_words import (
     object_dictionaries,
 )
 from workflows.studies.locate.figures import draw_figures
-from workflows.studies.locate.object_words import ObjectColumnsWorker, columns_phase, learn_dictionaries
+from workflows.studies.locate.object_words import ObjectColumnsWorker, columns_bytes, layers_of, learn_dictionaries
 from workflows.studies.locate.request import LocateRequest, Sought, content_of, layers_by_kind, sought_part
 from workflows.studies.locate.rows import (
     Located,
@@ -97,9 +97,12 @@ def _phases(
     """Columns, where dictionaries are learned from them; then words."""
     if not dictionaries:
         return ()
-    size = 4 * len(sought.known) * sum(one.layer.positions for one in dictionaries)
-    words = Phase("words", np.unique(sought.turned.objects.images), 1.0, size)
-    return (columns_phase(sought.turned, dictionaries, study.settings), words) if learned else (words,)
+    photos = np.unique(sought.turned.objects.images)
+    shards = study.shards(Phase("words", photos))
+    most = max(int(np.isin(sought.turned.objects.images, shard.images).sum()) for shard in shards)
+    words = Phase("words", photos, 1.0, 4 * most * sum(one.layer.positions for one in dictionaries))
+    each = columns_bytes(layers_of(dictionaries), len(sought.known), study.settings)
+    return (Phase("columns", photos, 1.0, most * each), words) if learned else (words,)
 
 
 def _word_voters(

@@ -15,10 +15,10 @@ import torch
 from jaxtyping import Float
 
 from gmm_ops.mixtures.online_em import fit_online
-from workflows.asking.image_parts import ImageShard, Parts, Phase
+from workflows.asking.image_parts import ImageShard, Parts
 from workflows.asking.pattern_files import TurnedObjects
 from workflows.asking.study import StudyContext
-from workflows.plan.run_plan import Plan
+from workflows.plan.run_plan import LayerPlan, Plan
 from workflows.runtime.devices import STORAGE_DTYPES
 from workflows.runtime.dispatcher import map_shards
 from workflows.settings import Settings
@@ -30,21 +30,25 @@ _BYTES = 2**28
 """Of columns that a dictionary is learned from, at most."""
 
 
-def columns_phase(turned: TurnedObjects, dictionaries: Sequence[AskedDictionary], settings: Settings) -> Phase:
-    """The pass that gathers columns."""
-    each = sum(_columns(one, len(turned.objects), settings) * one.layer.units for one in dictionaries)
-    size = len(turned.objects) * each * STORAGE_DTYPES[settings.extract.dtype].itemsize
-    return Phase("columns", np.unique(turned.objects.images), 1.0, size)
+def columns_bytes(layers: Sequence[LayerPlan], objects: int, settings: Settings) -> int:
+    """Of the columns of an object."""
+    size = STORAGE_DTYPES[settings.extract.dtype].itemsize
+    return sum(_columns(layer, objects, settings) * layer.units * size for layer in layers)
 
 
-def _columns(dictionary: AskedDictionary, objects: int, settings: Settings) -> int:
+def _columns(layer: LayerPlan, objects: int, settings: Settings) -> int:
     """Columns of an object that are kept: all, or as many as the bytes allow, spread at random."""
-    size = objects * dictionary.layer.units * STORAGE_DTYPES[settings.extract.dtype].itemsize
-    return max(1, min(dictionary.layer.positions, _BYTES // size))
+    size = objects * layer.units * STORAGE_DTYPES[settings.extract.dtype].itemsize
+    return max(1, min(layer.positions, _BYTES // size))
+
+
+def layers_of(dictionaries: Sequence[AskedDictionary]) -> tuple[LayerPlan, ...]:
+    """Each once."""
+    return tuple({one.layer.name: one.layer for one in dictionaries}.values())
 
 
 class ObjectColumnsWorker:
-    """Runs in an actor: the objects of a shard of photos in, some of their columns out, (b c, D) a dictionary.
+    """Runs in an actor: the objects of a shard of photos in, some of their columns out, (b c, D) by layer.
 
     Args:
         settings, plan, folder: of the run.
@@ -60,32 +64,29 @@ class ObjectColumnsWorker:
         turned: TurnedObjects,
         dictionaries: Sequence[AskedDictionary],
     ) -> None:
-        self._turned, self._dictionaries, self._settings = turned, dictionaries, settings
-        self._read = TurnedColumns(settings, plan, folder, turned, [one.layer for one in dictionaries])
+        self._turned, self._layers, self._settings = turned, layers_of(dictionaries), settings
+        self._read = TurnedColumns(settings, plan, folder, turned, self._layers)
 
     def __call__(self, shard: ImageShard) -> dict[str, np.ndarray]:
-        """By number of the dictionary; which columns of an object are kept depends on the seed and the object alone."""
+        """Which columns of an object are kept depends on the seed and the object alone."""
         chosen = np.isin(self._turned.objects.images, shard.images) & self._turned.learned
-        rows = np.flatnonzero(chosen)
-        found: list[list[np.ndarray]] = [
-            [np.zeros((0, one.layer.units), np.dtype(self._settings.extract.dtype))] for one in self._dictionaries
-        ]
-        for some, maps in self._read(rows):
-            for one, kept in zip(self._dictionaries, found, strict=True):
-                count = _columns(one, len(self._turned.objects), self._settings)
-                for row, columns in zip(some.tolist(), maps[one.layer.name], strict=True):
+        empty = {layer.name: np.zeros((0, layer.units), self._settings.extract.dtype) for layer in self._layers}
+        found = {name: [none] for name, none in empty.items()}
+        for some, maps in self._read(np.flatnonzero(chosen)):
+            for layer in self._layers:
+                count = _columns(layer, len(self._turned.objects), self._settings)
+                for row, columns in zip(some.tolist(), maps[layer.name], strict=True):
                     draw = np.random.default_rng([self._settings.seed % 2**64, row])
-                    places = np.sort(draw.permutation(one.layer.positions)[:count])
-                    kept.append(columns[torch.from_numpy(places)].cpu().numpy())
-        return {str(place): np.concatenate(some) for place, some in enumerate(found)}
+                    places = np.sort(draw.permutation(layer.positions)[:count])
+                    found[layer.name].append(columns[torch.from_numpy(places)].cpu().numpy())
+        return {name: np.concatenate(some) for name, some in found.items()}
 
 
 @dataclass(frozen=True)
 class DictionaryJob:
-    """What the actor that learns a dictionary is given: the columns of all shards, and which it is."""
+    """What the actor that learns a dictionary is given."""
 
     parts: Parts
-    place: int
     dictionary: AskedDictionary
     seed: int
 
@@ -99,7 +100,7 @@ class DictionaryWorker:
     def __call__(self, item: str) -> dict[str, Any]:
         """One dictionary."""
         job = self._jobs[item]
-        columns: Float[np.ndarray, "n D"] = np.concatenate([part[str(job.place)] for part in job.parts])
+        columns: Float[np.ndarray, "n D"] = np.concatenate([part[job.dictionary.layer.name] for part in job.parts])
         fit = fit_online(torch.from_numpy(columns).float(), job.dictionary.words, job.seed)
         save_mixture(job.dictionary.path, fit.mixture)
         return {"columns": len(columns)}
@@ -114,7 +115,7 @@ def learn_dictionaries(
     if not left:
         return
     found = parts()
-    jobs = [DictionaryJob(found, place, one, study.settings.seed) for place, one in enumerate(dictionaries)]
+    jobs = [DictionaryJob(found, one, study.settings.seed) for one in dictionaries]
     map_shards(
         DictionaryWorker,
         {"jobs": jobs},
