@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import numpy as np
 import pytest
 import torch
@@ -234,6 +236,7 @@ def test_dictionaries_are_learned_from_the_objects(root: Path, files: PatternFil
     run_locate(asked(own), asking)
     dictionaries = object_dictionaries(open_run(own), 3, ("add2",), (5, 3))
     words_vote_as_in_memory(own, files, dictionaries)
+    assert together(dictionaries).voters == "objects, add2, K 5 + 3"
     learned = files.objects().learned
     columns = turned_columns(own, files, dictionaries[0].layer.name)[torch.from_numpy(learned)]
     order = [np.random.default_rng([open_run(own).settings.seed, row]).permutation(columns[0, ..., 0].numel())
@@ -273,6 +276,14 @@ def test_errors_are_of_objects_that_nothing_was_learned_from(
         (name, 3) for name in ("centre", "linear", "mean", "patterns", "peaks", "words", "words", "words")
     ]
     assert len(summary["figures"]) == 4
+
+
+def test_the_query_of_the_page_runs(root: Path, summary: dict[str, Any]) -> None:
+    page = Path(__file__).parents[3] / "infra/docs/locate.md"
+    [query] = re.findall(r"```sql\n(.*?);\n```", page.read_text(encoding="utf-8"), re.DOTALL)
+    rows = duckdb.sql(query.replace("runs/animals-resnet50", str(root)).replace("292", CLASS)).fetchall()
+    assert [row[2] for row in rows] == [one["method"] for one in summary["errors"]]
+    assert [row[4] for row in rows] == pytest.approx([one["distance"] for one in summary["errors"]])
 
 
 def test_controls_stand_where_they_should(root: Path, files: PatternFiles, summary: dict[str, Any]) -> None:

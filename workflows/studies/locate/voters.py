@@ -224,8 +224,12 @@ class WordVoters:
 
 
 def together(dictionaries: Sequence[AskedDictionary]) -> Method:
-    """Words of several dictionaries, whose vote maps are added up."""
-    return Method("words", " + ".join(one.name for one in dictionaries))
+    """Words of several dictionaries, whose vote maps are averaged."""
+    alike = {(one.scope, one.layer.given) for one in dictionaries}
+    first, *others = dictionaries
+    return Method(
+        "words", " + ".join([first.name, *(str(one.words) if len(alike) == 1 else one.name for one in others)])
+    )
 
 
 def controls(
