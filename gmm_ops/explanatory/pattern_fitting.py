@@ -112,17 +112,24 @@ class _Fit:
         self._parents = torch.full((*self._means.shape[:2], count), NO_PARENT)
         self._columns, self._shares = self._seen_parents()
         self._masses = np.zeros(self._means.shape[:2])
+        if settings.rigid and len(upper.candidates):
+            self._take_parents(self._expect(True, check=True), forced=True)
 
     def advance(self, iteration: int) -> Float[np.ndarray, " D"]:
         """One iteration; returns the log likelihood before it."""
         chooses = len(self._upper.candidates) > 0 and self._settings.takes_parents(iteration)
-        moments, likelihood, masses, places = self._expect(chooses, check=iteration == 1)
+        found = self._expect(chooses, check=iteration == 1)
         if chooses:
-            for unit in range(len(moments)):
-                self._choose_parents(unit, moments[unit], masses[:, unit], places[:, unit])
-            self._columns, self._shares = self._seen_parents()
+            self._take_parents(found)
+        moments, likelihood, *_ = found
         self._maximise(moments)
         return likelihood
+
+    def _take_parents(self, found: tuple[np.ndarray, ...], forced: bool = False) -> None:
+        moments, _, masses, places = found
+        for unit in range(len(moments)):
+            self._choose_parents(unit, moments[unit], masses[:, unit], places[:, unit], forced)
+        self._columns, self._shares = self._seen_parents()
 
     def layer(self) -> PatternLayer:
         arrays = (torch.from_numpy(values) for values in (self._means, self._deviations, self._masses))
@@ -153,15 +160,16 @@ class _Fit:
         moments: Float[np.ndarray, "4 N"],
         masses: Float[np.ndarray, "n N"],
         places: Float[np.ndarray, "n N 2"],
+        forced: bool,
     ) -> None:
-        """Take new parents where they leave less variance, and set the moments as of the new shift, in place."""
+        """Take new parents where they leave less variance, or all; set the moments as of the new shift, in place."""
         own, there = np.ascontiguousarray(masses), np.ascontiguousarray(places)
         search = ParentSearch(own, there, self._means[unit], self._upper)
         found = self._upper.candidates[torch.from_numpy(search.choose(self._parents.shape[2]))]
         columns, shares = self._upper.columns(found[None])
         old = self._spread(unit, own, there, self._columns[unit], self._shares[unit])
         new = self._spread(unit, own, there, columns[0], shares[0])
-        better = _variance(new) < _variance(old)
+        better = (_variance(new) < _variance(old)) | forced
         self._parents[unit, torch.from_numpy(better)] = found[torch.from_numpy(better)]
         moments[1:, better] += new[1:, better] - old[1:, better]
 

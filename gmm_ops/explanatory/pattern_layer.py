@@ -49,6 +49,8 @@ class PatternSettings:
         eta: up to 1 the likelihood does not fall.
         deviation: None, from the responses within [0.1, 1] / sqrt(N); a number is kept (the free top has 1.5).
         candidates: upper patterns that may become parents.
+        rigid: every pattern moves with parents from the first step on, though standing still would leave less variance,
+            as it mostly does below a free top: what varies there is the parent.
     """
 
     patterns: int
@@ -59,6 +61,7 @@ class PatternSettings:
     eta: float = 1.0
     deviation: float | None = None
     candidates: int = 600
+    rigid: bool = False
 
     def __post_init__(self) -> None:
         for name in ("patterns", "parents", "iterations", "candidates"):

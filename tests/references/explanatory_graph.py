@@ -133,8 +133,12 @@ def fit(
     tau: float,
     upper: tuple[np.ndarray, Sequence[float], int] | None = None,
     eta: float | None = None,
+    rigid: bool = False,
 ) -> tuple[np.ndarray, np.ndarray, list[list[int]], list[float]]:
-    """EM of one unit; upper: displacements (n, C, 2), precisions, M. Returns means, deviations, parents, history."""
+    """EM of one unit; upper: displacements (n, C, 2), precisions, M. Returns means, deviations, parents, history.
+
+    ``rigid``: patterns have parents before the first step, the greedy ones of responsibilities without a shift.
+    """
     deviations = np.full(len(means), bounds[1])
     parents: list[list[int]] = [[] for _ in means]
     history = []
@@ -144,6 +148,10 @@ def fit(
             return np.zeros((len(maps), len(means), 2))
         return np.array([[shift(own, one, upper[1]) for own in parents] for one in upper[0]])
 
+    if rigid and upper is not None:
+        weights, _ = e_step(maps, positions, means, deviations, shifts(), tau)
+        masses, places = masses_and_places(weights, positions)
+        parents = [greedy_parents(masses[:, n], places[:, n], *upper) for n in range(len(means))]
     for iteration in range(1, iterations + 1):
         weights, likelihood = e_step(maps, positions, means, deviations, shifts(), tau)
         history.append(likelihood)

@@ -31,6 +31,7 @@ STUDIES: dict[str, Study] = {
             "patterns",
             "which parts of an object do units show, and how do they move together",
             ("patterns", "pattern_edges", "pattern_places", "pattern_objects", "pattern_measures", "pattern_synthesis"),
+            version=2,
         ),
         Study("locate", "where a part is, from three annotated objects", ("templates", "locations", "location_errors")),
     )

@@ -53,11 +53,11 @@ def small(seed: int = 0) -> tuple[Tensor, UpperPlaces]:
 
 
 @pytest.mark.parametrize("step", ["closed", "gradient"])
-@pytest.mark.parametrize("seen", [True, False])
-def test_a_fit_is_that_of_the_loops(step: str, seen: bool) -> None:
+@pytest.mark.parametrize(("seen", "rigid"), [(True, False), (True, True), (False, False)])
+def test_a_fit_is_that_of_the_loops(step: str, seen: bool, rigid: bool) -> None:
     maps, upper = small()
     grid = PositionGrid(5, 7, (0.1, 0.06), (0.2, 0.145))
-    settings = PatternSettings(3, parents=2, iterations=7, step=step, eta=0.7, tau=0.8)  # type: ignore[arg-type]
+    settings = PatternSettings(3, parents=2, iterations=7, step=step, eta=0.7, tau=0.8, rigid=rigid)  # type: ignore[arg-type]
     found = fit_patterns(maps, grid, settings, [3, 4], upper if seen else None)
     for unit in (0, 1):
         above = (upper.displacements.double().transpose(1, 2).numpy(), upper.precisions.tolist(), 2)
@@ -70,6 +70,7 @@ def test_a_fit_is_that_of_the_loops(step: str, seen: bool) -> None:
             0.8,
             above if seen else None,
             0.7 if step == "gradient" else None,
+            rigid,
         )
         np.testing.assert_allclose(found.likelihood[unit], history, rtol=1e-9)
         np.testing.assert_allclose(found.layer.means[unit], means, atol=1e-9)
@@ -77,7 +78,8 @@ def test_a_fit_is_that_of_the_loops(step: str, seen: bool) -> None:
         if seen:
             expected = [[int(upper.candidates[c]) for c in own] or [-1, -1] for own in chosen]
             assert found.layer.parents[unit].tolist() == expected
-    assert not seen or bool((found.layer.parents >= 0).any()), "else the parents were not tried"
+    kin = found.layer.parents >= 0
+    assert bool(kin.all() if rigid else kin.any()) == seen, "else the parents were not tried"
 
 
 def test_the_likelihood_never_falls(top: PatternFit, bottom: PatternFit) -> None:
@@ -86,6 +88,14 @@ def test_the_likelihood_never_falls(top: PatternFit, bottom: PatternFit) -> None
         assert bool((after >= before - 1e-6 * before.abs()).all())
         assert bool((after[:, -1] > before[:, 0] + 1).all())
     assert bool((bottom.layer.parents >= 0).all(dim=2).any()), "else parents were never taken"
+
+
+def test_nor_of_rigid_patterns_which_all_have_a_parent(scene: Scene, above: UpperPlaces) -> None:
+    settings = PatternSettings(8, parents=1, iterations=12, rigid=True)
+    found = fit_patterns(scene.lower[:, :1], square_grid(28), settings, [7], above)
+    assert bool((found.layer.parents >= 0).all())
+    before, after = found.likelihood[:, :-1], found.likelihood[:, 1:]
+    assert bool((after >= before - 1e-6 * before.abs()).all())
 
 
 def test_a_gradient_step_never_lowers_it_either(scene: Scene, above: UpperPlaces) -> None:

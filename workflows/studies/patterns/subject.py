@@ -165,12 +165,12 @@ class Subject:
         return LayerJob(root, maps, rows, layer.grid, self.pattern_settings(top, place), seeds, upper)
 
     def pattern_settings(self, top: Top, place: int) -> PatternSettings:
-        """Of a layer: below a free top a pattern has one parent."""
-        iterations = self.request.iterations
-        if top == "free" and place == len(self.layers) - 1:
+        """Of a layer: below a free top every pattern moves with one parent."""
+        iterations, free = self.request.iterations, top == "free"
+        if free and place == len(self.layers) - 1:
             return PatternSettings.free_top(iterations)
-        parents = 1 if top == "free" else self.request.parents
-        return PatternSettings(self.layers[place].patterns, parents, iterations, candidates=CANDIDATES)
+        parents = 1 if free else self.request.parents
+        return PatternSettings(self.layers[place].patterns, parents, iterations, candidates=CANDIDATES, rigid=free)
 
     def write_places(self, top: Top, number: int, rows: pa.Table) -> None:
         """Write a part of pattern_places.parquet; parts are in the order of the table's key."""
