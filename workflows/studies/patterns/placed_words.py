@@ -22,11 +22,12 @@ from workflows.pipeline import stages_left, stages_until
 from workflows.plan.run_plan import LayerPlan
 from workflows.plan.scopes import read_scopes
 from workflows.run import Run
+from workflows.storage.arrays import open_array, read_rows
 from workflows.storage.log_unit import LOG_UNIT
 from workflows.studies.patterns.measures import GROUPS
 from workflows.studies.patterns.request import photo_sides
 from workflows.words.scope_images import ranges_of
-from workflows.words.word_maps import read_words
+from workflows.words.word_maps import words_path
 
 SOURCES = ("patterns", "constant", "random")
 """Places that are asked for their words: where patterns sit, their mean places, any place, all on the same objects."""
@@ -97,14 +98,13 @@ class PlacedWords:
         if rows.start not in self._held:
             self._held.clear()
             images = self.turned.objects.images[rows]
-            extract, found = self.study.settings.extract, torch.empty(0)
+            extract, grid = self.study.settings.extract, self.grid
+            array = open_array(words_path(self.study.folder, self.scope, self.layer.name, "word"))
+            found = np.empty((len(images), grid.height, grid.width), np.int32)
             for first, stop in ranges_of(np.unique(images), extract.images_per_shard, extract.images_per_chunk):
-                words = read_words(self.study.folder, self.scope, self.layer.name, first, stop)
                 here = np.flatnonzero((images >= first) & (images < stop))
-                if not len(found):
-                    found = torch.full((len(images), *words.shape[1:]), -1, dtype=words.dtype)
-                found[here] = words[images[here] - first]
-            self._held[rows.start] = found
+                found[here] = read_rows(array, first, stop)[images[here] - first]
+            self._held[rows.start] = torch.from_numpy(found)
         return self._held[rows.start]
 
     def at(self, rows: slice, places: Float[Tensor, "b V 2"]) -> Int[Tensor, "b V"]:

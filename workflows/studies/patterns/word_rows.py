@@ -113,12 +113,13 @@ class WordJoin:
     def layer_words(self, top: Top, place: int) -> LayerWords:
         """Words at all patterns of a layer, some patterns at a time."""
         layer, matched = self._subject.layers[place], self._matched[place]
-        means = self._subject.files.patterns(top, layer.name).means.reshape(-1, 2).double()
+        units = self._subject.files.patterns(top, layer.name).means
+        means, count = units.reshape(-1, 2).double(), units.shape[1]
         own = LayerPlaces(self._subject.files, top, layer, means, self._words[matched.name], self._groups, self.judged)
         listed = list[pa.Table]()
         by_source, by_part = ({name: list[Any]() for name in SOURCES} for _ in range(2))
         for some, tallies in own.tallies():
-            listed.append(self._listed(top, layer, matched, some, tallies))
+            listed.append(self._listed(top, layer, count, matched, some, tallies))
             for source, tally in tallies.items():
                 left = tally.left_out()
                 by_source[source].append(TopWords.of(left, self._pseudo_count, LOG_UNIT.base))
@@ -135,9 +136,15 @@ class WordJoin:
         return PatternKey(self._subject.label, self._subject.class_name, top)
 
     def _listed(
-        self, top: Top, layer: PatternedLayer, matched: LayerPlan, some: slice, tallies: Mapping[str, WordTally]
+        self,
+        top: Top,
+        layer: PatternedLayer,
+        count: int,
+        matched: LayerPlan,
+        some: slice,
+        tallies: Mapping[str, WordTally],
     ) -> pa.Table:
-        """Rows of pattern_words of some patterns, most frequent word first."""
+        """Rows of pattern_words of some patterns, most frequent word first. count: patterns of a unit."""
         counts, constant = (tallies[name].counts.sum(dim=0) for name in ("patterns", "constant"))
         objects, whole = counts.sum(dim=1, keepdim=True), constant.sum(dim=1, keepdim=True)
         chance = tallies["patterns"].chance.sum(dim=0) / objects
@@ -147,13 +154,12 @@ class WordJoin:
         kept = (ranked > 0) & ((ranked >= LEAST_SHARE * objects.numpy()) | (np.arange(ranked.shape[1]) == 0))
         row, rank = np.nonzero(kept)
         word, number = order[row, rank], row + some.start
-        patterns = len(self._subject.files.patterns(top, layer.name).means[0])
         steady = (constant / whole).numpy()[row, word]
         columns = {
             **self._key(top).columns(len(row)),
             "layer": [layer.name] * len(row),
-            "unit": (number // patterns).astype(np.int32),
-            "pattern": (number % patterns).astype(np.int32),
+            "unit": (number // count).astype(np.int32),
+            "pattern": (number % count).astype(np.int32),
             "scope": [self.scope] * len(row),
             "word_layer": [matched.name] * len(row),
             "word": word.astype(np.int32),
