@@ -6,8 +6,9 @@ beside what stands still on the same images, and beside ``follow``. Lengths are 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from math import nan
+from math import fsum, isfinite, nan, sqrt
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -18,6 +19,9 @@ from gmm_ops.explanatory.pattern_places import PatternPlaces
 from gmm_ops.explanatory.responses import PositionGrid
 from gmm_ops.inputs import as_count, as_float64
 from gmm_ops.records import Record
+
+_Z = 1.959964
+"""Of a normal interval of 95 %."""
 
 
 @dataclass(frozen=True)
@@ -124,6 +128,16 @@ def normalised_errors(
     away = (found.double() - parts.double()) * _scale(sizes, len(found))
     errors: Tensor = torch.linalg.vector_norm(away, dim=1)
     return errors
+
+
+def jackknife_interval(middle: float, without: Sequence[float]) -> tuple[float, float]:
+    """95 % interval of a measure, from the same without each group of images in turn; NaN where it cannot be told."""
+    known = [value for value in without if isfinite(value)]
+    if len(known) < 2 or not isfinite(middle):
+        return nan, nan
+    mean = fsum(known) / len(known)
+    spread = _Z * sqrt((len(known) - 1) / len(known) * fsum((value - mean) ** 2 for value in known))
+    return middle - spread, middle + spread
 
 
 def energy_regions(maps: Float[Tensor, "*batch H W"], share: float = 0.3) -> Bool[Tensor, "*batch H W"]:

@@ -30,7 +30,17 @@ STUDIES: dict[str, Study] = {
         Study(
             "patterns",
             "which parts of an object do units show, and how do they move together",
-            ("patterns", "pattern_edges", "pattern_places", "pattern_objects", "pattern_measures", "pattern_synthesis"),
+            (
+                "patterns",
+                "pattern_edges",
+                "pattern_places",
+                "pattern_objects",
+                "pattern_measures",
+                "pattern_words",
+                "pattern_word_measures",
+                "pattern_edge_words",
+                "pattern_synthesis",
+            ),
             version=2,
         ),
         Study("locate", "where a part is, from three annotated objects", ("templates", "locations", "location_errors")),

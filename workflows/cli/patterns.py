@@ -49,6 +49,11 @@ def patterns(
         typer.Option("--synthesis", help="Train a decoder of a middle layer too, and show objects as pictures again: "
                      "from whole maps, and from valid patterns alone."),
     ] = False,
+    scope: Annotated[
+        str | None,
+        typer.Option(help="Whose words are looked up where patterns sit, if the run has words: joint, class-<id>, "
+                     "list-<name>. Default: the first that explains the class."),
+    ] = None,
     images: Images = None,
     anew: Anew = False,
     address: Address = None,
@@ -85,6 +90,7 @@ def patterns(
         iterations=iterations,
         learn=learn,
         synthesis=synthesis,
+        scope=scope,
     )
     found = run_patterns(asking(folder, as_json, images, anew, address), request)
     if as_json:

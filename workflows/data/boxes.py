@@ -177,6 +177,19 @@ def centre_crop(
     return resized, (top, left), shown
 
 
+def input_scaling(
+    size: tuple[int, int], preprocessing: PreprocessingSettings
+) -> tuple[Float[np.ndarray, " 2"], Float[np.ndarray, " 2"]]:
+    """Factor and shift, of rows and columns, from pixels of a photo to shares of the sides of the network's input.
+
+    Args:
+        size: height and width of the photo in pixels.
+        preprocessing: how it was resized and cropped.
+    """
+    resized, corner, shown = (np.array(pair, np.float64) for pair in centre_crop(size, preprocessing))
+    return resized / np.array(size) / shown, -corner / shown
+
+
 def resized_size(size: tuple[int, int], short_side: int | None) -> tuple[int, int]:
     """Height and width of a photo after resizing its short side, rounded as the preprocessing does."""
     height, width = size

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from workflows.storage.fields import FLAG, IMAGE, INT, LONG, REAL, SINGLE, TEXT, field
+from workflows.storage.fields import FLAG, IMAGE, INT, LONG, REAL, SCOPE, SINGLE, TEXT, WORD, field
+from workflows.storage.log_unit import LOG_UNIT
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -19,6 +20,7 @@ _LAYER = field("layer", TEXT, "key", "canonical name of the convolution; its nor
 _UNIT = field("unit", INT, "key", "unit (channel) of the layer, from 0")
 _PATTERN = field("pattern", INT, "key", "pattern of the unit, from 0")
 _OBJECT = field("object", INT, "key", "of the class, from 0; see pattern_objects")
+_WORD_LAYER = field("word_layer", TEXT, "key", "modelled layer of the word, `layer` of words: its stride is nearest")
 
 
 def _with_interval(name: str, unit: str, meaning: str) -> list[pa.Field]:
@@ -105,6 +107,59 @@ PATTERN_COLUMNS: dict[str, list[pa.Field]] = {
               "most often sits in; mean over patterns", True),
         field("purity", REAL, "share", "the same of its region, the fewest positions with 30 % of its energy", True),
     ],
+    "pattern_words": [
+        _CLASS,
+        _TOP,
+        _LAYER,
+        _UNIT,
+        _PATTERN,
+        SCOPE,
+        _WORD_LAYER,
+        WORD,
+        field("rank", INT, "", "among the words of the pattern, from 0, most frequent first; words on less than a "
+              "tenth of its objects have no row, but for the first"),
+        field("objects", INT, "objects", "in which the pattern is valid and has a word at its place; of those that "
+              "patterns were not learned from, if any"),
+        field("share", REAL, "share", "of these objects whose photo has the word where the pattern sits"),
+        field("constant_share", REAL, "share", "the same at the pattern's mean place, as a control; null: nowhere in "
+              "the photos' crop", True),
+        field("object_share", REAL, "share", "of the area of these objects that has the word: what a place anywhere on "
+              "them would have"),
+        field("log_ratio", REAL, LOG_UNIT.name, f"{LOG_UNIT.logarithm} share/object_share, smoothed as edges are "
+              "(mine.pseudo_count)"),
+    ],
+    "pattern_word_measures": [
+        _CLASS,
+        _TOP,
+        _LAYER,
+        SCOPE,
+        _WORD_LAYER,
+        field("part", TEXT, "key", "the tenth of the patterns whose mean places lie nearest to this part; null: all",
+              True),
+        field("source", TEXT, "key", "`patterns`; as controls `constant` (mean place) and `random` (a place anywhere), "
+              "on the same objects"),
+        field("patterns", LONG, "patterns", "with a word on ten objects or more"),
+        *_with_interval("share", "share", "of a pattern's objects with its most frequent word; mean over patterns"),
+        *_with_interval("log_ratio", LOG_UNIT.name, "of that word, as in pattern_words; mean over patterns"),
+        *_with_interval("part_log_ratio", LOG_UNIT.name, f"{LOG_UNIT.logarithm} of the share of the part's box that "
+                        "has the word at the place over that of the whole object; mean over objects, then patterns"),
+    ],
+    "pattern_edge_words": [
+        _CLASS,
+        _TOP,
+        _LAYER,
+        field("parent_layer", TEXT, "key", "the layer above"),
+        SCOPE,
+        _WORD_LAYER,
+        field("parent_word_layer", TEXT, "key", "that of the parent"),
+        field("source", TEXT, "key", "`edges` of patterns; as controls as many pairs of patterns of the two layers: "
+              "`shuffled` (same patterns, same parents), `near` (parents as far away), `random`"),
+        field("pairs", LONG, "pairs", "both of whose patterns have words on ten objects or more"),
+        *_with_interval("in_graph", "share", "whose most frequent words are an edge of the class's inference graph"),
+        *_with_interval("in_graph_difference", "share", "edges minus this control; null: the edges themselves"),
+        *_with_interval("log_ratio", LOG_UNIT.name, "mean log ratio of these words in the run's counts (IG Eq. 16)"),
+        *_with_interval("log_ratio_difference", LOG_UNIT.name, "edges minus this control"),
+    ],
     "pattern_synthesis": [
         _CLASS,
         field("top", TEXT, "key", "as in patterns; null: does not depend on patterns", True),
@@ -126,5 +181,8 @@ PATTERN_KEYS: dict[str, tuple[str, ...]] = {
     "pattern_places": ("class", "top", "object", "layer", "unit", "pattern"),
     "pattern_objects": ("class", "object"),
     "pattern_measures": ("class", "layer", "source"),
+    "pattern_words": ("class", "top", "layer", "unit", "pattern", "rank"),
+    "pattern_word_measures": ("class", "top", "layer"),
+    "pattern_edge_words": ("class", "top", "layer"),
     "pattern_synthesis": ("class", "layer", "source"),
 }

@@ -69,6 +69,13 @@ HOUSE = {
     "pattern_objects": "class class_name object image x0 y0 x1 y1 mirrored margin learned",
     "pattern_measures": "class top layer source part objects pairs stability stability_low stability_high follow "
     "follow_low follow_high place_purity purity",
+    "pattern_words": "class top layer unit pattern scope word_layer word rank objects share constant_share "
+    "object_share log_ratio",
+    "pattern_word_measures": "class top layer scope word_layer part source patterns share share_low share_high "
+    "log_ratio log_ratio_low log_ratio_high part_log_ratio part_log_ratio_low part_log_ratio_high",
+    "pattern_edge_words": "class top layer parent_layer scope word_layer parent_word_layer source pairs in_graph "
+    "in_graph_low in_graph_high in_graph_difference in_graph_difference_low in_graph_difference_high log_ratio "
+    "log_ratio_low log_ratio_high log_ratio_difference log_ratio_difference_low log_ratio_difference_high",
     "pattern_synthesis": "class top layer source objects responses psnr psnr_low psnr_high",
     "templates": "class class_name part learn triple method voters object image layer unit pattern word dy dx weight",
     "locations": "class class_name part learn triple method voters object image y x votes annotated tested true_y "

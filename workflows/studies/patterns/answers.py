@@ -15,6 +15,7 @@ from torch import Tensor
 from gmm_ops.explanatory.pattern_places import PatternPlaces
 from workflows.asking.pattern_files import PatternFiles, Top, TurnedObjects, shard_rows
 from workflows.storage.tables import to_table
+from workflows.studies.patterns.joined_words import word_tables
 from workflows.studies.patterns.learning import StoredUpper
 from workflows.studies.patterns.measures import (
     Judged,
@@ -78,7 +79,8 @@ def answer(subject: Subject) -> Answer:
     found, judged = Learned(deviations, turned, seen), Judged.of(turned)
     tables = _tables(subject, turned)
     tables["pattern_measures"] = to_table(list(_measured(subject, found, judged)), "pattern_measures")
-    return Answer(found, tables, _told(subject, turned, judged))
+    words, told = word_tables(subject, turned)
+    return Answer(found, tables | words, _told(subject, turned, judged) | ({"words": told} if told else {}))
 
 
 def _tables(subject: Subject, turned: TurnedObjects) -> dict[str, pa.Table]:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,7 @@ from workflows.storage.study_folder import place_of
 from workflows.storage.tables import join_parts, read_table, to_table
 from workflows.studies.patterns.answers import answer, joined_tables
 from workflows.studies.patterns.figures import draw_figures
+from workflows.studies.patterns.placed_words import check_scope, lacking_words
 from workflows.studies.patterns.request import (
     PatternsRequest,
     TooFewObjects,
@@ -56,21 +58,29 @@ def run_patterns(asked: Asked, request: PatternsRequest) -> dict[str, Any]:
     run = open_run(asked.root)
     layers = asked_layers(run, _network(run), request)
     lines = matched_boxes(run, request)
-    plain = {name: value for name, value in asdict(request).items() if name not in ("boxes", "layers", "synthesis")}
+    check_scope(run, request.scope)
+    others = ("boxes", "layers", "synthesis", "scope")
+    plain = {name: value for name, value in asdict(request).items() if name not in others}
     plain |= {
         "objects": place_of(run.folder, request.boxes),
         "layers": [f"{one.name}:{one.patterns}" for one in layers],
     }
     plain |= {"synthesis": True} if request.synthesis else {}
+    reads: list[str | Path] = [request.boxes]
+    if not lacking_words(run):
+        plain |= {"words": request.scope or "first scope"}
+        reads += ["words", "edges"]
     after = "train" if run.settings.training is not None else "index"
-    with open_study(PATTERNS, asked, plain, after=after, reads=[request.boxes]) as study:
+    with open_study(PATTERNS, asked, plain, after=after, reads=reads) as study:
         if not request.layers:
             study.say(f"layers: {', '.join(plain['layers'])} (name:patterns of a unit)")
         subjects = _subjects(study, request, layers, lines)
         if study.begin(*(one.phase for one in subjects), items=sum(one.jobs() + request.synthesis for one in subjects)):
             _announce(study, subjects)
             _answer(study, subjects)
-        asked.console.print(_measures(study, [one.label for one in subjects]))
+        labels = [one.label for one in subjects]
+        for shown in (_measures(study, labels), *_words(study, labels)):
+            asked.console.print(shown)
     return study.summary()
 
 
@@ -140,21 +150,45 @@ def _announce(study: StudyContext, subjects: Sequence[Subject]) -> None:
     study.say(f"{PATTERNS}: {told}")
 
 
+_MEASURES = ("stability", "follow", "purity", "place_purity")
+_WORDS = ("share", "log_ratio", "part_log_ratio")
+_EDGES = ("pairs", "in_graph", "log_ratio", "log_ratio_difference")
+
+
 def _measures(study: StudyContext, classes: Sequence[int]) -> Table:
     """What the patterns are worth, a line a layer and source."""
+    keys = {"layer": "layer", "top": "top", "source": "source", "part": "near"}
+    named = {"place_purity": "in part"}
+    return _shown(study, "pattern_measures", classes, keys, {name: named.get(name, name) for name in _MEASURES})
+
+
+def _words(study: StudyContext, classes: Sequence[int]) -> Iterator[Table]:
+    """Words at the patterns, and those of linked patterns; nothing where the run has no words."""
+    keys = {"layer": "layer", "word_layer": "words of", "top": "top", "source": "words at", "part": "near"}
+    if read_table(study.folder.table("pattern_word_measures"), ["class"], [("class", "in", list(classes))]):
+        named = {name: name.replace("_", " ") for name in _WORDS}
+        yield _shown(study, "pattern_word_measures", classes, keys, named)
+        keys = {"layer": "layer", "parent_layer": "parents in", "top": "top", "source": "words of pairs"}
+        named = {name: name.replace("_", " ") for name in _EDGES}
+        yield _shown(study, "pattern_edge_words", classes, keys, named)
+
+
+def _shown(
+    study: StudyContext, name: str, classes: Sequence[int], keys: Mapping[str, str], values: Mapping[str, str]
+) -> Table:
+    """A table of some classes, its columns by what they are called for people."""
     shown = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
-    for name in ("class", "layer", "top", "source", "near", "stability", "follow", "purity", "in part"):
-        left = name in ("class", "layer", "top", "source", "near")
-        shown.add_column(name, justify="left" if left else "right", overflow="fold" if left else "ellipsis")
-    rows = read_table(study.folder.table("pattern_measures"), filters=[("class", "in", list(classes))]).to_pylist()
-    for row in rows:
-        names = (
-            short_name(study.plan.class_names[row["class"]]),
-            row["layer"],
-            row["top"] or "",
-            row["source"],
-            row["part"] or "",
-        )
-        values = (row[name] for name in ("stability", "follow", "purity", "place_purity"))
-        shown.add_row(*map(Text, names), *("" if one is None else f"{one:.3f}" for one in values))
+    for column in ("class", *keys.values()):
+        shown.add_column(column, justify="left", overflow="fold")
+    for column in values.values():
+        shown.add_column(column, justify="right", overflow="ellipsis")
+    for row in read_table(study.folder.table(name), filters=[("class", "in", list(classes))]).to_pylist():
+        texts = (short_name(study.plan.class_names[row["class"]]), *(row[key] or "" for key in keys))
+        shown.add_row(*map(Text, texts), *(_number(row[column]) for column in values))
     return shown
+
+
+def _number(value: float | None) -> str:
+    if value is None:
+        return ""
+    return f"{value:,}" if isinstance(value, int) else f"{value:.3f}"

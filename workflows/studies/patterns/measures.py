@@ -18,6 +18,7 @@ from gmm_ops.explanatory.pattern_measures import (
     Stability,
     covered_parts,
     energy_regions,
+    jackknife_interval,
     location_stability,
     purity,
     top_images,
@@ -34,8 +35,6 @@ NEAR = 0.1
 
 GROUPS = 10
 """Of photos; each is left out once for the intervals."""
-
-_Z = 1.959964
 
 
 @dataclass(frozen=True)
@@ -168,12 +167,10 @@ def _interval(
 ) -> dict[str, float | None]:
     """Jackknife over groups of photos."""
     middle = value(whole)
-    found = np.array([value(one) for one in without])
-    found = found[np.isfinite(found)]
-    if len(found) < 2 or not math.isfinite(middle):
+    low, high = jackknife_interval(middle, [value(one) for one in without])
+    if not math.isfinite(low):
         return {name: _known(middle)}
-    spread = _Z * math.sqrt((len(found) - 1) / len(found) * float(((found - found.mean()) ** 2).sum()))
-    return {name: middle, f"{name}_low": middle - spread, f"{name}_high": middle + spread}
+    return {name: middle, f"{name}_low": low, f"{name}_high": high}
 
 
 def _known(value: float) -> float | None:

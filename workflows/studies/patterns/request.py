@@ -46,6 +46,7 @@ class PatternsRequest:
         parents, iterations: M and T.
         learn: from which photos of a class, by their place among them.
         synthesis: train a decoder too, and show objects from their patterns alone.
+        scope: whose words are looked up where patterns sit; None: the first that explains the class.
     """
 
     boxes: Path
@@ -58,6 +59,7 @@ class PatternsRequest:
     iterations: int = 20
     learn: Learn = "all"
     synthesis: bool = False
+    scope: str | None = None
 
     def __post_init__(self) -> None:
         """Raises SettingsError: values that cannot be."""
@@ -184,7 +186,7 @@ def class_objects(
             f"photos are of {', '.join(known)}"
         )
     photos = study.choose_images(among=own)
-    found = boxed_objects({image: rows[image] for image in photos.tolist()}, _sizes(study, photos))
+    found = boxed_objects({image: rows[image] for image in photos.tolist()}, photo_sides(study, photos))
     large = found.only(_covers_a_cell(study, found, layers))
     small = len(found) - len(large)
     if small:
@@ -198,7 +200,8 @@ def class_objects(
     return large
 
 
-def _sizes(study: StudyContext, photos: Int[np.ndarray, " m"]) -> dict[int, tuple[int, int]]:
+def photo_sides(study: StudyContext, photos: Int[np.ndarray, " m"]) -> dict[int, tuple[int, int]]:
+    """Height and width of some photos, by image."""
     paths = read_table(study.folder.images_table, ["path"])["path"].take(photos).to_pylist()
     return dict(zip(photos.tolist(), photo_sizes(study.settings.data, paths), strict=True))
 
