@@ -78,7 +78,7 @@ def test_objects_read_at_a_time_do_not_matter(block: int) -> None:
     np.testing.assert_allclose(facing_gram(plain.numpy(), mirror.numpy(), block), whole, atol=1e-14)
 
 
-def test_of_many_objects_some_are_compared_and_the_rest_is_turned_by_them() -> None:
+def test_of_many_objects_some_are_compared() -> None:
     plain, mirror, facing = drawn(4)
     whole = face_one_way(facing_gram(plain, mirror))
     every, some = face_objects(plain, mirror, most=OBJECTS), face_objects(plain, mirror, block=4, most=8)

@@ -106,7 +106,9 @@ def planted(root: Path) -> tuple[Tables, list[tuple[int, int]], np.ndarray, dict
     for level, layer in enumerate(patterned):
         words = [pair[1 - level] for pair in pairs]
         found = planted_layer(root, run.plan.layers[level + 1], words, objects, level)
-        means = np.nan_to_num(np.nanmean(found.places.numpy(), axis=0), nan=0.5)
+        there = found.scores.numpy()[..., None] > 0
+        total = np.where(there, found.places.numpy(), 0).sum(axis=0)
+        means = np.where(there.any(axis=0), total / np.maximum(there.sum(axis=0), 1), 0.5)
         parents = torch.arange(UNITS)[:, None, None] if level == 0 else torch.full((UNITS, 1, 1), -1)
         shape = torch.from_numpy(means).double()[:, None]
         fit = PatternLayer(shape, torch.full((UNITS, 1), 0.1).double(), parents, torch.ones(UNITS, 1).double())

@@ -158,8 +158,9 @@ def test_patterns_and_places_are_those_of_the_arrays(
     upper, maps = None, turned_maps[0]
     for place in (2, 1, 0):
         layer = files.layers()[place]
-        settings = PatternSettings(layer.patterns, 1 if top == "free" else PARENTS, ITERATIONS)
-        if top == "free" and place == 2:
+        free = top == "free"
+        settings = PatternSettings(layer.patterns, 1 if free else PARENTS, ITERATIONS, rigid=free)
+        if free and place == 2:
             settings = PatternSettings.free_top(ITERATIONS)
         fit = fit_patterns(maps[place], layer.grid, settings, unit_seeds(0, layer.name, layer.units), upper)
         found = infer_places(maps[place], layer.grid, fit.layer, upper)
