@@ -46,9 +46,12 @@ def patterns(
     ] = "all",
     synthesis: Annotated[
         bool,
-        typer.Option("--synthesis", help="Train a decoder of a middle layer too, and show objects as pictures again: "
+        typer.Option("--synthesis", help="Train a decoder of a layer too, and show objects as pictures again: "
                      "from whole maps, and from valid patterns alone."),
     ] = False,
+    synthesis_layer: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Which of the layers. Default: the lowest.")
+    ] = None,
     images: Images = None,
     anew: Anew = False,
     address: Address = None,
@@ -85,6 +88,7 @@ def patterns(
         iterations=iterations,
         learn=learn,
         synthesis=synthesis,
+        synthesis_layer=synthesis_layer or "",
     )
     found = run_patterns(asking(folder, as_json, images, anew, address), request)
     if as_json:

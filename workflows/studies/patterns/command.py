@@ -35,7 +35,7 @@ from workflows.studies.patterns.request import (
     matched_boxes,
 )
 from workflows.studies.patterns.subject import Subject
-from workflows.studies.patterns.synthesis import synthesise
+from workflows.studies.patterns.synthesis import WEIGHTS, Pictures, synthesis_layer
 
 PATTERNS = "patterns"
 
@@ -56,35 +56,44 @@ def run_patterns(asked: Asked, request: PatternsRequest) -> dict[str, Any]:
     run = open_run(asked.root)
     layers = asked_layers(run, _network(run), request)
     lines = matched_boxes(run, request)
-    plain = {name: value for name, value in asdict(request).items() if name not in ("boxes", "layers", "synthesis")}
+    plain = {
+        name: value
+        for name, value in asdict(request).items()
+        if name not in ("boxes", "layers", "synthesis", "synthesis_layer")
+    }
     plain |= {
         "objects": place_of(run.folder, request.boxes),
         "layers": [f"{one.name}:{one.patterns}" for one in layers],
     }
-    plain |= {"synthesis": True} if request.synthesis else {}
+    plain |= {"synthesis": synthesis_layer(layers, request.synthesis_layer).name} if request.synthesis else {}
     after = "train" if run.settings.training is not None else "index"
     with open_study(PATTERNS, asked, plain, after=after, reads=[request.boxes]) as study:
         if not request.layers:
             study.say(f"layers: {', '.join(plain['layers'])} (name:patterns of a unit)")
         subjects = _subjects(study, request, layers, lines)
-        if study.begin(*(one.phase for one in subjects), items=sum(one.jobs() + request.synthesis for one in subjects)):
+        pictures = Pictures(study, subjects) if request.synthesis and not study.done else None
+        photos = None if pictures is None else pictures.photos
+        crops = [*(one.crops for one in subjects), *([] if photos is None else [photos])]
+        items = sum(one.jobs() for one in subjects) + request.synthesis
+        if study.begin(*(one.phase for one in crops), items=items):
             _announce(study, subjects)
-            _answer(study, subjects)
+            _answer(study, subjects, pictures)
         asked.console.print(_measures(study, [one.label for one in subjects]))
     return study.summary()
 
 
-def _answer(study: StudyContext, subjects: Sequence[Subject]) -> None:
+def _answer(study: StudyContext, subjects: Sequence[Subject], pictures: Pictures | None) -> None:
     kept = {one.files.root for one in subjects}
     for earlier in study.own.root.glob("class-*"):
         if earlier not in kept:
             shutil.rmtree(earlier)
-    answers, shown = [], list[dict[str, Any]]()
+    answers = []
     for subject in subjects:
         answers.append(answer(subject))
         draw_figures(subject, answers[-1].learned)
-        if subject.request.synthesis:
-            shown += synthesise(subject, answers[-1].learned)
+    if pictures is None:
+        (study.own.root / WEIGHTS).unlink(missing_ok=True)
+    shown = [] if pictures is None else pictures.paint([one.learned for one in answers])
     for name in study.own.study.tables:
         known = [one.tables[name] for one in answers if name in one.tables]
         table = joined_tables(name, known or [to_table(shown, name)])

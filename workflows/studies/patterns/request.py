@@ -46,6 +46,7 @@ class PatternsRequest:
         parents, iterations: M and T.
         learn: from which photos of a class, by their place among them.
         synthesis: train a decoder too, and show objects from their patterns alone.
+        synthesis_layer: of which layer; none: the lowest.
     """
 
     boxes: Path
@@ -58,6 +59,7 @@ class PatternsRequest:
     iterations: int = 20
     learn: Learn = "all"
     synthesis: bool = False
+    synthesis_layer: str = ""
 
     def __post_init__(self) -> None:
         """Raises SettingsError: values that cannot be."""
@@ -73,6 +75,10 @@ class PatternsRequest:
                     raise SettingsError(f"--{name}: must be {' or '.join(get_args(kind))}, got {value!r}")
         if not self.tops:
             raise SettingsError("--top: must be anchored or free, got none; anchored is the paper's")
+        if self.synthesis_layer and not self.synthesis:
+            raise SettingsError(
+                f"--synthesis-layer: must come with --synthesis, got {self.synthesis_layer!r} alone; give both"
+            )
         for name in ("parents", "iterations"):
             if getattr(self, name) < 1:
                 raise SettingsError(f"--{name}: must be at least 1, got {getattr(self, name)}; take the default")
