@@ -84,7 +84,7 @@ class DecoderSettings:
         rate: highest step size; it rises and falls once.
     """
 
-    steps: int = 800
+    steps: int = 600
     batch: int = 16
     rate: float = 4e-3
 
