@@ -1,13 +1,13 @@
 """Pictures from responses: an up-convolutional decoder that also learns from a few responses alone.
 
 Source: EG, section "experiments" (Fig. 7), where the decoder is Dosovitskiy and Brox, *Inverting visual representations
-with convolutional networks* (CVPR 2016). Theirs has only ever seen whole maps; this one learns from maps of which a
-random share is kept, so that what a handful of patterns holds is within what it was trained on.
+with convolutional networks* (CVPR 2016). Theirs has only ever seen whole maps; half of those that this one learns from
+keep a random share, so that what a handful of patterns holds is within what it was trained on.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -23,27 +23,45 @@ from gmm_ops.explanatory.responses import PositionGrid
 _LEAST_SHARE = 0.005
 """Of the positive responses that a masked map keeps; the share is drawn evenly in its logarithm, up to all."""
 
-_WHOLE = 1 / 3
+_WHOLE = 0.5
 """Of the maps of a minibatch that stay whole."""
+
+_TILT = 3.0
+"""Highest power of a response that its chance to be kept goes with; drawn evenly from 0, where all are kept alike."""
+
+_LEAST_WIDTH = 16
+"""Channels behind an up-convolution."""
+
+
+class _Logarithm(nn.Module):
+    def forward(self, responses: Tensor) -> Tensor:
+        return responses.log1p()
 
 
 class Decoder(nn.Sequential):
-    """Responses (b, D, H, W) to pictures (b, 3, h, w), 0 to 1 but for what they overshoot.
+    """Responses F (b, D, H, W) to pictures (b, 3, h, w), 0 to 1 but for what they overshoot.
+
+    log(1 + F), units mixed, 3x3 convolutions that fill in what a sparse map lacks, and up-convolutions (3x3, each
+    position then paints a square of 2x2) of half the channels of the one before.
 
     Args:
         units: D.
-        doublings: up-convolutions: h = H * 2 ** doublings.
-        widths: channels behind the mixing of units and behind each up-convolution; the last is repeated.
+        doublings: h = H * 2 ** doublings.
+        width: channels.
+        convolutions: 3x3 before the first doubling.
     """
 
-    def __init__(self, units: int, doublings: int, widths: Sequence[int] = (128, 48, 32)) -> None:
-        layers: list[nn.Module] = [nn.Conv2d(units, widths[0], 1, bias=False), nn.BatchNorm2d(widths[0]), nn.ReLU()]
-        below = widths[0]
-        for level in range(1, doublings + 1):
-            width = widths[min(level, len(widths) - 1)]
-            layers += [nn.ConvTranspose2d(below, width, 4, 2, 1, bias=False), nn.BatchNorm2d(width), nn.ReLU()]
-            below = width
-        super().__init__(*layers, nn.Conv2d(below, 3, 3, padding=1))
+    def __init__(self, units: int, doublings: int, width: int = 64, convolutions: int = 2) -> None:
+        layers: list[nn.Module] = [_Logarithm()]
+        for below, side in [(units, 1), *[(width, 3)] * convolutions]:
+            plain = nn.Conv2d(below, width, side, padding=side // 2, bias=False)
+            layers += [plain, nn.BatchNorm2d(width), nn.ReLU()]
+        for _ in range(doublings - 1):
+            below, width = width, max(width // 2, _LEAST_WIDTH)
+            painted = nn.Conv2d(below, 4 * width, 3, padding=1, bias=False)
+            layers += [painted, nn.PixelShuffle(2), nn.BatchNorm2d(width), nn.ReLU()]
+        side = min(2, 2**doublings)
+        super().__init__(*layers, nn.Conv2d(width, 3 * side**2, 3, padding=1), nn.PixelShuffle(side))
 
 
 class Examples(Protocol):
@@ -71,12 +89,23 @@ class DecoderSettings:
     rate: float = 4e-3
 
 
-def kept_at_random(
-    responses: Float[Tensor, "b D H W"], shares: Float[Tensor, " b"], generator: torch.Generator
+def keeping_chances(
+    responses: Float[Tensor, "b D H W"], shares: Float[Tensor, " b"], tilts: Float[Tensor, " b"]
 ) -> Float[Tensor, "b D H W"]:
-    """Responses of which each stays with a probability of its map, and is 0 else."""
-    drawn = torch.rand(responses.shape, generator=generator)
-    return torch.where(drawn < shares[:, None, None, None], responses, 0.0)
+    """With which chance each response is kept: 1 - (1 - share) ** (F**tilt / mean of F**tilt over the positive ones).
+
+    Args:
+        responses: F.
+        shares: of the positive responses of a map, 0 to 1: at tilt 0 the chance of each, else fewer are kept.
+        tilts: 0: all alike; the higher, the more it is the strongest, as patterns sit on strong ones.
+    """
+    shares, tilts = shares[:, None, None, None], tilts[:, None, None, None]
+    positive = responses > 0
+    highest = responses.amax(dim=(1, 2, 3), keepdim=True).clamp(min=torch.finfo(responses.dtype).tiny)
+    powers = torch.where(positive, (responses / highest) ** tilts, 0.0)
+    mean = powers.sum(dim=(1, 2, 3), keepdim=True) / positive.sum(dim=(1, 2, 3), keepdim=True).clamp(min=1)
+    chances = 1 - (1 - shares) ** (powers / mean.clamp(min=torch.finfo(mean.dtype).tiny))
+    return torch.where(positive & (shares == 1), 1.0, chances)
 
 
 def kept_at_patterns(
@@ -120,7 +149,7 @@ def train_decoder(
     seed: int,
     progress: Callable[[int, float], None] | None = None,
 ) -> Decoder:
-    """Learn pictures from maps, most of them masked at random; mean squared error, Adam, a one-cycle rate.
+    """Learn pictures from maps, half of them masked at random; mean squared error, Adam, a one-cycle rate.
 
     Args:
         examples: that it learns from.
@@ -143,9 +172,7 @@ def train_decoder(
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, settings.rate, total_steps=max(settings.steps, 2))
     for step in range(settings.steps):
         maps, pictures = examples(torch.randint(len(examples), (settings.batch,), generator=draw))
-        shares = _LEAST_SHARE ** torch.rand(len(maps), generator=draw)
-        shares[torch.rand(len(maps), generator=draw) < _WHOLE] = 1.0
-        loss = F.mse_loss(decoder(kept_at_random(maps, shares, draw)), pictures)
+        loss = F.mse_loss(decoder(_masked(maps, draw)), pictures)
         if not bool(loss.isfinite()):
             raise Diverged(f"the loss of the decoder is no longer finite; lower rate {settings.rate}", step)
         optimizer.zero_grad()
@@ -155,6 +182,13 @@ def train_decoder(
         if progress is not None:
             progress(step, float(loss.detach()))
     return decoder.eval().requires_grad_(False)
+
+
+def _masked(maps: Tensor, draw: torch.Generator) -> Tensor:
+    shares, whole, tilts = torch.rand(3, len(maps), generator=draw)
+    shares = torch.where(whole < _WHOLE, 1.0, _LEAST_SHARE**shares)
+    chances = keeping_chances(maps, shares, _TILT * tilts)
+    return torch.where(torch.rand(maps.shape, generator=draw) < chances, maps, 0.0)
 
 
 def _started(examples: Examples, seed: int) -> Decoder:

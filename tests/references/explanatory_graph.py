@@ -190,3 +190,13 @@ def facing(differences: np.ndarray, rounds: int) -> list[int]:
         ]
         signs = [-s if value < 0 else s for s, value in zip(signs, agreement, strict=True)]
     return signs if (sum(signs) or signs[0]) > 0 else [-s for s in signs]
+
+
+def keeping_chances(image_map: np.ndarray, share: float, tilt: float) -> np.ndarray:
+    """Chance that each response of one map (D, H, W) is kept when a decoder learns from masked maps."""
+    powers = [float(value) ** tilt for value in image_map.flat if value > 0]
+    found = np.zeros(image_map.shape)
+    for at in np.ndindex(*image_map.shape):
+        if image_map[at] > 0:
+            found[at] = 1 - (1 - share) ** (float(image_map[at]) ** tilt / (sum(powers) / len(powers)))
+    return found

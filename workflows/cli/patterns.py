@@ -46,13 +46,16 @@ def patterns(
     ] = "all",
     synthesis: Annotated[
         bool,
-        typer.Option("--synthesis", help="Train a decoder of a middle layer too, and show objects as pictures again: "
+        typer.Option("--synthesis", help="Train a decoder of a layer too, and show objects as pictures again: "
                      "from whole maps, and from valid patterns alone."),
     ] = False,
     scope: Annotated[
         str | None,
         typer.Option(help="Whose words are looked up where patterns sit, if the run has words: joint, class-<id>, "
                      "list-<name>. Default: the first that explains the class."),
+    ] = None,
+    synthesis_layer: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Which of the layers. Default: the lowest.")
     ] = None,
     images: Images = None,
     anew: Anew = False,
@@ -91,6 +94,7 @@ def patterns(
         learn=learn,
         synthesis=synthesis,
         scope=scope,
+        synthesis_layer=synthesis_layer or "",
     )
     found = run_patterns(asking(folder, as_json, images, anew, address), request)
     if as_json:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -10,13 +11,14 @@ from gmm_ops.errors import RefusedInput
 from gmm_ops.explanatory.pattern_places import PatternPlaces
 from gmm_ops.explanatory.synthesis import (
     DecoderSettings,
+    keeping_chances,
     kept_as_many,
     kept_at_patterns,
-    kept_at_random,
     signal_to_noise,
     train_decoder,
 )
 from tests.gmm_ops.explanatory.drawn_objects import bumps, square_grid
+from tests.references import explanatory_graph
 
 GRID = square_grid(8)
 QUICK = DecoderSettings(steps=120, batch=8)
@@ -48,8 +50,8 @@ def test_unseen_maps_become_their_pictures_and_few_responses_too() -> None:
     decoder = train_decoder(seen, QUICK, 0)
     mean = signal_to_noise(seen.pictures.mean(dim=0).expand_as(unseen.pictures), unseen.pictures).mean()
     assert float(signal_to_noise(decoder(unseen.maps), unseen.pictures).mean()) > float(mean) + 3
-    few = kept_at_random(unseen.maps, torch.full((24,), 0.3), torch.Generator().manual_seed(0))
-    assert float(signal_to_noise(decoder(few), unseen.pictures).mean()) > float(mean)
+    few = torch.rand(unseen.maps.shape, generator=torch.Generator().manual_seed(0)) < 0.3
+    assert float(signal_to_noise(decoder(unseen.maps * few), unseen.pictures).mean()) > float(mean)
 
 
 def test_a_seed_gives_the_same_decoder() -> None:
@@ -73,6 +75,19 @@ def test_patterns_keep_their_own_places_alone() -> None:
     assert strongest.nonzero().tolist() == [[0, 1, 7, 6], [0, 1, 7, 7]]
     with pytest.raises(RefusedInput, match="found: must be of 1 objects and of as many patterns for each of 2 units"):
         kept_at_patterns(maps, GRID, PatternPlaces(places[None, :3].float(), torch.ones(1, 3)), torch.ones(1, 3) > 0)
+
+
+def test_chances_are_those_of_the_slow_twin() -> None:
+    maps = torch.randn(4, 3, 5, 4, generator=torch.Generator().manual_seed(1)).clamp(min=0).double()
+    maps[3] = 0
+    shares, tilts = torch.tensor([0.01, 0.5, 1.0, 0.2]).double(), torch.tensor([0.0, 2.5, 1.0, 1.0]).double()
+    found = keeping_chances(maps, shares, tilts)
+    for one, share, tilt, chances in zip(maps, shares, tilts, found, strict=True):
+        expected = explanatory_graph.keeping_chances(one.numpy(), float(share), float(tilt))
+        np.testing.assert_allclose(chances.numpy(), expected, rtol=1e-9)
+    kept = found.sum(dim=(1, 2, 3)) / (maps > 0).sum(dim=(1, 2, 3)).clamp(min=1)
+    assert float(kept[0]) == pytest.approx(0.01)
+    assert bool((kept <= shares + 1e-12).all())
 
 
 def test_silent_places_are_never_kept() -> None:

@@ -53,7 +53,7 @@ class Learned:
 
     def maps(self, subject: Subject, place: int) -> ObjectResponses:
         """F of a layer on all objects, turned."""
-        return subject.maps(place, self.deviations[place], (self.turned.signs < 0).astype(np.int64))
+        return subject.crops.maps(place, self.deviations[place], (self.turned.signs < 0).astype(np.int64))
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ class Answer:
 
 def answer(subject: Subject) -> Answer:
     """Learn, place and judge."""
-    deviations = subject.run_crops()
+    deviations = subject.crops.run()
     turned = subject.turn(deviations)
     seen = {top: subject.learn(top, turned, deviations) for top in subject.request.tops}
     found, judged = Learned(deviations, turned, seen), Judged.of(turned)

@@ -37,7 +37,7 @@ from workflows.studies.patterns.request import (
     matched_boxes,
 )
 from workflows.studies.patterns.subject import Subject
-from workflows.studies.patterns.synthesis import synthesise
+from workflows.studies.patterns.synthesis import WEIGHTS, Pictures, synthesis_layer
 
 PATTERNS = "patterns"
 
@@ -59,13 +59,13 @@ def run_patterns(asked: Asked, request: PatternsRequest) -> dict[str, Any]:
     layers = asked_layers(run, _network(run), request)
     lines = matched_boxes(run, request)
     check_scope(run, request.scope)
-    others = ("boxes", "layers", "synthesis", "scope")
+    others = ("boxes", "layers", "synthesis", "synthesis_layer", "scope")
     plain = {name: value for name, value in asdict(request).items() if name not in others}
     plain |= {
         "objects": place_of(run.folder, request.boxes),
         "layers": [f"{one.name}:{one.patterns}" for one in layers],
     }
-    plain |= {"synthesis": True} if request.synthesis else {}
+    plain |= {"synthesis": synthesis_layer(layers, request.synthesis_layer).name} if request.synthesis else {}
     reads: list[str | Path] = [request.boxes]
     if not lacking_words(run):
         plain |= {"words": request.scope or "first scope"}
@@ -75,26 +75,31 @@ def run_patterns(asked: Asked, request: PatternsRequest) -> dict[str, Any]:
         if not request.layers:
             study.say(f"layers: {', '.join(plain['layers'])} (name:patterns of a unit)")
         subjects = _subjects(study, request, layers, lines)
-        if study.begin(*(one.phase for one in subjects), items=sum(one.jobs() + request.synthesis for one in subjects)):
+        pictures = Pictures(study, subjects) if request.synthesis and not study.done else None
+        photos = None if pictures is None else pictures.photos
+        crops = [*(one.crops for one in subjects), *([] if photos is None else [photos])]
+        items = sum(one.jobs() for one in subjects) + request.synthesis
+        if study.begin(*(one.phase for one in crops), items=items):
             _announce(study, subjects)
-            _answer(study, subjects)
+            _answer(study, subjects, pictures)
         labels = [one.label for one in subjects]
         for shown in (_measures(study, labels), *_words(study, labels)):
             asked.console.print(shown)
     return study.summary()
 
 
-def _answer(study: StudyContext, subjects: Sequence[Subject]) -> None:
+def _answer(study: StudyContext, subjects: Sequence[Subject], pictures: Pictures | None) -> None:
     kept = {one.files.root for one in subjects}
     for earlier in study.own.root.glob("class-*"):
         if earlier not in kept:
             shutil.rmtree(earlier)
-    answers, shown = [], list[dict[str, Any]]()
+    answers = []
     for subject in subjects:
         answers.append(answer(subject))
         draw_figures(subject, answers[-1].learned)
-        if subject.request.synthesis:
-            shown += synthesise(subject, answers[-1].learned)
+    if pictures is None:
+        (study.own.root / WEIGHTS).unlink(missing_ok=True)
+    shown = [] if pictures is None else pictures.paint([one.learned for one in answers])
     parts = [path for one in sorted(subjects, key=lambda one: one.label) for path in one.place_parts()]
     join_parts(study.folder.table("pattern_places"), parts, "pattern_places")
     for name in study.own.study.tables:

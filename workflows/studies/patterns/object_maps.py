@@ -14,8 +14,9 @@ from torch import Tensor
 
 from gmm_ops.explanatory.responses import UnitMoments, responses
 from gmm_ops.records import Sums
-from workflows.asking.image_parts import ImageShard
+from workflows.asking.image_parts import ImageShard, Phase
 from workflows.asking.pattern_files import PatternedLayer
+from workflows.asking.study import StudyContext
 from workflows.data.network_inputs import ObjectInputs
 from workflows.data.objects import BoxedObjects
 from workflows.networks.unit_layers import UnitNetwork
@@ -158,3 +159,59 @@ class ObjectResponses:
     def __getstate__(self) -> Mapping[str, object]:
         """Without the open files: an actor opens its own."""
         return {name: value for name, value in vars(self).items() if not name.startswith("_")}
+
+
+@dataclass(frozen=True, eq=False)
+class Crops:
+    """Boxes on photos through the network: a phase of the study, whose maps stay while it is at work.
+
+    Attributes:
+        study: at work.
+        name: of the phase.
+        root: folder of the maps.
+        objects: the boxes.
+        layers: whose maps are stored, lowest first.
+        mirrored: run mirror images too.
+        further_bytes: what else the study writes for them.
+    """
+
+    study: StudyContext
+    name: str
+    root: Path
+    objects: BoxedObjects
+    layers: tuple[PatternedLayer, ...]
+    mirrored: bool
+    further_bytes: int = 0
+
+    @cached_property
+    def phase(self) -> Phase:
+        """The bytes are all that is written, spread over the shards."""
+        images = np.unique(self.objects.images)
+        passes = len(self.objects) * (1 + self.mirrored) / len(images)
+        bare = Phase(self.name, images, passes)
+        return Phase(bare.name, images, passes, -(-self._bytes // len(self.study.shards(bare))))
+
+    @property
+    def _bytes(self) -> int:
+        width = np.dtype(self.study.settings.extract.dtype).itemsize
+        maps = sum(layer.units * layer.grid.height * layer.grid.width for layer in self.layers)
+        return len(self.objects) * maps * width * (1 + self.mirrored) + self.further_bytes
+
+    @cached_property
+    def files(self) -> ResponseFiles:
+        """Where the maps lie."""
+        shards = self.study.shards(self.phase)
+        counts = tuple(int(np.isin(self.objects.images, shard.images).sum()) for shard in shards)
+        return ResponseFiles(self.root, counts)
+
+    def run(self) -> tuple[Float[np.ndarray, " D"], ...]:
+        """Run what has not been run; gives the standard deviations of the units of every layer."""
+        inputs = {"objects": self.objects, "layers": self.layers, "mirrored": self.mirrored, "files": self.files}
+        moments = self.study.map_parts(self.phase, CropWorker, **inputs).sum(CropMoments)
+        return tuple(one.deviations().numpy() for one in moments.layers)
+
+    def maps(self, place: int, deviations: Float[np.ndarray, " D"], sides: Int[np.ndarray, " n"]) -> ObjectResponses:
+        """F of a layer, each crop as it is or its mirror image."""
+        layer, every = self.layers[place], np.arange(len(self.objects))
+        paths = self.files.paths(layer.name)
+        return ObjectResponses(paths, self.files.counts, deviations, sides, every, (0, layer.units))

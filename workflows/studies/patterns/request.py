@@ -47,6 +47,7 @@ class PatternsRequest:
         learn: from which photos of a class, by their place among them.
         synthesis: train a decoder too, and show objects from their patterns alone.
         scope: whose words are looked up where patterns sit; None: the first that explains the class.
+        synthesis_layer: of which layer; none: the lowest.
     """
 
     boxes: Path
@@ -60,6 +61,7 @@ class PatternsRequest:
     learn: Learn = "all"
     synthesis: bool = False
     scope: str | None = None
+    synthesis_layer: str = ""
 
     def __post_init__(self) -> None:
         """Raises SettingsError: values that cannot be."""
@@ -75,6 +77,10 @@ class PatternsRequest:
                     raise SettingsError(f"--{name}: must be {' or '.join(get_args(kind))}, got {value!r}")
         if not self.tops:
             raise SettingsError("--top: must be anchored or free, got none; anchored is the paper's")
+        if self.synthesis_layer and not self.synthesis:
+            raise SettingsError(
+                f"--synthesis-layer: must come with --synthesis, got {self.synthesis_layer!r} alone; give both"
+            )
         for name in ("parents", "iterations"):
             if getattr(self, name) < 1:
                 raise SettingsError(f"--{name}: must be at least 1, got {getattr(self, name)}; take the default")

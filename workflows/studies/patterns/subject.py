@@ -16,13 +16,12 @@ from jaxtyping import Float, Int
 from gmm_ops.explanatory.facing import face_objects
 from gmm_ops.explanatory.pattern_layer import PatternSettings
 from gmm_ops.explanatory.pattern_places import PatternPlaces, raw_peaks
-from workflows.asking.image_parts import Phase
 from workflows.asking.pattern_files import PatternedLayer, PatternFiles, Top, TurnedObjects
 from workflows.asking.study import StudyContext
 from workflows.data.objects import BoxedObjects
 from workflows.storage.tables import write_table
 from workflows.studies.patterns.learning import LayerJob, StoredUpper, gather_layer, learn_layer, unit_seeds
-from workflows.studies.patterns.object_maps import CropMoments, CropWorker, ObjectResponses, ResponseFiles
+from workflows.studies.patterns.object_maps import Crops, ObjectResponses
 from workflows.studies.patterns.request import PatternsRequest, learned_objects
 
 CANDIDATES = 600
@@ -69,19 +68,12 @@ class Subject:
         return self.request.mirror == "latent"
 
     @cached_property
-    def phase(self) -> Phase:
-        """Its objects through the network; the bytes are all that it writes, spread over the shards."""
-        images = np.unique(self.objects.images)
-        passes = len(self.objects) * (1 + self.mirrored) / len(images)
-        bare = Phase(f"class {self.label}", images)
-        return Phase(bare.name, images, passes, -(-self.bytes() // len(self.study.shards(bare))))
-
-    def bytes(self) -> int:
-        """On the disk: maps while it is at work, places twice until they are gathered."""
-        width = np.dtype(self.study.settings.extract.dtype).itemsize
-        maps = sum(layer.units * layer.grid.height * layer.grid.width for layer in self.layers)
+    def crops(self) -> Crops:
+        """Its objects through the network; beside their maps places are written twice until they are gathered."""
         patterns = sum(layer.units * layer.patterns for layer in self.layers) * len(self.request.tops)
-        return len(self.objects) * (maps * width * (1 + self.mirrored) + 2 * _PLACE_BYTES * patterns)
+        places = len(self.objects) * 2 * _PLACE_BYTES * patterns
+        root = self._own / "responses"
+        return Crops(self.study, f"class {self.label}", root, self.objects, self.layers, self.mirrored, places)
 
     def work(self) -> int:
         """Products of a pattern and a position over all objects and iterations: what EM takes its time for."""
@@ -97,28 +89,9 @@ class Subject:
             for place, layer in enumerate(self.layers)
         )
 
-    @cached_property
-    def responses(self) -> ResponseFiles:
-        """Where the maps of its objects lie."""
-        shards = self.study.shards(self.phase)
-        counts = tuple(int(np.isin(self.objects.images, shard.images).sum()) for shard in shards)
-        return ResponseFiles(self._own / "responses", counts)
-
     @property
     def _own(self) -> Path:
         return self.study.own.parts / f"class-{self.label}"
-
-    def run_crops(self) -> tuple[Float[np.ndarray, " D"], ...]:
-        """Run what has not been run; gives the standard deviations of the units of every layer."""
-        inputs = {"objects": self.objects, "layers": self.layers, "mirrored": self.mirrored, "files": self.responses}
-        moments = self.study.map_parts(self.phase, CropWorker, **inputs).sum(CropMoments)
-        return tuple(one.deviations().numpy() for one in moments.layers)
-
-    def maps(self, place: int, deviations: Float[np.ndarray, " D"], sides: Int[np.ndarray, " n"]) -> ObjectResponses:
-        """F of a layer on all objects."""
-        layer, every = self.layers[place], np.arange(len(self.objects))
-        paths = self.responses.paths(layer.name)
-        return ObjectResponses(paths, self.responses.counts, deviations, sides, every, (0, layer.units))
 
     def turn(self, deviations: tuple[Float[np.ndarray, " D"], ...]) -> TurnedObjects:
         """Turn all objects one way, by a middle layer, and keep them."""
@@ -126,7 +99,7 @@ class Subject:
         signs, margins = np.ones(count, np.int64), np.full(count, np.nan)
         if self.mirrored:
             sides = (np.zeros(count, np.int64), np.ones(count, np.int64))
-            plain, mirrored = (self.maps(place, deviations[place], side) for side in sides)
+            plain, mirrored = (self.crops.maps(place, deviations[place], side) for side in sides)
             facing = face_objects(plain, mirrored, _AT_ONCE)
             signs, margins = facing.signs.numpy(), facing.margins.double().numpy()
         turned = TurnedObjects(self.objects, signs, margins, learned_objects(self.objects, self.request.learn))
@@ -159,7 +132,7 @@ class Subject:
     ) -> LayerJob:
         layer = self.layers[place]
         rows = np.arange(len(self.objects)) if learned is None else np.flatnonzero(learned)
-        maps = self.maps(place, deviations, (signs < 0).astype(np.int64))
+        maps = self.crops.maps(place, deviations, (signs < 0).astype(np.int64))
         seeds = unit_seeds(self.study.settings.seed, layer.name, layer.units)
         root = self._own / top / f"{place}"
         return LayerJob(root, maps, rows, layer.grid, self.pattern_settings(top, place), seeds, upper)

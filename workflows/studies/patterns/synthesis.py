@@ -1,232 +1,178 @@
-"""Objects as pictures again, from the responses of a middle layer: all of them, or those at valid patterns alone."""
+"""Objects as pictures again, from what a layer responds: all of it, or what lies at valid patterns alone."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from gmm_ops.explanatory.pattern_places import PatternPlaces, valid_patterns
-from gmm_ops.explanatory.synthesis import (
-    Decoder,
-    DecoderSettings,
-    kept_as_many,
-    kept_at_patterns,
-    signal_to_noise,
-    train_decoder,
-)
-from workflows.asking.pattern_files import PatternedLayer, PatternFiles, Top, TurnedObjects
-from workflows.data.network_inputs import ObjectInputs
+from gmm_ops.explanatory.synthesis import DecoderSettings
+from workflows.asking.pattern_files import PatternedLayer, Top
+from workflows.asking.study import StudyContext
+from workflows.data.objects import BoxedObjects
+from workflows.data.reading import photo_sizes
+from workflows.errors import SettingsError
 from workflows.report.lettering import short_name
 from workflows.report.pattern_figures import Synthesis, draw_synthesis
 from workflows.runtime.dispatcher import map_shards
-from workflows.settings import Settings
-from workflows.storage.atomic import replacing
-from workflows.storage.run_folder import RunFolder
+from workflows.storage.images_table import ImageColumns
+from workflows.storage.tables import read_table
 from workflows.studies.patterns.answers import Learned
-from workflows.studies.patterns.object_maps import ObjectResponses
+from workflows.studies.patterns.decoding import DecoderJob, DecoderWorker, Shown, ShownClass
+from workflows.studies.patterns.object_maps import Crops
 from workflows.studies.patterns.subject import Subject
 
-_SIDE = 56
-"""Pixels of a synthesis, about: the map's side doubled until it is nearest."""
+_SIDE = 112
+"""Pixels of a synthesis, about: the map's side doubled until it is nearest; the network's input where that is less."""
 
-_BYTES = 2**28
-"""Of maps that the actor holds, at most."""
+_BYTES = 2**29
+"""Of maps that the actor holds, at most: objects first, then photos."""
+
+_PHOTOS = 1500
+"""Whole photos that are learned from, at most: each is a pass of the network."""
 
 _HELD_OUT = 0.2
-"""Of the photos: the decoder never sees them."""
+"""Of the photos of a class: the decoder never sees them."""
+
+_JUDGED = 200
+"""Objects of a class that are held out, at most."""
 
 TRAINING = DecoderSettings()
 
 _SHOWN = 7
-"""Objects of the figure."""
+"""Objects of a figure."""
+
+WEIGHTS = "synthesis.pt"
+"""In the folder of the study: state dict of the decoder, and the deviations that F is measured in."""
+
+_ITEM = "synthesis"
 
 
-@dataclass(frozen=True)
-class SynthesisJob:
-    """What the actor that trains a decoder is given.
+def synthesis_layer(layers: Sequence[PatternedLayer], name: str) -> PatternedLayer:
+    """The layer whose responses become pictures: the lowest, or that of a name. Raises SettingsError without it."""
+    found = [layer for layer in layers if name in ("", layer.name)]
+    if not found:
+        known = ", ".join(layer.name for layer in layers)
+        raise SettingsError(f"--synthesis-layer: must be a layer that has patterns, got {name!r}; name one of {known}")
+    return found[0]
+
+
+@dataclass(frozen=True, eq=False)
+class Pictures:
+    """One decoder for all classes that are asked for.
 
     Attributes:
-        settings, folder, size: of the run.
-        turned: objects of the class.
-        layer: whose responses are decoded.
-        sides: F of all objects as they are and, where they were run, of their mirror images.
-        files: places of the patterns.
-        tops: kinds of top.
-        training: of the decoder.
+        study: at work.
+        subjects: the classes.
     """
 
-    settings: Settings
-    folder: RunFolder
-    size: tuple[int, int]
-    turned: TurnedObjects
-    layer: PatternedLayer
-    sides: tuple[ObjectResponses, ...]
-    files: PatternFiles
-    tops: tuple[Top, ...]
-    training: DecoderSettings
+    study: StudyContext
+    subjects: Sequence[Subject]
+
+    @cached_property
+    def layer(self) -> PatternedLayer:
+        """Whose responses are decoded."""
+        return synthesis_layer(self.subjects[0].layers, self.subjects[0].request.synthesis_layer)
 
     @property
-    def weights(self) -> Path:
-        """A plain state dict."""
-        return self.files.root / "synthesis.pt"
+    def _most(self) -> int:
+        """Maps that the actor holds."""
+        return max(2, _BYTES // (2 * self.layer.units * self.layer.grid.height * self.layer.grid.width))
 
-    @property
-    def doublings(self) -> int:
-        """Up-convolutions between map and picture."""
-        return max(0, round(math.log2(_SIDE / self.layer.grid.height)))
-
-    def chosen(self) -> tuple[Int[np.ndarray, " a"], Int[np.ndarray, " b"]]:
-        """Objects that are learned from, and those on photos that are held out; a seeded draw that memory holds."""
-        grid = self.layer.grid
-        most = _BYTES // (2 * len(self.sides) * self.layer.units * grid.height * grid.width)
-        draw = np.random.default_rng([self.settings.seed % 2**64, 10])
-        photos = self.turned.objects.images
+    def parted(self, subject: Subject) -> tuple[Int[np.ndarray, " a"], Int[np.ndarray, " b"]]:
+        """Objects that are learned from, and those on photos that are held out: a seeded draw that memory holds."""
+        photos = subject.objects.images
+        draw = np.random.default_rng([self.study.settings.seed % 2**64, 10])
         keys = photos if len(np.unique(photos)) > 1 else np.arange(len(photos))
         order = draw.permutation(np.unique(keys))
         held = np.isin(keys, order[: max(1, round(_HELD_OUT * len(order)))])
-        rows = np.sort(draw.permutation(len(photos))[: max(most, 2)])
-        return rows[~held[rows]], rows[held[rows]]
+        sides = sum(len(one.objects) * (1 + one.mirrored) for one in self.subjects)
+        share = min(1.0, self._most / sides)
+        rows = draw.permutation(len(photos))
+        learned, unseen = rows[~held[rows]], rows[held[rows]]
+        return np.sort(learned[: max(1, int(share * len(learned)))]), np.sort(unseen[:_JUDGED])
 
-    def pictures(self, rows: Int[np.ndarray, " m"]) -> Float[Tensor, "m 3 h w"]:
-        """Objects as they are on their photos, 0 to 1, as large as a synthesis."""
-        grid, found = self.layer.grid, []
-        shape = grid.height << self.doublings, grid.width << self.doublings
-        for pixels in ObjectInputs(self.settings, self.folder, self.size).crops(self.turned.objects.only(rows)):
-            colours = np.broadcast_to(pixels, (*self.size, 3)) if pixels.ndim == 3 else np.stack([pixels] * 3, axis=-1)
-            plain = torch.from_numpy(np.ascontiguousarray(colours)).permute(2, 0, 1)[None].float() / 255
-            found.append(F.interpolate(plain, shape, mode="area"))
-        return torch.cat(found)
+    @cached_property
+    def photos(self) -> Crops | None:
+        """Whole photos of the run, none of which shows an object that is held out; None: there is no room, or none."""
+        room, held = self._most, list[np.ndarray]()
+        for one in self.subjects:
+            learned, unseen = self.parted(one)
+            room -= len(learned) * (1 + one.mirrored)
+            held.append(one.objects.images[unseen])
+        readable = np.flatnonzero(ImageColumns.read(self.study.folder, 0, self.study.plan.images).readable)
+        others = np.setdiff1d(readable, np.concatenate(held))
+        most = min(room, _PHOTOS, self.study.asked.images or _PHOTOS)
+        if most < 1 or not len(others):
+            return None
+        images = self.study.choose_images(among=others, limit=most)
+        root = self.study.own.parts / _ITEM
+        return Crops(self.study, f"{_ITEM} photos", root, self._whole(images), (self.layer,), mirrored=False)
 
-    def turned_maps(self, rows: Int[np.ndarray, " m"]) -> Float[Tensor, "m D H W"]:
-        """F of objects, turned."""
-        mirrored = self.turned.signs[rows] < 0
-        return torch.cat([self.sides[int(turn)][row : row + 1] for row, turn in zip(rows, mirrored, strict=True)])
+    def _whole(self, images: Int[np.ndarray, " m"]) -> BoxedObjects:
+        paths = read_table(self.study.folder.images_table, ["path"])["path"].take(images).to_pylist()
+        boxes = [(0, 0, width, height) for height, width in photo_sizes(self.study.settings.data, paths)]
+        return BoxedObjects(images, np.array(boxes, np.int64), {})
 
-    def turned_pictures(self, rows: Int[np.ndarray, " m"]) -> Float[Tensor, "m 3 h w"]:
-        """Their pictures, turned."""
-        plain, mirrored = self.pictures(rows), torch.from_numpy(self.turned.signs[rows] < 0)
-        return torch.where(mirrored[:, None, None, None], plain.flip(3), plain)
+    def paint(self, learned: Sequence[Learned]) -> list[dict[str, Any]]:
+        """Train the decoder in an actor, unless that is done, and draw; gives rows of pattern_synthesis."""
+        job, study = self._job(learned), self.study
+        if _ITEM not in study.ledger.items() or not job.weights.exists():
+            map_shards(
+                DecoderWorker,
+                {"job": job},
+                [_ITEM],
+                study.pool(1, "synthesis"),
+                on_done=study.finished,
+                on_failure=study.failed,
+            )
+        for subject, one in zip(self.subjects, job.classes, strict=True):
+            for top in job.tops:
+                _draw(subject, job, one, top)
+        rows: list[dict[str, Any]] = study.ledger.items()[_ITEM]["rows"]
+        return rows
 
-    def at_patterns(self, top: Top, rows: Int[np.ndarray, " m"], maps: Float[Tensor, "m D H W"]) -> Tensor:
-        """Of the maps what lies at the valid patterns of each object."""
-        found = [self.files.places(top, self.layer.name, slice(row, row + 1)) for row in rows.tolist()]
-        places, scores = (torch.cat([getattr(one, name) for one in found]) for name in ("places", "scores"))
-        return kept_at_patterns(maps, self.layer.grid, PatternPlaces(places, scores), valid_patterns(scores))
-
-    def decoder(self) -> Decoder:
-        """The trained one."""
-        found = Decoder(self.layer.units, self.doublings)
-        found.load_state_dict(torch.load(self.weights, weights_only=True))
-        return found.eval().requires_grad_(False)
-
-
-@dataclass(frozen=True)
-class _Pairs:
-    """Examples in memory: every object as it is, then every mirror image."""
-
-    maps: Float[Tensor, "m D H W"]
-    pictures: Float[Tensor, "m 3 h w"]
-
-    def __len__(self) -> int:
-        return len(self.maps)
-
-    def __call__(self, rows: Int[Tensor, " b"]) -> tuple[Tensor, Tensor]:
-        return self.maps[rows].float(), self.pictures[rows]
-
-
-class SynthesisWorker:
-    """Trains the decoder of a class and judges it on objects of photos that it has not seen."""
-
-    def __init__(self, job: SynthesisJob) -> None:
-        self._job = job
-
-    def __call__(self, item: str) -> dict[str, Any]:
-        """Write its weights; the record has the rows of pattern_synthesis.parquet."""
-        job = self._job
-        learned, held = job.chosen()
-        pairs = self._pairs(learned)
-        decoder = train_decoder(pairs, job.training, job.settings.seed)
-        with replacing(job.weights) as temporary:
-            torch.save(decoder.state_dict(), temporary)
-        with torch.inference_mode():
-            return {"rows": list(self._judged(decoder, pairs.pictures.mean(dim=0), held)), "learned": len(learned)}
-
-    def _pairs(self, rows: Int[np.ndarray, " m"]) -> _Pairs:
-        plain = self._job.pictures(rows)
-        pictures = [plain, plain.flip(3)][: len(self._job.sides)]
-        maps = [torch.cat([side[row : row + 1].half() for row in rows.tolist()]) for side in self._job.sides]
-        return _Pairs(torch.cat(maps), torch.cat(pictures))
-
-    def _judged(self, decoder: Decoder, mean: Tensor, rows: Int[np.ndarray, " m"]) -> Iterator[dict[str, Any]]:
-        job = self._job
-        maps, pictures = job.turned_maps(rows), job.turned_pictures(rows)
-        key = {"layer": job.layer.name, "objects": len(rows)}
-        yield {**key, "top": None, "source": "mean", "responses": 0.0, **_decibels(mean.expand_as(pictures), pictures)}
-        yield {**key, "top": None, "source": "whole", **_shown(decoder, maps, pictures)}
-        draw = torch.Generator().manual_seed(job.settings.seed)
-        for top in job.tops:
-            kept = job.at_patterns(top, rows, maps)
-            beside = {"patterns": kept, "strongest": kept_as_many(maps, kept, maps)}
-            beside["random"] = kept_as_many(maps, kept, torch.rand(maps.shape, generator=draw))
-            for source, some in beside.items():
-                yield {**key, "top": top, "source": source, **_shown(decoder, some, pictures)}
-
-
-def _shown(decoder: Decoder, maps: Tensor, pictures: Tensor) -> dict[str, float]:
-    responses = float((maps > 0).flatten(1).sum(dim=1).double().mean())
-    return {"responses": responses, **_decibels(decoder(maps), pictures)}
-
-
-def _decibels(shown: Tensor, pictures: Tensor) -> dict[str, float]:
-    found = signal_to_noise(shown, pictures)
-    reach = 1.96 * float(found.std()) / math.sqrt(len(found)) if len(found) > 1 else math.inf
-    mean = float(found.mean())
-    return {"psnr": mean, "psnr_low": mean - reach, "psnr_high": mean + reach}
-
-
-def synthesise(subject: Subject, learned: Learned) -> list[dict[str, Any]]:
-    """Train the decoder of a class in an actor, unless that is done, and draw; gives rows of pattern_synthesis."""
-    place = len(subject.layers) // 2 if len(subject.layers) > 2 else 0
-    study, count = subject.study, len(subject.objects)
-    sides = tuple(
-        subject.maps(place, learned.deviations[place], np.full(count, side)) for side in range(1 + subject.mirrored)
-    )
-    size = study.plan.input_height, study.plan.input_width
-    job = SynthesisJob(
-        study.worker_settings(), study.folder, size, learned.turned, subject.layers[place], sides, subject.files,
-        subject.request.tops, TRAINING,
-    )  # fmt: skip
-    item = f"class {subject.label} synthesis"
-    if item not in study.ledger.items() or not job.weights.exists():
-        map_shards(
-            SynthesisWorker,
-            {"job": job},
-            [item],
-            study.pool(1, "synthesis"),
-            on_done=study.finished,
-            on_failure=study.failed,
+    def _job(self, learned: Sequence[Learned]) -> DecoderJob:
+        study, place = self.study, self.subjects[0].layers.index(self.layer)
+        found = [one.deviations[place] for one in learned]
+        counts = [len(one.objects) for one in self.subjects]
+        if self.photos is not None:
+            found.append(self.photos.run()[0])
+            counts.append(len(self.photos.objects))
+        pooled = np.sqrt(np.average(np.square(found), axis=0, weights=counts))
+        classes = tuple(
+            ShownClass(one.label, of.turned, _shown(one.crops, place, pooled), one.files, *self.parted(one))
+            for one, of in zip(self.subjects, learned, strict=True)
         )
-    for top in job.tops:
-        _draw(subject, job, top)
-    return [{"class": subject.label, **row} for row in study.ledger.items()[item]["rows"]]
+        photos = None if self.photos is None else _shown(self.photos, 0, pooled)
+        size = study.plan.input_height, study.plan.input_width
+        doublings = max(0, round(math.log2(min(_SIDE, size[0]) / self.layer.grid.height)))
+        tops = self.subjects[0].request.tops
+        return DecoderJob(
+            study.worker_settings(), study.folder, size, self.layer, pooled, doublings, classes, photos, tops, TRAINING,
+            study.own.root / WEIGHTS,
+        )  # fmt: skip
+
+
+def _shown(crops: Crops, place: int, deviations: Float[np.ndarray, " D"]) -> Shown:
+    count = len(crops.objects)
+    sides = (crops.maps(place, deviations, np.full(count, side)) for side in range(1 + crops.mirrored))
+    return Shown(crops.objects, tuple(sides))
 
 
 @torch.inference_mode()
-def _draw(subject: Subject, job: SynthesisJob, top: Top) -> None:
-    _, held = job.chosen()
-    rows = held[np.unique(np.linspace(0, len(held) - 1, min(len(held), _SHOWN)).round().astype(int))]
-    decoder, maps = job.decoder(), job.turned_maps(rows)
-    kept = job.at_patterns(top, rows, maps)
-    columns = zip(*(_pixels(one) for one in (job.turned_pictures(rows), decoder(maps), decoder(kept))), strict=True)
+def _draw(subject: Subject, job: DecoderJob, one: ShownClass, top: Top) -> None:
+    rows = one.held[np.unique(np.linspace(0, len(one.held) - 1, min(len(one.held), _SHOWN)).round().astype(int))]
+    decoder, (maps, pictures) = job.decoder(), job.turned(one, rows)
+    kept = job.at_patterns(one, top, rows, maps)
+    columns = zip(*(_pixels(some) for some in (pictures, decoder(maps), decoder(kept))), strict=True)
     shown = [Synthesis(f"object {row}", *some) for row, some in zip(rows.tolist(), columns, strict=True)]
     study = subject.study
     name = f"synthesis-{top}-{subject.label}"
