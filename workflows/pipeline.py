@@ -42,7 +42,7 @@ STAGES: dict[str, Stage] = {
     stage.name: stage
     for stage in (
         Stage("index", ("images.parquet", "plan.json", "objects.csv"), needs_ray=False),
-        Stage("train", ("weights.pt", "checkpoints"), needs_ray=False),
+        Stage("train", ("weights.pt", "checkpoints", "decoder.pt"), needs_ray=False),
         Stage("extract", ("activations", "predictions"), items=_checked_scopes),
         Stage("fit", ("scopes.json", "mixtures", "history.parquet"), items=_class_scopes, of_scopes=True),
         Stage(
@@ -102,7 +102,7 @@ def run_pipeline(
         settings: of the run; a folder that holds another run is refused.
         root: the run folder.
         console: where the bars go.
-        until: last stage to run; None runs all, of a network without outputs the index alone.
+        until: last stage to run; None runs all, of a network without outputs up to ``last_without_outputs``.
         address: of a Ray cluster; None starts a local Ray when a stage needs one.
         restore_columns: extract again what ``free_columns`` freed; otherwise a stage that needs it is refused.
 
@@ -124,7 +124,7 @@ def run_pipeline(
 
 
 def stages_until(until: str | None, settings: Settings) -> list[Stage]:
-    """The stages of a run up to and including the one of a name; of a network without outputs the index, unless named.
+    """The stages of a run up to and including the one of a name; none: all, or up to ``last_without_outputs``.
 
     Raises:
         SettingsError: there is no such stage, or not for a network without outputs.
@@ -133,7 +133,7 @@ def stages_until(until: str | None, settings: Settings) -> list[Stage]:
     if until is not None and until not in names:
         raise SettingsError(f"--until {until!r} is no stage; the stages are {', '.join(names)}")
     if until is None and not settings.network.has_outputs:
-        until = "index"
+        until = last_without_outputs(settings)
     known = stages_of(settings)
     if until is not None and STAGES[until] not in known:
         raise SettingsError(
@@ -142,6 +142,11 @@ def stages_until(until: str | None, settings: Settings) -> list[Stage]:
         )
     last = len(names) if until is None else names.index(until) + 1
     return [stage for stage in known if names.index(stage.name) < last]
+
+
+def last_without_outputs(settings: Settings) -> str:
+    """The stage that ends a run of a network without outputs where none is named."""
+    return "train" if settings.network.weights == "train" else "index"
 
 
 def stages_of(settings: Settings) -> list[Stage]:
@@ -153,10 +158,11 @@ def without_outputs(settings: Settings) -> str:
     """What a run of a network without outputs has, for people; empty where it has outputs."""
     if settings.network.has_outputs:
         return ""
+    last = last_without_outputs(settings)
     more = [stage.name for stage in stages_of(settings)][2:]
     others = [stage.name for stage in STAGES.values() if not stage.applies(settings)]
     return (
-        f"network.outputs = 'none': the run ends after index; {_listed(more)} run with --until; {_listed(others)} do "
+        f"network.outputs = 'none': the run ends after {last}; {_listed(more)} run with --until; {_listed(others)} do "
         "not apply to a network that decides nothing"
     )
 

@@ -14,7 +14,7 @@ from rich.text import Text
 from workflows.asking.registry import STUDIES
 from workflows.cli.options import AsJson, Folder, console, print_json
 from workflows.context import Stage
-from workflows.pipeline import STAGES, without_outputs
+from workflows.pipeline import STAGES, stages_until, without_outputs
 from workflows.plan.run_plan import ForwardChoice, Plan, plan_path
 from workflows.report.numbers import duration, size
 from workflows.settings import Settings
@@ -160,7 +160,7 @@ def _status(folder: RunFolder, stage: Stage, settings: Settings, driven: bool) -
     if not stage.applies(settings):
         return StageStatus(stage.name, "no outputs", 0, 0, 0, 0.0, written)
     if content.fingerprint is None:
-        asked = settings.network.has_outputs or stage.name == "index"
+        asked = settings.network.has_outputs or stage in stages_until(None, settings)
         return StageStatus(stage.name, "waiting" if asked else "not asked", 0, 0, None if asked else 0, 0.0, written)
     if content.done and content.total is not None:
         # The ledger may hold items, and failures, of scopes that are no longer asked for.

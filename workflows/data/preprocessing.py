@@ -105,6 +105,13 @@ class Preprocessor:
         torch.addcmul(offset, values, factor, out=values)
         return values.view(n_images, height, width, channels).permute(0, 3, 1, 2)
 
+    def colours(self, images: Float[Tensor, "N 3 H W"]) -> Float[Tensor, "N 3 H W"]:
+        """Red, green and blue from 0 to 1 of what ``normalise`` made of pictures: its inverse, float64, clamped."""
+        own = self._settings
+        std, mean = (torch.tensor(one, dtype=torch.float64)[:, None, None] for one in (own.std, own.mean))
+        found = ((images.double() * std + mean) * (own.scale / 255)).clamp(0, 1)
+        return found.flip(1) if own.channel_order == "bgr" else found
+
     def _row(self, width: int, device: torch.device) -> tuple[Float[Tensor, "row"], Float[Tensor, "row"]]:
         key = (width, device)
         if key not in self._rows:

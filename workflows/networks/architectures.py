@@ -155,6 +155,37 @@ def small_vgg(units: Sequence[int] = (8, 16, 24), n_classes: int = 0) -> VGGConv
     return VGGConvolutions([(one, 1) for one in units], n_classes)
 
 
+class PictureEncoder(nn.Module):
+    """Encoder of a VAE-GAN: convolutions of stride 2 with normalisation and ReLU, then mean and log variance of a code.
+
+    The convolutions are called ``conv1``, ``conv2``, ...; the last maps are read by one layer, ``dense``.
+
+    Args:
+        latent: numbers of a code; the network gives twice as many.
+        units: of the convolutions.
+        side: pixels of a picture's side, divisible by 2 ** len(units).
+    """
+
+    def __init__(self, latent: int = 128, units: Sequence[int] = (32, 64, 128), side: int = 64) -> None:
+        super().__init__()
+        if side % 2 ** len(units):
+            raise ValueError(f"side must be divisible by {2 ** len(units)}, got {side}; choose another, or fewer units")
+        below = 3
+        for number, one in enumerate(units, start=1):
+            self.add_module(f"conv{number}", nn.Conv2d(below, one, 5, 2, padding=2, bias=False))
+            self.add_module(f"bn{number}", nn.BatchNorm2d(one))
+            below = one
+        self.layers, self.side = len(units), side
+        self.dense = nn.Linear(below * (side >> len(units)) ** 2, 2 * latent)
+
+    def forward(self, images: Float[Tensor, "N 3 side side"]) -> Float[Tensor, "N two_latent"]:
+        """Mean, then log variance, of the code of normalised images."""
+        maps = images
+        for number in range(1, self.layers + 1):
+            maps = F.relu(getattr(self, f"bn{number}")(getattr(self, f"conv{number}")(maps)))
+        return self.dense(maps.flatten(1))
+
+
 def patch_classifier(n_classes: int, side: int = 32, units: int = 64) -> nn.Sequential:
     """IR's secondary classifier: three convolutions with max pooling between, on patches resized to one size.
 

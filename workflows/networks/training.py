@@ -106,7 +106,7 @@ def _run_epochs(
         order = torch.randperm(len(images), generator=generator)[: steps * batch].view(steps, batch)
         total = 0.0
         for rows in order:
-            seen = _varied(images[rows], settings, generator)
+            seen = varied(images[rows], settings, generator)
             total += _step(network, seen, labels[rows], settings.label_smoothing, optimizer, schedule)
         if progress is not None:
             progress(epoch + 1, settings.epochs, total / steps)
@@ -114,7 +114,7 @@ def _run_epochs(
             keep(epoch + 1, network)
 
 
-def _varied(
+def varied(
     images: Float[Tensor, "n ..."], settings: TrainingSettings, generator: torch.Generator
 ) -> Float[Tensor, "n ..."]:
     """The images, mirrored and shifted as the settings say; what a shift uncovers shows the rest of it mirrored."""

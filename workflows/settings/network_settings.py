@@ -35,8 +35,9 @@ class NetworkSettings(Section):
     tap: Literal["pre", "post"] = Field("pre", description="the named node, or the ReLU behind it")
     outputs: Literal["classes", "none"] = Field(
         "classes",
-        description="none: a network without a classifier, such as convolutions alone: the run ends after index, and "
-        "is asked what needs no decision; extract, fit and words run with --until, by likelihood, in scope joint",
+        description="none: a network without a classifier, such as convolutions alone: the run ends after index, or "
+        "train, and is asked what needs no decision; extract, fit and words run with --until, by likelihood, in scope "
+        "joint",
     )
 
     @property
@@ -58,12 +59,25 @@ class TrainingSettings(Section):
         description="file of a state dict to begin from; what it lacks, or has in another shape, begins at random and "
         "must be the head, the last parameters of the network; empty: all begin at random",
     )
+    objective: Literal["classes", "vae", "vae_gan"] = Field(
+        "classes",
+        description="classes: labels, by cross entropy; vae, vae_gan: pictures, the network being the encoder of an "
+        "autoencoder: half of its outputs are the mean of a code, half the logarithm of its variance; vae_gan: a "
+        "discriminator sees how like pictures are, and tells them from made ones (network.outputs = 'none')",
+    )
+    boxes: UserPath = Field(
+        "",
+        description="vae, vae_gan: CSV file of objects' boxes; every object is an image, cut out as `patterns` does, "
+        "and so is every photo without a box; empty: the images as they are",
+    )
     trains: Literal["all", "head"] = Field(
         "all", description="head: what start does not give, on values that the rest, frozen, computes once"
     )
     epochs: int = Field(8, gt=0)
     batch: int = Field(64, gt=0, description="images")
-    learning_rate: float = Field(0.02, gt=0, description="peak of the one-cycle schedule")
+    learning_rate: float = Field(
+        0.02, gt=0, description="peak of the one-cycle schedule, of stochastic descent; vae, vae_gan: of Adam"
+    )
     weight_decay: float = Field(5e-4, ge=0)
     flip: bool = Field(False, description="every image is mirrored with probability 1/2, anew in every epoch")
     shift: int = Field(0, ge=0, description="pixels an image is moved by at most, each way, anew in every epoch")
@@ -89,6 +103,32 @@ class TrainingSettings(Section):
                 f"{getattr(self, varied[0])!r}: the frozen part sees every image once"
             )
         return self
+
+    @model_validator(mode="after")
+    def _learns_classes_or_pictures(self) -> TrainingSettings:
+        if not self.learns_pictures:
+            if self.boxes:
+                raise ValueError(
+                    f"training.boxes: must be left out with training.objective = 'classes', got {self.boxes!r}; name "
+                    "them in data.boxes with data.source = 'crops', or set training.objective = 'vae_gan'"
+                )
+            return self
+        given, came = f"with training.objective = {self.objective!r}", self.model_fields_set
+        for is_met, field, rule, why in (
+            (self.trains == "all", "trains", "be 'all'", "an encoder has no head that decides; leave it out"),
+            (not self.label_smoothing, "label_smoothing", "be left out", "pictures have no labels"),
+            (self.batch > 1, "batch", "be 2 or more", "batches are normalised, and half of one is made up; raise it"),
+            ("learning_rate" in came, "learning_rate", "be given", "the default is not for Adam; try 0.001"),
+        ):
+            if not is_met:
+                value = repr(getattr(self, field)) if field in came else "none"
+                raise ValueError(f"training.{field}: must {rule} {given}, got {value}: {why}")
+        return self
+
+    @property
+    def learns_pictures(self) -> bool:
+        """Whether the network is the encoder of an autoencoder."""
+        return self.objective != "classes"
 
     def keeps(self, epoch: int) -> bool:
         """Whether the weights after an epoch, counted from 1, stay."""

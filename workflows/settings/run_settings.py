@@ -75,6 +75,11 @@ class Settings(Section):
                 f"training.start: must have network.weights = 'train', got {self.network.weights!r}, which is not "
                 "trained; leave one of the two out"
             )
+        if self.learns_pictures and self.network.has_outputs:
+            raise ValueError(
+                "network.outputs: must be 'none' with a training.objective of pictures, got 'classes', and an encoder "
+                "gives codes; set it, or training.objective = 'classes'"
+            )
         return self
 
     @model_validator(mode="after")
@@ -88,7 +93,12 @@ class Settings(Section):
             ("fit.loss", "be 'generative'", self.fit.loss, self.fit.loss == "generative"),
             ("fit.scopes", "be ['joint']", list(self.fit.scopes), self.fit.scopes == ("joint",)),
             ("[hmm]", "be left out", "one", self.hmm is None),
-            ("network.weights", "name weights", self.network.weights, self.network.weights != "train"),
+            (
+                "network.weights",
+                "name weights, or be trained for pictures (training.objective),",
+                self.network.weights,
+                self.network.weights != "train" or self.learns_pictures,
+            ),
         )
         for lacking, setting, what, remedy in lacks:
             for field, rule, came, is_met in found:
@@ -97,6 +107,11 @@ class Settings(Section):
                         f"{field}: must {rule} with {setting}, got {came!r}, which needs {what}; change it, or {remedy}"
                     )
         return self
+
+    @property
+    def learns_pictures(self) -> bool:
+        """Whether the run trains an autoencoder, whose encoder is the network."""
+        return self.network.weights == "train" and self.training is not None and self.training.learns_pictures
 
     def words_of_layers(self, n_layers: int) -> tuple[int, ...]:
         """K of every modelled layer, lowest first.

@@ -26,6 +26,7 @@ from workflows.networks.loading import is_downloaded, load_network
 from workflows.networks.receptive_fields import WindowTracer
 from workflows.networks.starting import StartedNetwork, cut_head, started_network
 from workflows.networks.taps import resolve_layers
+from workflows.networks.vae_gan import check_encoder
 from workflows.plan.graph_requests import refuse_unexplained_names
 from workflows.plan.requests import ALL, check_image_request, class_id
 from workflows.plan.run_plan import LayerPlan, Plan
@@ -120,6 +121,8 @@ def make_plan(settings: Settings, index: ImageIndex, folder: RunFolder, network:
     names = [name for name, _, _ in layers]
     has_outputs = settings.network.has_outputs
     checked = check_network(network, names, images, has_outputs)
+    if settings.learns_pictures:
+        check_encoder(checked.logits.shape[1], shape)
     shapes = checked.shapes
     index = index.for_outputs(checked.logits.shape[1] if has_outputs else index.labels)
     plans, window_of = [], WindowTracer(network, shape)

@@ -196,6 +196,11 @@ class RunFolder:
         """State dict of a network that this run trained itself."""
         return self.root / "weights.pt"
 
+    @property
+    def decoder(self) -> Path:
+        """State dict of the decoder that was trained with an encoder; see ``workflows.networks.vae_gan``."""
+        return self.root / "decoder.pt"
+
     def checkpoint(self, epoch: int) -> Path:
         """The same after an epoch, counted from 1; where ``training.keep_epochs`` keeps some."""
         return self.root / "checkpoints" / f"epoch-{epoch:04d}.pt"
