@@ -12,6 +12,7 @@ drawn codes.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from dataclasses import astuple, dataclass
 
@@ -20,7 +21,6 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from gmm_ops.explanatory.synthesis import Decoder
 from workflows.errors import NetworkError
 from workflows.networks.training import varied
 from workflows.settings import TrainingSettings
@@ -58,9 +58,14 @@ class PictureDecoder(nn.Sequential):
     """
 
     def __init__(self, latent: int, size: tuple[int, int]) -> None:
+        layers: list[nn.Module]
         shape = _WIDTHS[0], size[0] >> DOUBLINGS, size[1] >> DOUBLINGS
-        dense = nn.Linear(latent, shape[0] * shape[1] * shape[2])
-        super().__init__(dense, nn.Unflatten(1, shape), Decoder(shape[0], DOUBLINGS, _WIDTHS))
+        layers = [nn.Linear(latent, shape[0] * shape[1] * shape[2]), nn.Unflatten(1, shape)]
+        layers += [nn.BatchNorm2d(_WIDTHS[0]), nn.ReLU()]
+        for below, width in itertools.pairwise(_WIDTHS):
+            doubled = nn.ConvTranspose2d(below, width, 4, 2, padding=1, bias=False)
+            layers += [doubled, nn.BatchNorm2d(width), nn.ReLU()]
+        super().__init__(*layers, nn.Conv2d(_WIDTHS[-1], 3, 3, padding=1))
         self.latent = latent
 
     @torch.inference_mode()
