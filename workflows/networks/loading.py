@@ -216,6 +216,8 @@ def _unpickle(path: Path, field: str) -> Any:
     except IsADirectoryError:
         raise NetworkError(f"{field} {str(path)!r} is a folder; give the file of a state dict") from None
     except Exception as error:  # a damaged file fails in any way: KeyError, EOFError, RuntimeError, ...
+        if isinstance(error, OSError) and error.errno is not None:
+            raise  # storage or rights: that says nothing of the content
         if "TorchScript" in str(error):
             raise NetworkError(
                 f"{field} {str(path)!r} must be a state dict, it is a TorchScript archive, which holds code; "

@@ -72,8 +72,9 @@ class RunFolder:
             RunFolderError: it is a file, holds other files, or its path is no UTF-8.
         """
         folder = cls(_resolved(root))
-        if folder.root.exists() and not folder.run_file.exists():
-            _refuse_strange_files(folder.root)
+        with _as_refusals():
+            if folder.root.exists() and not folder.run_file.exists():
+                _refuse_strange_files(folder.root)
         return folder
 
     def forget(self) -> None:
@@ -110,13 +111,9 @@ class RunFolder:
         Raises:
             FolderInUse: another driver holds it. RunFolderError: it cannot be made, or not be written.
         """
-        try:
+        with _as_refusals():
             self.root.mkdir(parents=True, exist_ok=True)
             descriptor = os.open(self.root / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        except OSError as error:
-            if error.errno not in _NO_PLACE:
-                raise
-            raise RunFolderError(f"--out: must be a folder that can be written, got {system_words(error)}") from None
         try:
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -299,7 +296,7 @@ def _stored(root: Path) -> dict[str, Any]:
     path = root / RUN_FILE
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
-        version = record["format"]
+        version, _ = record["format"], record["settings"]
     except FileNotFoundError:
         raise RunFolderError(f"{str(root)!r} holds no run ({RUN_FILE} is missing): give the --out of a run") from None
     except (ValueError, KeyError, TypeError) as error:
@@ -328,6 +325,17 @@ def _refuse_other_settings(folder: RunFolder, settings: Settings) -> None:
             + "\n  ".join(differences)
             + "\ngive another --out, delete the folder, or use the folder's values"
         )
+
+
+@contextmanager
+def _as_refusals() -> Iterator[None]:
+    """Where no run can be is refused, whatever the system calls it."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _NO_PLACE:
+            raise
+        raise RunFolderError(f"--out: must be a folder that can be written, got {system_words(error)}") from None
 
 
 def _resolved(root: Path) -> Path:
