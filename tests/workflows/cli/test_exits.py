@@ -129,6 +129,7 @@ def test_a_network_cannot_end_a_run_as_if_it_were_done(
     run: FolderRun, call: Call, monkeypatch: pytest.MonkeyPatch, text: str
 ) -> None:
     monkeypatch.chdir(run.root)
+    monkeypatch.setattr(sys, "path", list(sys.path))  # where the folder is added
     (run.root / "own_ending.py").write_text(text)
     fields = ["network.name=own_ending:network", "network.arguments={}"]
     try:
@@ -163,11 +164,11 @@ def test_exit_codes_are_in_the_help_and_the_guide() -> None:
 
 
 def test_control_characters_are_shown_as_text(capsys: pytest.CaptureFixture[str]) -> None:
-    out = PlainConsole(file=io.StringIO(), force_terminal=True, width=60, emoji=False)
+    out = PlainConsole(file=io.StringIO(), force_terminal=True, width=60, color_system="standard")
     table = Table()
     table.add_column(STRANGE)
     table.add_row(STRANGE)
-    out.print(STRANGE)
+    out.print(STRANGE, highlight=False)
     out.print(Text(STRANGE, style="bold"))
     out.print(table)
     shown = out.file.getvalue()  # type: ignore[attr-defined]
