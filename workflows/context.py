@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 import importlib
 import json
+import os
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
 from workflows.settings import Settings
@@ -127,15 +127,21 @@ class WorkContext:
         )
 
     def worker_settings(self) -> Settings:
-        """The settings as actors need them: the device that Ray gives them, and paths that hold in any folder."""
+        """The settings as actors need them: the device that Ray gives them, paths and code that hold in any folder.
+
+        Raises:
+            NetworkError: the network's code is not allowed; see ``refuse_foreign_code``.
+        """
+        from workflows.networks.foreign_code import refuse_foreign_code
         from workflows.runtime.cluster import plan_actors
 
         assert self.offered is not None, "work with actors runs connected"
         device = plan_actors(self.settings.runtime, self.offered).device
         runtime = self.settings.runtime.model_copy(update={"device": device})
         root = self.settings.data.root
-        data = self.settings.data.model_copy(update={"root": str(Path(root).resolve()) if root else ""})
-        return self.settings.model_copy(update={"runtime": runtime, "data": data})
+        data = self.settings.data.model_copy(update={"root": os.path.realpath(root) if root else ""})
+        network = refuse_foreign_code(self.settings.network)
+        return self.settings.model_copy(update={"runtime": runtime, "data": data, "network": network})
 
     def failed(self, item: Item, reason: str, last: bool) -> None:
         """Write to the ledger that an item is given up, once its last try has failed."""

@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
+import errno
+import os
+
+REFUSED, FAILED = 2, 1
+"""Exit codes of a command: what was asked cannot be, so do not retry; and all else, where another try may help."""
+
 
 class RunError(Exception):
     """Base of every error that the command line prints without a traceback."""
+
+    status = REFUSED
+    """Exit code of a command that it ends."""
 
 
 class SettingsError(RunError):
@@ -27,9 +36,53 @@ class RunFolderError(RunError):
     """The output folder holds another run, or not what a stage needs."""
 
 
+class FolderInUse(RunFolderError):
+    """Another driver works in the folder: later it may be free."""
+
+    status = FAILED
+
+
+class ClusterError(RunError):
+    """Ray did not start, does not answer, or ended."""
+
+    status = FAILED
+
+
 class ShardError(RunError):
     """Work items kept failing after every allowed attempt."""
+
+    status = FAILED
+
+
+class CodeEnded(RunError):
+    """Code of the user's, such as a network's module, ended the program instead of raising an error."""
+
+    status = FAILED
 
 
 class DivergedFit(RunError):
     """A fit by gradient left the finite numbers, or nearly."""
+
+
+_AGAIN = "give the same command again, which goes on where it was"
+_REMEDIES = {
+    (errno.ENOSPC, errno.EDQUOT): f"free some space, then {_AGAIN}",
+    (errno.EROFS,): "mount it for writing, or name another place",
+    (errno.EACCES, errno.EPERM): "change the rights of the file or of its folder, or name another",
+    (errno.ENOTDIR,): "a part of the path is a file where a folder must be: correct the path, or move the file",
+    (errno.EISDIR,): "a folder is where a file must be: correct the path, or move the folder",
+    (errno.ELOOP,): "links lead in a circle: remove one",
+    (errno.ENAMETOOLONG,): "give a shorter name or path",
+    (errno.EMFILE, errno.ENFILE): f"raise the limit of open files (ulimit -n), then {_AGAIN}",
+    (errno.ENOMEM,): f"free some memory, or lower runtime.actors, then {_AGAIN}",
+}
+
+
+def system_words(error: OSError) -> str:
+    """What the system refused, of which file, and what to do, on one line."""
+    remedy = next((told for codes, told in _REMEDIES.items() if error.errno in codes), "")
+    if error.errno is None:
+        return f"{type(error).__name__}: {' '.join(str(error).split())}; {_AGAIN}"
+    named = error.filename2 or error.filename
+    where = "a file or connection" if named is None else repr(os.fsdecode(named) if isinstance(named, bytes) else named)
+    return f"{where}: {os.strerror(error.errno)}; {remedy or f'see that its storage is there, then {_AGAIN}'}"

@@ -8,15 +8,14 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from gmm_ops.errors import RefusedInput
 from workflows.context import Stage, StageContext
-from workflows.errors import RunError, RunFolderError, SettingsError
+from workflows.errors import RunFolderError, SettingsError
 from workflows.report.numbers import duration
 from workflows.settings import Settings
 from workflows.storage.run_folder import RunFolder, size_of
@@ -236,7 +235,7 @@ def _run_stages(
     bar = StageBar(console)
     for stage in left:
         if not stage.needs_ray:
-            with _forgotten_if_refused(folder, stage):
+            with _forgotten_if_begun_in_vain(folder, stage):
                 _run_stage(stage, folder, settings, bar, None)
     on_cluster = [stage for stage in left if stage.needs_ray]
     if on_cluster:
@@ -248,13 +247,16 @@ def _run_stages(
 
 
 @contextmanager
-def _forgotten_if_refused(folder: RunFolder, stage: Stage) -> Iterator[None]:
-    """A refused plan leaves no run behind: the corrected command may use the same folder."""
+def _forgotten_if_begun_in_vain(folder: RunFolder, stage: Stage) -> Iterator[None]:
+    """An index that fails, whatever stops it, leaves no run behind: the folder is free for a corrected command."""
     try:
         yield
-    except (RunError, RefusedInput):
-        if stage.name == "index":
-            folder.forget()
+    except BaseException:
+        if stage.name == "index" and not any(folder.ledger(name).items() for name in STAGES):
+            with suppress(OSError):  # what stopped the index is what must be told
+                for name in stage.writes:
+                    (folder.root / name).unlink(missing_ok=True)
+                folder.forget()
         raise
 
 

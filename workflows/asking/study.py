@@ -31,7 +31,7 @@ from workflows.errors import RunFolderError, SettingsError
 from workflows.networks.loading import is_downloaded
 from workflows.pipeline import STAGES, stages_left, stages_until
 from workflows.plan.run_plan import plan_path
-from workflows.run import Run, open_run
+from workflows.run import Run
 from workflows.runtime.progress import StageBar
 from workflows.settings import Settings
 from workflows.storage.study_folder import Basis, Study, StudyFolder, StudyRecord, basis_of, changes, unlike
@@ -62,7 +62,7 @@ def open_study(
     Raises:
         RunFolderError: the run is unfinished, in use, or changed since the study began; another request is unfinished.
     """
-    run = open_run(asked.root)
+    run = asked.run()
     folder, study = run.folder, STUDIES[name]
     with folder.lock(), ExitStack() as opened:
         folder.remove_leftovers()

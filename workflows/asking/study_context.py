@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -23,7 +23,7 @@ from workflows.errors import SettingsError
 from workflows.fits.needs import planned_actors
 from workflows.plan.run_plan import Plan
 from workflows.report.numbers import duration
-from workflows.run import Run
+from workflows.run import Run, open_run
 from workflows.runtime.budget import check_disk
 from workflows.runtime.cluster import Resources, connect
 from workflows.runtime.dispatcher import map_shards
@@ -45,6 +45,7 @@ class Asked:
         images: at most so many, spread evenly over the classes; None: all.
         anew: drop what the study has, and begin again.
         address: of a Ray cluster; None starts a local Ray.
+        allow_code: packages whose code the run's network may be made of, beside those that always may.
     """
 
     root: Path
@@ -52,6 +53,12 @@ class Asked:
     images: int | None = None
     anew: bool = False
     address: str | None = None
+    allow_code: tuple[str, ...] = ()
+
+    def run(self) -> Run:
+        """The run that is asked, open for reading; see ``open_run``."""
+        run = open_run(self.root)
+        return replace(run, settings=run.settings.allowing(self.allow_code))
 
 
 @dataclass

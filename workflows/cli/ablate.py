@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from workflows.cli.options import Address, Anew, AsJson, Classes, Folder, Images, asking, print_json
+from workflows.cli.options import Address, AllowCode, Anew, AsJson, Classes, Folder, Images, asking, print_json
 
 Ranking = Annotated[
     list[str] | None,
@@ -40,6 +40,7 @@ def ablate(
     images: Images = None,
     anew: Anew = False,
     address: Address = None,
+    allow_code: AllowCode = None,
     as_json: AsJson = False,
 ) -> None:
     """What breaks without some units? Accuracy on a class and on all others with its best units silenced.
@@ -65,6 +66,6 @@ def ablate(
         tuple(dict.fromkeys(replace or ("mean",))),  # type: ignore[arg-type]  # checked by the request
         share_numbers(shares),
     )
-    found = run_ablate(asking(folder, as_json, images, anew, address), request)
+    found = run_ablate(asking(folder, as_json, images, anew, address, allow_code), request)
     if as_json:
         print_json(found)

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import functools
+import os
 import sys
+import traceback
+from collections.abc import Callable
+from typing import Any, NoReturn
 
 import typer
+from rich.console import Console
 from rich.markup import escape
 
 from gmm_ops.errors import RefusedInput
@@ -23,7 +29,7 @@ from workflows.cli.run import run
 from workflows.cli.show import show
 from workflows.cli.status import status
 from workflows.cli.sweep import sweep
-from workflows.errors import RunError
+from workflows.errors import FAILED, REFUSED, CodeEnded, RunError, system_words
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -33,15 +39,40 @@ app = typer.Typer(
     help="How a convolutional network decides: visual words, what feeds what, and the [bold]inference graph[/bold] "
     "of a class or an image.\n\nStart with [bold]inference-graphs demo[/bold], then "
     "[bold]inference-graphs run PRESET.toml[/bold].",
+    epilog="Exit codes: 0 done; 1 failed, another try may help; 2 refused, the same command would be refused again; "
+    "130 interrupted (Ctrl-C). Whatever was finished stays finished.",
 )
 
 INTERRUPTED = 130
 
 ASKING = (sweep, boxes, dissect, relevance, ablate, resample, patterns, locate)
 
+
+def guarded(command: Callable[..., None]) -> Callable[..., None]:
+    """A command in which ``sys.exit`` is a failure: it can only be foreign code, such as a network's module, that ends.
+
+    Raises:
+        CodeEnded: names the line.
+    """
+
+    @functools.wraps(command)
+    def guard(*args: Any, **kwargs: Any) -> None:
+        try:
+            command(*args, **kwargs)
+        except SystemExit as ended:
+            place = traceback.extract_tb(ended.__traceback__)[-1]
+            line = f"{os.path.basename(place.filename)}:{place.lineno}"
+            raise CodeEnded(
+                f"{line} ended the program by sys.exit({ended.code!r}), which code that is only loaded or run by a "
+                "command must not; take that out, or name another network"
+            ) from ended
+
+    return guard
+
+
 for command in (run, layers, status, show, clean, demo, *ASKING):
-    app.command()(command)
-app.command(hidden=True)(parts)
+    app.command()(guarded(command))
+app.command(hidden=True)(guarded(parts))
 
 
 def main() -> None:
@@ -50,9 +81,20 @@ def main() -> None:
     try:
         app()
     except (RunError, RefusedInput) as error:
-        errors.print(f"[bold red]error[/bold red] {escape(str(error))}", highlight=False, soft_wrap=True)
-        sys.exit(2)
+        _end(errors, str(error), getattr(error, "status", REFUSED))
+    except OSError as error:
+        _end(errors, system_words(error), FAILED)
+    except MemoryError:
+        _end(errors, "the memory is used up: lower runtime.actors or extract.batch, or free some", FAILED)
     except SystemExit as stop:
         if stop.code == INTERRUPTED:  # typer has turned the Ctrl-C into an exit
             errors.print("stopped; the same command goes on where it was", highlight=False)
         raise
+    except Exception as error:
+        errors.print(traceback.format_exc(), markup=False, highlight=False, soft_wrap=True)
+        _end(errors, f"{type(error).__name__}: a fault of this program; please report the lines above", FAILED)
+
+
+def _end(errors: Console, words: str, status: int) -> NoReturn:
+    errors.print(f"[bold red]error[/bold red] {escape(words)}", highlight=False, soft_wrap=True)
+    sys.exit(status)

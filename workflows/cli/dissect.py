@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from workflows.cli.options import Address, Anew, AsJson, Folder, Images, asking, print_json
+from workflows.cli.options import Address, AllowCode, Anew, AsJson, Folder, Images, asking, print_json
 
 MasksOption = Annotated[
     str | None,
@@ -47,6 +47,7 @@ def dissect(
     images: Images = None,
     anew: Anew = False,
     address: Address = None,
+    allow_code: AllowCode = None,
     as_json: AsJson = False,
 ) -> None:
     """Which concepts do units and words detect? Masks of people against masks of the network.
@@ -67,6 +68,6 @@ def dissect(
 
     names = tuple(name.strip() for name in layers.split(",") if name.strip()) if layers else ()
     request = DissectRequest(masks, colours, names, compare, tuple(sheet or ()))
-    found = run_dissect(asking(folder, as_json, images, anew, address), request)
+    found = run_dissect(asking(folder, as_json, images, anew, address, allow_code), request)
     if as_json:
         print_json(found)

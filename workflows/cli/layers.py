@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 
-from workflows.cli.options import Set, console, find_preset
+from workflows.cli.options import AllowCode, Set, console, find_preset
 from workflows.errors import RunError, SettingsError
 from workflows.settings import NetworkSettings, Settings
 
@@ -32,6 +33,7 @@ def layers(
         typer.Option(min=1, help="Pixels of the square input; default: the preset's crop, 224 without a preset."),
     ] = None,
     set_: Set = None,
+    allow_code: AllowCode = None,
 ) -> None:
     """Names, sizes and aliases of the layers that network.layers can name. Needs no weights and no images.
 
@@ -48,16 +50,17 @@ def layers(
     if ":" in network and set_:
         raise RunError("layers: --set changes a preset; give one, or a network without --set")
     asked = network if ":" in network else load_settings(find_preset(network), set_ or ())
-    print_layers(asked, size, console())
+    print_layers(asked, size, console(), allow_code or ())
 
 
-def print_layers(asked: str | Settings, size: int | None, console: Console) -> None:
+def print_layers(asked: str | Settings, size: int | None, console: Console, allow_code: Sequence[str] = ()) -> None:
     """A line a layer, in execution order: name, kind, units x height x width, aliases. Needs no weights and no images.
 
     Args:
         asked: a network's name, or the settings of a run.
         size: pixels of the square input; None: ``preprocessing.crop`` of the settings, 224 for a name.
         console: where to.
+        allow_code: packages whose code is run beside that which always is.
 
     Raises:
         NetworkError: the network cannot be built, or cannot take such images.
@@ -76,7 +79,7 @@ def print_layers(asked: str | Settings, size: int | None, console: Console) -> N
                 "input: give it in pixels with --size"
             )
         network, side, channels = asked.network, crop, asked.preprocessing.channels
-    layers = list_layers(build_network(network), (channels, side, side))
+    layers = list_layers(build_network(network.allowing(allow_code)), (channels, side, side))
     for line in lines(layers):
         console.print(escape(line), highlight=False, soft_wrap=True)
     console.print(f"units x height x width for images of {side} x {side} pixels", soft_wrap=True)

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from workflows.cli.options import Address, Anew, AsJson, Folder, asking, print_json
+from workflows.cli.options import Address, AllowCode, Anew, AsJson, Folder, asking, print_json
 
 BOXES = "boxes"
 
@@ -51,6 +51,7 @@ def locate(
     ] = None,
     anew: Anew = False,
     address: Address = None,
+    allow_code: AllowCode = None,
     as_json: AsJson = False,
 ) -> None:  # fmt: skip
     """Where is a part on every object of a class, told on three of them (the And-Or graph)?
@@ -84,6 +85,6 @@ def locate(
         scope=scope,
         words=tuple(words or ()),
     )
-    found = run_locate(asking(folder, as_json, None, anew, address), request)
+    found = run_locate(asking(folder, as_json, None, anew, address, allow_code), request)
     if as_json:
         print_json(found)

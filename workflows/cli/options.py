@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.segment import Segment
 
 from workflows.errors import RunError
 from workflows.pipeline import STAGES
@@ -27,6 +30,15 @@ Set = Annotated[
 Out = Annotated[Path | None, typer.Option(help="Run folder; default runs/<name of the preset>.")]
 Until = Annotated[str | None, typer.Option(help=f"Last stage: {', '.join(STAGES)}.")]
 Address = Annotated[str | None, typer.Option(help="Ray cluster to join (auto, host:port); default: a local Ray.")]
+AllowCode = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--allow-code",
+        metavar="PACKAGE",
+        help="Let the network be code of this package, which runs with your rights; may be repeated. Not remembered. "
+        "Code of torchvision, timm, this project and the current folder needs no such word.",
+    ),
+]
 Folder = Annotated[Path, typer.Argument(metavar="DIR", help="A run folder.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object instead, for programs.")]
 Images = Annotated[
@@ -39,23 +51,48 @@ Classes = Annotated[
 ]
 
 
+_UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+"""What a terminal obeys instead of showing it, what turns the direction of a line, and bytes that are no text."""
+
+
+def visible(text: str) -> str:
+    r"""Text with ``\x1b`` for an escape character and the like: names come from files, and those from anybody."""
+    return _UNPRINTABLE.sub(lambda found: found.group().encode("unicode_escape", "surrogatepass").decode(), text)
+
+
+class PlainConsole(Console):
+    """A console that sends no control characters but its own."""
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        """Also called for what lies in tables, so that columns have the width of what is shown."""
+        for segment in super().render(renderable, options):
+            yield segment if segment.control else Segment(visible(segment.text), segment.style)
+
+
 def console(stderr: bool = False) -> Console:
     """Without emoji codes: a class called ``:cat:`` is shown by its name."""
-    return Console(stderr=stderr, emoji=False)
+    return PlainConsole(stderr=stderr, emoji=False)
 
 
 def print_json(content: Any) -> None:
     """One JSON value on standard output, as it is: no colours, no folding."""
-    typer.echo(json.dumps(content, indent=1, ensure_ascii=False))
+    shown = json.dumps(content, indent=1, ensure_ascii=False)
+    # JSON escapes only what stands below the space.
+    typer.echo(_UNPRINTABLE.sub(lambda found: f"\\u{ord(found.group()):04x}", shown))
 
 
 def asking(
-    folder: Path, as_json: bool, images: int | None = None, anew: bool = False, address: str | None = None
+    folder: Path,
+    as_json: bool,
+    images: int | None = None,
+    anew: bool = False,
+    address: str | None = None,
+    allow_code: Sequence[str] | None = None,
 ) -> Asked:
     """How a study is asked; for an answer in JSON, bars and words go to the standard error stream."""
     from workflows.asking.study import Asked
 
-    return Asked(folder, console(stderr=as_json), images, anew, address)
+    return Asked(folder, console(stderr=as_json), images, anew, address, tuple(allow_code or ()))
 
 
 def default_out(name: str) -> Path:

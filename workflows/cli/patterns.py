@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from workflows.cli.options import Address, Anew, AsJson, Classes, Folder, Images, asking, print_json
+from workflows.cli.options import Address, AllowCode, Anew, AsJson, Classes, Folder, Images, asking, print_json
 
 
 def patterns(
@@ -60,6 +60,7 @@ def patterns(
     images: Images = None,
     anew: Anew = False,
     address: Address = None,
+    allow_code: AllowCode = None,
     as_json: AsJson = False,
 ) -> None:  # fmt: skip
     """Which parts of an object do units show, and how do they move together (the explanatory graph)?
@@ -96,6 +97,6 @@ def patterns(
         scope=scope,
         synthesis_layer=synthesis_layer or "",
     )
-    found = run_patterns(asking(folder, as_json, images, anew, address), request)
+    found = run_patterns(asking(folder, as_json, images, anew, address, allow_code), request)
     if as_json:
         print_json(found)

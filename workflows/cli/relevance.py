@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from workflows.cli.options import Address, Anew, AsJson, Classes, Folder, Images, asking, print_json
+from workflows.cli.options import Address, AllowCode, Anew, AsJson, Classes, Folder, Images, asking, print_json
 
 Masks = Annotated[
     str | None,
@@ -43,6 +43,7 @@ def relevance(
     images: Images = None,
     anew: Anew = False,
     address: Address = None,
+    allow_code: AllowCode = None,
     as_json: AsJson = False,
 ) -> None:
     """Which units matter to a class? The conductance of every unit of every convolution, from black to the image.
@@ -68,6 +69,6 @@ def relevance(
         concept_pairs(mask_of or ()),
         normalise,  # type: ignore[arg-type]
     )
-    found = run_relevance(asking(folder, as_json, images, anew, address), request)
+    found = run_relevance(asking(folder, as_json, images, anew, address, allow_code), request)
     if as_json:
         print_json(found)

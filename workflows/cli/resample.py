@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from workflows.cli.options import Address, Anew, AsJson, Classes, Folder, Images, asking, print_json
+from workflows.cli.options import Address, AllowCode, Anew, AsJson, Classes, Folder, Images, asking, print_json
 from workflows.errors import SettingsError
 
 
@@ -56,6 +56,7 @@ def resample(
     secondary: Annotated[bool, typer.Option(help="Train a second classifier on the patches alone.")] = True,
     anew: Anew = False,
     address: Address = None,
+    allow_code: AllowCode = None,
     as_json: AsJson = False,
 ) -> None:  # fmt: skip
     """Which channels matter for a decision (input resampling), and which patches of the image do they see?
@@ -92,7 +93,7 @@ def resample(
         checkpoints=checkpoints,
         secondary=secondary,
     )
-    found = run_resample(asking(folder, as_json, images, anew, address), request)
+    found = run_resample(asking(folder, as_json, images, anew, address, allow_code), request)
     if as_json:
         print_json(found)
 

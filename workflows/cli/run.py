@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
-from workflows.cli.options import Address, Out, Preset, Set, Until, console, default_out, find_preset
+from workflows.cli.options import Address, AllowCode, Out, Preset, Set, Until, console, default_out, find_preset
 
 
 def run(
@@ -16,6 +16,7 @@ def run(
     out: Out = None,
     until: Until = None,
     address: Address = None,
+    allow_code: AllowCode = None,
     restore_columns: Annotated[
         bool, typer.Option("--restore-columns", help="Extract again what clean --columns freed.")
     ] = False,
@@ -33,7 +34,7 @@ def run(
     from workflows.pipeline import run_pipeline, without_outputs
     from workflows.settings import load_settings
 
-    settings = load_settings(find_preset(preset), set_ or ())
+    settings = load_settings(find_preset(preset), set_ or ()).allowing(allow_code or ())
     out_console = console()
     folder = run_pipeline(settings, out or default_out(settings.name), out_console, until, address, restore_columns)
     told = without_outputs(settings)

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
-from workflows.cli.options import Address, AsJson, Preset, Set, console, default_out, find_preset, print_json
+from workflows.cli.options import Address, AllowCode, AsJson, Preset, Set, console, default_out, find_preset, print_json
 
 
 def sweep(
@@ -21,6 +21,7 @@ def sweep(
     set_: Set = None,
     out: Annotated[Path | None, typer.Option(help="Run folder; default runs/<name of the preset>-sweep.")] = None,
     address: Address = None,
+    allow_code: AllowCode = None,
     as_json: AsJson = False,
 ) -> None:
     """How many words: every layer with several K, by likelihood and by the labels (IG Fig. 4 right).
@@ -42,7 +43,8 @@ def sweep(
 
     request = sweep_request(words, losses)
     names = [name.strip() for name in layers.split(",") if name.strip()] if layers else []
-    settings = sweep_settings(load_settings(find_preset(preset), set_ or ()), names, request.losses)
+    told = load_settings(find_preset(preset), set_ or ()).allowing(allow_code or ())
+    settings = sweep_settings(told, names, request.losses)
     out_console = console(stderr=as_json)
     folder = run_sweep(settings, request, out or default_out(f"{settings.name}-sweep"), out_console, address)
     out_console.print(f"run folder {escape(str(folder.root))}", highlight=False, soft_wrap=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import errno
 import os
 import re
 from collections import Counter
@@ -196,7 +197,9 @@ def _notes(field: str, left_out: Sequence[tuple[str, str]]) -> tuple[str, ...]:
 def _class_folders(root: str, field: str) -> list[ClassFolder]:
     _demand_folder(root, field)
     with os.scandir(root) as entries:
-        names = sorted(entry.name for entry in entries if not _is_rubbish(entry.name) and entry.is_dir())
+        names = sorted(
+            entry.name for entry in entries if not (_is_rubbish(entry.name) or _is_circle(entry)) and entry.is_dir()
+        )
     if not names:
         raise DataError(f"{field}: {root!r} holds no class folder; put the images of each class in a folder of it")
     # Links back to the root or across to another class must not make its images those of this class.
@@ -246,7 +249,9 @@ def _walk(folder: str, below: str, seen: set[tuple[int, int]]) -> Iterator[tuple
         listed = sorted((entry for entry in entries if not _is_rubbish(entry.name)), key=lambda entry: entry.name)
     for entry in listed:
         path = os.path.join(below, entry.name)
-        if entry.is_file():
+        if _is_circle(entry):
+            yield path, "link that leads in a circle"
+        elif entry.is_file():
             extension = os.path.splitext(entry.name)[1].lower()
             known = extension in EXTENSIONS
             yield path, "" if known else f"without an image extension ({readable_name(extension) or 'none'})"
@@ -256,6 +261,17 @@ def _walk(folder: str, below: str, seen: set[tuple[int, int]]) -> Iterator[tuple
             # A folder is listed once, so a link to a folder above it ends here.
             seen.add(identity)
             yield from _walk(folder, path, seen)
+
+
+def _is_circle(entry: os.DirEntry[str]) -> bool:
+    """Whether a link leads to itself, of which the system says neither that it is a file nor that it is not."""
+    try:
+        entry.is_file()
+    except OSError as error:
+        if error.errno != errno.ELOOP:
+            raise
+        return True
+    return False
 
 
 def _identity(folder: str) -> tuple[int, int]:
@@ -270,6 +286,7 @@ def _beside(root: str) -> Iterator[tuple[str, str]]:
             if (
                 os.path.splitext(entry.name)[1].lower() in EXTENSIONS
                 and not _is_rubbish(entry.name)
+                and not _is_circle(entry)
                 and entry.is_file()
             ):
                 yield entry.path, "beside the class folders, in none of them"

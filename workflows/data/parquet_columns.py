@@ -101,6 +101,12 @@ def _chosen(
 ) -> str:
     what, holding = words
     setting = f"data.{what}_column"
+    name = wanted or usual
+    if schema.names.count(name) > 1:
+        raise DataError(
+            f"{setting}: {file!r} must have one column {name!r}, got {schema.names.count(name)}; give them different "
+            "names" + ("" if wanted else f", or set {setting} to another column")
+        )
     if wanted:
         if wanted not in found:
             raise DataError(f"{setting}: {file!r} has no column {wanted!r} of {holding}; {_describe(schema)}")

@@ -16,8 +16,8 @@ from workflows.data.parquet_rows import absolute
 from workflows.errors import DataError
 from workflows.storage.names import stored_path
 
-_HIGHEST = 2**31 - 1
-"""Largest label: the image table has 32 bits for it."""
+_HIGHEST = 10**6 - 1
+"""Largest label. Labels are positions of classes, every one of which is named: a hash would take all memory."""
 
 
 @dataclass(frozen=True)
@@ -122,5 +122,8 @@ def _positions(cells: pa.ChunkedArray, column: str, file: str) -> Int[np.ndarray
         raise DataError(f"row {row} of {file!r} has label {labels[row]}; labels must be 0 or above")
     if labels.max() > _HIGHEST:
         row = int(np.argmax(labels > _HIGHEST))
-        raise DataError(f"row {row} of {file!r} has label {labels[row]}; labels must be positions of classes")
+        raise DataError(
+            f"row {row} of {file!r} has label {labels[row]}; labels must be positions of classes, "
+            f"{_HIGHEST} at most: number the classes from 0, or give them as texts"
+        )
     return labels

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import importlib
-import os
 import re
-import sys
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from pickle import UnpicklingError
-from types import ModuleType
 from typing import Any
 from urllib.error import URLError
 
@@ -19,6 +15,7 @@ from torch import Tensor, nn
 
 from workflows.errors import NetworkError
 from workflows.networks.compiled_ops import torchvision
+from workflows.networks.foreign_code import imported_factory
 from workflows.networks.naming import nearest_names, shortened
 from workflows.networks.timm_models import TIMM, timm_builder, timm_weights
 from workflows.settings import NetworkSettings
@@ -69,7 +66,7 @@ def build_network(settings: NetworkSettings, seed: int = 0) -> nn.Module:
     Raises:
         NetworkError: the name or the arguments cannot be used.
     """
-    factory = _factory(settings.name)
+    factory = _factory(settings)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         try:
@@ -193,7 +190,8 @@ def _is_counter(key: str, value: Tensor) -> bool:
     return value.numel() == 1 and key.rpartition(".")[2] in _COUNTERS
 
 
-def _factory(name: str) -> Callable[..., Any]:
+def _factory(network: NetworkSettings) -> Callable[..., Any]:
+    name = network.name
     if name.startswith(_TORCHVISION):
         model = name.removeprefix(_TORCHVISION)
         known = torchvision.models.list_models(module=torchvision.models)  # without detection, video and the like
@@ -204,32 +202,7 @@ def _factory(name: str) -> Callable[..., Any]:
         return torchvision.models.get_model_builder(model)
     if name.startswith(TIMM):
         return timm_builder(name.removeprefix(TIMM))
-    module_path, colon, attribute = name.partition(":")
-    if not colon or not module_path or not attribute:
-        raise NetworkError(
-            f"network.name {name!r} must be torchvision:<model>, timm:<model> or an import path package.module:callable"
-        )
-    module = _imported(name, module_path)
-    if not callable(getattr(module, attribute, None)):
-        known = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
-        raise NetworkError(
-            f"network.name {name!r}: {module_path} has no callable {attribute!r}; {nearest_names(attribute, known)}"
-        )
-    return getattr(module, attribute)
-
-
-def _imported(name: str, module_path: str) -> ModuleType:
-    """A module that is installed, or lies in the current folder: a console script does not look there by itself."""
-    if os.getcwd() not in sys.path:
-        sys.path.append(os.getcwd())
-    importlib.invalidate_caches()
-    try:
-        return importlib.import_module(module_path)
-    except Exception as error:  # foreign code may fail in any way
-        raise NetworkError(
-            f"network.name {name!r}: module {module_path!r} cannot be imported ({type(error).__name__}: {error}); "
-            "start the command in its folder, put the folder on PYTHONPATH, or install it"
-        ) from error
+    return imported_factory(network)
 
 
 def _unpickle(path: Path, field: str) -> Any:
@@ -243,6 +216,8 @@ def _unpickle(path: Path, field: str) -> Any:
     except IsADirectoryError:
         raise NetworkError(f"{field} {str(path)!r} is a folder; give the file of a state dict") from None
     except Exception as error:  # a damaged file fails in any way: KeyError, EOFError, RuntimeError, ...
+        if isinstance(error, OSError) and error.errno is not None:
+            raise  # storage or rights: that says nothing of the content
         if "TorchScript" in str(error):
             raise NetworkError(
                 f"{field} {str(path)!r} must be a state dict, it is a TorchScript archive, which holds code; "

@@ -12,6 +12,7 @@ from workflows.errors import RunFolderError
 from workflows.networks.rewriting_choice import EVERY_CHANGE, Rewriting
 from workflows.settings import ExtractSettings
 from workflows.storage.atomic import write_bytes
+from workflows.storage.damage import undamaged
 from workflows.storage.run_folder import RunFolder
 
 OUTPUT = "output"
@@ -171,10 +172,11 @@ class Plan:
         """The plan of a run.
 
         Raises:
-            RunFolderError: the index stage has not written it.
+            RunFolderError: the index stage has not written it, or it is damaged.
         """
         try:
-            plan = cls.from_json(plan_path(folder).read_text(encoding="utf-8"))
+            with undamaged(plan_path(folder), "delete the run folder and run again"):
+                plan = cls.from_json(plan_path(folder).read_text(encoding="utf-8"))
         except FileNotFoundError:
             raise RunFolderError(f"{str(plan_path(folder))!r} is missing: run the index stage") from None
         # Only a run that trains its network has weights of its own; it may have been moved since.

@@ -18,9 +18,10 @@ from workflows.plan.scope import REST, Scope, joint_scope, list_scope
 from workflows.plan.scope_sizes import lack_of, refuse_small_scopes, scope_sizes
 from workflows.settings import FitSettings, Settings
 from workflows.storage.atomic import write_bytes
+from workflows.storage.damage import undamaged
 from workflows.storage.images_table import ImageColumns
 from workflows.storage.names import JOINT, item_name, split_item
-from workflows.storage.run_folder import RunFolder
+from workflows.storage.run_folder import REDO_FIT, RunFolder
 
 __all__ = [
     "JOINT",
@@ -187,10 +188,11 @@ def read_scopes(folder: RunFolder) -> tuple[Scope, ...]:
     """The scopes of a run, in order.
 
     Raises:
-        RunFolderError: the fit stage has not written them.
+        RunFolderError: the fit stage has not written them, or they are damaged.
     """
     try:
-        raw = json.loads(scopes_path(folder).read_text(encoding="utf-8"))
+        with undamaged(scopes_path(folder), REDO_FIT):
+            raw = json.loads(scopes_path(folder).read_text(encoding="utf-8"))
+            return tuple(Scope(one["name"], tuple(one["labels"]), one["rest"], tuple(one["explains"])) for one in raw)
     except FileNotFoundError:
         raise RunFolderError(f"{str(scopes_path(folder))!r} is missing: run the fit stage") from None
-    return tuple(Scope(one["name"], tuple(one["labels"]), one["rest"], tuple(one["explains"])) for one in raw)

@@ -45,7 +45,7 @@ def attempt(call: Callable[..., Any], *args: Any, **kwargs: Any) -> Outcome:
         return Outcome(value=call(*args, **kwargs))
     except DETERMINISTIC as error:
         return Outcome(refusal=_sendable(error))
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # a network's module may end the process, too
         place = traceback.extract_tb(error.__traceback__)[-1]
         words = f"{type(error).__name__}: {error}"
         return Outcome(failure=f"{words} ({os.path.basename(place.filename)}:{place.lineno})")

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Iterator
-from contextlib import contextmanager
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 import ray
+from ray.exceptions import AuthenticationError, RayError
 
-from workflows.errors import BudgetError, RunError
+from workflows.errors import BudgetError, ClusterError, RunError
 from workflows.runtime import kept_actors
+from workflows.runtime.node_watch import NodeWatch
 from workflows.settings import RuntimeSettings
 
 _OBJECT_STORE = 512 * 1024**2
@@ -71,8 +74,8 @@ def connect(
         num_gpus: GPUs of a local Ray; None finds them.
 
     Raises:
-        RunError: there is no cluster at ``address``, the temporary folder's name is too long for sockets, or a local
-            Ray does not start.
+        RunError: ``address`` is none, the cluster there refuses the token, or the temporary folder's name is too long
+            for sockets. ClusterError: no cluster answers at ``address``, a local Ray does not start, or Ray fails.
     """
     if ray.is_initialized():
         yield resources()
@@ -85,11 +88,36 @@ def connect(
         _join(address, asked_by)
     _connection["joined"] = address != "local"
     try:
-        yield resources()
+        with ExitStack() as watches:
+            _watch_node(watches)
+            yield resources()
+    except RayError as error:
+        raise ClusterError(
+            f"Ray failed ({_first_line(error)}); give the same command again, which goes on where it was"
+        ) from error
     finally:
         _connection["joined"] = False
         kept_actors.release()
         ray.shutdown()
+
+
+def _watch_node(watches: ExitStack) -> None:
+    """Without this node's Ray, or without the head of a local one, nothing goes on."""
+    own = ray.get_runtime_context()
+    places = {}
+    for node in ray.nodes():
+        if node["NodeID"] == own.get_node_id():
+            places["raylet"] = f"{node['NodeManagerAddress']}:{node['NodeManagerPort']}"
+    if not _connection["joined"]:
+        places["gcs_server"] = own.gcs_address  # that of a cluster may come back
+    for process, place in places.items():
+        host, _, port = place.rpartition(":")
+        words = (
+            f"Ray's process {process} at {place} ended, often because the memory or the disk of this machine is full; "
+            f"Ray's logs are in {os.path.join(_temporary_folder(), 'ray')!r}; give the same command again, which goes "
+            "on where it was"
+        )
+        watches.callback(NodeWatch(host.strip("[]"), int(port), words).end)
 
 
 def _start(num_cpus: int | None, num_gpus: int | None) -> None:
@@ -104,8 +132,10 @@ def _start(num_cpus: int | None, num_gpus: int | None) -> None:
             log_to_driver=False,
             logging_level="ERROR",
         )
+    except AuthenticationError as error:
+        raise _without_token(error) from error
     except Exception as error:  # Ray raises Exception itself where its node does not start in time
-        raise RunError(
+        raise ClusterError(
             f"a local Ray did not start ({_first_line(error)}); on a busy machine give the same command again, or set "
             f"RAY_raylet_start_wait_time_s=300; Ray's logs are in {os.path.join(_temporary_folder(), 'ray')!r}"
         ) from error
@@ -136,13 +166,54 @@ def _join(address: str, asked_by: str) -> None:
     try:
         if address != "auto":
             _knock(address)
-        ray.init(address=address, log_to_driver=False, logging_level="ERROR")
+        _join_silently(address, asked_by)
     except (OSError, ValueError, RuntimeError) as error:
         remedy = "leave --address out" if asked_by == "--address" else "unset RAY_ADDRESS"
-        raise RunError(
+        raise ClusterError(
             f"{asked_by} {address!r}: no Ray cluster answers there ({_first_line(error)}); "
             f"{remedy} to start a local Ray, or start one with `ray start --head`"
         ) from error
+
+
+def _join_silently(address: str, asked_by: str) -> None:
+    """Raises RunError: the cluster is there and refuses the token, which Ray tells by warnings of its own only."""
+    with _kept_back() as said:
+        try:
+            ray.init(address=address, log_to_driver=False, logging_level="ERROR")
+        except AuthenticationError as error:
+            raise _without_token(error) from error
+        except (OSError, ValueError, RuntimeError) as error:
+            if "InvalidAuthToken" not in said() and "Unauthenticated" not in said():
+                raise
+            raise RunError(
+                f"{asked_by} {address!r}: a Ray cluster answers there, but refuses the token of this command; copy "
+                "~/.ray/auth_token from its head, and set RAY_AUTH_MODE=token (or RAY_AUTH_TOKEN_PATH)"
+            ) from error
+
+
+def _without_token(error: Exception) -> RunError:
+    return RunError(
+        f"RAY_AUTH_MODE: Ray asks for a token and finds none ({_first_line(error).partition('. ')[0]}); make one with "
+        "`ray get-auth-token --generate`, or for a cluster copy ~/.ray/auth_token from its head"
+    )
+
+
+@contextmanager
+def _kept_back() -> Iterator[Callable[[], str]]:
+    """What Ray's C++ writes to the standard error stream meanwhile, which no setting turns off; gives it as text."""
+    with tempfile.TemporaryFile() as kept:
+        own = os.dup(2)
+        os.dup2(kept.fileno(), 2)
+
+        def said() -> str:
+            kept.seek(0)
+            return kept.read().decode(errors="replace")
+
+        try:
+            yield said
+        finally:
+            os.dup2(own, 2)
+            os.close(own)
 
 
 def _first_line(error: Exception) -> str:

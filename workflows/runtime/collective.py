@@ -25,7 +25,7 @@ class GroupCollective:
     Args:
         host: where the driver's ``TCPStore`` listens.
         port: of that store.
-        generation: a number no earlier group of this store had.
+        prefix: of the group's keys, which no earlier group of this store had, and nobody else can guess.
         rank: of this process.
         world: processes of the group, above 1.
         timeout_s: after which a missing or hung rank counts as lost.
@@ -36,7 +36,7 @@ class GroupCollective:
     """
 
     def __init__(
-        self, host: str, port: int, generation: int, rank: int, world: int, timeout_s: float, node_address: str
+        self, host: str, port: int, prefix: str, rank: int, world: int, timeout_s: float, node_address: str
     ) -> None:
         self.rank, self.world = rank, world
         timeout = timedelta(seconds=timeout_s)
@@ -47,7 +47,7 @@ class GroupCollective:
         backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
         try:
             store = dist.TCPStore(host, port, is_master=False, timeout=timeout)
-            prefixed = dist.PrefixStore(f"gen{generation}", store)
+            prefixed = dist.PrefixStore(prefix, store)
             dist.init_process_group(backend, store=prefixed, rank=rank, world_size=world, timeout=timeout)
         except RuntimeError as error:
             raise CollectiveLost(f"rank {rank} of {world} could not join: {error}") from error

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import secrets
+import socket
 import threading
 import time
 from collections.abc import Callable
@@ -72,13 +74,18 @@ class Rooms:
 
 
 class Rendezvous:
-    """The store of the driver where the ranks of every generation meet; none is needed for a single rank."""
+    """The store of the driver where the ranks of every generation meet; none is needed for a single rank.
+
+    The store asks nobody for a token, so it listens at this node's address in the cluster alone, and its keys begin
+    with a secret that reaches the ranks through Ray.
+    """
 
     def __init__(self, settings: GroupSettings) -> None:
         self._settings = settings
         self._store: Any = None
         self.host = ""
         self.port = 0
+        self.secret = secrets.token_hex(16)
 
     def __enter__(self) -> Rendezvous:
         if self._settings.n_actors > 1:
@@ -86,21 +93,34 @@ class Rendezvous:
 
             self.host = ray.util.get_node_ip_address()
             timeout = timedelta(seconds=self._settings.start_timeout_s)
-            self._store = TCPStore(self.host, 0, is_master=True, wait_for_workers=False, timeout=timeout)
-            self.port = self._store.port
+            # By itself the store would listen at every address of the machine, whatever host it is given.
+            listening = socket.create_server((self.host, 0), family=_family(self.host), backlog=1024)
+            self.port = listening.getsockname()[1]
+            self._store = TCPStore(
+                self.host,
+                self.port,
+                is_master=True,
+                wait_for_workers=False,
+                timeout=timeout,
+                master_listen_fd=listening.detach(),
+            )
         return self
 
     def __exit__(self, *_: object) -> None:
         self._store = None
 
 
-def _meet(host: str, port: int, generation: int, rank: int, world: int, timeout_s: float) -> Collective:
+def _family(host: str) -> socket.AddressFamily:
+    return socket.AF_INET6 if ":" in host else socket.AF_INET
+
+
+def _meet(host: str, port: int, prefix: str, rank: int, world: int, timeout_s: float) -> Collective:
     """In an actor: the collective of its generation."""
     if world == 1:
         return LONE
     from workflows.runtime.collective import GroupCollective
 
-    return GroupCollective(host, port, generation, rank, world, timeout_s, ray.util.get_node_ip_address())
+    return GroupCollective(host, port, prefix, rank, world, timeout_s, ray.util.get_node_ip_address())
 
 
 class FitGroup:
@@ -252,7 +272,8 @@ class FitGroup:
         self._wait(restored, settings.segment_timeout_s, "restore")
 
     def _join(self) -> None:
-        settings, meeting = self._settings, (self._rendezvous.host, self._rendezvous.port, self._generation)
+        settings, rendezvous = self._settings, self._rendezvous
+        meeting = (rendezvous.host, rendezvous.port, f"{rendezvous.secret}/gen{self._generation}")
         joins = []
         for rank, actor in enumerate(self._actors()):
             meet = partial(_meet, *meeting, rank, settings.n_actors, settings.segment_timeout_s)

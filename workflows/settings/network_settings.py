@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, PrivateAttr, model_validator
 
 from workflows.settings.section import Names, Section, UserPath
 
@@ -19,8 +20,9 @@ class NetworkSettings(Section):
     """The frozen network and its modelled layers."""
 
     name: str = Field(
-        description="torchvision:<model>, timm:<model> (extra `timm`), or an import path package.module:callable; the "
-        "current folder is looked into as well"
+        description="torchvision:<model>, timm:<model> (extra `timm`), or an import path package.module:callable of "
+        "the current folder, of torchvision.models, timm.models or workflows.networks.architectures, or of a package "
+        "named with --allow-code"
     )
     arguments: dict[str, Any] = Field(default_factory=dict, description="keyword arguments of the callable")
     weights: UserPath = Field(
@@ -39,6 +41,19 @@ class NetworkSettings(Section):
         "train, and is asked what needs no decision; extract, fit and words run with --until, by likelihood, in scope "
         "joint",
     )
+
+    _allowed_code: tuple[str, ...] = PrivateAttr(())
+
+    @property
+    def allowed_code(self) -> tuple[str, ...]:
+        """Packages whose code the user lets the network be made of; never told by a preset or a run folder."""
+        return self._allowed_code
+
+    def allowing(self, packages: Sequence[str]) -> NetworkSettings:
+        """The same with the code of more packages allowed."""
+        told = self.model_copy()
+        told._allowed_code = (*self._allowed_code, *packages)
+        return told
 
     @property
     def finds_layers(self) -> bool:

@@ -18,6 +18,9 @@ from workflows.settings.network_settings import DENSE, ExtractSettings, NetworkS
 from workflows.settings.runtime_settings import RuntimeSettings
 from workflows.settings.section import Section
 
+_LARGEST = 2**63 - 1
+"""What arrays and files can hold."""
+
 
 class Settings(Section):
     """A whole run."""
@@ -113,6 +116,10 @@ class Settings(Section):
         """Whether the run trains an autoencoder, whose encoder is the network."""
         return self.network.weights == "train" and self.training is not None and self.training.learns_pictures
 
+    def allowing(self, packages: Sequence[str]) -> Settings:
+        """The same with the code of more packages allowed to make the network of."""
+        return self.model_copy(update={"network": self.network.allowing(packages)}) if packages else self
+
     def words_of_layers(self, n_layers: int) -> tuple[int, ...]:
         """K of every modelled layer, lowest first.
 
@@ -152,10 +159,23 @@ def _text(preset: Path) -> str:
 
 def parse_settings(raw: dict[str, Any]) -> Settings:
     """Check a nested dictionary of settings; see ``load_settings``."""
+    _refuse_endless(raw, "")
     try:
         return Settings.model_validate(raw)
     except ValidationError as error:
         raise SettingsError("\n".join(_explain(problem) for problem in error.errors())) from None
+
+
+def _refuse_endless(value: Any, field: str) -> None:
+    """Also in what has no type of its own, such as ``network.arguments``."""
+    if isinstance(value, dict):
+        for name, inside in value.items():
+            _refuse_endless(inside, f"{field}.{name}" if field else str(name))
+    elif isinstance(value, list | tuple):
+        for inside in value:
+            _refuse_endless(inside, field)
+    elif isinstance(value, int | float) and not abs(value) <= _LARGEST:
+        raise SettingsError(f"{field}: must be a finite number, {_LARGEST} at most; give another (came: {value})")
 
 
 def _apply(raw: dict[str, Any], override: str) -> None:

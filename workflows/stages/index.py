@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -174,7 +175,7 @@ def _weights(given: str, folder: RunFolder) -> str:
     """Absolute, because the actors of a cluster run in other folders."""
     if given == "train":
         return str(folder.weights)
-    return given if is_downloaded(given) else str(Path(given).expanduser().resolve())
+    return given if is_downloaded(given) else os.path.realpath(Path(given).expanduser())
 
 
 def _stored_columns(settings: Settings, positions: int) -> int:

@@ -28,6 +28,10 @@ def replacing(path: Path, *, synced: bool = True) -> Iterator[Path]:
         os.replace(temporary, path)
         if synced:
             sync(path.parent)
+    except OSError as error:
+        if error.filename is None:  # of a write: the system does not say whose
+            error.filename = str(path)
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from workflows.errors import RunFolderError
+from workflows.storage.damage import undamaged
 from workflows.storage.run_folder import RunFolder
 from workflows.storage.tables import read_table, write_table
 
@@ -31,13 +32,17 @@ def read_image_rows(path: Path, first: int, stop: int, columns: Sequence[str]) -
     """Rows [first, stop) of images.parquet; reads only the row groups that hold them, so memory stays bounded.
 
     Raises:
-        RunFolderError: the table is missing or shorter.
+        RunFolderError: the table is missing, damaged or shorter.
     """
     try:
-        file = pq.ParquetFile(path)
+        with undamaged(path, "delete the run folder and run again"):
+            return _image_rows(path, first, stop, columns)
     except FileNotFoundError:
         raise RunFolderError(f"table {str(path)!r} is missing: run the index stage") from None
-    with file:
+
+
+def _image_rows(path: Path, first: int, stop: int, columns: Sequence[str]) -> pa.Table:
+    with pq.ParquetFile(path) as file:
         groups: list[int] = []
         start, offset = 0, 0
         for group in range(file.metadata.num_row_groups):

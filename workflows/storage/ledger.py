@@ -7,6 +7,7 @@ counts.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import time
@@ -105,11 +106,14 @@ class Ledger:
         *whole, _torn = self.path.read_bytes().split(b"\n")
         for number, line in enumerate(whole, start=1):
             try:
-                yield json.loads(line)
+                record = json.loads(line)
+                if not _is_whole(record):
+                    raise ValueError
             except ValueError:
                 raise RunFolderError(
                     f"line {number} of {str(self.path)!r} is damaged: delete that file to redo the stage"
                 ) from None
+            yield record
 
     def _append(self, record: dict[str, Any]) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -118,10 +122,26 @@ class Ledger:
         try:
             _drop_torn_line(descriptor)
             if os.write(descriptor, line) < len(line):
-                raise OSError(f"no space left for {str(self.path)!r}")
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             os.fsync(descriptor)
+        except OSError as error:
+            error.filename = str(self.path)  # the system does not say whose
+            raise
         finally:
             os.close(descriptor)
+
+
+def _is_whole(record: Any) -> bool:
+    """Whether a line has what is read of it."""
+    if not isinstance(record, dict) or not isinstance(record.get("time"), int | float):
+        return False
+    mark = record.get("mark")
+    if mark is None:
+        return isinstance(record.get("item"), int | str) and bool(
+            isinstance(record.get("fields"), dict) or isinstance(record.get("failed"), str)
+        )
+    needed = {"begin": {"fingerprint", "total"}, "end": {"fields"}, "clean": set(), "restore": set()}
+    return mark in needed and needed[mark] <= record.keys()
 
 
 def _drop_torn_line(descriptor: int) -> None:

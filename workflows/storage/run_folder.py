@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
@@ -12,9 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from workflows.errors import RunFolderError, SettingsError
+from workflows.errors import FolderInUse, RunFolderError, SettingsError, system_words
 from workflows.settings import Settings, parse_settings
 from workflows.storage.atomic import TEMPORARY_SUFFIX, write_bytes
+from workflows.storage.damage import undamaged
 from workflows.storage.ledger import Ledger
 from workflows.storage.names import JOINT, joined_slug, readable_name, slug
 
@@ -23,9 +25,11 @@ FORMAT = 2
 
 RUN_FILE = "run.json"
 LOCK_FILE = ".lock"
+REDO_FIT = "delete it and ledgers/fit.jsonl, and run again"
 _OLD_TABLES = {"boxes": "parts"}
 """What tables were called before, by their present name."""
 _ZARR_TEMPORARY_SUFFIX = ".partial"
+_NO_PLACE = (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST, errno.ELOOP, errno.ENAMETOOLONG)
 _CHANGEABLE = ("runtime", "count.scheduler", "data.max_broken", "data.masks", "mine", "draw", "triage")
 """Fields that may differ when a run is resumed: they change no result, or only the last stages, which run again."""
 _CHANGEABLE_BEFORE_FITS = (
@@ -68,12 +72,13 @@ class RunFolder:
             RunFolderError: it is a file, holds other files, or its path is no UTF-8.
         """
         folder = cls(_resolved(root))
-        if folder.root.exists() and not folder.run_file.exists():
-            _refuse_strange_files(folder.root)
+        with _as_refusals():
+            if folder.root.exists() and not folder.run_file.exists():
+                _refuse_strange_files(folder.root)
         return folder
 
     def forget(self) -> None:
-        """Undo ``create_or_open`` of a run that has not written any artefact yet; the folder is free for another."""
+        """Undo ``create_or_open`` of a run that has not finished any artefact yet; the folder is free for another."""
         for ledger in self.ledgers.glob("*.jsonl"):
             ledger.unlink()
         if self.ledgers.exists():
@@ -104,15 +109,16 @@ class RunFolder:
         """Hold the folder for one driver; released when the block ends, and by the kernel when the driver is killed.
 
         Raises:
-            RunFolderError: another driver holds it.
+            FolderInUse: another driver holds it. RunFolderError: it cannot be made, or not be written.
         """
-        self.root.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(self.root / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        with _as_refusals():
+            self.root.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(self.root / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                raise RunFolderError(_held(self.root, os.read(descriptor, 200).decode())) from None
+                raise FolderInUse(_held(self.root, os.read(descriptor, 200).decode())) from None
             os.truncate(descriptor, 0)
             os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()}".encode(), 0)
             yield
@@ -157,7 +163,8 @@ class RunFolder:
     def scope_names(self) -> tuple[str, ...]:
         """Names of the scopes in scopes.json, in order; none where it is not there: before the fit, and of a chain."""
         try:
-            return tuple(scope["name"] for scope in json.loads(self.scopes_file.read_text(encoding="utf-8")))
+            with undamaged(self.scopes_file, REDO_FIT):
+                return tuple(scope["name"] for scope in json.loads(self.scopes_file.read_text(encoding="utf-8")))
         except FileNotFoundError:
             return ()
 
@@ -294,7 +301,7 @@ def _stored(root: Path) -> dict[str, Any]:
     path = root / RUN_FILE
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
-        version = record["format"]
+        version, _ = record["format"], record["settings"]
     except FileNotFoundError:
         raise RunFolderError(f"{str(root)!r} holds no run ({RUN_FILE} is missing): give the --out of a run") from None
     except (ValueError, KeyError, TypeError) as error:
@@ -325,9 +332,23 @@ def _refuse_other_settings(folder: RunFolder, settings: Settings) -> None:
         )
 
 
+@contextmanager
+def _as_refusals() -> Iterator[None]:
+    """Where no run can be is refused, whatever the system calls it."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _NO_PLACE:
+            raise
+        raise RunFolderError(f"--out: must be a folder that can be written, got {system_words(error)}") from None
+
+
 def _resolved(root: Path) -> Path:
     """Absolute; the shell leaves ``~`` in ``--out=~/run``."""
-    resolved = root.expanduser().resolve()
+    try:
+        resolved = root.expanduser().resolve()
+    except (OSError, RuntimeError) as error:  # of links that lead in a circle, of a home that nobody has
+        raise RunFolderError(f"--out: must be a path that leads to a folder, got {str(root)!r} ({error})") from None
     if readable_name(str(resolved)) != str(resolved):
         raise RunFolderError(f"--out: must be a path of UTF-8 characters, got {str(resolved)!r}; give another folder")
     return resolved

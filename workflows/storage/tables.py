@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 
 from workflows.errors import RunFolderError
 from workflows.storage.atomic import TEMPORARY_SUFFIX, replacing
+from workflows.storage.damage import undamaged
 from workflows.storage.schemas import ADDED, RECODED, RENAMED, SCHEMAS, SORT_KEYS, schema_markdown
 
 __all__ = ["ROW_GROUP", "SCHEMAS", "SORT_KEYS", "Records", "read_table", "schema_markdown", "to_table", "write_table"]
@@ -88,13 +89,12 @@ def read_table(
         RunFolderError: the file is missing or damaged.
     """
     try:
-        if path.stem in _CHANGED and _is_older(path):
-            return _read_older(path, columns, list(filters or ()))
-        return _read(path, columns, list(filters or ()))
+        with undamaged(path):
+            if path.stem in _CHANGED and _is_older(path):
+                return _read_older(path, columns, list(filters or ()))
+            return _read(path, columns, list(filters or ()))
     except FileNotFoundError:
         raise RunFolderError(f"table {str(path)!r} is missing: run the stage that writes it") from None
-    except (pa.ArrowInvalid, OSError) as error:
-        raise RunFolderError(f"table {str(path)!r} is damaged ({error}): delete it and run again") from error
 
 
 _CHANGED = RENAMED.keys() | RECODED.keys() | ADDED.keys()

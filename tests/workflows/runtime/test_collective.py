@@ -16,7 +16,7 @@ LOCAL = "127.0.0.1"
 
 
 def reduced(rank: int, port: int) -> list[torch.Tensor]:
-    collective = GroupCollective(LOCAL, port, 1, rank, 2, 60.0, LOCAL)
+    collective = GroupCollective(LOCAL, port, "group", rank, 2, 60.0, LOCAL)
     own = torch.tensor([[1.5, -2.0, 7.0], [-torch.inf, 0.25, -3.0]], dtype=torch.float64)[rank]
     strided = torch.arange(8.0).view(2, 4)[:, 1 + rank]
     found = [collective.all_reduce_max(own), collective.all_reduce_sum(own), collective.all_reduce_max(strided)]

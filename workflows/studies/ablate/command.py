@@ -18,7 +18,6 @@ from workflows.errors import RunFolderError
 from workflows.networks.unit_layers import UnitNetwork, split_units
 from workflows.plan.requests import chosen_classes
 from workflows.report.ablation_figure import Curve, draw_ablation_figure
-from workflows.run import open_run
 from workflows.storage.images_table import ImageColumns
 from workflows.storage.run_folder import RunFolder
 from workflows.storage.tables import read_table
@@ -45,7 +44,7 @@ def run_ablate(asked: Asked, request: AblateRequest) -> dict[str, Any]:
     Raises:
         RunError: as ``open_study``; a class that no image carries, a table or a layer that is not there.
     """
-    refuse_without_outputs(open_run(asked.root).settings, ABLATE, "tells what the network decides without some units")
+    refuse_without_outputs(asked.run().settings, ABLATE, "tells what the network decides without some units")
     plain = {
         "classes": sorted(request.classes),
         "rankings": list(request.rankings),
@@ -53,7 +52,7 @@ def run_ablate(asked: Asked, request: AblateRequest) -> dict[str, Any]:
         "replacements": list(request.replacements),
         "shares": list(request.shares),
     }
-    reads = tables_read(open_run(asked.root).folder, request)
+    reads = tables_read(asked.run().folder, request)
     with open_study(ABLATE, asked, plain, after="extract", reads=reads) as study:
         plan, settings = study.plan, study.settings
         shape = settings.preprocessing.channels, plan.input_height, plan.input_width

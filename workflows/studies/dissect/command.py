@@ -88,7 +88,7 @@ def run_dissect(asked: Asked, request: DissectRequest) -> dict[str, Any]:
         DataError: the masks are missing, damaged, or fit no image of the run. RunFolderError: see ``open_study``.
         SettingsError: no masks are named, or no layer has positions. NetworkError: there is no such layer.
     """
-    run = open_run(asked.root)
+    run = asked.run()
     masks = _masks(run, request, asked)
     layers = asked_layers(run, request.layers)
     for name in request.sheets:

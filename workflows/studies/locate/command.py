@@ -15,7 +15,7 @@ from rich.text import Text
 
 from workflows.asking.image_parts import Phase
 from workflows.asking.study import Asked, StudyContext, open_study, refuse_unfinished
-from workflows.run import Run, open_run
+from workflows.run import Run
 from workflows.storage.tables import read_table, to_table
 from workflows.studies.locate.crop_words import (
     AskedDictionary,
@@ -49,7 +49,7 @@ def run_locate(asked: Asked, request: LocateRequest) -> dict[str, Any]:
     Raises:
         SettingsError, DataError: a request that cannot be. RunFolderError: see ``open_study`` and ``sought_part``.
     """
-    run = open_run(asked.root)
+    run = asked.run()
     words = "words" in request.voters
     after = "train" if run.settings.training is not None else "index"
     refuse_unfinished(run, LOCATE, "fit" if words and not request.words else after)

@@ -22,7 +22,7 @@ from workflows.networks.unit_layers import UnitNetwork
 from workflows.plan.requests import ALL, chosen_classes
 from workflows.report.lettering import short_name
 from workflows.report.numbers import duration
-from workflows.run import Run, open_run
+from workflows.run import Run
 from workflows.storage.images_table import ImageColumns
 from workflows.storage.study_folder import place_of
 from workflows.storage.tables import join_parts, read_table, to_table
@@ -55,7 +55,7 @@ def run_patterns(asked: Asked, request: PatternsRequest) -> dict[str, Any]:
         SettingsError, NetworkError, DataError, RefusedInput: a request that cannot be. RunFolderError: see
             ``open_study``.
     """
-    run = open_run(asked.root)
+    run = asked.run()
     layers = asked_layers(run, _network(run), request)
     lines = matched_boxes(run, request)
     check_scope(run, request.scope)

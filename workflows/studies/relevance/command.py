@@ -25,7 +25,6 @@ from workflows.plan.requests import chosen_classes, class_id
 from workflows.report.lettering import short_name
 from workflows.report.numbers import percent
 from workflows.report.relevance_figure import draw_relevance_figure
-from workflows.run import open_run
 from workflows.storage.images_table import ImageColumns
 from workflows.storage.tables import read_table
 from workflows.studies.relevance.rows import (
@@ -103,7 +102,7 @@ def run_relevance(asked: Asked, request: RelevanceRequest) -> dict[str, Any]:
     Raises:
         RunError: as ``open_study``; a class that no image carries, a mask source or a concept that is not there.
     """
-    run = open_run(asked.root)
+    run = asked.run()
     refuse_without_outputs(run.settings, RELEVANCE, "traces what units give to a class")
     source = request.masks or run.settings.data.masks
     masks = masks_of_run(run, source, lambda text: asked.console.print(Text(text), soft_wrap=True)) if source else None

@@ -20,7 +20,6 @@ from workflows.figures.saved_pictures import SavedPictures
 from workflows.report.pictures import PictureFolder
 from workflows.report.selection_figures import draw_epochs, draw_overlays, draw_patches
 from workflows.report.selection_table import means_table
-from workflows.run import open_run
 from workflows.runtime.dispatcher import map_shards
 from workflows.storage.study_folder import place_of
 from workflows.storage.tables import SCHEMAS, read_table, to_table
@@ -62,7 +61,7 @@ def run_resample(asked: Asked, request: ResampleRequest) -> dict[str, Any]:
         SettingsError: a request that cannot be. NetworkError: a layer that does not exist. DataError: an image or class
             that does not, or masks that know none of the images. RunFolderError: see ``open_study``.
     """
-    run = open_run(asked.root)
+    run = asked.run()
     request = request.of_run(run.settings).checked()
     layers, units = asked_layers(run, request)
     weights = asked_weights(run, request.checkpoints)
