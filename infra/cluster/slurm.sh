@@ -57,7 +57,7 @@ on() {
 # shellcheck disable=SC2016
 address=$(on "$head_host" bash -c 'eval "$NODE_IP"')
 if [[ ${#hosts[@]} -gt 1 && $address == 127.* ]]; then
-  echo "NODE_IP: must print an address that other nodes reach, got $address on $head_host; name a network: see above" >&2
+  echo "NODE_IP: must print an address that other nodes reach, got $address on $head_host; name a network" >&2
   exit 2
 fi
 address=$address:$port

@@ -53,7 +53,9 @@ def surroundings(**more: str) -> dict[str, str]:
         "PATH": f"{BIN}:{os.environ['PATH']}",
         "PYTHONPATH": str(PROJECT),
         "RAY_AUTH_MODE": "token",
+        # On a busy machine Ray's own patience, seconds for each, is too short.
         "RAY_raylet_start_wait_time_s": "300",
+        "RAY_gcs_rpc_server_connect_timeout_s": "120",
         **more,
     }
 
@@ -98,7 +100,12 @@ class TokenCluster:
             self.nodes.append(subprocess.Popen(command, env=self.env, cwd=self.folder, stdout=log, stderr=log))
 
     def answers(self) -> bool:
+        for number, node in enumerate(self.nodes):
+            assert node.poll() is None, (self.folder / f"node-{number}.log").read_text()[-2000:]
         return self.ray("health-check", "--address", self.address).returncode == 0
+
+    def joined(self) -> int:
+        return self.ray("status", "--address", self.address).stdout.count(" node_")
 
     def job(self, *arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
         verb, *rest = arguments
@@ -127,16 +134,11 @@ def cluster() -> Iterator[TokenCluster]:
         )
         wait_until(started.answers, "the head answers")
         started.start("--address", started.address, "--node-ip-address", own_address())
-        wait_until(lambda: "2 node" in two_nodes(started), "the worker joins")
+        wait_until(lambda: started.answers() and started.joined() == 2, "the worker joins")
         yield started
     finally:
         started.stop()
         shutil.rmtree(folder, ignore_errors=True)
-
-
-def two_nodes(cluster: TokenCluster) -> str:
-    told = cluster.ray("status", "--address", cluster.address).stdout
-    return f"{told.count('node_')} node"
 
 
 def submission(root: Path, weights: Path, *overrides: str) -> Sequence[str]:
