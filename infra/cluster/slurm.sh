@@ -41,7 +41,7 @@ export RAY_AUTH_TOKEN RAY_AUTH_MODE=token
 mapfile -t hosts < <(scontrol show hostnames "$SLURM_JOB_NODELIST")
 head_host=${hosts[0]}
 # Several jobs may share a node: ports by the job's number, below those that the kernel gives away (32768 and up).
-port=$((20000 + SLURM_JOB_ID % 12000))
+port=$((20000 + 2 * (SLURM_JOB_ID % 6000)))
 folder=/tmp/ray-$SLURM_JOB_ID
 
 # A command that prints the address under which the other nodes know its host. Ray is told, for without a default route
@@ -74,7 +74,8 @@ size=(
 start='exec ray start --node-ip-address "$(eval "$NODE_IP")" "$@"'
 
 steps=()
-on "$head_host" bash -c "$start" head --head --port "$port" --include-dashboard=false "${size[@]}" &
+on "$head_host" bash -c "$start" head --head --port "$port" --ray-client-server-port $((port + 1)) \
+  --include-dashboard=false "${size[@]}" &
 steps+=($!)
 for host in "${hosts[@]:1}"; do
   on "$host" bash -c "until ray health-check --address $address > /dev/null 2>&1; do sleep 2; done; $start" \
@@ -108,8 +109,13 @@ import sys, time
 import ray
 
 address, wanted, patience = sys.argv[1], int(sys.argv[2]), float(sys.argv[3])
-ray.init(address=address, log_to_driver=False, logging_level="ERROR")
 deadline = time.monotonic() + patience
+while not ray.is_initialized():
+    try:
+        ray.init(address=address, log_to_driver=False, logging_level="ERROR")
+    except ConnectionError as error:  # the head answers before its own node has joined
+        if time.monotonic() > deadline:
+            sys.exit(f"no node joined within {patience:g} s: {error}")
 while (alive := sum(node["Alive"] for node in ray.nodes())) < wanted:
     if time.monotonic() > deadline:
         print(f"{alive} of {wanted} nodes joined within {patience:g} s: going on with these", file=sys.stderr)
