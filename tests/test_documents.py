@@ -10,7 +10,6 @@ import re
 import shlex
 import subprocess
 import sys
-import tomllib
 from collections.abc import Iterator
 from io import StringIO
 from pathlib import Path
@@ -18,7 +17,6 @@ from pathlib import Path
 import duckdb
 import nbformat
 import pytest
-import yaml
 from PIL import Image
 from typer.main import get_command
 
@@ -29,7 +27,7 @@ from workflows.cli.app import app
 from workflows.cli.options import find_preset
 from workflows.pipeline import STAGES
 from workflows.runtime.cluster import Resources
-from workflows.settings import Settings, load_settings, parse_settings
+from workflows.settings import Settings, load_settings
 from workflows.storage.tables import SCHEMAS, schema_markdown
 
 ROOT = Path(__file__).parents[1]
@@ -249,25 +247,6 @@ def test_the_picture_can_be_read_on_a_page() -> None:
         with Image.open(path) as picture:
             assert 900 <= picture.width <= 1300
         assert path.stat().st_size < 500_000
-
-
-def test_the_cluster_job_is_whole() -> None:
-    preset_map, job = yaml.safe_load_all((ROOT / "infra" / "cluster" / "rayjob.yaml").read_text())
-    settings = parse_settings(tomllib.loads(preset_map["data"]["preset.toml"]))
-    paths = [*settings.data.folders, settings.network.weights]
-    assert all(path.startswith("/data/") for path in paths), "no process of a cluster runs in the project's folder"
-    spec = job["spec"]
-    arguments = shlex.split(spec["entrypoint"])
-    assert arguments[-2:] == ["--address", "auto"]
-    cluster = spec["rayClusterSpec"]
-    assert cluster["authOptions"] == {"mode": "token"}
-    assert cluster["rayVersion"].startswith("2.60"), "the version that pyproject.toml asks for at least"
-    for group in (cluster["headGroupSpec"], *cluster["workerGroupSpecs"]):
-        pod = group["template"]["spec"]
-        mounted = {mount["name"]: mount["mountPath"] for mount in pod["containers"][0]["volumeMounts"]}
-        assert mounted.keys() == {volume["name"] for volume in pod["volumes"]}
-        assert arguments[2].startswith(mounted["preset"])
-        assert arguments[4].startswith(mounted["data"])
 
 
 def write_tables_page() -> None:
