@@ -285,9 +285,10 @@ class SlurmJob:
             ["bash", SLURM, "run", "digits"], env=env, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
         )
 
-    def wait_for_the_driver(self) -> None:
+    def wait_for(self, words: str, times: int = 1) -> None:
+        """Until a command with these words has been started so often."""
         deadline = time.monotonic() + 30
-        while not (self.started.exists() and "run digits" in self.started.read_text()):
+        while not (self.started.exists() and self.started.read_text().count(words) >= times):
             assert time.monotonic() < deadline
             assert self.process.poll() is None, self.process.communicate()[0]
             time.sleep(0.02)
@@ -309,13 +310,17 @@ def test_slurm_queues_again_what_may_pass(tmp_path: Path, code: str, restarts: s
 @pytest.mark.parametrize(("sent", "queued"), [(signal.SIGUSR1, True), (signal.SIGTERM, False)])
 def test_slurms_signals_reach_the_driver(tmp_path: Path, sent: signal.Signals, queued: bool) -> None:
     job = SlurmJob(tmp_path)
-    job.wait_for_the_driver()
+    job.wait_for("run digits")
     job.process.send_signal(sent)
     assert job.ended() == (143, queued), "the time limit queues it again; what is cancelled stays so"
 
 
 def test_slurm_starts_a_head_and_workers_and_the_driver(tmp_path: Path) -> None:
-    assert SlurmJob(tmp_path, "0", SLURM_MEM_PER_NODE="1000", SLURM_JOB_ID="40011").ended() == (0, False)
+    job = SlurmJob(tmp_path, SLURM_MEM_PER_NODE="1000", SLURM_JOB_ID="40011")
+    job.wait_for("--node-ip-address", times=2)
+    job.wait_for("run digits")
+    job.process.terminate()
+    assert job.ended() == (143, False)
     started = (tmp_path / "started").read_text().splitlines()
     port = 20000 + 2 * (40011 % 6000)
     assert f"run digits --address 10.0.0.1:{port}" in started
