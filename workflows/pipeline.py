@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -144,15 +144,18 @@ def _void_lost(folder: RunFolder, settings: Settings, console: Console, verify: 
         return
     plan = Plan.read(folder)
     refuse_changed_inputs(settings.network.name, plan, folder)
-    look = None
-    if verify:
-        from workflows.storage.verifying import damage as look
     for stage in stages_of(settings):
         ledger = folder.ledger(stage.name)
-        lost = find_lost(stage.name, Made(folder, settings, plan, ledger.content()), look)
+        lost = find_lost(stage.name, Made(folder, settings, plan, ledger.content()), _damage if verify else None)
         if lost.paths:
             ledger.void(sorted(lost.items, key=str))
             console.print(escape(_lost_words(stage.name, lost, folder)), highlight=False, soft_wrap=True)
+
+
+def _damage(path: Path) -> Collection[int] | None:
+    from workflows.storage.verifying import damage  # late: it reads arrays and tables
+
+    return damage(path)
 
 
 def _lost_words(stage: str, lost: Lost, folder: RunFolder) -> str:
@@ -281,11 +284,15 @@ def _run_stages(
 
 @contextmanager
 def _forgotten_if_refused(folder: RunFolder, stage: Stage) -> Iterator[None]:
-    """A refused plan leaves no run behind: the corrected command may use the same folder."""
+    """A refused plan leaves no run behind: the corrected command may use the same folder.
+
+    Unless there is more than a plan: an index that was lost is made again beside what the later stages have written.
+    """
     try:
         yield
     except (RunError, RefusedInput):
-        if stage.name == "index":
+        written = [name for other in STAGES.values() for name in other.writes if other != stage]
+        if stage.name == "index" and not any((folder.root / name).exists() for name in written):
             folder.forget()
         raise
 

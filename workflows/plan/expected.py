@@ -35,8 +35,11 @@ class Made:
 
     @property
     def scopes(self) -> tuple[str, ...]:
-        """Scopes that have dictionaries."""
-        return (self.folder.scope_names() if self.settings.hmm is None else ()) or (JOINT,)
+        """Scopes that have dictionaries; where the file of scopes was lost, those that the ledger of the fits knows."""
+        if self.settings.hmm is not None:
+            return (JOINT,)
+        fitted = dict.fromkeys(split_item(str(item))[0] for item in self.folder.ledger("fit").items())
+        return self.folder.scope_names() or tuple(fitted) or (JOINT,)
 
     def layers(self) -> Iterator[tuple[str, str]]:
         """Every scope and layer."""

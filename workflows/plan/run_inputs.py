@@ -79,8 +79,8 @@ def network_sources(name: str) -> dict[str, str]:
     waiting, found = [first], dict[str, str]()
     while waiting:
         module = waiting.pop()
-        path = _source(module)
-        if module in found or path is None or not _belongs(module, path, first):
+        path = _source(module) if module not in found and _belongs(module, first) else None
+        if path is None:
             continue
         content = path.read_bytes()
         found[module] = hashlib.sha256(content).hexdigest()
@@ -89,20 +89,31 @@ def network_sources(name: str) -> dict[str, str]:
 
 
 def _source(module: str) -> Path | None:
+    """Its file, found without importing anything: a look at a run must not cost the imports of its network."""
+    top, *below = module.split(".")
     try:
-        spec = importlib.util.find_spec(module)
-    except (ImportError, AttributeError, ValueError):  # a name in a module, or one that is not there
+        spec = importlib.util.find_spec(top)
+    except (ImportError, ValueError):
         return None
-    return Path(spec.origin) if spec is not None and spec.origin and spec.origin.endswith(".py") else None
+    if spec is None:
+        return None
+    if not below:
+        return Path(spec.origin) if spec.origin and spec.origin.endswith(".py") else None
+    for folder in spec.submodule_search_locations or ():
+        path = Path(folder, *below)
+        for candidate in (path.with_name(f"{path.name}.py"), path / "__init__.py"):
+            if candidate.is_file():
+                return candidate
+    return None
 
 
-def _belongs(module: str, path: Path, first: str) -> bool:
-    top = first.partition(".")[0]
-    if module.partition(".")[0] == top:
+def _belongs(module: str, first: str) -> bool:
+    top, own = module.partition(".")[0], first.partition(".")[0]
+    if top == own:
         return True
-    home = _source(top)
+    home, path = _source(own), _source(top)
     libraries = {Path(sysconfig.get_path(name)) for name in ("stdlib", "platstdlib", "purelib", "platlib")}
-    if home is None or home.name == "__init__.py" or home.parent in libraries:
+    if home is None or path is None or home.name == "__init__.py" or home.parent in libraries:
         return False
     return path.is_relative_to(home.parent) and not any(path.is_relative_to(library) for library in libraries)
 

@@ -221,8 +221,8 @@ class Plan:
         weights = raw.pop("weights_file", None)
         weights_file = None if weights is None else FileIdentity(**weights)
         sources = tuple((module, sha256) for module, sha256 in raw.pop("sources", ()))
-        files = {"weights_file": weights_file, "sources": sources}
-        return cls(tuple(layers), names, rewriting=rewriting, forward=forward, **files, **raw)
+        decided = {"rewriting": rewriting, "forward": forward, "weights_file": weights_file, "sources": sources}
+        return cls(**raw | decided | {"layers": tuple(layers), "class_names": names})
 
 
 def is_library(name: str) -> bool:

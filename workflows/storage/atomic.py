@@ -22,9 +22,9 @@ def replacing(path: Path, *, synced: bool = True) -> Iterator[Path]:
     On an exception nothing changes and the temporary file is removed; a full disk is said in words. With ``synced`` off
     the kernel writes to disk in its own time: for large files that a checksum guards.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{uuid4().hex[:12]}{TEMPORARY_SUFFIX}")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
         if synced:
             sync(temporary)
