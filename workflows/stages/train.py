@@ -53,7 +53,7 @@ def run(context: StageContext) -> None:
         settings.seed,
         progress=lambda epoch, epochs, loss: context.progress.note(f"epoch {epoch} of {epochs}, loss {loss:.3f}"),
         channels_last=plan.rewriting.channels_last,
-        keep=lambda epoch, _: _save(folder.checkpoint(epoch), network),  # of which a head is a part
+        keep=lambda epoch, _: _keep(folder.checkpoint(epoch), network),  # of which a head is a part
     )
     # The index stage checked the rewriting with random weights, which hide faults: normalisation does nothing yet.
     network.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
@@ -64,6 +64,10 @@ def run(context: StageContext) -> None:
     replace(plan, weights_file=_save(folder.weights, network, plan.weights_file)).write(folder)
     context.finished("network", {"validation_accuracy": share})
     context.progress.note(f"{share:.1%} of the validation images right")
+
+
+def _keep(path: Path, network: nn.Module) -> None:
+    _save(path, network)
 
 
 def _save(path: Path, network: nn.Module, earlier: FileIdentity | None = None) -> FileIdentity:
