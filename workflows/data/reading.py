@@ -17,7 +17,7 @@ from workflows.data.file_states import NOT_THERE, FileState, fault, read_whole
 from workflows.data.packaged import load_cifar10, load_digits
 from workflows.data.parquet_rows import CACHE_BYTES, Encoded, ParquetRows, parse_row_path
 from workflows.data.scenes import load_scenes
-from workflows.errors import DataError
+from workflows.errors import DataError, StorageFault
 from workflows.settings import DataSettings
 from workflows.storage.names import file_path
 
@@ -145,6 +145,13 @@ class PictureReader:
                 yield position, picture
         except OSError as error:
             raise fault(str(error.filename or rows[0][0]), error) from None
+        except StorageFault:
+            raise
+        except DataError:  # it may be unreadable because it is another file now
+            for (file, _), state in zip(rows, states, strict=True):
+                if state is not None:
+                    state.refuse_other(file, os.stat(file_path(file)))
+            raise
 
     def _packaged(self, path: str) -> np.ndarray:
         name, row = parse_row_path(path)
