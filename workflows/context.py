@@ -123,6 +123,7 @@ class WorkContext:
             actors.threads,
             attempts,
             item_timeout_s=self.settings.runtime.item_timeout_s,
+            retry_wait_s=self.settings.runtime.retry_wait_s,
             name=name,
         )
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
+from pathlib import Path
 
 REFUSED, FAILED = 2, 1
 """Exit codes of a command: what was asked cannot be, so do not retry; and all else, where another try may help."""
@@ -22,6 +24,18 @@ class SettingsError(RunError):
 
 class DataError(RunError):
     """Images or labels are missing, broken or do not fit the network."""
+
+
+class StorageFault(DataError):
+    """Files could not be read just now, which says nothing about what they hold: another try may succeed."""
+
+    status = FAILED
+
+
+class DiskFull(RunError):
+    """A file system has no room left, or the quota is used up: another try would only repeat it."""
+
+    status = FAILED
 
 
 class NetworkError(RunError):
@@ -66,7 +80,6 @@ class DivergedFit(RunError):
 
 _AGAIN = "give the same command again, which goes on where it was"
 _REMEDIES = {
-    (errno.ENOSPC, errno.EDQUOT): f"free some space, then {_AGAIN}",
     (errno.EROFS,): "mount it for writing, or name another place",
     (errno.EACCES, errno.EPERM): "change the rights of the file or of its folder, or name another",
     (errno.ENOTDIR,): "a part of the path is a file where a folder must be: correct the path, or move the file",
@@ -80,9 +93,37 @@ _REMEDIES = {
 
 def system_words(error: OSError) -> str:
     """What the system refused, of which file, and what to do, on one line."""
+    if is_full(error):
+        return str(full_disk(error))
     remedy = next((told for codes, told in _REMEDIES.items() if error.errno in codes), "")
     if error.errno is None:
         return f"{type(error).__name__}: {' '.join(str(error).split())}; {_AGAIN}"
     named = error.filename2 or error.filename
     where = "a file or connection" if named is None else repr(os.fsdecode(named) if isinstance(named, bytes) else named)
     return f"{where}: {os.strerror(error.errno)}; {remedy or f'see that its storage is there, then {_AGAIN}'}"
+
+
+_FULL = {errno.ENOSPC: "no space is left", errno.EDQUOT: "the quota is used up"}
+
+
+def is_full(error: BaseException) -> bool:
+    """Whether a disk without room is what an error comes from."""
+    return isinstance(error, OSError) and error.errno in _FULL
+
+
+def full_disk(error: BaseException, path: Path | None = None, written: int = 0) -> DiskFull:
+    """What a disk without room says. path: of the file that was being written; written: its bytes so far."""
+    assert isinstance(error, OSError)
+    named = path or error.filename
+    place = Path(os.fsdecode(named)) if named else None
+    where = "a file" if place is None else repr(str(place))
+    return DiskFull(
+        f"{where} must have room on its disk, got {_FULL[error.errno or 0]} after {written:,} bytes of it"
+        f"{'' if place is None else _free(place)}; free some space (`clean --columns` frees the columns of a finished "
+        "run), then run the same command again"
+    )
+
+
+def _free(path: Path) -> str:
+    folder = next((one for one in path.parents if one.is_dir()), Path("/"))
+    return f" ({shutil.disk_usage(folder).free:,} bytes are free under {str(folder)!r})"

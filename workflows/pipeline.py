@@ -7,15 +7,19 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
+from rich.markup import escape
 
 from workflows.context import Stage, StageContext
 from workflows.errors import RunFolderError, SettingsError
+from workflows.plan.expected import Lost, Made, find_lost
+from workflows.plan.run_inputs import refuse_changed_inputs
+from workflows.plan.run_plan import Plan, plan_path
 from workflows.report.numbers import duration
 from workflows.settings import Settings
 from workflows.storage.run_folder import RunFolder, size_of
@@ -94,6 +98,7 @@ def run_pipeline(
     until: str | None = None,
     address: str | None = None,
     restore_columns: bool = False,
+    verify: bool = False,
 ) -> RunFolder:
     """Run every stage that is not done, up to ``until``; the same call resumes an interrupted run.
 
@@ -104,6 +109,7 @@ def run_pipeline(
         until: last stage to run; None runs all, of a network without outputs up to ``last_without_outputs``.
         address: of a Ray cluster; None starts a local Ray when a stage needs one.
         restore_columns: extract again what ``free_columns`` freed; otherwise a stage that needs it is refused.
+        verify: look into every artefact that is there, and make again what is damaged.
 
     Raises:
         RunError: whatever stops the run; what is finished stays finished.
@@ -111,6 +117,7 @@ def run_pipeline(
     wanted = stages_until(until, settings)
     with RunFolder.claimed(root).lock():
         folder = RunFolder.create_or_open(root, settings)
+        _void_lost(folder, settings, console, verify)
         extracted = folder.ledger("extract")
         if restore_columns and extracted.content().cleaned:
             extracted.restore()
@@ -120,6 +127,40 @@ def run_pipeline(
             folder.remove_leftovers()
             _run_stages(left, folder, settings, console, address)
     return folder
+
+
+def _void_lost(folder: RunFolder, settings: Settings, console: Console, verify: bool) -> None:
+    """Artefacts that the ledgers have and the folder has not (any more) are to be made again.
+
+    Raises:
+        RunFolderError: the weights or the network are other ones now.
+    """
+    if not plan_path(folder).exists():
+        # Nothing that is there is known to belong to the plan that is made next.
+        for stage in STAGES.values():
+            if folder.ledger(stage.name).content().items:
+                folder.ledger(stage.name).restore()
+        return
+    plan = Plan.read(folder)
+    refuse_changed_inputs(settings.network.name, plan, folder)
+    for stage in stages_of(settings):
+        ledger = folder.ledger(stage.name)
+        lost = find_lost(stage.name, Made(folder, settings, plan, ledger.content()), _damage if verify else None)
+        if lost.paths:
+            ledger.void(sorted(lost.items, key=str))
+            console.print(escape(_lost_words(stage.name, lost, folder)), highlight=False, soft_wrap=True)
+
+
+def _damage(path: Path) -> Collection[int] | None:
+    from workflows.storage.verifying import damage  # late: it reads arrays and tables
+
+    return damage(path)
+
+
+def _lost_words(stage: str, lost: Lost, folder: RunFolder) -> str:
+    names = [str(path.relative_to(folder.root)) for path in lost.paths]
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return f"{stage}: {', '.join(names[:3])}{more} missing or damaged, {len(lost.items)} items are done again"
 
 
 def stages_until(until: str | None, settings: Settings) -> list[Stage]:
@@ -248,11 +289,15 @@ def _run_stages(
 
 @contextmanager
 def _forgotten_if_begun_in_vain(folder: RunFolder, stage: Stage) -> Iterator[None]:
-    """An index that fails, whatever stops it, leaves no run behind: the folder is free for a corrected command."""
+    """An index that fails, whatever stops it, leaves no run behind: the folder is free for a corrected command.
+
+    Unless there is more than a plan: an index that was lost is made again beside what the later stages have written.
+    """
     try:
         yield
     except BaseException:
-        if stage.name == "index" and not any(folder.ledger(name).items() for name in STAGES):
+        written = [name for other in STAGES.values() for name in other.writes if other != stage]
+        if stage.name == "index" and not any((folder.root / name).exists() for name in written):
             with suppress(OSError):  # what stopped the index is what must be told
                 for name in stage.writes:
                     (folder.root / name).unlink(missing_ok=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +59,7 @@ def mixed(tmp_path_factory: pytest.TempPathFactory, local_ray: object) -> tuple[
     chosen = [next(row for row in images[30:] if row["split"] == split) for split in ("train", "validation")]
     Path(chosen[0]["path"]).write_bytes(Path(chosen[0]["path"]).read_bytes()[:700])
     Path(chosen[1]["path"]).write_bytes(b"not a picture at all")
+    shutil.rmtree(run.out)  # a picture that changes behind the index is refused
     broken = {chosen[0]["image"]: "broken or truncated", chosen[1]["image"]: "not a picture in a known format"}
     with pytest.MonkeyPatch.context() as patch:
         told = io.StringIO()
@@ -143,7 +145,6 @@ def test_a_class_that_nobody_predicts_stops_before_the_fits(tmp_path: Path, caps
 
 def test_too_many_broken_pictures_stop_the_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = write_folder_run(tmp_path)
-    assert command(run.arguments()) == 0
     for number in range(4):
         (run.images / "fox" / f"image{10 + number}.png").write_bytes(b"lost")
     told = refused(capsys, run.arguments(ONE_ACTOR, until="words"))

@@ -109,7 +109,10 @@ def test_class_folders_are_read_as_one(run: FolderRun) -> None:
     [
         (["fit.loss=discriminative"], "fit.loss: must be 'generative' with data.labels = 'none', got 'discriminative'"),
         (["fit.scopes=['class']"], "fit.scopes: must be ['joint'] with data.labels = 'none', got ['class'], which"),
-        (["network.weights=train", "training.epochs=1"], "network.weights: must name weights, or be trained for pictures"),
+        (
+            ["network.weights=train", "training.epochs=1"],
+            "network.weights: must name weights, or be trained for pictures",
+        ),
         (["data.source=digits", "data.folders=[]"], "data.labels = 'none' must have source = 'folders', got 'digits'"),
         (
             ["data.masks=polygons"],

@@ -30,6 +30,7 @@ from workflows.asking.study_context import Asked, StudyContext
 from workflows.errors import RunFolderError, SettingsError
 from workflows.networks.loading import is_downloaded
 from workflows.pipeline import STAGES, stages_left, stages_until
+from workflows.plan.run_inputs import refuse_changed_inputs
 from workflows.plan.run_plan import plan_path
 from workflows.run import Run
 from workflows.runtime.progress import StageBar
@@ -66,6 +67,7 @@ def open_study(
     folder, study = run.folder, STUDIES[name]
     with folder.lock(), ExitStack() as opened:
         folder.remove_leftovers()
+        refuse_changed_inputs(run.settings.network.name, run.plan, folder)
         refuse_unfinished(run, name, after)
         own = StudyFolder(folder, study)
         plain = json.loads(json.dumps({**request, "images": asked.images}, default=str))

@@ -20,6 +20,9 @@ def run(
     restore_columns: Annotated[
         bool, typer.Option("--restore-columns", help="Extract again what clean --columns freed.")
     ] = False,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Look into every artefact, and make again what is damaged.")
+    ] = False,
 ) -> None:
     """Run a preset: what is finished is skipped, what was interrupted goes on.
 
@@ -36,7 +39,8 @@ def run(
 
     settings = load_settings(find_preset(preset), set_ or ()).allowing(allow_code or ())
     out_console = console()
-    folder = run_pipeline(settings, out or default_out(settings.name), out_console, until, address, restore_columns)
+    root = out or default_out(settings.name)
+    folder = run_pipeline(settings, root, out_console, until, address, restore_columns, verify)
     told = without_outputs(settings)
     if told:
         out_console.print(escape(told), highlight=False, soft_wrap=True)

@@ -46,10 +46,10 @@ class Crop:
     photo: Path
     box: Box
 
-    def read(self) -> Pixels:
-        """Its pixels, uint8 (S, S, 3), S being its longer side. Raises PictureError, OSError."""
+    def cut(self, encoded: bytes) -> Pixels:
+        """Its pixels out of the photo's bytes, uint8 (S, S, 3), S being its longer side. Raises PictureError."""
         x0, y0, x1, y1 = self.box
-        pixels = np.ascontiguousarray(decode_picture(self.photo.read_bytes())[y0:y1, x0:x1])
+        pixels = np.ascontiguousarray(decode_picture(encoded)[y0:y1, x0:x1])
         side = max(pixels.shape[:2])
         return pixels if pixels.shape[0] == pixels.shape[1] else resized_to(pixels, (side, side))
 

@@ -11,11 +11,11 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from workflows.data.decoding import unbroken
+from workflows.data.indexed_pictures import IndexedPictures
 from workflows.data.objects import BoxedObjects, object_pixels
 from workflows.data.preprocessing import Preprocessor
 from workflows.data.reading import PictureReader
 from workflows.settings import Settings
-from workflows.storage.images_table import read_image_rows
 from workflows.storage.run_folder import RunFolder
 
 _PHOTOS_AT_ONCE = 8
@@ -42,11 +42,8 @@ class NetworkInputs:
         Raises:
             DataError: a picture that the run could read is broken now.
         """
-        first = images[0]
-        table = read_image_rows(self._folder.images_table, first, images[-1] + 1, ["path"])
-        paths = table["path"].take([image - first for image in images]).to_pylist()
-        done = 0
-        for pictures in self._reader.stream(paths, batch):
+        indexed, done = IndexedPictures.read(self._folder.images_table, images), 0
+        for pictures in self._reader.stream(indexed.paths, batch, states=indexed.states):
             crops = [unbroken(picture).pixels for picture in pictures]
             pixels = self._preprocessor.stack(crops, self._size)
             yield list(images[done : done + len(crops)]), self._preprocessor.normalise(pixels, self._device)
@@ -80,11 +77,9 @@ class ObjectInputs:
             DataError: a picture that the run could read is broken now.
         """
         images = np.unique(objects.images)
-        first = int(images[0]) if len(images) else 0
-        table = read_image_rows(self._folder.images_table, first, int(images[-1]) + 1 if len(images) else 0, ["path"])
-        paths = table["path"].take(images - first).to_pylist()
+        indexed = IndexedPictures.read(self._folder.images_table, images.tolist())
         boxes = (objects.boxes[objects.images == image] for image in images)
-        for pictures in self._reader.stream(paths, _PHOTOS_AT_ONCE):
+        for pictures in self._reader.stream(indexed.paths, _PHOTOS_AT_ONCE, states=indexed.states):
             for picture in pictures:
                 pixels = unbroken(picture).pixels
                 for box in next(boxes):

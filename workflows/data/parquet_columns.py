@@ -16,7 +16,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from workflows.errors import DataError
+from workflows.data.file_states import NOT_THERE, fault
+from workflows.errors import DataError, StorageFault
 from workflows.storage.names import file_path
 
 IMAGE, LABEL = "image", "label"
@@ -47,14 +48,16 @@ def open_parquet(file: str) -> pq.ParquetFile:
     """Open a file, whatever bytes its name has.
 
     Raises:
-        DataError: it does not exist or is no Parquet file.
+        StorageFault: it does not exist or cannot be read. DataError: it is no Parquet file.
     """
     path = file_path(file)
     try:
         return pq.ParquetFile(path if path == file else pa.OSFile(os.fsencode(path)))
     except FileNotFoundError:
-        raise DataError(f"the Parquet file {file!r} does not exist; see data.train and data.validation") from None
+        raise StorageFault(f"the Parquet file {file!r} does not exist; see data.train and data.validation") from None
     except (pa.ArrowException, OSError) as error:
+        if isinstance(error, OSError) and error.errno and error.errno not in NOT_THERE:
+            raise fault(file, error) from None
         raise DataError(f"{file!r} is not a readable Parquet file: {error}") from None
 
 

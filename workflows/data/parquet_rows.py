@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from workflows.data.decoding import PictureError
+from workflows.data.file_states import FileState, fault
 from workflows.data.parquet_columns import ImageColumn, image_column, open_parquet
 from workflows.data.parquet_pages import Chunk, Places, UnknownLayoutError, locate_rows
 from workflows.errors import DataError
@@ -33,10 +34,16 @@ class Span:
     offset: int
     length: int
 
-    def read(self) -> bytes:
-        """The bytes; fewer where the file has been cut short."""
+    def read(self, state: FileState | None = None) -> bytes:
+        """The bytes; fewer where the file has been cut short.
+
+        Raises:
+            OSError. DataError: it is not the file of that state.
+        """
         descriptor = os.open(file_path(self.file), os.O_RDONLY)
         try:
+            if state is not None:
+                state.refuse_other(self.file, os.fstat(descriptor))
             return os.pread(descriptor, self.length, self.offset)
         finally:
             os.close(descriptor)
@@ -106,6 +113,25 @@ class ParquetRows:
         for (file, group), wanted in sorted(members.items()):
             yield from self._of_group(layouts[file], group, wanted)
 
+    def named(self, rows: Sequence[tuple[str, int]]) -> Iterator[tuple[int, Path]]:
+        """Yield (position in ``rows``, file) of the pictures that cells name instead of holding them.
+
+        A group without a cell that lacks its bytes is told by its statistics, and not read.
+
+        Raises:
+            DataError: see ``find``.
+        """
+        layouts = {file: self._layout(file) for file in sorted({file for file, _ in rows})}
+        naming = {file: layout for file, layout in layouts.items() if layout.column.path_leaf and layout.incomplete}
+        positions = [
+            position
+            for position, (file, row) in enumerate(rows)
+            if file in naming and naming[file].group_of(row)[0] in naming[file].incomplete
+        ]
+        for place, picture in self.find([rows[position] for position in positions]):
+            if isinstance(picture, Path):
+                yield positions[place], picture
+
     def _of_group(self, layout: _Layout, group: int, wanted: list[tuple[int, int]]) -> Iterator[tuple[int, Encoded]]:
         missing = []
         for position, row, cell in self._bytes_of_group(layout, group, wanted):
@@ -156,6 +182,8 @@ class ParquetRows:
             try:
                 table = open_parquet(layout.file).read_row_group(group, columns=[leaf], use_threads=False)
             except (pa.ArrowException, OSError) as error:
+                if isinstance(error, OSError) and error.errno:  # without a number, Arrow means what the file holds
+                    raise fault(layout.file, error) from None
                 raise DataError(f"row group {group} of {layout.file!r} cannot be read: {error}") from None
             cells = table[layout.column.name]
             if leaf != layout.column.name:
@@ -176,6 +204,8 @@ class _Layout:
     column: ImageColumn
     first_rows: np.ndarray
     chunks: list[Chunk | None]
+    incomplete: frozenset[int]
+    """Groups in which cells may lack their bytes."""
 
     @classmethod
     def of(cls, file: str, wanted: str = "") -> _Layout:
@@ -183,11 +213,14 @@ class _Layout:
         metadata, schema = opened.metadata, opened.schema
         column = image_column(opened.schema_arrow, file, wanted)
         leaf = next((i for i in range(len(schema)) if schema.column(i).path == column.bytes_leaf), None)
-        sizes, chunks = [], []
+        sizes, chunks, incomplete = [], [], []
         for group in range(metadata.num_row_groups):
             sizes.append(metadata.row_group(group).num_rows)
             chunks.append(None if leaf is None else _chunk(metadata, schema.column(leaf), group, leaf))
-        return cls(file, column, np.cumsum([0, *sizes]), chunks)
+            known = None if leaf is None else metadata.row_group(group).column(leaf).statistics
+            if known is None or not known.has_null_count or known.null_count:
+                incomplete.append(group)
+        return cls(file, column, np.cumsum([0, *sizes]), chunks, frozenset(incomplete))
 
     def group_of(self, row: int) -> tuple[int, int]:
         n_rows = int(self.first_rows[-1])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -12,16 +13,18 @@ import numpy as np
 
 from workflows.data.crops import Crop, parse_crop
 from workflows.data.decoding import BrokenPicture, Picture, PictureError, Pixels, decode_picture, unbroken
+from workflows.data.file_states import NOT_THERE, FileState, fault, read_whole
 from workflows.data.packaged import load_cifar10, load_digits
-from workflows.data.parquet_rows import CACHE_BYTES, Encoded, ParquetRows, Span, parse_row_path
+from workflows.data.parquet_rows import CACHE_BYTES, Encoded, ParquetRows, parse_row_path
 from workflows.data.scenes import load_scenes
-from workflows.errors import DataError
+from workflows.errors import DataError, StorageFault
 from workflows.settings import DataSettings
 from workflows.storage.names import file_path
 
 __all__ = ["BrokenPicture", "Picture", "PictureReader"]
 
 Result = Picture | BrokenPicture
+States = Sequence[FileState | None]
 Geometry = Callable[[Pixels], Pixels]
 _Encoded = Encoded | Crop | np.ndarray
 
@@ -34,6 +37,10 @@ class PictureReader:
 
     ``geometry`` (usually ``Preprocessor.crop``) is applied by the same threads, so that only its results are kept.
     Use as a context manager, or call ``close``. One caller at a time.
+
+    A picture is broken where its bytes are no picture; that they cannot be read says nothing about them, and is an
+    error. ``states``: what the index knows of the files, by picture (see ``IndexedPictures``); without, they are taken
+    as they are.
     """
 
     def __init__(
@@ -49,15 +56,17 @@ class PictureReader:
         self._rows = ParquetRows(cache_bytes, settings.image_column)
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="decode")
 
-    def read(self, paths: Sequence[str]) -> list[Result]:
+    def read(self, paths: Sequence[str], states: States = ()) -> list[Result]:
         """The pictures in the order of ``paths``; broken ones in their places, with the reason.
 
         Raises:
-            DataError: a path does not belong to this source, or a whole file of pictures cannot be read.
+            StorageFault: a file cannot be read just now.
+            DataError: a path does not belong to this source, a whole file of pictures is damaged, or a file is not
+                the one that was indexed.
         """
-        return self._collect(paths, self._submit(paths))
+        return self._collect(paths, self._submit(paths, states))
 
-    def stream(self, paths: Sequence[str], batch: int, ahead: int = 2) -> Iterator[list[Result]]:
+    def stream(self, paths: Sequence[str], batch: int, ahead: int = 2, states: States = ()) -> Iterator[list[Result]]:
         """The same in batches; while one is used, the next ``ahead`` are being decoded.
 
         Raises:
@@ -66,7 +75,7 @@ class PictureReader:
         waiting: deque[tuple[Sequence[str], list[_Task]]] = deque()
         for first in range(0, len(paths), batch):
             part = paths[first : first + batch]
-            waiting.append((part, self._submit(part)))
+            waiting.append((part, self._submit(part, states[first : first + batch])))
             if len(waiting) > ahead:
                 yield self._collect(*waiting.popleft())
         while waiting:
@@ -84,24 +93,25 @@ class PictureReader:
     ) -> None:
         self.close()
 
-    def _submit(self, paths: Sequence[str]) -> list[_Task]:
+    def _submit(self, paths: Sequence[str], states: States) -> list[_Task]:
         # Up to four tasks a thread even out pictures of unequal size.
         size = min(max(len(paths) // (4 * self._threads), 1), _MOST_IN_TASK)
         tasks: list[_Task] = []
         positions: list[int] = []
         encoded: list[_Encoded] = []
-        for position, picture in self._find(paths):
+        states = states or [None] * len(paths)
+        for position, picture in self._find(paths, states):
             positions.append(position)
             encoded.append(picture)
             if len(positions) == size:
-                tasks.append(self._task(paths, positions, encoded))
+                tasks.append(self._task(paths, states, positions, encoded))
                 positions, encoded = [], []
         if positions:
-            tasks.append(self._task(paths, positions, encoded))
+            tasks.append(self._task(paths, states, positions, encoded))
         return tasks
 
-    def _task(self, paths: Sequence[str], positions: list[int], encoded: list[_Encoded]) -> _Task:
-        own = [paths[position] for position in positions]
+    def _task(self, paths: Sequence[str], states: States, positions: list[int], encoded: list[_Encoded]) -> _Task:
+        own = [(paths[position], states[position]) for position in positions]
         return positions, self._pool.submit(_decode_all, own, encoded, self._geometry)
 
     def _collect(self, paths: Sequence[str], tasks: list[_Task]) -> list[Result]:
@@ -113,16 +123,35 @@ class PictureReader:
         assert len(complete) == len(paths)
         return complete
 
-    def _find(self, paths: Sequence[str]) -> Iterator[tuple[int, _Encoded]]:
+    def _find(self, paths: Sequence[str], states: States) -> Iterator[tuple[int, _Encoded]]:
         source = self._settings.source
         if source == "parquet":
-            yield from self._rows.find([parse_row_path(path) for path in paths])
+            yield from self._find_rows([parse_row_path(path) for path in paths], states)
         elif source == "folders":
             yield from enumerate(Path(file_path(path)) for path in paths)
         elif source == "crops":
             yield from enumerate(parse_crop(path) for path in paths)
         else:
             yield from enumerate(self._packaged(path) for path in paths)
+
+    def _find_rows(self, rows: Sequence[tuple[str, int]], states: States) -> Iterator[tuple[int, _Encoded]]:
+        compared = set()
+        try:
+            for position, picture in self._rows.find(rows):
+                file, state = rows[position][0], states[position]
+                if isinstance(picture, bytes) and state is not None and file not in compared:
+                    state.refuse_other(file, os.stat(file_path(file)))
+                    compared.add(file)
+                yield position, picture
+        except OSError as error:
+            raise fault(str(error.filename or rows[0][0]), error) from None
+        except StorageFault:
+            raise
+        except DataError:  # it may be unreadable because it is another file now
+            for (file, _), state in zip(rows, states, strict=True):
+                if state is not None:
+                    state.refuse_other(file, os.stat(file_path(file)))
+            raise
 
     def _packaged(self, path: str) -> np.ndarray:
         name, row = parse_row_path(path)
@@ -162,21 +191,27 @@ def _only_size(pixels: Pixels) -> Pixels:
     return np.empty((*pixels.shape[:2], 0), np.uint8)
 
 
-def _decode_all(paths: list[str], encoded: list[_Encoded], geometry: Geometry | None) -> list[Result]:
-    return [_decode(path, picture, geometry) for path, picture in zip(paths, encoded, strict=True)]
+def _decode_all(
+    pictures: list[tuple[str, FileState | None]], encoded: list[_Encoded], geometry: Geometry | None
+) -> list[Result]:
+    return [_decode(path, state, one, geometry) for (path, state), one in zip(pictures, encoded, strict=True)]
 
 
-def _decode(path: str, encoded: _Encoded, geometry: Geometry | None) -> Result:
+def _decode(path: str, state: FileState | None, encoded: _Encoded, geometry: Geometry | None) -> Result:
     try:
-        pixels = _pixels(encoded)
+        pixels = _pixels(encoded, state)
         return Picture(path, pixels if geometry is None else geometry(pixels))
     except PictureError as error:
         return BrokenPicture(path, str(error))
     except OSError as error:
-        return BrokenPicture(path, f"cannot be read: {error.strerror or error}")
+        named = isinstance(encoded, Path) and str(encoded) != file_path(path)
+        if named and state is None and error.errno in NOT_THERE:
+            # A cell of a Parquet file names it, and the index has not seen it either.
+            return BrokenPicture(path, f"its cell names no file: {error.strerror or error}")
+        raise fault(path, error) from None
 
 
-def _pixels(encoded: _Encoded) -> Pixels:
+def _pixels(encoded: _Encoded, state: FileState | None) -> Pixels:
     if isinstance(encoded, np.ndarray):
         return encoded.copy()  # the data set's own memory must not be written through a picture
     if encoded is None:
@@ -184,7 +219,9 @@ def _pixels(encoded: _Encoded) -> Pixels:
     if isinstance(encoded, PictureError):
         raise encoded
     if isinstance(encoded, Crop):
-        return encoded.read()
+        return encoded.cut(read_whole(encoded.photo, state))
     if isinstance(encoded, bytes):
         return decode_picture(encoded)
-    return decode_picture(encoded.read() if isinstance(encoded, Span) else encoded.read_bytes())
+    if isinstance(encoded, Path):
+        return decode_picture(read_whole(encoded, state))
+    return decode_picture(encoded.read(state))

@@ -9,13 +9,13 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from workflows.data.decoding import BrokenPicture
+from workflows.data.indexed_pictures import IndexedPictures
 from workflows.data.preprocessing import Preprocessor
 from workflows.data.reading import PictureReader
 from workflows.errors import DataError
 from workflows.report.pictures import PictureFolder, picture_path
 from workflows.settings import Settings
 from workflows.storage.atomic import replacing
-from workflows.storage.images_table import read_image_rows
 from workflows.storage.run_folder import RunFolder
 
 
@@ -44,9 +44,9 @@ class SavedPictures:
             DataError: a picture can no longer be read.
         """
         missing = [image for image in images if not picture_path(self._folder.pictures, image).exists()]
-        table = self._folder.images_table
-        paths = [read_image_rows(table, image, image + 1, ["path"])["path"][0].as_py() for image in missing]
-        for image, result in zip(missing, self._reader.read(paths), strict=True):
+        indexed = [IndexedPictures.read(self._folder.images_table, [image]) for image in missing]
+        paths, states = [one.paths[0] for one in indexed], [one.states[0] for one in indexed]
+        for image, result in zip(missing, self._reader.read(paths, states), strict=True):
             if isinstance(result, BrokenPicture):
                 raise DataError(f"image {image} could be read before, now it is {result.reason}: restore {result.path}")
             with replacing(picture_path(self._folder.pictures, image)) as temporary:

@@ -13,6 +13,7 @@ from workflows.networks.rewriting_choice import EVERY_CHANGE, Rewriting
 from workflows.settings import ExtractSettings
 from workflows.storage.atomic import write_bytes
 from workflows.storage.damage import undamaged
+from workflows.storage.identities import FileIdentity
 from workflows.storage.run_folder import RunFolder
 
 OUTPUT = "output"
@@ -125,11 +126,15 @@ class Plan:
         images: number of rows of images.parquet; training images come first.
         train_images: number of training images.
         input_height, input_width: pixels of the network's input.
-        weights: absolute file of the network's state dict, torchvision:<WEIGHTS> or timm:<model>.<tag>.
+        weights: absolute file of the network's state dict, torchvision:<WEIGHTS> or timm:<model>.<tag>. In plan.json
+            the run's own file is relative to the run, which may be moved.
         rewriting: how every actor runs the network; decided anew by the train stage for trained weights.
         probabilities: the network ends in a softmax, so its outputs are probabilities, not logits.
         forward: the batch that the extract stage chose; None: it had nothing to choose.
         outputs: the network decides between the classes (``network.outputs``).
+        weights_file: what the file of the weights was; None of a library's, before a run has trained its own, and in
+            a plan of an earlier version.
+        sources: module and SHA-256 of the source of an imported network; see ``network_sources``.
     """
 
     layers: tuple[LayerPlan, ...]
@@ -143,6 +148,8 @@ class Plan:
     probabilities: bool = False
     forward: ForwardChoice | None = None
     outputs: bool = True
+    weights_file: FileIdentity | None = None
+    sources: tuple[tuple[str, str], ...] = ()
 
     def batch(self, extract: ExtractSettings) -> int:
         """Images in one forward pass; before the extract stage has chosen, the most that it may choose."""
@@ -179,12 +186,14 @@ class Plan:
                 plan = cls.from_json(plan_path(folder).read_text(encoding="utf-8"))
         except FileNotFoundError:
             raise RunFolderError(f"{str(plan_path(folder))!r} is missing: run the index stage") from None
-        # Only a run that trains its network has weights of its own; it may have been moved since.
-        return replace(plan, weights=str(folder.weights)) if folder.weights.exists() else plan
+        return replace(plan, weights=_weights_here(plan.weights, folder))
 
     def write(self, folder: RunFolder) -> None:
         """Write plan.json whole or not at all."""
-        write_bytes(plan_path(folder), self.to_json().encode())
+        weights = Path(self.weights)
+        own = not is_library(self.weights) and weights.is_relative_to(folder.root)
+        stored = replace(self, weights=str(weights.relative_to(folder.root))) if own else self
+        write_bytes(plan_path(folder), stored.to_json().encode())
 
     def layer(self, name: str) -> LayerPlan:
         """The layer of a canonical name."""
@@ -211,4 +220,30 @@ class Plan:
         if forward is not None:
             forward = ForwardChoice(**forward | {"trials": tuple(ForwardTrial(**one) for one in forward["trials"])})
         names = tuple(raw.pop("class_names"))
-        return cls(layers=tuple(layers), rewriting=rewriting, class_names=names, forward=forward, **raw)
+        weights = raw.pop("weights_file", None)
+        weights_file = None if weights is None else FileIdentity(**weights)
+        sources = tuple((module, sha256) for module, sha256 in raw.pop("sources", ()))
+        decided = {"rewriting": rewriting, "forward": forward, "weights_file": weights_file, "sources": sources}
+        return cls(**raw | decided | {"layers": tuple(layers), "class_names": names})
+
+
+def is_library(name: str) -> bool:
+    """Whether a network or its weights are a library's: ``torchvision:...``, ``timm:...``."""
+    return name.startswith(("torchvision:", "timm:"))
+
+
+def _weights_here(weights: str, folder: RunFolder) -> str:
+    """Of a plan as it was written: the run's own file in the run's folder, wherever that lies now.
+
+    An earlier version wrote where the folder was; only a run that trains its network has weights of its own.
+    """
+    if is_library(weights):
+        return weights
+    if Path(weights).is_absolute():
+        moved = folder.weights.exists() or (
+            Path(weights).name == folder.weights.name
+            and folder.run_file.exists()
+            and folder.settings().network.weights == "train"
+        )
+        return str(folder.weights) if moved else weights
+    return str(folder.root / weights)

@@ -21,7 +21,7 @@ from ray import cloudpickle
 from ray.exceptions import RayError
 
 from gmm_ops.errors import RefusedInput
-from workflows.errors import RunError
+from workflows.errors import RunError, StorageFault, full_disk, is_full
 
 DETERMINISTIC: tuple[type[Exception], ...] = (RunError, RefusedInput)
 """Errors that another attempt would only repeat: the run stops at once with their words."""
@@ -37,18 +37,25 @@ class Outcome:
     failure: str = ""
     """Last words of any other exception, and where it was raised; empty on success."""
     process_died: bool = False
+    passing: bool = False
+    """The failure is one of storage, which may be back after a while."""
 
 
 def attempt(call: Callable[..., Any], *args: Any, **kwargs: Any) -> Outcome:
     """Run a call and catch what it raises."""
     try:
         return Outcome(value=call(*args, **kwargs))
+    except StorageFault as error:
+        return Outcome(failure=str(error), passing=True)
     except DETERMINISTIC as error:
         return Outcome(refusal=_sendable(error))
     except (Exception, SystemExit) as error:  # a network's module may end the process, too
+        if is_full(error):
+            return Outcome(refusal=full_disk(error))
         place = traceback.extract_tb(error.__traceback__)[-1]
         words = f"{type(error).__name__}: {error}"
-        return Outcome(failure=f"{words} ({os.path.basename(place.filename)}:{place.lineno})")
+        words = f"{words} ({os.path.basename(place.filename)}:{place.lineno})"
+        return Outcome(failure=words, passing=isinstance(error, OSError))
 
 
 def fetch(reference: Any) -> Outcome:

@@ -22,6 +22,7 @@ from workflows.runtime import kept_actors
 from workflows.runtime.actor_process import fetch
 from workflows.runtime.cluster import resources
 from workflows.runtime.kept_actors import Crew
+from workflows.runtime.patience import wait_before
 
 Record = dict[str, Any]
 OnDone = Callable[[Any, Record], None]
@@ -47,6 +48,8 @@ class PoolSettings:
     """How long the pool may be without any actor that has started: at first, or after its nodes were lost."""
     item_timeout_s: float | None = None
     """An item at work for longer is taken for hung: its actor is killed, the try counts."""
+    retry_wait_s: float = 15.0
+    """How long an item waits for its second try where storage failed; four times as long before each further one."""
     name: str = "shard"
     """What an item is called in messages."""
 
@@ -125,6 +128,8 @@ class _Pool:
     ) -> None:
         self._pickled = ray.put(pickled)
         self._waiting = deque(items)
+        self._resting: list[tuple[float, Any]] = []
+        """Items that storage failed, and when they may be tried again."""
         self._settings = settings
         self._claim = (settings.num_cpus, settings.num_gpus)
         self._on_done, self._on_failure = on_done, on_failure
@@ -140,7 +145,8 @@ class _Pool:
         if self._waiting:
             _refuse_unfitting(self._settings)
             self._seats = [self._seat() for _ in range(min(self._settings.n_actors, len(self._waiting)))]
-        while self._waiting or any(seat.given for seat in self._seats):
+        while self._waiting or self._resting or any(seat.given for seat in self._seats):
+            self._wake()
             self._hand_out()
             self._collect()
             self._check_patience()
@@ -158,6 +164,12 @@ class _Pool:
         kept = kept_actors.take(self._claim)
         crew = kept or kept_actors.hire(self._claim)
         return _Seat(crew, crew.actor.start.remote(self._pickled, self._settings.threads), kept is not None)
+
+    def _wake(self) -> None:
+        """Items that have rested long enough wait for an actor again."""
+        now = time.monotonic()
+        self._waiting.extend(item for due, item in self._resting if due <= now)
+        self._resting = [(due, item) for due, item in self._resting if due > now]
 
     def _hand_out(self) -> None:
         # Breadth first: a second item waits at an actor only when every actor has one.
@@ -177,6 +189,9 @@ class _Pool:
     def _collect(self) -> None:
         pending = [seat.starting for seat in self._seats if seat.starting is not None]
         pending += [reference for seat in self._seats for _, reference in seat.given]
+        if not pending:
+            time.sleep(_POLL_S)
+            return
         ray.wait(pending, num_returns=1, timeout=_POLL_S)
         arrived = set(ray.wait(pending, num_returns=len(pending), timeout=0)[0])
         for seat in list(self._seats):
@@ -215,7 +230,7 @@ class _Pool:
             if outcome.refusal is not None:
                 raise outcome.refusal
             if outcome.failure:
-                self._blame(entry[0], outcome.failure)
+                self._blame(entry[0], outcome.failure, passing=outcome.passing)
             else:
                 self._done(entry[0], outcome.value)
         if death:
@@ -236,16 +251,19 @@ class _Pool:
         else:
             self._suspects.update(given)
             self._waiting.extend(given)
-        if self._waiting:
+        if self._waiting or self._resting:
             self._replace(seat)
         else:
             self._remove(seat)
 
-    def _blame(self, item: Any, reason: str) -> None:
+    def _blame(self, item: Any, reason: str, *, passing: bool = False) -> None:
         self._attempts[item] = self._attempts.get(item, 0) + 1
         last = self._attempts[item] >= self._settings.max_attempts
         if last:
             self.report.quarantined[item] = reason
+        elif passing:
+            wait_s = wait_before(self._attempts[item], self._settings.retry_wait_s)
+            self._resting.append((time.monotonic() + wait_s, item))
         else:
             # To the back: all other items come first, whatever this one does next.
             self._waiting.append(item)

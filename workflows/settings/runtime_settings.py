@@ -23,6 +23,12 @@ class RuntimeSettings(Section):
     threads: int = Field(1, gt=0, description="torch threads of an actor; 1 keeps words independent of actors")
     decode_threads: int = Field(2, gt=0, description="picture decoding threads of an actor")
     max_attempts: int = Field(3, gt=0, description="tries of a shard before the run stops")
+    retry_wait_s: float = Field(
+        15.0,
+        ge=0,
+        description="seconds before a shard is tried again whose files could not be read; four times as long before "
+        "each further try",
+    )
     item_timeout_s: float | None = Field(
         None,
         gt=0,

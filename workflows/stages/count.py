@@ -15,6 +15,7 @@ from workflows.plan.run_plan import OUTPUT, LayerPair, Plan
 from workflows.plan.scopes import Scope, item_name, joint_scope, read_scopes
 from workflows.settings import Settings
 from workflows.storage.arrays import write_arrays
+from workflows.storage.atomic import sync_file_system
 from workflows.storage.images_table import ImageColumns
 from workflows.storage.run_folder import RunFolder
 from workflows.words.scope_images import ScopeImages, ranges_of
@@ -93,11 +94,15 @@ def run(context: StageContext) -> None:
         if name in done:
             continue
         if count.images > SMALL_SHARDS * settings.extract.images_per_shard:
-            context.finished(name, count.store(context.reduce(count.blocks, count.part, count.merge)))
+            record = count.store(context.reduce(count.blocks, count.part, count.merge))
+            sync_file_system(folder.root)  # before the ledger says that they are there
+            context.finished(name, record)
         else:
             waiting.append(count)
     for start in range(0, len(waiting), SIDE_BY_SIDE):
-        for name, record in context.reduce(waiting[start : start + SIDE_BY_SIDE], _whole, _joined).items():
+        records = context.reduce(waiting[start : start + SIDE_BY_SIDE], _whole, _joined)
+        sync_file_system(folder.root)
+        for name, record in records.items():
             context.finished(name, record)
     write_word_tables(folder, settings, plan, scopes)
 

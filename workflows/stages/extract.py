@@ -24,8 +24,10 @@ from workflows.plan.scopes import plan_scopes
 from workflows.runtime.cluster import plan_actors
 from workflows.runtime.devices import STORAGE_DTYPES
 from workflows.runtime.dispatcher import PoolSettings, map_shards
+from workflows.runtime.patience import patiently
 from workflows.settings import Settings
 from workflows.storage.arrays import array_exists, choose_codec, create_array, open_array, write_shard
+from workflows.storage.atomic import sync_file_system
 from workflows.storage.images_table import PREDICTIONS, ImageColumns, merge_predictions
 from workflows.storage.run_folder import RunFolder
 from workflows.storage.tables import write_table
@@ -33,6 +35,8 @@ from workflows.words.forward import BatchTrials, ForwardBatch, FrozenForward
 
 WORTH_MEASURING_S = 120.0
 """A shorter stage does not look for its best batch, which takes some ten seconds."""
+UNREAD = "cannot be read: "
+"""Begins the reason that an earlier version wrote of pictures that storage did not give."""
 CLEARLY_FASTER = 1.05
 """Below this two batches are as fast, and noise decides between them."""
 
@@ -66,6 +70,7 @@ class ExtractWorker:
             for name, buffer in self.buffers.items():
                 write_shard(self.arrays[name], shard.first, buffer[:stored].numpy())
         write_table(predictions_path(self.folder, shard), predictions, PREDICTIONS)
+        sync_file_system(self.folder.root)  # before the ledger says that they are there
         broken = [row for row in predictions if row["status"] == "broken"]
         return {"images": shard.stop - shard.first, "broken": [[row["image"], row["reason"]] for row in broken]}
 
@@ -125,6 +130,7 @@ def run(context: StageContext) -> None:
     first = _FirstBatch(settings, plan, folder)
     _create_arrays(settings, plan, folder, first)
     plan = _with_batch(context, plan, first)
+    _void_unread(context)
     tally = _BrokenTally(settings.data.max_broken, plan.images)
     for record in context.ledger.items().values():
         tally.add(record["broken"])
@@ -145,6 +151,16 @@ def run(context: StageContext) -> None:
         context.warn(f"{len(tally.found)} broken images were skipped; images.parquet says which and why")
 
 
+def _void_unread(context: StageContext) -> None:
+    """Shards in which an earlier version took pictures for broken that could not be read, are not done."""
+    items = context.ledger.items()
+    unread = [
+        index for index, record in items.items() if any(reason.startswith(UNREAD) for _, reason in record["broken"])
+    ]
+    if unread:
+        context.ledger.void(unread)
+
+
 class _FirstBatch:
     """The first images, run once anybody asks: their columns, and seconds of processor that an image took."""
 
@@ -158,7 +174,9 @@ class _FirstBatch:
         runtime = settings.runtime.model_copy(update={"device": "cpu"})
         forward = FrozenForward(settings.model_copy(update={"runtime": runtime}), plan, folder)
         started = time.process_time()
-        batch = next(iter(forward(Shard(0, 0, min(plan.batch(settings.extract), plan.images)))))
+        first = Shard(0, 0, min(plan.batch(settings.extract), plan.images))
+        tries = settings.runtime.max_attempts, settings.runtime.retry_wait_s
+        batch = patiently(lambda: next(iter(forward(first))), *tries)
         return batch.columns, (time.process_time() - started) / len(batch.logits)
 
     @property

@@ -16,10 +16,11 @@ from workflows.context import StageContext
 from workflows.data.datasets import index_images
 from workflows.data.decoding import BrokenPicture
 from workflows.data.image_index import ImageIndex
+from workflows.data.indexed_pictures import find_states
 from workflows.data.preprocessing import Preprocessor
 from workflows.data.reading import PictureReader
 from workflows.data.scenes import load_scenes
-from workflows.errors import DataError
+from workflows.errors import DataError, StorageFault
 from workflows.fits.needs import disk_needs, least_assigned, least_labels, memory_needs, planned_actors
 from workflows.networks.dense_chain import chain_layers
 from workflows.networks.equivalence import check_network
@@ -30,7 +31,8 @@ from workflows.networks.taps import resolve_layers
 from workflows.networks.vae_gan import check_encoder
 from workflows.plan.graph_requests import refuse_unexplained_names
 from workflows.plan.requests import ALL, check_image_request, class_id
-from workflows.plan.run_plan import LayerPlan, Plan
+from workflows.plan.run_inputs import network_sources, weights_identity
+from workflows.plan.run_plan import LayerPlan, Plan, plan_path
 from workflows.plan.scope_sizes import (
     refuse_lone_classes,
     refuse_more_words_than_columns,
@@ -76,12 +78,32 @@ def run(context: StageContext) -> None:
     check_disk(context.folder.root, needed, margin=runtime.disk_margin, change=fewer)
     check_memory(memory_needs(settings, plan, planned_actors(runtime)), limit_gb=runtime.memory_gb)
     images = index.to_table().append_column("status", pa.array(["indexed"] * len(index)))
+    for name, values in find_states(settings.data, index.path.tolist()).items():
+        images = images.append_column(name, values)
     write_table(context.folder.images_table, images, "images", network=settings.name)
     if settings.data.source == "scenes":
         load_scenes().write_boxes(context.folder.root / "objects.csv")
-    plan.write(context.folder)
+    _keep_or_write(plan, context.folder)
     # The fit stage looks at scopes again, and does not repeat what was told here.
     context.finished("images", {"images": len(index), "warnings": warnings})
+
+
+def _keep_or_write(plan: Plan, folder: RunFolder) -> None:
+    """A plan that is there has been decided on since; it stays where the image table alone was lost.
+
+    Raises:
+        DataError: there are other images now.
+    """
+    if not plan_path(folder).exists():
+        plan.write(folder)
+        return
+    earlier = Plan.read(folder)
+    if (earlier.images, earlier.train_images) != (plan.images, plan.train_images):
+        raise DataError(
+            f"{str(folder.images_table)!r} was lost, and there are other images now: {plan.train_images} of "
+            f"{plan.images} to train with instead of {earlier.train_images} of {earlier.images}; restore the table or "
+            "the images, or give another --out"
+        )
 
 
 def _untold(settings: Settings) -> list[str]:
@@ -121,6 +143,7 @@ def make_plan(settings: Settings, index: ImageIndex, folder: RunFolder, network:
     layers = _modelled_layers(settings, network)
     names = [name for name, _, _ in layers]
     has_outputs = settings.network.has_outputs
+    weights = _weights(settings.network.weights, folder)
     checked = check_network(network, names, images, has_outputs)
     if settings.learns_pictures:
         check_encoder(checked.logits.shape[1], shape)
@@ -141,10 +164,12 @@ def make_plan(settings: Settings, index: ImageIndex, folder: RunFolder, network:
         train_images=len(index.rows("train")),
         input_height=shape[1],
         input_width=shape[2],
-        weights=_weights(settings.network.weights, folder),
+        weights=weights,
         rewriting=checked.rewriting,
         probabilities=checked.probabilities,
         outputs=has_outputs,
+        weights_file=None if settings.network.weights == "train" else weights_identity(weights),
+        sources=tuple(network_sources(settings.network.name).items()),
     )
 
 
@@ -199,7 +224,11 @@ def _first_picture(settings: Settings, index: ImageIndex, preprocessor: Preproce
     reasons = []
     with PictureReader(settings.data, threads=1, geometry=preprocessor.crop) as reader:
         for path in index.path[:20]:
-            (picture,) = reader.read([str(path)])
+            try:
+                (picture,) = reader.read([str(path)])
+            except StorageFault as error:
+                reasons.append(str(error))
+                continue
             if not isinstance(picture, BrokenPicture):
                 return picture.pixels
             reasons.append(f"{path}: {picture.reason}")

@@ -16,18 +16,22 @@ from workflows.context import StageContext
 from workflows.data.boxes import match_images, read_boxes
 from workflows.data.decoding import BrokenPicture
 from workflows.data.image_index import UNLABELLED
+from workflows.data.indexed_pictures import IndexedPictures
 from workflows.data.network_inputs import ObjectInputs
 from workflows.data.objects import boxed_objects
 from workflows.data.preprocessing import Preprocessor
 from workflows.data.reading import PictureReader, photo_sizes
+from workflows.errors import NetworkError
 from workflows.networks.equivalence import check_network
 from workflows.networks.starting import cut_head, started_network
 from workflows.networks.training import accuracy, train_classifier
 from workflows.networks.vae_gan import AutoencoderLosses, rebuilt, train_autoencoder
 from workflows.plan.run_plan import Plan
 from workflows.report.rebuilt_figure import draw_rebuilt
+from workflows.runtime.patience import patiently
 from workflows.settings import Settings, TrainingSettings
 from workflows.storage.atomic import replacing
+from workflows.storage.identities import FileIdentity
 from workflows.storage.images_table import read_image_rows
 from workflows.storage.run_folder import RunFolder
 
@@ -49,8 +53,8 @@ def run(context: StageContext) -> None:
     # The index stage checked the rewriting with random weights, which hide faults: normalisation does nothing yet.
     network.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     checked = check_network(network, [layer.name for layer in plan.layers], seen, plan.outputs)
-    replace(plan, rewriting=checked.rewriting, probabilities=checked.probabilities).write(folder)
-    _save(folder.weights, network)
+    plan = replace(plan, rewriting=checked.rewriting, probabilities=checked.probabilities)
+    replace(plan, weights_file=_save(folder.weights, network, plan.weights_file)).write(folder)
     context.finished("network", found)
     context.progress.note(told)
 
@@ -77,7 +81,7 @@ def _classifier(context: StageContext, plan: Plan, training: TrainingSettings) -
         settings.seed,
         progress=lambda epoch, epochs, loss: context.progress.note(f"epoch {epoch} of {epochs}, loss {loss:.3f}"),
         channels_last=plan.rewriting.channels_last,
-        keep=lambda epoch, _: _save(folder.checkpoint(epoch), network),  # of which a head is a part
+        keep=lambda epoch, _: _keep(folder.checkpoint(epoch), network),  # of which a head is a part
     )
     images, labels = _images(settings, folder, plan.train_images, plan.images)
     share = accuracy(network, images.contiguous(), labels)
@@ -98,7 +102,7 @@ def _autoencoder(context: StageContext, plan: Plan, training: TrainingSettings) 
         training,
         settings.seed,
         progress=note,
-        keep=lambda epoch, encoder: _save(folder.checkpoint(epoch), encoder),
+        keep=lambda epoch, encoder: _keep(folder.checkpoint(epoch), encoder),
     )
     _save(folder.decoder, decoder)
     held = _pictures(settings, plan, folder, plan.train_images, plan.images)
@@ -126,10 +130,23 @@ def _pixels(pictures: Float[Tensor, "n 3 h w"]) -> UInt8[np.ndarray, "n h w 3"]:
     return (pictures * 255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
 
 
-def _save(path: Path, network: nn.Module) -> None:
+def _keep(path: Path, network: nn.Module) -> None:
+    _save(path, network)
+
+
+def _save(path: Path, network: nn.Module, earlier: FileIdentity | None = None) -> FileIdentity:
+    """Write a state dict. Raises NetworkError: it is another one than the run had before, and that was lost."""
     path.parent.mkdir(exist_ok=True)
-    with replacing(path) as temporary:
-        torch.save(network.state_dict(), temporary)
+    with replacing(path) as temporary, temporary.open("wb") as file:  # a name of its own would be in the file's bytes
+        torch.save(network.state_dict(), file)
+        file.flush()
+        found = FileIdentity.of(temporary)
+        if earlier is not None and found.sha256 != earlier.sha256:
+            raise NetworkError(
+                f"{str(path)!r} was lost, and training anew came to another network (other libraries, another kind of "
+                "processor): restore the file, or give another --out"
+            )
+    return FileIdentity.of(path)
 
 
 def _pictures(settings: Settings, plan: Plan, folder: RunFolder, first: int, stop: int) -> Float[Tensor, "N 3 H W"]:
@@ -144,23 +161,32 @@ def _pictures(settings: Settings, plan: Plan, folder: RunFolder, first: int, sto
                             {first + place: size for place, size in zip(boxes, sizes, strict=True)})  # fmt: skip
     size = (plan.input_height, plan.input_width)
     crops = np.stack(list(ObjectInputs(settings, folder, size).crops(objects)))
-    whole, _ = _read(settings, [path for place, path in enumerate(paths) if place not in boxes])
+    whole, _ = _read(settings, folder, [first + place for place in range(len(paths)) if place not in boxes])
     return torch.cat([Preprocessor(settings.preprocessing).normalise(crops), whole])
 
 
 def _images(settings: Settings, folder: RunFolder, first: int, stop: int) -> tuple[Tensor, Tensor]:
     """Normalised images (N, 3, H, W) float32 and labels (N,) of rows [first, stop), without broken pictures."""
-    rows = read_image_rows(folder.images_table, first, stop, ["path", "label"])
-    images, readable = _read(settings, rows["path"].to_pylist())
+    rows = read_image_rows(folder.images_table, first, stop, ["label"])
+    images, readable = _read(settings, folder, range(first, stop))
     # Labels are null where nobody has told a class.
     return images, torch.from_numpy(rows["label"].fill_null(UNLABELLED).to_numpy()[readable].astype(np.int64))
 
 
-def _read(settings: Settings, paths: Sequence[str]) -> tuple[Float[Tensor, "n 3 H W"], np.ndarray]:
-    """Normalised images of the pictures that can be read, and which of them can."""
+def _read(settings: Settings, folder: RunFolder, rows: Sequence[int]) -> tuple[Float[Tensor, "n 3 H W"], np.ndarray]:
+    """Normalised images of the pictures that are whole, and which of them are; storage may be away for a while."""
+    return patiently(
+        lambda: _read_once(settings, folder, rows), settings.runtime.max_attempts, settings.runtime.retry_wait_s
+    )
+
+
+def _read_once(
+    settings: Settings, folder: RunFolder, rows: Sequence[int]
+) -> tuple[Float[Tensor, "n 3 H W"], np.ndarray]:
+    indexed = IndexedPictures.read(folder.images_table, rows)
     preprocessor = Preprocessor(settings.preprocessing)
     with PictureReader(settings.data, settings.runtime.decode_threads, geometry=preprocessor.crop) as reader:
-        pictures = reader.read(paths)
+        pictures = reader.read(indexed.paths, indexed.states)
     crops = [picture.pixels for picture in pictures if not isinstance(picture, BrokenPicture)]
     readable = np.array([not isinstance(picture, BrokenPicture) for picture in pictures], bool)
     return preprocessor.normalise(preprocessor.stack(crops, preprocessor.input_size)), readable

@@ -22,6 +22,7 @@ from workflows.plan.scopes import JOINT, Scope, read_scopes
 from workflows.runtime.devices import choose_device
 from workflows.settings import Settings
 from workflows.storage.arrays import array_exists, create_array, write_shard
+from workflows.storage.atomic import sync_file_system
 from workflows.storage.images_table import ImageColumns
 from workflows.storage.mixtures import load_mixture
 from workflows.storage.run_folder import RunFolder
@@ -65,6 +66,7 @@ class WordsWorker:
                     self._write(shard, layers, columns, {name: rows}, broken)
             else:
                 self._write(shard, layers, batches, assigned, broken)
+        sync_file_system(self.folder.root)  # before the ledger says that they are there
         return {"images": len(shard)}
 
     def _write(

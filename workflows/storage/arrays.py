@@ -18,7 +18,7 @@ import zarr
 from zarr.codecs import Crc32cCodec, ZstdCodec
 
 from workflows.errors import RunFolderError
-from workflows.storage.atomic import replacing
+from workflows.storage.atomic import full_disk_in_words, replacing
 from workflows.storage.shard_files import Rows, encoded_shard, read_shard, shard_rows_of
 
 Codec = Literal["zstd", "none"]
@@ -73,18 +73,19 @@ def create_array(
         raise ValueError(f"shard_rows ({shard_rows}) must be a multiple of chunk_rows ({chunk_rows})")
     rows, *rest = (int(extent) for extent in shape)
     compressor = ZstdCodec(level=zstd_level, checksum=True) if codec == "zstd" else Crc32cCodec()
-    return zarr.create_array(
-        store=str(path),
-        shape=(rows, *rest),
-        shards=(shard_rows, *rest),
-        chunks=(chunk_rows, *rest),
-        dtype=dtype,
-        compressors=[compressor],
-        fill_value=fill_value,
-        attributes={**(attributes or {}), **({} if filled_shards is None else {_FILLED: list(filled_shards)})},
-        config={"write_empty_chunks": True},
-        overwrite=True,
-    )
+    with full_disk_in_words(path):
+        return zarr.create_array(
+            store=str(path),
+            shape=(rows, *rest),
+            shards=(shard_rows, *rest),
+            chunks=(chunk_rows, *rest),
+            dtype=dtype,
+            compressors=[compressor],
+            fill_value=fill_value,
+            attributes={**(attributes or {}), **({} if filled_shards is None else {_FILLED: list(filled_shards)})},
+            config={"write_empty_chunks": True},
+            overwrite=True,
+        )
 
 
 def array_exists(path: Path) -> bool:
@@ -185,16 +186,17 @@ def write_arrays(path: Path, arrays: Mapping[str, np.ndarray], attributes: Mappi
 
     The group counts only once all arrays are written: ``read_arrays`` refuses one whose writer was killed.
     """
-    group = zarr.create_group(store=str(path), overwrite=True)
-    for name, values in arrays.items():
-        group.create_array(
-            name=name,
-            data=np.asarray(values, order="C"),
-            chunks=tuple(max(1, extent) for extent in values.shape),
-            compressors=[ZstdCodec(level=3, checksum=True)],
-            config={"write_empty_chunks": True},
-        )
-    group.update_attributes({**(attributes or {}), _NAMES: list(arrays)})
+    with full_disk_in_words(path):
+        group = zarr.create_group(store=str(path), overwrite=True)
+        for name, values in arrays.items():
+            group.create_array(
+                name=name,
+                data=np.asarray(values, order="C"),
+                chunks=tuple(max(1, extent) for extent in values.shape),
+                compressors=[ZstdCodec(level=3, checksum=True)],
+                config={"write_empty_chunks": True},
+            )
+        group.update_attributes({**(attributes or {}), _NAMES: list(arrays)})
 
 
 def read_arrays(path: Path) -> dict[str, np.ndarray]:

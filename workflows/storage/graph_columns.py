@@ -36,6 +36,8 @@ GRAPH_COLUMNS: dict[str, list[pa.Field]] = {
         field("probability", SINGLE, "0..1", "softmax probability of the predicted class", nullable=True),
         field("status", TEXT, "", "`indexed` (not read yet), `ok`, or `broken`: the image takes no part"),
         field("reason", TEXT, "", "why the image is broken", nullable=True),
+        field("file_size", LONG, "bytes", "size of its file when it was indexed; null without a file", nullable=True),
+        field("file_modified", LONG, "ns", "when its file was changed last, since 1970; null as before", nullable=True),
     ],
     "nodes": [
         GRAPH,

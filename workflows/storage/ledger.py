@@ -11,12 +11,13 @@ import errno
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from workflows.errors import RunFolderError
+from workflows.storage.atomic import full_disk_in_words
 
 Item = int | str
 
@@ -70,6 +71,10 @@ class Ledger:
         """Mark that what was freed is to be written again: the stage is no longer done, and no item is."""
         self._append({"mark": "restore"})
 
+    def void(self, items: Iterable[Item]) -> None:
+        """Mark that these items are to be done again: the stage is no longer done."""
+        self._append({"mark": "void", "items": list(items)})
+
     def record(self, item: Item, **fields: Any) -> None:
         """Note a finished item. Numpy scalars and arrays in ``fields`` become numbers and lists."""
         self._append({"item": item, "fields": fields})
@@ -116,19 +121,20 @@ class Ledger:
             yield record
 
     def _append(self, record: dict[str, Any]) -> None:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
         line = json.dumps({**record, "time": time.time()}, default=_plain).encode() + b"\n"
-        descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
-        try:
-            _drop_torn_line(descriptor)
-            if os.write(descriptor, line) < len(line):
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-            os.fsync(descriptor)
-        except OSError as error:
-            error.filename = str(self.path)  # the system does not say whose
-            raise
-        finally:
-            os.close(descriptor)
+        with full_disk_in_words(self.path):
+            descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
+            try:
+                _drop_torn_line(descriptor)
+                if os.write(descriptor, line) < len(line):
+                    _drop_torn_line(descriptor)
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+                os.fsync(descriptor)
+            except OSError as error:
+                error.filename = str(self.path)  # the system does not say whose
+                raise
+            finally:
+                os.close(descriptor)
 
 
 def _is_whole(record: Any) -> bool:
@@ -176,6 +182,10 @@ def _replay(lines: Iterator[dict[str, Any]]) -> LedgerContent:
             cleaned = True
         elif line.get("mark") == "restore":
             items, failed, done, seconds = {}, {}, False, 0.0
+        elif line.get("mark") == "void":
+            done = False
+            for item in line["items"]:
+                items.pop(item, None)
         else:
             # The time between a killed driver's last line and the next begin is not work.
             seconds += max(0.0, line["time"] - last)

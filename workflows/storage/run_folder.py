@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import json
 import os
-import socket
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from workflows.errors import FolderInUse, RunFolderError, SettingsError, system_words
+from workflows.errors import RunFolderError, SettingsError, system_words
 from workflows.settings import Settings, parse_settings
 from workflows.storage.atomic import TEMPORARY_SUFFIX, write_bytes
 from workflows.storage.damage import undamaged
+from workflows.storage.folder_lock import LOCK_FILE, OWNER_FILE, held, is_held
 from workflows.storage.ledger import Ledger
 from workflows.storage.names import JOINT, joined_slug, readable_name, slug
 
@@ -24,7 +23,6 @@ FORMAT = 2
 """Version of the layout below; a run folder of another version is refused."""
 
 RUN_FILE = "run.json"
-LOCK_FILE = ".lock"
 REDO_FIT = "delete it and ledgers/fit.jsonl, and run again"
 _OLD_TABLES = {"boxes": "parts"}
 """What tables were called before, by their present name."""
@@ -104,40 +102,19 @@ class RunFolder:
         """
         return _parsed(self.root, _stored(self.root))
 
-    @contextmanager
-    def lock(self) -> Iterator[None]:
-        """Hold the folder for one driver; released when the block ends, and by the kernel when the driver is killed.
+    def lock(self) -> AbstractContextManager[None]:
+        """Hold the folder for one driver; see ``workflows.storage.folder_lock``.
 
         Raises:
             FolderInUse: another driver holds it. RunFolderError: it cannot be made, or not be written.
         """
         with _as_refusals():
             self.root.mkdir(parents=True, exist_ok=True)
-            descriptor = os.open(self.root / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        try:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise FolderInUse(_held(self.root, os.read(descriptor, 200).decode())) from None
-            os.truncate(descriptor, 0)
-            os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()}".encode(), 0)
-            yield
-        finally:
-            os.close(descriptor)
+        return held(self.root)
 
     def is_locked(self) -> bool:
         """Whether a driver works in the folder now."""
-        try:
-            descriptor = os.open(self.root / LOCK_FILE, os.O_RDONLY | os.O_CLOEXEC)
-        except FileNotFoundError:
-            return False
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-        finally:
-            os.close(descriptor)
-        return False
+        return is_held(self.root)
 
     def remove_leftovers(self) -> None:
         """Remove temporary files that a killed driver left; for the driver that holds the folder."""
@@ -358,7 +335,9 @@ def _refuse_strange_files(root: Path) -> None:
     if not root.is_dir():
         raise RunFolderError(f"{str(root)!r} is a file: --out must be a folder")
     strange = sorted(
-        entry.name for entry in root.iterdir() if entry.name != LOCK_FILE and not _is_temporary(entry.name)
+        entry.name
+        for entry in root.iterdir()
+        if entry.name not in (LOCK_FILE, OWNER_FILE) and not _is_temporary(entry.name)
     )
     if strange:
         raise RunFolderError(
@@ -368,7 +347,3 @@ def _refuse_strange_files(root: Path) -> None:
 
 def _is_temporary(name: str) -> bool:
     return name.startswith(".") and name.endswith(TEMPORARY_SUFFIX)
-
-
-def _held(root: Path, holder: str) -> str:
-    return f"{str(root)!r} is in use by another driver ({holder}): wait for it, stop it, or give another --out"

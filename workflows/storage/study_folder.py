@@ -6,12 +6,13 @@ import hashlib
 import json
 import shutil
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from workflows.errors import RunFolderError
 from workflows.storage.atomic import write_bytes
+from workflows.storage.identities import FileIdentity
 from workflows.storage.ledger import Ledger
 from workflows.storage.names import slug
 from workflows.storage.run_folder import RunFolder, size_of
@@ -212,33 +213,17 @@ def _is_same(folder: RunFolder, name: str, known: Any, version: int) -> bool:
         return bool(known == version)
     if "ledger" in known:
         return bool(known["sha256"] == _finished(folder, known["ledger"]))
-    path = folder.root / known.get("path", name)
-    if not path.exists():
-        return False
-    seen = path.stat()
-    if (seen.st_size, seen.st_mtime_ns) == (known["size"], known["mtime_ns"]):
-        return True
-    return bool(seen.st_size == known["size"] and _hash(path) == known["sha256"])
+    identity = FileIdentity(known["size"], known["mtime_ns"], known["sha256"])
+    return identity.fits(folder.root / known.get("path", name))
 
 
 def _identity(path: Path) -> dict[str, Any]:
     try:
-        seen = path.stat()
+        return asdict(FileIdentity.of(path))
     except FileNotFoundError:
         raise RunFolderError(
             f"{str(path)!r} is missing, and the study stands on it: restore it, or run again"
         ) from None
-    return {"size": seen.st_size, "mtime_ns": seen.st_mtime_ns, "sha256": _hash(path)}
-
-
-def _hash(path: Path) -> str:
-    if path.is_dir():
-        names = [
-            f"{file.relative_to(path)} {file.stat().st_size}" for file in sorted(path.rglob("*")) if file.is_file()
-        ]
-        return hashlib.sha256("\n".join(names).encode("utf-8", "surrogateescape")).hexdigest()
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _finished(folder: RunFolder, stage: str) -> str:

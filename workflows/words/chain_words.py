@@ -18,6 +18,7 @@ from workflows.plan.run_plan import OUTPUT, Plan
 from workflows.runtime.devices import choose_device
 from workflows.settings import Settings
 from workflows.storage.arrays import read_rows, write_shard
+from workflows.storage.atomic import sync_file_system
 from workflows.storage.chains import chain_path, load_chain
 from workflows.storage.images_table import read_image_rows
 from workflows.storage.names import JOINT
@@ -76,6 +77,7 @@ class ChainWordsWorker:
             path_part(self.folder, shard), path_rows(self.settings, self.plan, shard.first, numbers, readable), "paths"
         )
         impossible = np.isneginf(numbers["path"]) & readable
+        sync_file_system(self.folder.root)  # before the ledger says that they are there
         return {"images": len(shard), "impossible": int(impossible.sum())}
 
     def _decoded(self, columns: list[Float[Tensor, "N D"]], predicted: Int[Tensor, " N"]) -> Numbers:

@@ -16,12 +16,14 @@ from jaxtyping import Float
 from torch import Tensor
 
 from workflows.data.decoding import BrokenPicture, Picture
+from workflows.data.indexed_pictures import IndexedPictures
 from workflows.data.preprocessing import Preprocessor
 from workflows.data.reading import PictureReader
 from workflows.data.shards import Shard
 from workflows.errors import DataError
 from workflows.networks.loading import load_network
 from workflows.networks.taps import TappedNetwork
+from workflows.plan.run_inputs import refuse_changed_inputs
 from workflows.plan.run_plan import OUTPUT, ForwardTrial, Plan
 from workflows.runtime.devices import STORAGE_DTYPES, choose_device
 from workflows.settings import Settings
@@ -89,6 +91,7 @@ class FrozenForward:
             torch.backends.cudnn.allow_tf32 = False
             torch.backends.cuda.matmul.allow_tf32 = False
         names = [layer.name for layer in plan.layers]
+        refuse_changed_inputs(settings.network.name, plan, folder)
         network = load_network(settings.network.model_copy(update={"weights": plan.weights}))
         tapped = TappedNetwork(network, names, rewriting=plan.rewriting, outputs=plan.outputs)
         self.network = tapped.to(self.device, self.precision)
@@ -118,10 +121,8 @@ class FrozenForward:
         return self.preprocessor.normalise(pixels, self.device).to(self.precision)
 
     def _inputs(self, images: Sequence[int], batch: int) -> Iterator[tuple[np.ndarray, dict[int, str]]]:
-        first = images[0]
-        table = read_image_rows(self.folder.images_table, first, images[-1] + 1, ["path"])
-        paths = table["path"].take([image - first for image in images]).to_pylist()
-        for results in self.reader.stream(paths, batch):
+        pictures = IndexedPictures.read(self.folder.images_table, images)
+        for results in self.reader.stream(pictures.paths, batch, states=pictures.states):
             yield self._stack(results)
 
     def _stack(self, results: Sequence[Picture | BrokenPicture]) -> tuple[np.ndarray, dict[int, str]]:

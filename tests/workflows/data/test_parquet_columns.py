@@ -101,12 +101,12 @@ class TestPictures:
             pictures = reader.read([f"{file}#{row}" for row in range(6)])
         reasons = [picture.reason for picture in pictures if isinstance(picture, BrokenPicture)]
         assert reasons == [
-            "cannot be read: No such file or directory",
+            "its cell names no file: No such file or directory",
             "its path '../0.png' leaves the folder of the Parquet file; give absolute paths",
             "its path 'https://example.org/0.png' is no local file; store the bytes, or download the files",
             "empty: the cell has neither bytes nor a path",
             "empty: the cell has neither bytes nor a path",
-            "cannot be read: Is a directory",
+            "its cell names no file: Is a directory",
         ]
 
     def test_a_file_whose_name_is_no_utf8(self, tmp_path: Path) -> None:

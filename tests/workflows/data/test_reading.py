@@ -1,19 +1,27 @@
 from __future__ import annotations
 
+import errno
+import io
+import os
 import threading
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
 from tests.workflows.data.made_files import encoded, noise, write_folders, write_parquet
+from workflows.data import parquet_columns
 from workflows.data.datasets import index_images
 from workflows.data.decoding import Pixels
+from workflows.data.file_states import FileState
+from workflows.data.indexed_pictures import find_states
 from workflows.data.preprocessing import Preprocessor
 from workflows.data.reading import BrokenPicture, Picture, PictureReader
 from workflows.data.shards import plan_shards
-from workflows.errors import DataError
+from workflows.errors import DataError, StorageFault
 from workflows.settings import DataSettings, PreprocessingSettings
 
 PARQUET = DataSettings(source="parquet")
@@ -53,9 +61,11 @@ def test_files_that_vanish_or_are_cut_while_the_run_goes_on(tmp_path: Path) -> N
     root = write_folders(tmp_path / "root", {"a": 3})
     file = write_parquet(tmp_path / "a.parquet", [encoded(noise(40, 40, row)) for row in range(3)])
     with PictureReader(FOLDERS) as reader:
-        gone, there = reader.read([str(root / "a" / "gone.png"), str(root / "a" / "image1.png")])
-    assert isinstance(gone, BrokenPicture)
-    assert gone.reason == "cannot be read: No such file or directory"
+        with pytest.raises(
+            StorageFault, match=r"gone.png' must be readable, got No such file or directory; see to its"
+        ):
+            reader.read([str(root / "a" / "gone.png"), str(root / "a" / "image1.png")])
+        (there,) = reader.read([str(root / "a" / "image1.png")])
     assert isinstance(there, Picture)
     with PictureReader(PARQUET) as reader:
         paths = [f"{file}#{row}" for row in range(3)]
@@ -64,6 +74,80 @@ def test_files_that_vanish_or_are_cut_while_the_run_goes_on(tmp_path: Path) -> N
         first, _, last = reader.read(paths)
     assert isinstance(first, Picture)
     assert isinstance(last, BrokenPicture)
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EACCES, errno.ENOENT])
+@pytest.mark.parametrize("compression", ["none", "snappy", ""])
+def test_what_storage_does_not_give_is_no_broken_picture(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, compression: str
+) -> None:
+    """compression: of a Parquet file; none: image files."""
+    if compression:
+        file = write_parquet(
+            tmp_path / "a.parquet", [encoded(noise(9, 9, row)) for row in range(3)], compression=compression
+        )
+        settings, paths = PARQUET, [f"{file}#{row}" for row in range(3)]
+    else:
+        settings, paths = FOLDERS, [str(write_folders(tmp_path / "root", {"a": 1}) / "a" / "image0.png")]
+
+    def away(*given: object, **named: object) -> object:
+        raise OSError(number, os.strerror(number))
+
+    with PictureReader(settings) as reader:
+        for module, name in ((os, "open"), (io, "open"), (parquet_columns.pq, "ParquetFile")):
+            monkeypatch.setattr(module, name, away)
+        monkeypatch.setattr(Path, "open", away)
+        with pytest.raises(StorageFault):
+            reader.read(paths)
+        monkeypatch.undo()
+        assert all(isinstance(picture, Picture) for picture in reader.read(paths)), "the storage is back"
+
+
+def test_a_file_that_is_not_the_indexed_one_is_refused_with_both_values(tmp_path: Path) -> None:
+    root = write_folders(tmp_path / "root", {"a": 2})
+    file = write_parquet(tmp_path / "a.parquet", [encoded(noise(9, 9, row)) for row in range(3)])
+    packed = write_parquet(
+        tmp_path / "b.parquet", [encoded(noise(9, 9, row)) for row in range(3)], compression="snappy"
+    )
+    sources = {
+        FOLDERS: [str(root / "a" / "image0.png"), str(root / "a" / "image1.png")],
+        DataSettings(source="crops", boxes="boxes.csv"): [
+            f"{root / 'a' / 'image0.png'}#0,0,4,4",
+            str(root / "a" / "image1.png"),
+        ],
+        PARQUET: [f"{file}#0", f"{file}#2"],
+        PARQUET.model_copy(update={"label_column": "label"}): [f"{packed}#0", f"{packed}#2"],
+    }
+    known = {}
+    for settings, paths in sources.items():
+        columns = find_states(settings, paths)
+        pairs = zip(*(columns[name].to_pylist() for name in ("file_size", "file_modified")), strict=True)
+        known[settings] = [FileState(*pair) for pair in pairs]
+        with PictureReader(settings) as reader:
+            assert all(isinstance(one, Picture) for one in reader.read(paths, known[settings]))
+    for changed in (root / "a" / "image0.png", file, packed):
+        content = changed.read_bytes()
+        changed.write_bytes(content[:-1])
+        os.utime(changed, ns=(0, 5))
+    for settings, paths in sources.items():
+        with PictureReader(settings) as reader, pytest.raises(DataError) as caught:
+            reader.read(paths, known[settings])
+        size = known[settings][0].size
+        assert f"size: the index has {size} bytes, the file {size - 1}" in str(caught.value)
+        assert "the file 1970-01-01 00:00:00.000000005" in str(caught.value)
+        assert "restore the file, or give another --out" in str(caught.value)
+        assert not isinstance(caught.value, StorageFault)
+
+
+def test_states_of_pictures_that_cells_name(tmp_path: Path) -> None:
+    picture = tmp_path / "0.png"
+    picture.write_bytes(encoded(noise(6, 6)))
+    image = [{"bytes": None, "path": "0.png"}, {"bytes": None, "path": "gone.png"}, {"bytes": b"1", "path": "0.png"}]
+    kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    file = tmp_path / "a.parquet"
+    pq.write_table(pa.table({"image": pa.array(image, kind), "label": [0, 0, 0]}), file)
+    found = find_states(PARQUET, [f"{file}#{row}" for row in range(3)])["file_size"].to_pylist()
+    assert found == [picture.stat().st_size, None, file.stat().st_size]
 
 
 def test_geometry_runs_in_the_decoding_threads(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import time
@@ -11,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from gmm_ops.errors import NonFiniteActivations
-from workflows.errors import NetworkError
+from workflows.errors import NetworkError, StorageFault
 from workflows.storage.arrays import write_shard
 
 
@@ -44,6 +45,10 @@ class Faulty:
             kind = kind.removeprefix("once")
         if kind == "kill":
             os.kill(os.getpid(), signal.SIGKILL)
+        if kind == "storage":
+            with (self.folder / f"{item}.tries").open("a") as tries:
+                tries.write(f"{time.monotonic()}\n")
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE)) if "raw" in item else StorageFault(f"{item}: away")
         if kind == "raise":
             raise ValueError(f"cannot read {item}")
         if kind == "hang":

@@ -111,6 +111,23 @@ def test_a_poison_item_is_quarantined_while_the_others_finish(tmp_path: Path) ->
     assert sorted(done) == sorted([*(f"{item} after 1" for item in good), *once])
 
 
+def test_storage_that_failed_is_tried_again_after_longer_and_longer_waits(tmp_path: Path) -> None:
+    items = ["storage-1", "storage-raw", "oncestorage-2", *(f"good-{i}" for i in range(4))]
+    done: list[str] = []
+    with pytest.raises(
+        ShardError, match=r"2 shard\(s\) failed 3 times each(.|\n)*shard storage-1: storage-1: away"
+    ) as told:
+        map_shards(
+            Faulty, {"folder": tmp_path}, items, settings(retry_wait_s=0.4), on_done=lambda item, _: done.append(item)
+        )
+    assert "shard storage-raw: OSError: [Errno 116]" in str(told.value)
+    assert sorted(done) == sorted(items[2:])
+    for item in items[:2]:
+        first, second, third = (float(at) for at in (tmp_path / f"{item}.tries").read_text().split())
+        assert second - first >= 0.4
+        assert third - second >= 1.6
+
+
 def test_a_hung_item_is_stopped_and_tried_again(tmp_path: Path) -> None:
     items = ["oncehang-1", *(f"good-{i}" for i in range(6))]
     report = map_shards(Faulty, {"folder": tmp_path}, items, settings(item_timeout_s=1.5))

@@ -171,3 +171,22 @@ def test_a_cleaned_stage_is_done_until_it_is_restored(tmp_path: Path) -> None:
     ledger.record(1, images=5)
     ledger.end()
     assert (ledger.content().cleaned, ledger.items()) == (False, before.items)
+
+
+def test_voided_items_are_to_be_done_again_and_the_others_stay(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path / "extract.jsonl")
+    ledger.begin("f", 3)
+    for item in (0, 1, 2):
+        ledger.record(item, images=7)
+    ledger.end()
+    assert ledger.stage_done("f")
+    ledger.void([1])
+    assert not ledger.stage_done("f")
+    assert list(ledger.items()) == [0, 2]
+    ledger.begin("f", 3)
+    ledger.record(1, images=8)
+    ledger.end()
+    assert ledger.stage_done("f")
+    ledger.void([])
+    assert not ledger.stage_done("f"), "what the stage writes at its end is to be written again"
+    assert len(ledger.items()) == 3

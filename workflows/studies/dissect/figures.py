@@ -14,6 +14,7 @@ from jaxtyping import Bool, Int, UInt8
 from gmm_ops.units.concept_counts import mask_patterns, word_mask
 from workflows.asking.study import StudyContext
 from workflows.data.decoding import unbroken
+from workflows.data.indexed_pictures import IndexedPictures
 from workflows.data.preprocessing import Preprocessor
 from workflows.data.reading import PictureReader
 from workflows.errors import RunFolderError
@@ -213,11 +214,10 @@ def _known(images: Int[np.ndarray, " k"]) -> tuple[int, ...]:
 
 
 def _pictures(study: StudyContext, images: Sequence[int]) -> dict[int, UInt8[np.ndarray, "H W 3"]]:
-    table = read_table(study.folder.images_table, ["image", "path"])
-    paths = dict(zip(table["image"].to_pylist(), table["path"].to_pylist(), strict=True))
+    indexed = IndexedPictures.read(study.folder.images_table, images)
     crop = Preprocessor(study.settings.preprocessing).crop
     with PictureReader(study.settings.data, geometry=crop) as reader:
-        found = reader.read([paths[image] for image in images])
+        found = reader.read(indexed.paths, indexed.states)
     return {image: unbroken(one).pixels for image, one in zip(images, found, strict=True)}
 
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from gmm_ops.units.resampling import ResponseSums, correlations
 from workflows.asking.image_parts import ImageShard
 from workflows.data.decoding import unbroken
+from workflows.data.indexed_pictures import IndexedPictures
 from workflows.data.masks.concept_masks import MaskSet
 from workflows.data.masks.mask_sources import OBJECT
 from workflows.data.preprocessing import Preprocessor
@@ -24,7 +25,7 @@ from workflows.networks.tracing import trace_network
 from workflows.plan.run_plan import Plan
 from workflows.runtime.devices import choose_device
 from workflows.settings import Settings
-from workflows.storage.images_table import ImageColumns, read_image_rows
+from workflows.storage.images_table import ImageColumns
 from workflows.storage.run_folder import RunFolder
 from workflows.studies.resample.scores import DIRECTIONAL, Evidence, LayerScores, Resampling, selection_columns
 
@@ -171,10 +172,8 @@ class ShownPictures:
         Raises:
             DataError: a picture can no longer be read.
         """
-        first = images[0]
-        table = read_image_rows(self._table, first, images[-1] + 1, ["path"])
-        paths = table["path"].take([image - first for image in images]).to_pylist()
-        for results in self._reader.stream(paths, batch):
+        indexed = IndexedPictures.read(self._table, images)
+        for results in self._reader.stream(indexed.paths, batch, states=indexed.states):
             yield from (unbroken(result).pixels for result in results)
 
 
