@@ -123,6 +123,7 @@ class Ledger:
     def _append(self, record: dict[str, Any]) -> None:
         line = json.dumps({**record, "time": time.time()}, default=_plain).encode() + b"\n"
         with full_disk_in_words(self.path):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
             descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
             try:
                 _drop_torn_line(descriptor)
