@@ -147,7 +147,9 @@ def _is_whole(record: Any) -> bool:
         return isinstance(record.get("item"), int | str) and bool(
             isinstance(record.get("fields"), dict) or isinstance(record.get("failed"), str)
         )
-    needed = {"begin": {"fingerprint", "total"}, "end": {"fields"}, "clean": set(), "restore": set()}
+    needed = {
+        "begin": {"fingerprint", "total"}, "end": {"fields"}, "void": {"items"}, "clean": set(), "restore": set()
+    }  # fmt: skip
     return mark in needed and needed[mark] <= record.keys()
 
 
