@@ -104,10 +104,10 @@ def test_a_finished_run_is_never_forgotten(run: FolderRun, call: Call, monkeypat
     RunFolder(run.out).ledger("index").path.unlink()
     (run.out / "activations").mkdir()
 
-    def interrupted(*_: object) -> None:
+    def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("workflows.plan.run_plan.Plan.write", interrupted)
+    monkeypatch.setattr("workflows.stages.index.write_table", interrupted)
     assert call(*run.arguments())[0] == 130
     assert (run.out / "run.json").exists()
     assert (run.out / "plan.json").exists()
