@@ -95,6 +95,7 @@ def run_pipeline(
     until: str | None = None,
     address: str | None = None,
     restore_columns: bool = False,
+    accept_versions: bool = False,
 ) -> RunFolder:
     """Run every stage that is not done, up to ``until``; the same call resumes an interrupted run.
 
@@ -105,6 +106,7 @@ def run_pipeline(
         until: last stage to run; None runs all, of a network without outputs the index alone.
         address: of a Ray cluster; None starts a local Ray when a stage needs one.
         restore_columns: extract again what ``free_columns`` freed; otherwise a stage that needs it is refused.
+        accept_versions: go on with a run that was begun with other code or libraries; otherwise that is refused.
 
     Raises:
         RunError: whatever stops the run; what is finished stays finished.
@@ -118,6 +120,7 @@ def run_pipeline(
         left = stages_left(folder, settings, wanted)
         if left:
             refuse_freed(folder, [stage.name for stage in left if stage.name in _readers(settings)])
+            folder.claim_versions(accept_versions)
             folder.remove_leftovers()
             _run_stages(left, folder, settings, console, address)
     return folder
@@ -236,7 +239,7 @@ def _run_stages(
     if on_cluster:
         from workflows.runtime.cluster import connect
 
-        with connect(address) as offered:
+        with connect(address, seen=folder.run_file, warn=bar.warn) as offered:
             for stage in on_cluster:
                 _run_stage(stage, folder, settings, bar, offered)
 

@@ -19,6 +19,10 @@ def run(
     restore_columns: Annotated[
         bool, typer.Option("--restore-columns", help="Extract again what clean --columns freed.")
     ] = False,
+    accept_versions: Annotated[
+        bool,
+        typer.Option("--accept-versions", help="Go on with a run begun with other code or libraries; noted in it."),
+    ] = False,
 ) -> None:
     """Run a preset: what is finished is skipped, what was interrupted goes on.
 
@@ -35,7 +39,8 @@ def run(
 
     settings = load_settings(find_preset(preset), set_ or ())
     out_console = console()
-    folder = run_pipeline(settings, out or default_out(settings.name), out_console, until, address, restore_columns)
+    root = out or default_out(settings.name)
+    folder = run_pipeline(settings, root, out_console, until, address, restore_columns, accept_versions)
     told = without_outputs(settings)
     if told:
         out_console.print(escape(told), highlight=False, soft_wrap=True)
