@@ -73,7 +73,8 @@ def main() -> None:
         errors.print(f"[bold red]error[/bold red] {escape(str(error))}", highlight=False, soft_wrap=True)
         sys.exit(2)
     except SystemExit as stop:
-        if stop.code == INTERRUPTED:  # typer has turned the Ctrl-C into an exit
+        # typer has turned the Ctrl-C into an exit; while Ray starts, its handler does that with the signal's number
+        if stop.code in (INTERRUPTED, signal.SIGTERM):
             errors.print("stopped; the same command goes on where it was", highlight=False)
-            sys.exit(_told_to_end["by"])
+            sys.exit(_told_to_end["by"] if stop.code == INTERRUPTED else TERMINATED)
         raise

@@ -46,6 +46,8 @@ class Faulty:
             os.kill(os.getpid(), signal.SIGKILL)
         if kind == "raise":
             raise ValueError(f"cannot read {item}")
+        if kind == "stop":
+            os.kill(os.getpid(), signal.SIGSTOP)
         if kind == "hang":
             time.sleep(600)
         return {"item": item}

@@ -113,7 +113,7 @@ def test_any_other_failure_on_ray_names_the_task(local_ray: object) -> None:
     def fail(item: int) -> int:
         return 1 // (item - 3)
 
-    with pytest.raises(ShardError, match=r"task map-item-3 failed: ZeroDivisionError: .*\(test_reductions.py:"):
+    with pytest.raises(ShardError, match=r"task map-item-3 failed 3 times: ZeroDivisionError: .*\(test_reductions.py:"):
         tree_reduce(list(range(6)), fail, int.__add__, scheduler="ray", n_workers=2)
 
 
