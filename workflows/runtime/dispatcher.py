@@ -161,6 +161,7 @@ class _Pool:
         self._attempts = ItemAttempts(settings.max_attempts, settings.max_node_losses)
         self._suspects: set[Any] = set()
         self._unclear: list[_Loss] = []
+        self._slow: set[Any] = set()
         self._seconds: list[float] = []
         """Of finished items."""
         self._seats: list[_Seat] = []
@@ -375,9 +376,22 @@ class _Pool:
             words = _no_actor_words(self._settings, f"none started within {self._settings.start_timeout_s:g} s")
             raise BudgetError(f"{words}, or add nodes and run the same command again")
         for seat in list(self._seats):
-            limit = self._limit(seat)
-            if limit is not None and now - seat.since > limit:
+            limit, age = self._limit(seat), now - seat.since
+            if limit is not None and age > limit:
                 self._stop_hung(seat, limit)
+            elif limit is None and seat.given and age > self._settings.hang_floor_s:
+                self._tell_slow(seat)
+
+    def _tell_slow(self, seat: _Seat) -> None:
+        """Too few are finished to know how long an item may take: told once, and left at work."""
+        item = seat.given[0][0]
+        if item not in self._slow:
+            self._slow.add(item)
+            self._nodes.warn(
+                f"{self._settings.name} {item} has been at work for {self._settings.hang_floor_s:g} s"
+                f"{self._nodes.where(seat.node)}, and too few are done to tell whether it hangs; "
+                "runtime.item_timeout_s gives a limit"
+            )
 
     def _limit(self, seat: _Seat) -> float | None:
         """Seconds that the oldest item of an actor may take."""
