@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 PROJECT = Path(__file__).resolve().parents[3]
 
@@ -31,7 +31,7 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     arguments = [sys.executable, "-m", "tests.workflows.runtime.node_trials", str(folder)]
     # Elsewhere than in the project, which Ray would show to every worker.
     ended = subprocess.run(
-        arguments, env=environment, cwd=folder, capture_output=True, text=True, timeout=280, check=False
+        arguments, env=environment, cwd=folder, capture_output=True, text=True, timeout=580, check=False
     )
     assert ended.returncode == 0, ended.stdout[-3000:] + ended.stderr[-3000:]
     return json.loads((folder / "told.json").read_text())
