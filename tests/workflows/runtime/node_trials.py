@@ -63,6 +63,7 @@ class Hosts:
                     ["unshare", "-m", "sh", "-e", "-c", f"{mounts}; {told}{ports}"],
                     stdout=log,
                     stderr=log,
+                    env={**os.environ, "RAY_raylet_start_wait_time_s": "30"},
                     start_new_session=True,
                 )
             self._started.append(process)
@@ -184,6 +185,9 @@ def stopped_actor(folder: Path, hosts: Hosts) -> dict[str, Any]:
     return {"items": len(report.records), "attempts": report.records[5]["attempts"]}
 
 
+TRIALS = (strange_hosts, late_host, blind_host, stopped_actor)
+
+
 def main(folder: Path) -> None:
     for name in ("run", "images"):
         (folder / name).mkdir()
@@ -192,7 +196,7 @@ def main(folder: Path) -> None:
     warnings: list[str] = []
     told: dict[str, Any] = {"warnings": {}}
     with joined(folder, warnings) as hosts:
-        for trial in (strange_hosts, late_host, blind_host, stopped_actor):
+        for trial in TRIALS:
             warnings.clear()
             began = time.monotonic()
             told[trial.__name__] = {**trial(folder, hosts), "seconds": time.monotonic() - began}
