@@ -8,6 +8,7 @@ import json
 import os
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
 from workflows.settings import Settings
@@ -110,20 +111,24 @@ class WorkContext:
 
     def pool(self, items: int, name: str = "shard") -> PoolSettings:
         """How wide and how patient the actors of this work are."""
-        from workflows.runtime.cluster import plan_actors
+        from workflows.runtime.cluster import actors_now, plan_actors, resources
         from workflows.runtime.dispatcher import PoolSettings
 
         assert self.offered is not None, "work with actors runs connected"
-        actors = plan_actors(self.settings.runtime, self.offered, items)
-        attempts = self.settings.runtime.max_attempts
+        runtime = self.settings.runtime
+        offered = resources() if self.offered.joined else self.offered
+        actors = plan_actors(runtime, offered, items)
         return PoolSettings(
             actors.n_actors,
             actors.num_cpus,
             actors.num_gpus,
             actors.threads,
-            attempts,
-            item_timeout_s=self.settings.runtime.item_timeout_s,
-            retry_wait_s=self.settings.runtime.retry_wait_s,
+            runtime.max_attempts,
+            item_timeout_s=runtime.item_timeout_s,
+            retry_wait_s=runtime.retry_wait_s,
+            hang_floor_s=runtime.hang_floor_s,
+            width=partial(actors_now, runtime, actors) if offered.joined else None,
+            beat=self.folder.beat,
             name=name,
         )
 
@@ -183,8 +188,9 @@ class StageContext(WorkContext):
         """One Dask reduction over small work items; the result does not depend on who runs it."""
         from workflows.runtime.reductions import tree_reduce
 
-        workers = self.offered.cpus if self.offered is not None else 1
-        return tree_reduce(items, map_fn, merge_fn, scheduler=self.scheduler, n_workers=workers)
+        workers = 1 if self.offered is None else None if self.offered.joined else self.offered.cpus
+        floor = self.settings.runtime.hang_floor_s
+        return tree_reduce(items, map_fn, merge_fn, scheduler=self.scheduler, n_workers=workers, hang_floor_s=floor)
 
     def plan(self) -> Plan:
         """The plan that the index stage wrote."""

@@ -99,6 +99,7 @@ def run_pipeline(
     address: str | None = None,
     restore_columns: bool = False,
     verify: bool = False,
+    accept_versions: bool = False,
 ) -> RunFolder:
     """Run every stage that is not done, up to ``until``; the same call resumes an interrupted run.
 
@@ -110,6 +111,7 @@ def run_pipeline(
         address: of a Ray cluster; None starts a local Ray when a stage needs one.
         restore_columns: extract again what ``free_columns`` freed; otherwise a stage that needs it is refused.
         verify: look into every artefact that is there, and make again what is damaged.
+        accept_versions: go on with a run that was begun with other code or libraries; otherwise that is refused.
 
     Raises:
         RunError: whatever stops the run; what is finished stays finished.
@@ -124,6 +126,7 @@ def run_pipeline(
         left = stages_left(folder, settings, wanted)
         if left:
             refuse_freed(folder, [stage.name for stage in left if stage.name in _readers(settings)])
+            folder.claim_versions(accept_versions)
             folder.remove_leftovers()
             _run_stages(left, folder, settings, console, address)
     return folder
@@ -282,7 +285,7 @@ def _run_stages(
     if on_cluster:
         from workflows.runtime.cluster import connect
 
-        with connect(address) as offered:
+        with connect(address, seen=folder.run_file, warn=bar.warn) as offered:
             for stage in on_cluster:
                 _run_stage(stage, folder, settings, bar, offered)
 

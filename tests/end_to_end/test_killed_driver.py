@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import psutil
 import pytest
 
 from tests.end_to_end.killing import (
+    EXIT_S,
     LATE_STEP,
     POLL_S,
     Driver,
@@ -23,6 +27,7 @@ from tests.end_to_end.killing import (
 from tests.end_to_end.small_digits import TABLES, activations, copy_until, run_arguments, stored_maps
 from tests.end_to_end.test_invariance import assert_same_arrays
 from workflows.pipeline import STAGES
+from workflows.storage.run_folder import RunFolder
 from workflows.storage.tables import read_table
 
 KILLED_IN = ("extract", "fit", "words", "count", "mine", "draw")
@@ -176,3 +181,33 @@ def test_nothing_half_written_is_left(chain: Chain, digits_run: Path) -> None:
     undrawn = set() if drawn(chain) else {name for name in files(digits_run) if name.startswith(OF_DRAW)}
     assert files(chain.root) == files(digits_run) - undrawn
     assert all(ledger(chain.root, stage).done for stage in STAGES if stage != "draw" or drawn(chain))
+
+
+@pytest.mark.slow  # a Ray of its own
+@pytest.mark.parametrize("whole_group", [False, True])
+def test_sigterm_ends_a_run_as_ctrl_c_does(
+    digits_run: Path, digits_weights: Path, tmp_path: Path, whole_group: bool
+) -> None:
+    """From Kubernetes to the driver alone, from Slurm to every process of the job."""
+    root = copy_until(digits_run, tmp_path / "run", "train")
+    driver = Driver(run_arguments(root, digits_weights, until="extract"), tmp_path / "log.txt")
+    try:
+        driver.wait_until(lambda: len(ledger(root, "extract").items) >= 3, "the middle of extract")
+        driver.remember_started()
+        if whole_group:
+            os.killpg(driver.process.pid, signal.SIGTERM)
+        else:
+            driver.process.terminate()
+        assert driver.finish() == 143, driver.output()
+        told = driver.output()
+        assert "stopped; the same command goes on where it was" in told
+        assert "Traceback" not in told
+        assert "***" not in told, "no stack of C++"
+        gone, alive = psutil.wait_procs(driver.started, timeout=EXIT_S)
+        assert gone
+        assert not alive, "the local Ray has ended"
+        assert not list(root.rglob("*.tmp"))
+        assert not (root / ".heartbeat").exists()
+        assert not RunFolder(root).is_locked()
+    finally:
+        driver.reap()

@@ -104,7 +104,7 @@ class StudyContext(WorkContext):
 
     @cached_property
     def _connection(self) -> Resources:
-        return self._opened.enter_context(connect(self.asked.address))
+        return self._opened.enter_context(connect(self.asked.address, seen=self.folder.run_file, warn=self.warn))
 
     def say(self, text: str) -> None:
         """Print a line for people."""

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import functools
 import os
+import signal
 import sys
+import threading
 import traceback
 from collections.abc import Callable
 from typing import Any, NoReturn
@@ -44,6 +46,7 @@ app = typer.Typer(
 )
 
 INTERRUPTED = 130
+TERMINATED = 143
 
 ASKING = (sweep, boxes, dissect, relevance, ablate, resample, patterns, locate)
 
@@ -75,9 +78,25 @@ for command in (run, layers, status, show, clean, demo, *ASKING):
 app.command(hidden=True)(guarded(parts))
 
 
+_told_to_end = {"by": INTERRUPTED}
+
+
+def _end_as_if_interrupted(number: int, frame: Any) -> None:
+    """SIGTERM, as schedulers send it: what Ctrl-C does, once; a second one must not disturb the tidying up."""
+    signal.signal(number, signal.SIG_IGN)
+    _told_to_end["by"] = TERMINATED
+    raise KeyboardInterrupt
+
+
 def main() -> None:
-    """Entry point: errors of a run are one clear message, not a traceback."""
+    """Entry point: errors of a run are one clear message, not a traceback.
+
+    Exit statuses: 0 done, 2 refused (the same command would be refused again), 130 and 143 stopped by Ctrl-C or SIGTERM
+    (the same command goes on), 1 anything else.
+    """
     errors = console(stderr=True)
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, _end_as_if_interrupted)
     try:
         app()
     except (RunError, RefusedInput) as error:
@@ -87,8 +106,10 @@ def main() -> None:
     except MemoryError:
         _end(errors, "the memory is used up: lower runtime.actors or extract.batch, or free some", FAILED)
     except SystemExit as stop:
-        if stop.code == INTERRUPTED:  # typer has turned the Ctrl-C into an exit
+        # typer has turned the Ctrl-C into an exit; while Ray starts, its handler does that with the signal's number
+        if stop.code in (INTERRUPTED, signal.SIGTERM):
             errors.print("stopped; the same command goes on where it was", highlight=False)
+            sys.exit(_told_to_end["by"] if stop.code == INTERRUPTED else TERMINATED)
         raise
     except Exception as error:
         errors.print(traceback.format_exc(), markup=False, highlight=False, soft_wrap=True)

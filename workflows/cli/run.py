@@ -23,6 +23,10 @@ def run(
     verify: Annotated[
         bool, typer.Option("--verify", help="Look into every artefact, and make again what is damaged.")
     ] = False,
+    accept_versions: Annotated[
+        bool,
+        typer.Option("--accept-versions", help="Go on with a run begun with other code or libraries; noted in it."),
+    ] = False,
 ) -> None:
     """Run a preset: what is finished is skipped, what was interrupted goes on.
 
@@ -40,7 +44,7 @@ def run(
     settings = load_settings(find_preset(preset), set_ or ()).allowing(allow_code or ())
     out_console = console()
     root = out or default_out(settings.name)
-    folder = run_pipeline(settings, root, out_console, until, address, restore_columns, verify)
+    folder = run_pipeline(settings, root, out_console, until, address, restore_columns, verify, accept_versions)
     told = without_outputs(settings)
     if told:
         out_console.print(escape(told), highlight=False, soft_wrap=True)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+import time
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 from rich import box
 from rich.table import Table
@@ -40,6 +41,10 @@ _STUDY_STYLES: dict[StudyProgress, str] = {
     "stale": "bold red",
     "not asked": "dim",
 }
+
+
+SILENT_S = 60.0
+"""A driver that has not told for longer what is at work has stopped, or is stuck."""
 
 
 @dataclass(frozen=True)
@@ -90,11 +95,15 @@ def status(folder: Folder, as_json: AsJson = False) -> None:
     """
     stages, studies = stage_statuses(folder), study_statuses(folder)
     forward, untold = forward_choice(folder), without_outputs(RunFolder.open(folder).settings())
+    heartbeat = RunFolder.open(folder).heartbeat()
     if as_json:
         told = {"stages": [asdict(stage) for stage in stages], "studies": [asdict(study) for study in studies]}
-        print_json({"run": str(folder.resolve()), **told, "forward": None if forward is None else asdict(forward)})
+        more = {"forward": None if forward is None else asdict(forward), "heartbeat": heartbeat}
+        print_json({"run": str(folder.resolve()), **told, **more})
     else:
         console().print(status_table(stages))
+        if heartbeat is not None:
+            console().print(heartbeat_line(heartbeat, time.time()), highlight=False, soft_wrap=True)
         if untold:
             console().print(Text(untold), soft_wrap=True)
         if forward is not None:
@@ -127,6 +136,15 @@ def forward_choice(root: Path) -> ForwardChoice | None:
     """The batch that was measured for the run; None if none was, or not yet."""
     folder = RunFolder.open(root)
     return Plan.read(folder).forward if plan_path(folder).exists() else None
+
+
+def heartbeat_line(told: Mapping[str, Any], now: float) -> Text:
+    """``2 actors at work, 0 starting, 7 items wait; longest: shard 3 for 12.0 s; told 2.1 s ago``."""
+    line = Text(f"{told['actors']} actors at work, {told['starting']} starting, {told['waiting']} items wait")
+    if told["oldest"]:
+        line.append(f"; longest: {told['oldest']} for {duration(told['seconds'])}")
+    ago = max(0.0, now - told["time"])
+    return line.append(f"; told {duration(ago)} ago", style="bold red" if ago > SILENT_S else "")
 
 
 def forward_line(forward: ForwardChoice) -> Text:

@@ -12,16 +12,18 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import ray
 from ray import cloudpickle
-from ray.exceptions import RayError
+from ray.exceptions import ActorUnavailableError, RayError
 
 from gmm_ops.errors import RefusedInput
 from workflows.errors import RunError, StorageFault, full_disk, is_full
+from workflows.runtime.handshake import Terms, prove
+from workflows.runtime.nodes import root_cause
 
 DETERMINISTIC: tuple[type[Exception], ...] = (RunError, RefusedInput)
 """Errors that another attempt would only repeat: the run stops at once with their words."""
@@ -39,6 +41,12 @@ class Outcome:
     process_died: bool = False
     passing: bool = False
     """The failure is one of storage, which may be back after a while."""
+    silent: bool = False
+    """It died, or cannot be reached; Ray does not know yet."""
+    node: str = ""
+    """Ray's id of the node of the process, where that is asked for."""
+    unfit: str = ""
+    """Of a start: what speaks against this node or installation."""
 
 
 def attempt(call: Callable[..., Any], *args: Any, **kwargs: Any) -> Outcome:
@@ -63,9 +71,8 @@ def fetch(reference: Any) -> Outcome:
     try:
         return ray.get(reference)
     except RayError as error:
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        words = f"{type(error).__name__}: {lines[0] if lines else ''}"
-        return Outcome(failure=f"its worker process died: {words}", process_died=True)
+        words = f"its worker process died: {type(error).__name__}: {root_cause(error)}"
+        return Outcome(failure=words, process_died=True, silent=isinstance(error, ActorUnavailableError))
 
 
 class ActorProcess:
@@ -79,11 +86,19 @@ class ActorProcess:
     _imported = False
 
     def ready(self) -> Outcome:
-        """Answers once the process is there."""
-        return Outcome(None)
+        """Answers once the process is there, and where."""
+        return Outcome(node=ray.get_runtime_context().get_node_id())
 
-    def start(self, pickled: bytes, threads: int | None, **kwargs: Any) -> Outcome:
-        """Build a worker from a pickled (factory, its arguments); ``kwargs`` are further ones, of this actor alone."""
+    def start(self, pickled: bytes, threads: int | None, terms: Terms | None = None, **kwargs: Any) -> Outcome:
+        """Prove the terms, then build a worker from a pickled (factory, its arguments); tells the node.
+
+        ``kwargs`` are further arguments, of this actor alone.
+        """
+        unfit = prove(terms)
+        built = Outcome(failure=unfit, unfit=unfit) if unfit else self._started(pickled, threads, kwargs)
+        return replace(built, node=ray.get_runtime_context().get_node_id())
+
+    def _started(self, pickled: bytes, threads: int | None, kwargs: dict[str, Any]) -> Outcome:
         with contextlib.nullcontext() if self._imported else importing():
             set_threads(threads)
             unpickled = attempt(cloudpickle.loads, pickled)

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import tempfile
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import ray
 from ray.exceptions import AuthenticationError, RayError
 
 from workflows.errors import BudgetError, ClusterError, RunError
-from workflows.runtime import kept_actors
+from workflows.runtime import kept_actors, nodes
 from workflows.runtime.node_watch import NodeWatch
 from workflows.settings import RuntimeSettings
 
@@ -34,11 +38,11 @@ class Resources:
     """What a connected Ray offers."""
 
     cpus: int
-    """Logical cores of all nodes."""
+    """Logical cores of all nodes that may work."""
     gpus: int
-    """GPUs of all nodes."""
+    """GPUs of them."""
     nodes: int
-    """Nodes that are alive."""
+    """How many they are: alive, with what a run needs, and not avoided (``workflows.runtime.nodes``)."""
     node_cpus: int
     """Logical cores of the smallest node that has any."""
     node_memory: int
@@ -61,7 +65,12 @@ class ActorPlan:
 
 @contextmanager
 def connect(
-    address: str | None = None, *, num_cpus: int | None = None, num_gpus: int | None = None
+    address: str | None = None,
+    *,
+    num_cpus: int | None = None,
+    num_gpus: int | None = None,
+    seen: Path | None = None,
+    warn: Callable[[str], None] | None = None,
 ) -> Iterator[Resources]:
     """Start a quiet local Ray, or join a cluster, for the length of the block.
 
@@ -72,24 +81,30 @@ def connect(
         address: ``auto``, ``host:port``; None starts a local Ray.
         num_cpus: logical cores of a local Ray; None counts them.
         num_gpus: GPUs of a local Ray; None finds them.
+        seen: a file that every node of a cluster must see, in a folder that it must be able to write.
+        warn: told of nodes that are not used, and of work that hangs.
 
     Raises:
-        RunError: ``address`` is none, the cluster there refuses the token, or the temporary folder's name is too long
-            for sockets. ClusterError: no cluster answers at ``address``, a local Ray does not start, or Ray fails.
+        RunError: ``address`` is none, the cluster there refuses the token, none of its nodes may work, or the temporary
+            folder's name is too long for sockets. ClusterError: no cluster answers at ``address``, a local Ray does
+            not start, or Ray fails.
     """
     if ray.is_initialized():
+        nodes.begin(seen, warn, joined=_connection["joined"]).greet_all()
         yield resources()
         return
     asked_by = "--address" if address else "RAY_ADDRESS"
     address = address or os.environ.get("RAY_ADDRESS") or "local"
-    if address == "local":
-        _start(num_cpus, num_gpus)
-    else:
-        _join(address, asked_by)
+    with _own_handler_of_sigterm():
+        if address == "local":
+            _start(num_cpus, num_gpus)
+        else:
+            _join(address, asked_by)
     _connection["joined"] = address != "local"
     try:
         with ExitStack() as watches:
             _watch_node(watches)
+            nodes.begin(seen, warn, joined=_connection["joined"]).greet_all()
             yield resources()
     except RayError as error:
         raise ClusterError(
@@ -99,6 +114,18 @@ def connect(
         _connection["joined"] = False
         kept_actors.release()
         ray.shutdown()
+        nodes.begin(None, None, joined=False)
+
+
+@contextmanager
+def _own_handler_of_sigterm() -> Iterator[None]:
+    """Ray puts its own handler in place, which ends the process from within C++; ours comes back."""
+    handler: Any = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, handler)
 
 
 def _watch_node(watches: ExitStack) -> None:
@@ -231,16 +258,26 @@ def _knock(address: str) -> None:
 
 def resources() -> Resources:
     """What the connected Ray offers now."""
-    alive = [node for node in ray.nodes() if node["Alive"]]
-    offered = [node["Resources"] for node in alive]
+    offered = [node["Resources"] for node in nodes.current().usable()]
     return Resources(
         cpus=int(sum(node.get("CPU", 0) for node in offered)),
         gpus=int(sum(node.get("GPU", 0) for node in offered)),
-        nodes=len(alive),
+        nodes=len(offered),
         node_cpus=int(min((node["CPU"] for node in offered if node.get("CPU", 0) >= 1), default=1)),
         node_memory=int(min((node.get("memory", 0) for node in offered), default=0)),
         joined=_connection["joined"],
     )
+
+
+def actors_now(settings: RuntimeSettings, planned: ActorPlan) -> int:
+    """How many such actors the cluster holds at this moment; at least 1, who waits for room."""
+    offered = resources()
+    if planned.num_gpus and not offered.gpus:
+        return 1
+    try:
+        return plan_actors(settings.model_copy(update={"device": planned.device}), offered).n_actors
+    except BudgetError:
+        return 1
 
 
 def plan_actors(settings: RuntimeSettings, offered: Resources, n_items: int | None = None) -> ActorPlan:

@@ -6,7 +6,7 @@ import secrets
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
@@ -19,16 +19,19 @@ from ray.util import placement_group, remove_placement_group
 
 from gmm_ops.fitting.collective import LONE, Collective
 from workflows.errors import BudgetError, ShardError
-from workflows.runtime import kept_actors
+from workflows.runtime import kept_actors, nodes
 from workflows.runtime.actor_process import Outcome, fetch
 from workflows.runtime.cluster import resources
 from workflows.runtime.kept_actors import Claim, Crew, hire
+from workflows.runtime.progress import Heartbeat
 
 _POLL_S = 0.25
 _STARTING = ("ready", "start", "join")
 """Calls that have ``start_timeout_s``; all others have ``segment_timeout_s``."""
 _ANSWER_S = 5.0
 """How long actors that are kept, or shall be, may take to answer."""
+_VERDICT_S, _SILENCE_S = 5.0, 30.0
+"""Ray may see the death of an actor sooner than that of its node; the second where it cannot tell either."""
 _GRACE_S = 1.0
 """After the first failure the other ranks may still tell a better reason than "connection closed by peer"."""
 
@@ -48,13 +51,24 @@ class GroupSettings:
     """Steps between checkpoints, rounded up to whole segments."""
     max_attempts: int = 3
     """Groups that may be lost in a row without a new checkpoint."""
+    max_node_losses: int = 10
+    """The same where a node was lost, which is no fault of the fit."""
     start_timeout_s: float = 300.0
     segment_timeout_s: float = 1800.0
     """A rank that has not acknowledged a segment by then is taken for hung."""
+    beat: Callable[[Heartbeat | None], None] | None = None
+    """Told every second what is at work, and None at the end."""
 
 
 class GenerationLost(Exception):
-    """A rank died, hung or failed: the group is no use any more, its last checkpoint is."""
+    """A rank died, hung or failed: the group is no use any more, its last checkpoint is.
+
+    ``node_lost``: because a node of the group is gone.
+    """
+
+    def __init__(self, reason: str, node_lost: bool = False) -> None:
+        super().__init__(reason)
+        self.node_lost = node_lost
 
 
 class Stopped(Exception):
@@ -139,6 +153,8 @@ class FitGroup:
         self._asked: Any = None
         """The placement group of actors that have yet to be hired."""
         self._joined = False
+        self._places: dict[int, str] = {}
+        """Nodes of the ranks."""
 
     def __enter__(self) -> FitGroup:
         self._rendezvous.__enter__()
@@ -174,6 +190,7 @@ class FitGroup:
     def _forget(self) -> None:
         self._rooms.add(-(self._crew is not None))
         self._crew, self._asked, self._joined = None, None, False
+        self._places = {}
 
     def place(self, wanted: Callable[[], bool]) -> bool:
         """Start actors unless there are some; False if ``wanted`` ends before the cluster has room for them.
@@ -184,11 +201,12 @@ class FitGroup:
         Raises:
             GenerationLost: no room within ``start_timeout_s`` though no other group has any, or an actor died.
         """
-        if self._crew is not None:
+        claim = _claim(self._settings)
+        if self._crew is not None and not self._is_avoided(self._places.values(), claim):
             return True
+        self.end()
         if not wanted():
             return False
-        claim = _claim(self._settings)
         if self._takes_kept(claim):
             return True
         self._reserve(claim)
@@ -215,11 +233,13 @@ class FitGroup:
             kept_actors.release()
             return False
         while (crew := kept_actors.take(claim, self._settings.n_actors)) is not None:
-            if not self._all_answer(crew):
+            if not self._all_answer(crew) or self._is_avoided(self._places.values(), claim):
                 crew.end()
                 continue
+            places = self._places
             self.end()  # the room that was asked for
             self._hired(crew)
+            self._places = places
             return True
         return False
 
@@ -233,7 +253,13 @@ class FitGroup:
                 raise Stopped
             if time.monotonic() > deadline:
                 return False
-        return not any(fetch(answer).failure for answer in answers)
+        outcomes = [fetch(answer) for answer in answers]
+        self._places = {rank: outcome.node for rank, outcome in enumerate(outcomes)}
+        return not any(outcome.failure for outcome in outcomes)
+
+    @staticmethod
+    def _is_avoided(places: Iterable[str], claim: Claim) -> bool:
+        return bool(nodes.current().avoided(claim) & set(places))
 
     def _hired(self, crew: Crew) -> None:
         self._crew = crew
@@ -245,7 +271,9 @@ class FitGroup:
         _refuse_unfitting(self._settings)
         bundle = {name: amount for name, amount in zip(("CPU", "GPU"), claim, strict=True) if amount}
         # Close together: they reduce sums at every step.
-        self._asked = placement_group([bundle] * self._settings.n_actors, strategy="PACK")
+        bundles, place = [bundle] * self._settings.n_actors, nodes.current().place()
+        where = [place] * len(bundles) if place else None
+        self._asked = placement_group(bundles, strategy="PACK", bundle_label_selector=where)
 
     def _begin_generation(self, claim: Claim) -> None:
         crew = hire(claim, self._settings.n_actors, self._asked)
@@ -262,7 +290,7 @@ class FitGroup:
         settings = self._settings
         pickled, world = ray.put(cloudpickle.dumps((factory, kwargs))), settings.n_actors
         starts = [
-            actor.start.remote(pickled, settings.threads, rank=rank, world=world)
+            actor.start.remote(pickled, settings.threads, nodes.current().terms, rank=rank, world=world)
             for rank, actor in enumerate(self._actors())
         ]
         self._wait(starts, settings.start_timeout_s, "start")
@@ -310,16 +338,51 @@ class FitGroup:
             ready, _ = ray.wait(list(pending.values()), num_returns=1, timeout=_POLL_S)
             for rank in [rank for rank, reference in pending.items() if reference in set(ready)]:
                 outcomes[rank] = outcome = fetch(pending.pop(rank))
+                self._places[rank] = outcome.node or self._places.get(rank, "")
                 if outcome.refusal is not None:
-                    raise outcome.refusal
+                    self._refused(rank, outcome.refusal)
                 if outcome.failure:
                     deadline = min(deadline, time.monotonic() + _GRACE_S)
             if self._stop.is_set():
                 raise Stopped
         failed = {rank: outcome for rank, outcome in outcomes.items() if outcome.failure}
         if failed or pending:
-            raise GenerationLost(_reason(failed, pending, timeout_s, method))
+            raise self._lost(failed, pending, _reason(failed, pending, timeout_s, method))
+        if method == "advance":
+            for node in self._places.values():
+                nodes.current().done(node)
         return [outcomes[rank].value for rank in range(len(calls))]
+
+    def _refused(self, rank: int, error: Exception) -> None:
+        """Raises the error; GenerationLost where another node may not repeat it."""
+        node = self._places.get(rank, "")
+        if nodes.current().repeats(node, _claim(self._settings), error):
+            raise error
+        raise GenerationLost(f"rank {rank}: {error}{nodes.current().where(node)}")
+
+    def _lost(self, failed: dict[int, Outcome], silent: dict[int, Any], reason: str) -> GenerationLost:
+        """Whose fault it is: a lost node's nobody's, else that of the node of the rank that explains the others."""
+        known, rank = nodes.current(), _at_fault(failed, silent)
+        node = self._places.get(rank, "")
+        if rank in failed and failed[rank].unfit:
+            known.refuse(node, failed[rank].unfit)
+        elif self._node_is_lost(any(outcome.silent for outcome in failed.values())):
+            return GenerationLost(f"{reason}{known.where(node)}, a node was lost", node_lost=True)
+        else:
+            known.failed(node, (self, self._generation), reason)
+        return GenerationLost(f"{reason}{known.where(node)}")
+
+    def _node_is_lost(self, silent: bool) -> bool:
+        """Whether a rank's node is gone, which Ray may know some time after the rank is."""
+        known, places = nodes.current(), [place for place in self._places.values() if place]
+        deadline = time.monotonic() + (_SILENCE_S if silent else _VERDICT_S)
+        while known.joined and places and not self._stop.is_set():
+            if known.is_dead(*places):
+                return True
+            if time.monotonic() > deadline:
+                break
+            time.sleep(_POLL_S)
+        return False
 
 
 def _claim(settings: GroupSettings) -> Claim:
@@ -344,15 +407,21 @@ def _refuse_unfitting(settings: GroupSettings) -> None:
         )
 
 
-def _reason(failed: dict[int, Outcome], silent: dict[int, Any], timeout_s: float, method: str) -> str:
-    """The failure that explains the others: a dead process, then a worker's own words, then a lost connection."""
+def _at_fault(failed: dict[int, Outcome], silent: dict[int, Any]) -> int:
+    """The rank that explains the others: a dead process, then a worker's own words, then a lost connection."""
     if not failed:
-        limit = "" if method in _STARTING else " (runtime.hung_after_s: raise it if the rank was at work)"
-        return f"rank {min(silent)} did not answer {method} within {timeout_s:g} s{limit}"
+        return min(silent)
 
     def weight(rank: int) -> tuple[int, int]:
         outcome = failed[rank]
         return (0 if outcome.process_died else 2 if outcome.failure.startswith("CollectiveLost") else 1, rank)
 
-    rank = min(failed, key=weight)
+    return min(failed, key=weight)
+
+
+def _reason(failed: dict[int, Outcome], silent: dict[int, Any], timeout_s: float, method: str) -> str:
+    rank = _at_fault(failed, silent)
+    if not failed:
+        limit = "" if method in _STARTING else " (runtime.hung_after_s: raise it if the rank was at work)"
+        return f"rank {rank} did not answer {method} within {timeout_s:g} s{limit}"
     return f"rank {rank}: {failed[rank].failure}"

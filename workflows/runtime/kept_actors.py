@@ -14,10 +14,9 @@ import ray
 from ray.util import remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
+from workflows.runtime import nodes
 from workflows.runtime.actor_process import ActorProcess
-
-Claim = tuple[float, float]
-"""Cores and GPUs of an actor."""
+from workflows.runtime.nodes import Claim
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,12 +48,17 @@ _lock = threading.RLock()
 
 
 def hire(claim: Claim, number: int = 1, room: Any = None) -> Crew:
-    """New actors with so many cores and GPUs each, one in each bundle of a placement group if given."""
+    """New actors with so many cores and GPUs each, one in each bundle of a placement group if given.
+
+    Without one they keep off nodes that are not used, or avoided.
+    """
     num_cpus, num_gpus = claim
     actors = []
     for bundle in range(number):
-        place = {}
-        if room is not None:
+        place: dict[str, Any] = {}
+        if room is None:
+            place["label_selector"] = nodes.current().place()
+        else:
             place["scheduling_strategy"] = PlacementGroupSchedulingStrategy(room, placement_group_bundle_index=bundle)
         remote = ray.remote(num_cpus=num_cpus, num_gpus=num_gpus, max_restarts=0, **place)(ActorProcess)
         actors.append(remote.remote())

@@ -1,10 +1,11 @@
-"""One progress bar a stage; plain lines where there is no terminal."""
+"""One progress bar a stage, plain lines where there is no terminal; and what is told to who asks meanwhile."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 from rich.console import Console
 from rich.markup import escape
@@ -17,6 +18,21 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+
+
+@dataclass(frozen=True)
+class Heartbeat:
+    """What a pool of actors, or the groups of a fit, are doing."""
+
+    actors: int
+    """At work, or idle."""
+    starting: int
+    waiting: int
+    """Items."""
+    oldest: str
+    """The item that has been at work longest, and where; empty while there is none."""
+    seconds: float
+    """For how long."""
 
 
 class StageBar:

@@ -6,6 +6,7 @@ import heapq
 import time
 from collections import Counter
 from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
 import ray
@@ -15,12 +16,14 @@ from dask.delayed import delayed
 from dask.local import nested_get
 from dask.order import order
 from dask.threaded import get as threaded_get
-from ray.exceptions import RayError
+from ray.exceptions import RayError, WorkerCrashedError
 
 from workflows.errors import BudgetError, ShardError
-from workflows.runtime import kept_actors
+from workflows.runtime import kept_actors, nodes
 from workflows.runtime.actor_process import Outcome, attempt
+from workflows.runtime.blame import ItemAttempts, hang_limit
 from workflows.runtime.cluster import resources
+from workflows.runtime.nodes import root_cause
 
 Item = TypeVar("Item")
 Part = TypeVar("Part")
@@ -34,9 +37,10 @@ def tree_reduce(
     merge_fn: Callable[[Part, Part], Part],
     *,
     scheduler: Literal["threads", "ray"] = "threads",
-    n_workers: int = 1,
+    n_workers: int | None = 1,
     split_every: int = 4,
     on_done: Callable[[int], None] | None = None,
+    hang_floor_s: float = 300.0,
 ) -> Part:
     """Merge ``map_fn(item)`` over all items: a tree of ``split_every`` branches, always in the order of the items.
 
@@ -45,9 +49,10 @@ def tree_reduce(
         map_fn: from an item to a part of the reduction.
         merge_fn: from two parts to one; associative. It must not change its arguments (on Ray they are read-only).
         scheduler: ``threads`` of this process, or tasks of the connected Ray.
-        n_workers: tasks at work at once.
+        n_workers: tasks at work at once; None: as many as Ray has cores, also while that changes.
         split_every: parts that one task merges.
         on_done: called, one call at a time, with the number of mapped items so far.
+        hang_floor_s: of ``ray_get``.
 
     Raises:
         ValueError: no items, or ``split_every`` below 2.
@@ -61,9 +66,10 @@ def tree_reduce(
     counter = _MapCounter(on_done)
     tree = _tree(items, map_fn, merge_fn, split_every)
     if scheduler == "ray":
-        return tree.compute(scheduler=ray_get, num_workers=n_workers, on_task=counter.finished, optimize_graph=False)
+        told = {"on_task": counter.finished, "hang_floor_s": hang_floor_s}
+        return tree.compute(scheduler=ray_get, num_workers=n_workers, **told, optimize_graph=False)
     with Callback(posttask=lambda key, *_: counter.finished(key)):
-        return tree.compute(scheduler=threaded_get, num_workers=n_workers, optimize_graph=False)
+        return tree.compute(scheduler=threaded_get, num_workers=n_workers or resources().cpus, optimize_graph=False)
 
 
 class _MapCounter:
@@ -102,8 +108,14 @@ class _MergeParts:
         return first
 
 
-_RETRIES = 3
-"""Times Ray runs a task again whose process or node died."""
+_RETRIES = 10
+"""Times Ray runs a task again whose process died. Ray does not tell that from a lost node, which is nobody's fault."""
+
+_ATTEMPTS = 3
+"""Of a task that fails in another way, or hangs."""
+
+_CORE = (1.0, 0.0)
+"""What a task claims."""
 
 _POLL_S = 1.0
 
@@ -114,34 +126,47 @@ def ray_get(
     graph: Any,
     keys: Any,
     *,
-    num_workers: int = 1,
+    num_workers: int | None = 1,
     on_task: OnTask | None = None,
     patience_s: float = 300.0,
+    hang_floor_s: float = 300.0,
     **_unused: Any,
 ) -> Any:
     """Compute ``keys`` of a Dask graph: ``collection.compute(scheduler=ray_get, num_workers=4)``.
 
     At most ``num_workers`` tasks are at work and as many wait. Results stay in Ray's object store and are freed when
-    the last task that needs them is done. Ray runs a task again, 3 times at most, whose process or node died. After a
-    failure the few submitted tasks run to their end unobserved: ``ray.cancel`` of a task whose arguments are just
+    the last task that needs them is done. Ray runs a task again, 10 times at most, whose process or node died. One that
+    fails otherwise, or hangs, is tried 3 times, and not on nodes that are at fault; the hung one is left alone. After a
+    refusal the few submitted tasks run to their end unobserved: ``ray.cancel`` of a task whose arguments are just
     being resolved can abort the driver's process (Ray 2.60, "submitted_task_ref_count > 0").
 
     Args:
         graph: a mapping from keys to Dask's task objects (not the tuples of old), or Dask's expression of one.
         keys: whose values are wanted; lists may be nested.
-        num_workers: tasks at work at once, one core each.
+        num_workers: tasks at work at once, one core each; None: as many as there are cores.
         on_task: called in the driver with the key of each finished task.
         patience_s: seconds that the cluster may be without any core.
+        hang_floor_s: no task is taken for hung sooner (``blame.hang_limit``).
 
     Raises:
         RunError, RefusedInput: raised by a task, with its own words.
         BudgetError: the cluster has lost all its nodes.
-        ShardError: a task failed in another way, or kept losing its process.
+        ShardError: a task kept failing in another way, or losing its process.
     """
     kept_actors.release()
     tasks = graph if isinstance(graph, Mapping) else graph.__dask_graph__()
-    run = _GraphRun(dict(tasks), set(flatten([keys])), num_workers, on_task, patience_s)
+    run = _GraphRun(dict(tasks), set(flatten([keys])), num_workers, on_task, patience_s, hang_floor_s)
     return nested_get(keys, run.values())
+
+
+@dataclass(frozen=True)
+class _Try:
+    """A task that was submitted, and when."""
+
+    key: Hashable
+    value: Any
+    """Reference of what it comes to."""
+    since: float
 
 
 class _GraphRun:
@@ -149,12 +174,14 @@ class _GraphRun:
         self,
         tasks: dict[Hashable, Any],
         wanted: set[Hashable],
-        num_workers: int,
+        num_workers: int | None,
         on_task: OnTask | None,
         patience_s: float,
+        hang_floor_s: float = 300.0,
     ) -> None:
-        self._tasks, self._wanted, self._on_task, self._patience_s = tasks, wanted, on_task, patience_s
-        self._limit = 2 * num_workers
+        self._tasks, self._wanted, self._on_task = tasks, wanted, on_task
+        self._workers, self._patience_s, self._hang_floor_s = num_workers, patience_s, hang_floor_s
+        self._nodes, self._attempts = nodes.current(), ItemAttempts(_ATTEMPTS, _RETRIES)
         self._priority = order(tasks)
         self._missing = {key: len(task.dependencies) for key, task in tasks.items()}
         self._users = Counter(dependency for task in tasks.values() for dependency in task.dependencies)
@@ -164,21 +191,29 @@ class _GraphRun:
                 self._dependents[dependency].append(key)
         self._ready = [(self._priority[key], key) for key, count in self._missing.items() if count == 0]
         heapq.heapify(self._ready)
-        self._running: dict[Any, Hashable] = {}
+        self._running: dict[Any, _Try] = {}
         self._results: dict[Hashable, Any] = {}
+        self._seconds: list[float] = []
+        """Of finished tasks, those that waited for a core with their wait."""
 
     def values(self) -> dict[Hashable, Any]:
         while self._ready or self._running:
-            while self._ready and len(self._running) < self._limit:
+            while self._ready and len(self._running) < 2 * self._width():
                 self._submit(heapq.heappop(self._ready)[1])
             for status in self._finished():
-                self._finish(self._running.pop(status), status)
+                if (one := self._running.pop(status, None)) is not None:  # else another try of it was faster
+                    self._finish(one, status)
         return {key: ray.get(self._results[key]) for key in self._wanted}
+
+    def _width(self) -> int:
+        return self._workers if self._workers is not None else max(1, resources().cpus)
 
     def _finished(self) -> list[Any]:
         """Tasks that have ended, one or more. The cluster may lose its nodes, and gain others, meanwhile."""
         manned = time.monotonic()
         while not (finished := ray.wait(list(self._running), num_returns=1, timeout=_POLL_S)[0]):
+            self._nodes.greet()
+            self._try_hung_again()
             if resources().cpus:
                 manned = time.monotonic()
             elif time.monotonic() - manned > self._patience_s:
@@ -191,19 +226,28 @@ class _GraphRun:
     def _submit(self, key: Hashable) -> None:
         task = self._tasks[key]
         names = list(task.dependencies)
-        status, value = _run_task.remote(task, names, *(self._results[name] for name in names))
-        self._running[status] = key
-        self._results[key] = value
+        run = _run_task.options(label_selector=place) if (place := self._nodes.place()) else _run_task
+        status, value = run.remote(task, names, *(self._results[name] for name in names))
+        self._running[status] = _Try(key, value, time.monotonic())
 
-    def _finish(self, key: Hashable, status: Any) -> None:
+    def _finish(self, one: _Try, status: Any) -> None:
+        key = one.key
         try:
             outcome: Outcome = ray.get(status)
-        except RayError as error:
+        except WorkerCrashedError as error:
             raise ShardError(f"task {key} lost its process {_RETRIES + 1} times: {type(error).__name__}") from error
-        if outcome.refusal is not None:
+        except RayError as error:
+            self._nodes.greet_all()  # a node that has just joined may be why
+            outcome = Outcome(failure=root_cause(error))
+        if outcome.refusal is not None and self._nodes.repeats(outcome.node, _CORE, outcome.refusal):
             raise outcome.refusal
-        if outcome.failure:
-            raise ShardError(f"task {key} failed: {outcome.failure}")
+        if outcome.failure or outcome.refusal is not None:
+            self._try_again(key, outcome.failure or str(outcome.refusal), outcome.node)
+            return
+        self._nodes.done(outcome.node)
+        self._seconds.append(time.monotonic() - one.since)
+        self._running = {status: other for status, other in self._running.items() if other.key != key}
+        self._results[key] = one.value
         self._release(key)
         for dependent in self._dependents[key]:
             self._missing[dependent] -= 1
@@ -211,6 +255,22 @@ class _GraphRun:
                 heapq.heappush(self._ready, (self._priority[dependent], dependent))
         if self._on_task is not None:
             self._on_task(key)
+
+    def _try_again(self, key: Hashable, reason: str, node: str) -> None:
+        self._nodes.failed(node, (self, key), reason)
+        words = f"{reason}{self._nodes.where(node)}"
+        if self._attempts.failed(key, node, words, self._nodes.avoided(_CORE)):
+            raise ShardError(f"task {key} failed {_ATTEMPTS} times: {words}")
+        self._submit(key)
+
+    def _try_hung_again(self) -> None:
+        """Nothing is cancelled (see ``ray_get``): whichever try ends first counts."""
+        for key in {one.key for one in self._running.values()}:
+            latest = max(one.since for one in self._running.values() if one.key == key)
+            limit = hang_limit(self._seconds, self._hang_floor_s, self._attempts.tries(key))
+            if limit is not None and time.monotonic() - latest > limit:
+                self._nodes.warn(f"task {key} is overdue: it has not ended within {limit:g} s and is tried again")
+                self._try_again(key, f"it had not ended after {limit:g} s", "")
 
     def _release(self, key: Hashable) -> None:
         for dependency in self._tasks[key].dependencies:
@@ -221,5 +281,5 @@ class _GraphRun:
 
 @ray.remote(num_cpus=1, num_returns=2, max_retries=_RETRIES)
 def _run_task(task: Any, names: list[Hashable], *values: Any) -> tuple[Outcome, Any]:
-    outcome = attempt(task, dict(zip(names, values, strict=True)))
-    return Outcome(refusal=outcome.refusal, failure=outcome.failure), outcome.value
+    outcome, node = attempt(task, dict(zip(names, values, strict=True))), ray.get_runtime_context().get_node_id()
+    return Outcome(refusal=outcome.refusal, failure=outcome.failure, node=node), outcome.value

@@ -32,8 +32,10 @@ class RuntimeSettings(Section):
     item_timeout_s: float | None = Field(
         None,
         gt=0,
-        description="seconds after which a shard or a figure counts as hung and is tried again; default: never",
+        description="seconds after which a shard or a figure counts as hung and is tried again; default: 20 times the "
+        "median of those that are done, and at least hang_floor_s",
     )
+    hang_floor_s: float = Field(300.0, gt=0, description="seconds before which nothing counts as hung by default")
     hung_after_s: float = Field(
         1800.0,
         gt=0,

@@ -20,7 +20,7 @@ from workflows.fits.sliced_fit import SlicedFit
 from workflows.plan.run_plan import LayerPlan, Plan
 from workflows.plan.scope_sizes import scope_sizes
 from workflows.plan.scopes import JOINT, Scope, item_name, plan_scopes, write_scopes
-from workflows.runtime.fit_group import FitJob, fit_slots, run_fits
+from workflows.runtime.fit_group import FitJob, run_fits, slots_now
 from workflows.runtime.generation import GroupSettings
 from workflows.settings import FitSettings
 from workflows.storage.chains import chain_path, load_chain, save_chain
@@ -129,7 +129,7 @@ def _run_jobs(
     run_fits(
         jobs,
         group,
-        fit_slots(group, context.offered, context.settings.runtime.actors),
+        slots_now(group, context.offered, context.settings.runtime.actors),
         on_progress=lambda name, progress: context.progress.note(_line(name, progress, each)),
         on_result=finish,
         on_restart=lambda name, reason: context.warn(f"fit {name} goes on from its checkpoint: {reason}"),
@@ -163,6 +163,7 @@ def group_settings(context: StageContext, actors: int, segment_steps: int, check
         checkpoint_steps=checkpoint_steps,
         max_attempts=runtime.max_attempts,
         segment_timeout_s=runtime.hung_after_s,
+        beat=context.folder.beat,
     )
 
 

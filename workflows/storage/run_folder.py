@@ -5,24 +5,28 @@ from __future__ import annotations
 import errno
 import json
 import os
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, suppress
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from workflows.errors import RunFolderError, SettingsError, system_words
 from workflows.settings import Settings, parse_settings
-from workflows.storage.atomic import TEMPORARY_SUFFIX, write_bytes
+from workflows.storage.atomic import TEMPORARY_SUFFIX, replacing, write_bytes
 from workflows.storage.damage import undamaged
 from workflows.storage.folder_lock import LOCK_FILE, OWNER_FILE, held, is_held
 from workflows.storage.ledger import Ledger
 from workflows.storage.names import JOINT, joined_slug, readable_name, slug
+from workflows.versions import unlike_versions, versions
 
 FORMAT = 2
 """Version of the layout below; a run folder of another version is refused."""
 
 RUN_FILE = "run.json"
+HEARTBEAT_FILE = ".heartbeat"
+_BEAT_S = 5.0
 REDO_FIT = "delete it and ledgers/fit.jsonl, and run again"
 _OLD_TABLES = {"boxes": "parts"}
 """What tables were called before, by their present name."""
@@ -54,13 +58,39 @@ class RunFolder:
                 or other files.
         """
         folder = cls.claimed(root)
+        worked: list[dict[str, str]] = []
         if folder.run_file.exists():
             _refuse_other_settings(folder, settings)
-        record = {"format": FORMAT, "settings": settings.model_dump(mode="json")}
-        content = json.dumps(record, indent=2).encode()
-        if not folder.run_file.exists() or folder.run_file.read_bytes() != content:
-            write_bytes(folder.run_file, content)
+            worked = _stored(folder.root).get("versions", [])
+        folder._note(settings, worked)
         return folder
+
+    def _note(self, settings: Settings, worked: Sequence[Mapping[str, str]]) -> None:
+        record = {"format": FORMAT, "settings": settings.model_dump(mode="json"), "versions": worked}
+        content = json.dumps(record, indent=2).encode()
+        if not self.run_file.exists() or self.run_file.read_bytes() != content:
+            write_bytes(self.run_file, content)
+
+    def claim_versions(self, accept: bool = False) -> None:
+        """Note with which versions the run is worked on from now; a folder of before that was noted takes any.
+
+        accept: go on with versions that differ from the last ones; run.json keeps both.
+
+        Raises:
+            RunFolderError: they differ, and nobody has accepted that.
+        """
+        worked, now = _stored(self.root).get("versions", []), versions()
+        if worked and worked[-1] == now:
+            return
+        if worked and not accept:
+            unlike = unlike_versions(worked[-1], now, "the folder", "this installation")
+            raise RunFolderError(
+                f"{str(self.root)!r} was begun with other versions, which may give other values:\n  "
+                + "\n  ".join(unlike)
+                + "\ninstall the folder's versions, give another --out, or go on with --accept-versions, which "
+                f"{RUN_FILE} notes"
+            )
+        self._note(self.settings(), [*worked, now])
 
     @classmethod
     def claimed(cls, root: Path) -> RunFolder:
@@ -102,7 +132,8 @@ class RunFolder:
         """
         return _parsed(self.root, _stored(self.root))
 
-    def lock(self) -> AbstractContextManager[None]:
+    @contextmanager
+    def lock(self) -> Iterator[None]:
         """Hold the folder for one driver; see ``workflows.storage.folder_lock``.
 
         Raises:
@@ -110,11 +141,33 @@ class RunFolder:
         """
         with _as_refusals():
             self.root.mkdir(parents=True, exist_ok=True)
-        return held(self.root)
+        with held(self.root):
+            self.beat(None)
+            yield
+            self.beat(None)
 
     def is_locked(self) -> bool:
         """Whether a driver works in the folder now."""
         return is_held(self.root)
+
+    def beat(self, told: Any) -> None:
+        """Tell who asks for the status what is at work, every few seconds; None: nothing is.
+
+        told: a record whose fields are numbers and text. That it cannot be written stops no run.
+        """
+        with suppress(OSError):
+            if told is None:
+                self.heartbeat_file.unlink(missing_ok=True)
+            elif time.time() - (self.heartbeat() or {"time": 0.0})["time"] > _BEAT_S:
+                with replacing(self.heartbeat_file, synced=False) as temporary:
+                    temporary.write_text(json.dumps({**vars(told), "time": time.time()}))
+
+    def heartbeat(self) -> dict[str, Any] | None:
+        """What ``beat`` was told last, with its time; None while nothing is at work."""
+        try:
+            return dict(json.loads(self.heartbeat_file.read_text()))
+        except (OSError, ValueError):
+            return None
 
     def remove_leftovers(self) -> None:
         """Remove temporary files that a killed driver left; for the driver that holds the folder."""
@@ -124,8 +177,13 @@ class RunFolder:
 
     @property
     def run_file(self) -> Path:
-        """``run.json``: the format and the settings."""
+        """``run.json``: the format, the settings, and the versions that worked on the run, in order."""
         return self.root / RUN_FILE
+
+    @property
+    def heartbeat_file(self) -> Path:
+        """What a driver does at the moment."""
+        return self.root / HEARTBEAT_FILE
 
     @property
     def images_table(self) -> Path:

@@ -11,10 +11,11 @@ from rich.console import Console
 
 from tests.workflows.made_labelled import settings_of
 from workflows.asking.registry import STUDIES
-from workflows.cli.status import StageStatus, stage_statuses, status, status_table
+from workflows.cli.status import StageStatus, heartbeat_line, stage_statuses, status, status_table
 from workflows.pipeline import STAGES
 from workflows.plan.scope import Scope
 from workflows.plan.scopes import write_scopes
+from workflows.runtime.progress import Heartbeat
 from workflows.storage.run_folder import RunFolder
 
 
@@ -106,3 +107,23 @@ def test_status_as_json(folder: RunFolder, capsys: pytest.CaptureFixture[str]) -
     assert [stage["name"] for stage in told["stages"]] == list(STAGES)
     fit = told["stages"][list(STAGES).index("fit")]
     assert (fit["state"], fit["done"], fit["left"]) == ("done", 6, 0)
+
+
+def test_what_is_at_work_is_told_with_its_age(folder: RunFolder, capsys: pytest.CaptureFixture[str]) -> None:
+    with folder.lock():
+        folder.beat(Heartbeat(2, 1, 7, "shard 3 on node west", 412.0))
+        folder.beat(Heartbeat(2, 1, 6, "shard 4 on node west", 1.0))  # too soon to be written
+        assert (folder.heartbeat() or {})["waiting"] == 7
+        status(folder.root)
+        told = capsys.readouterr().out
+        assert "2 actors at work, 1 starting, 7 items wait; longest: shard 3 on node west for 6 min 52 s; told" in told
+        status(folder.root, as_json=True)
+        assert json.loads(capsys.readouterr().out)["heartbeat"]["oldest"] == "shard 3 on node west"
+    assert folder.heartbeat() is None, "who has ended does nothing"
+    assert not [path for path in folder.root.iterdir() if path.name.startswith(".heartbeat")]
+
+
+def test_an_old_heartbeat_is_marked() -> None:
+    told = {"actors": 1, "starting": 0, "waiting": 0, "oldest": "", "time": 100.0}
+    assert heartbeat_line(told, 101.0).spans == []
+    assert [span.style for span in heartbeat_line(told, 400.0).spans] == ["bold red"]

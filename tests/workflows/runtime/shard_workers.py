@@ -51,6 +51,8 @@ class Faulty:
             raise OSError(errno.ESTALE, os.strerror(errno.ESTALE)) if "raw" in item else StorageFault(f"{item}: away")
         if kind == "raise":
             raise ValueError(f"cannot read {item}")
+        if kind == "stop":
+            os.kill(os.getpid(), signal.SIGSTOP)
         if kind == "hang":
             time.sleep(600)
         return {"item": item}

@@ -21,7 +21,7 @@ from tests.workflows.runtime.shard_workers import (
     refusing_factory,
 )
 from workflows.errors import BudgetError, NetworkError, ShardError
-from workflows.runtime import kept_actors
+from workflows.runtime import kept_actors, nodes
 from workflows.runtime.dispatcher import PoolSettings, map_shards
 from workflows.storage.arrays import create_array, missing_shards, read_rows
 
@@ -128,12 +128,23 @@ def test_storage_that_failed_is_tried_again_after_longer_and_longer_waits(tmp_pa
         assert third - second >= 1.6
 
 
-def test_a_hung_item_is_stopped_and_tried_again(tmp_path: Path) -> None:
-    items = ["oncehang-1", *(f"good-{i}" for i in range(6))]
-    report = map_shards(Faulty, {"folder": tmp_path}, items, settings(item_timeout_s=1.5))
-    assert report.records["oncehang-1"]["attempts"] == 2
+@pytest.mark.parametrize(
+    ("item", "limit"),
+    [
+        ("oncestop-1", {"hang_floor_s": 1.5}),  # by default: told from the items that are done
+        pytest.param("oncehang-1", {"item_timeout_s": 1.5}, marks=pytest.mark.slow),
+    ],
+)
+def test_a_hung_item_is_stopped_and_tried_again(tmp_path: Path, item: str, limit: dict[str, float]) -> None:
+    items, warnings, beats = [item, *(f"good-{i}" for i in range(6))], list[str](), list[Any]()
+    nodes.begin(None, warnings.append, joined=False)
+    report = map_shards(Faulty, {"folder": tmp_path}, items, settings(**limit, beat=beats.append))
+    assert report.records[item]["attempts"] == 2
     assert len(report.records) == 7
     assert report.replaced_actors == 1
+    assert warnings == [f"shard {item} is overdue: it was still at work after 1.5 s and was stopped"]
+    assert beats[-1] is None
+    assert item in [beat.oldest.removeprefix("shard ") for beat in beats[:-1]]
 
 
 def test_a_deterministic_error_stops_at_once_with_its_words() -> None:

@@ -113,7 +113,7 @@ def test_any_other_failure_on_ray_names_the_task(local_ray: object) -> None:
     def fail(item: int) -> int:
         return 1 // (item - 3)
 
-    with pytest.raises(ShardError, match=r"task map-item-3 failed: ZeroDivisionError: .*\(test_reductions.py:"):
+    with pytest.raises(ShardError, match=r"task map-item-3 failed 3 times: ZeroDivisionError: .*\(test_reductions.py:"):
         tree_reduce(list(range(6)), fail, int.__add__, scheduler="ray", n_workers=2)
 
 
@@ -193,10 +193,10 @@ def test_ray_keeps_few_parts_alive(
     all_but_a_few = tmp_path / "all_but_a_few"
     finish = _GraphRun._finish
 
-    def watched(self: _GraphRun, key: Any, status: Any) -> None:
-        finish(self, key, status)
+    def watched(self: _GraphRun, one: Any, status: Any) -> None:
+        finish(self, one, status)
         held.append(sum(1 for name in self._results if "item" in str(name) or "merge" in str(name)))
-        done.append(str(key))
+        done.append(str(one.key))
         if sum(name.startswith("map-item") for name in done) >= N_ITEMS - SPLIT_EVERY:
             all_but_a_few.touch()
 

@@ -16,6 +16,7 @@ from workflows.errors import RunFolderError
 from workflows.settings import Settings, parse_settings
 from workflows.storage.names import joined_slug, slug
 from workflows.storage.run_folder import RunFolder, size_of
+from workflows.versions import versions
 
 
 def settings(**sections: dict[str, Any]) -> Settings:
@@ -53,6 +54,44 @@ def test_other_settings_are_refused_with_both_values(tmp_path: Path) -> None:
     assert "give another --out" in words
     assert "runtime" not in words
     assert "scheduler" not in words
+
+
+def noted_versions(folder: RunFolder) -> list[dict[str, str]]:
+    return json.loads(folder.run_file.read_text())["versions"]
+
+
+def test_a_run_begun_with_other_versions_is_refused_until_accepted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = RunFolder.create_or_open(tmp_path / "run", settings())
+    folder.claim_versions()
+    assert noted_versions(folder) == [versions()]
+    begun = versions()
+    monkeypatch.setattr("workflows.storage.run_folder.versions", lambda: begun | {"code": "other", "numba": "9.9"})
+    assert RunFolder.create_or_open(tmp_path / "run", settings()) == folder, "it may be looked at"
+    with pytest.raises(RunFolderError) as caught:
+        folder.claim_versions()
+    words = str(caught.value)
+    assert f"code: the folder has {begun['code']!r}, this installation 'other'" in words
+    assert f"numba: the folder has {begun['numba']!r}, this installation '9.9'" in words
+    assert "torch" not in words
+    assert words.endswith("give another --out, or go on with --accept-versions, which run.json notes")
+    assert noted_versions(folder) == [begun]
+    folder.claim_versions(accept=True)
+    folder.claim_versions()
+    assert noted_versions(folder) == [begun, begun | {"code": "other", "numba": "9.9"}]
+    assert RunFolder.create_or_open(tmp_path / "run", settings(runtime={"actors": 3})) == folder
+    assert len(noted_versions(folder)) == 2, "another [runtime] forgets none of them"
+
+
+def test_a_run_from_before_versions_were_noted_still_opens(tmp_path: Path) -> None:
+    folder = RunFolder.create_or_open(tmp_path / "run", settings())
+    record = json.loads(folder.run_file.read_text())
+    del record["versions"]
+    folder.run_file.write_text(json.dumps(record))
+    assert RunFolder.open(tmp_path / "run").settings() == settings()
+    RunFolder.create_or_open(tmp_path / "run", settings()).claim_versions()
+    assert noted_versions(folder) == [versions()]
 
 
 def test_runtime_settings_may_differ_on_resume(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from workflows.plan.scope_sizes import refuse_small_scopes, scope_sizes
 from workflows.plan.scopes import Scope, joint_scope
 from workflows.runtime.budget import check_memory
 from workflows.runtime.dispatcher import map_shards
-from workflows.runtime.fit_group import FitJob, fit_slots, run_fits
+from workflows.runtime.fit_group import FitJob, run_fits, slots_now
 from workflows.settings import Settings
 from workflows.stages.fit import group_settings
 from workflows.storage.images_table import ImageColumns
@@ -177,7 +177,7 @@ def _fit(context: StageContext, request: SweepRequest, plan: Plan, scope: Scope,
     run_fits(
         jobs,
         group,
-        fit_slots(group, context.offered, context.settings.runtime.actors),
+        slots_now(group, context.offered, context.settings.runtime.actors),
         on_progress=show,
         on_result=finish,
         on_restart=lambda name, reason: context.warn(f"fit {name} goes on from its checkpoint: {reason}"),

@@ -101,7 +101,8 @@ def run_sweep(
     refuse_freed(folder, [SWEEP])
     run_pipeline(settings, root, console, "extract", address)
     bar = StageBar(console)
-    with folder.lock(), connect(address) as offered, bar.stage(SWEEP) as progress:
+    connected = connect(address, seen=folder.run_file, warn=bar.warn)
+    with folder.lock(), connected as offered, bar.stage(SWEEP) as progress:
         folder.remove_leftovers()
         sweep.run(StageContext(settings, folder, STAGE, progress, bar.warn, offered), request)
         _note_answer(folder, request)
