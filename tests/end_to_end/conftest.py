@@ -29,11 +29,11 @@ def run(tmp_path: Path) -> FolderRun:
 
 @pytest.fixture
 def refused(capsys: pytest.CaptureFixture[str]) -> Refused:
-    """Gives a command, demands exit status 2, one clear error without a traceback, and all of the words."""
+    """Gives a command, demands its exit status, one clear error without a traceback, and all of the words."""
 
-    def check(arguments: list[str], *words: str) -> str:
+    def check(arguments: list[str], *words: str, status: int = 2) -> str:
         capsys.readouterr()
-        assert command(arguments) == 2
+        assert command(arguments) == status
         told = capsys.readouterr().err
         assert told.startswith("error ")
         assert "Traceback" not in told

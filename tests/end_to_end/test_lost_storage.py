@@ -42,7 +42,7 @@ def test_pictures_that_are_away_for_a_while_are_not_broken(tmp_path: Path, refus
     run = write_folder_run(tmp_path, images_a_class=14)
     assert command(run.arguments(QUICK)) == 0
     (run.images / "fox").rename(tmp_path / "away")
-    told = refused(run.arguments(QUICK, until="extract"), "failed 2 times each", "fox/image", "No such file")
+    told = refused(run.arguments(QUICK, until="extract"), "failed 2 times each", "fox/image", "No such file", status=1)
     assert "see to its storage and its rights, then run the same command again" in told
     content = ledger(run.out, "extract")
     assert content.failed
@@ -53,7 +53,7 @@ def test_pictures_that_are_away_for_a_while_are_not_broken(tmp_path: Path, refus
     assert set(read_table(run.out / "images.parquet")["status"].to_pylist()) == {"ok"}
 
 
-def test_shards_of_an_earlier_version_that_could_not_be_read_are_redone(extracted: FolderRun, tmp_path: Path) -> None:
+def test_unread_shards_of_an_earlier_version_are_redone(extracted: FolderRun, tmp_path: Path) -> None:
     out = Path(shutil.copytree(extracted.out, tmp_path / "out"))
     path = out / "ledgers" / "extract.jsonl"
     lines = [line for line in path.read_text().splitlines() if '"end"' not in line]

@@ -172,8 +172,8 @@ def _refuse_endless(value: Any, field: str) -> None:
         for name, inside in value.items():
             _refuse_endless(inside, f"{field}.{name}" if field else str(name))
     elif isinstance(value, list | tuple):
-        for inside in value:
-            _refuse_endless(inside, field)
+        for place, inside in enumerate(value):
+            _refuse_endless(inside, f"{field}.{place}")
     elif isinstance(value, int | float) and not abs(value) <= _LARGEST:
         raise SettingsError(f"{field}: must be a finite number, {_LARGEST} at most; give another (came: {value})")
 

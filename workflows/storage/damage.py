@@ -24,7 +24,7 @@ def undamaged(path: Path, remedy: str = "delete it and run again") -> Iterator[N
     try:
         yield
     except (*_PARSING, OSError) as error:
-        if isinstance(error, OSError) and error.errno is not None:
+        if isinstance(error, FileNotFoundError) or (isinstance(error, OSError) and error.errno is not None):
             raise
         told = " ".join(str(error).split()) or type(error).__name__
         raise RunFolderError(f"{str(path)!r} is damaged ({told}): {remedy}") from error

@@ -12,6 +12,7 @@ import errno
 import fcntl
 import json
 import os
+import signal
 import socket
 import threading
 import time
@@ -21,7 +22,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from uuid import uuid4
 
-from workflows.errors import FolderInUse, RunFolderError
+from workflows.errors import FAILED, FolderInUse, RunFolderError
 from workflows.storage.atomic import TEMPORARY_SUFFIX, write_bytes
 
 LOCK_FILE, OWNER_FILE = ".lock", ".owner.json"
@@ -186,10 +187,19 @@ class _Heart:
             owner = Owner.of(self._root)
             if owner is not None and owner != self._me:
                 self._lost = True
-                _thread.interrupt_main()
+                _interrupt()
                 return
             with suppress(OSError):  # storage that is away; if it stays away, the work finds out
                 if owner is None and _touched(self._root) is None:
                     write_bytes(self._root / OWNER_FILE, json.dumps(asdict(self._me)).encode())
                 else:
                     os.utime(self._root / OWNER_FILE)
+
+
+def _interrupt() -> None:
+    """End the main thread as Ctrl-C does. What runs in the background may ignore that: then as SIGTERM, or at once."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        if callable(signal.getsignal(number)):
+            _thread.interrupt_main(number)
+            return
+    os._exit(FAILED)

@@ -160,15 +160,15 @@ def test_another_request_may_stand_on_other_files(root: Path, tmp_path: Path) ->
 
 
 def test_files_of_one_name_are_told_apart(root: Path, tmp_path: Path) -> None:
-    """``--checkpoints other/weights.pt`` stands beside the run's own file of that name."""
-    (root / "weights.pt").write_bytes(b"own")
-    other = tmp_path / "other" / "weights.pt"
+    """``--checkpoints other/notes.bin`` stands beside the run's own file of that name."""
+    (root / "notes.bin").write_bytes(b"own")
+    other = tmp_path / "other" / "notes.bin"
     other.parent.mkdir()
     other.write_bytes(b"not")
-    ask(root, reads=[root / "weights.pt", other], classes=[3])
-    (root / "weights.pt").write_bytes(b"new")
+    ask(root, reads=[root / "notes.bin", other], classes=[3])
+    (root / "notes.bin").write_bytes(b"new")
     (changed,) = [study.changed for study in study_statuses(root) if study.name == "census"]
-    assert changed == ("weights.pt",)
+    assert changed == ("notes.bin",)
 
 
 def test_masks_are_named_by_where_they_are(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -183,7 +183,7 @@ def test_masks_are_named_by_where_they_are(root: Path, tmp_path: Path, monkeypat
 def test_a_moved_run_has_its_own_weights(root: Path, tmp_path: Path) -> None:
     (root / "weights.pt").write_bytes(b"trained")
     plan = json.loads((root / "plan.json").read_text())
-    (root / "plan.json").write_text(json.dumps({**plan, "weights": str(root / "weights.pt")}))
+    (root / "plan.json").write_text(json.dumps({**plan, "weights": str(root / "weights.pt"), "weights_file": None}))
     ask(root, classes=[3])
     moved = root.rename(tmp_path / "moved")
     assert Plan.read(RunFolder.open(moved)).weights == str(moved / "weights.pt")

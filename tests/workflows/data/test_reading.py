@@ -103,7 +103,7 @@ def test_what_storage_does_not_give_is_no_broken_picture(
         assert all(isinstance(picture, Picture) for picture in reader.read(paths)), "the storage is back"
 
 
-def test_a_file_that_is_not_the_indexed_one_is_refused_with_both_values(tmp_path: Path) -> None:
+def test_a_file_that_is_not_the_indexed_one_is_refused(tmp_path: Path) -> None:
     root = write_folders(tmp_path / "root", {"a": 2})
     file = write_parquet(tmp_path / "a.parquet", [encoded(noise(9, 9, row)) for row in range(3)])
     packed = write_parquet(

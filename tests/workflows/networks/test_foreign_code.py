@@ -83,7 +83,7 @@ def test_the_current_folder_is_vouched_for_in_the_driver_alone(
     del sys.modules["own_one"]
 
 
-def test_a_file_called_like_an_installed_package_does_not_vouch_for_it(elsewhere: Path) -> None:
+def test_a_file_called_like_a_package_does_not_vouch_for_it(elsewhere: Path) -> None:
     (elsewhere / "os.py").write_text("")
     (elsewhere / "foreign_net.py").write_text("")
     for name in ("os:system", "foreign_net:net"):

@@ -167,7 +167,7 @@ def test_arguments_reach_the_callable() -> None:
         ("workflows.networks.architectures:", ["package.module:callable"]),
         ("no_such_package.models:net", ["'no_such_package.models' cannot be imported", "PYTHONPATH"]),
         ("workflows.networks.architectures:digit_resnet", ["no callable 'digit_resnet'", "nearest", "digits_resnet"]),
-        ("builtins:dict", ["must give a torch.nn.Module, gave a dict"]),
+        ("builtins:dict", ["its code is foreign", "--allow-code builtins"]),
     ],
 )
 def test_names_that_cannot_be_used(name: str, words: list[str]) -> None:

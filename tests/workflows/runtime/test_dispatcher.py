@@ -111,7 +111,7 @@ def test_a_poison_item_is_quarantined_while_the_others_finish(tmp_path: Path) ->
     assert sorted(done) == sorted([*(f"{item} after 1" for item in good), *once])
 
 
-def test_storage_that_failed_is_tried_again_after_longer_and_longer_waits(tmp_path: Path) -> None:
+def test_storage_that_failed_is_tried_after_longer_waits(tmp_path: Path) -> None:
     items = ["storage-1", "storage-raw", "oncestorage-2", *(f"good-{i}" for i in range(4))]
     done: list[str] = []
     with pytest.raises(

@@ -42,6 +42,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     (tmp_path / "shifted_here.py").write_text(MODULE)
     yield tmp_path
     sys.modules.pop("shifted_here", None)
+    sys.path[:] = [path for path in sys.path if path != str(tmp_path)]
 
 
 @pytest.mark.parametrize(
