@@ -54,7 +54,7 @@ def test_a_folder_that_cannot_be_written_is_refused(terms: Terms) -> None:
         "import os, pickle, sys; from workflows.runtime.handshake import prove, versions; versions();"
         " terms = pickle.load(sys.stdin.buffer); os.geteuid() or os.setuid(65534); print(prove(terms))"
     )
-    for folder in (terms.seen.parent, *list(terms.seen.parents)[1:4]):
+    for folder in (one for one in terms.seen.parents if "pytest-" in str(one)):
         folder.chmod(0o555 if folder == terms.seen.parent else 0o755)
     asked = subprocess.run([sys.executable, "-c", code], input=pickle.dumps(terms), capture_output=True, check=True)
     assert f"must be able to write in {str(terms.seen.parent)!r}, got PermissionError (Permission" in str(asked.stdout)
