@@ -62,7 +62,7 @@ def test_failures_on_avoided_nodes_are_no_tries_of_an_item() -> None:
     assert not attempts.given_up
 
 
-def test_an_item_that_fails_on_as_many_nodes_as_it_has_tries_is_at_fault() -> None:
+def test_an_item_that_fails_on_so_many_nodes_is_at_fault() -> None:
     attempts = ItemAttempts(most=3, most_losses=4)
     told = [attempts.failed("poison", node, node, avoided=NODES) for node in ("a", "b", "c")]
     assert told == [False, False, True]

@@ -60,9 +60,7 @@ def noted_versions(folder: RunFolder) -> list[dict[str, str]]:
     return json.loads(folder.run_file.read_text())["versions"]
 
 
-def test_a_run_begun_with_other_versions_is_refused_until_accepted(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_run_of_other_versions_is_refused_until_accepted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = RunFolder.create_or_open(tmp_path / "run", settings())
     folder.claim_versions()
     assert noted_versions(folder) == [versions()]
