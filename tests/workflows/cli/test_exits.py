@@ -107,7 +107,7 @@ def test_a_finished_run_is_never_forgotten(run: FolderRun, call: Call, monkeypat
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("workflows.plan.run_plan.Plan.write", interrupted)
+    monkeypatch.setattr("workflows.stages.index.write_table", interrupted)
     assert call(*run.arguments())[0] == 130
     assert (run.out / "run.json").exists()
     assert (run.out / "plan.json").exists()

@@ -62,7 +62,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     (tmp_path / "trained_here.py").write_text(MODULE)
     yield tmp_path
     sys.modules.pop("trained_here", None)
-    monkeypatch.setattr(sys, "path", [path for path in sys.path if path != str(tmp_path)])
+    sys.path[:] = [path for path in sys.path if path != str(tmp_path)]
 
 
 @pytest.mark.parametrize(
