@@ -22,6 +22,7 @@ from workflows.plan.run_inputs import refuse_changed_inputs
 from workflows.plan.run_plan import Plan, plan_path
 from workflows.report.numbers import duration
 from workflows.settings import Settings
+from workflows.settings.graph_settings import ALL_FIGURES
 from workflows.storage.run_folder import RunFolder, size_of
 
 if TYPE_CHECKING:
@@ -39,6 +40,11 @@ def _checked_scopes(settings: Settings) -> str:
 def _class_scopes(settings: Settings) -> str:
     """More classes in ``mine.classes`` may mean more class scopes."""
     return json.dumps(sorted(set(settings.mine.classes))) if "class" in settings.fit.scopes else ""
+
+
+def _figures(settings: Settings) -> str:
+    """Empty for all, as in the ledgers of runs from before there was a choice."""
+    return "" if settings.draw.figures == (ALL_FIGURES,) else json.dumps(sorted(set(settings.draw.figures)))
 
 
 STAGES: dict[str, Stage] = {
@@ -79,6 +85,7 @@ STAGES: dict[str, Stage] = {
             "draw",
             ("figures", "pictures"),
             reads=("mine", "draw", "triage"),
+            items=_figures,
             decision="draws graphs of what the network decides",
         ),
     )
