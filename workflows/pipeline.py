@@ -131,7 +131,6 @@ def run_pipeline(
         left = stages_left(folder, settings, wanted)
         if left:
             refuse_freed(folder, [stage.name for stage in left if stage.name in _readers(settings)])
-            folder.remove_leftovers()
             _run_stages(left, folder, settings, console, address)
     return folder
 
@@ -315,4 +314,5 @@ def _forgotten_if_begun_in_vain(folder: RunFolder, stage: Stage) -> Iterator[Non
 def _run_stage(stage: Stage, folder: RunFolder, settings: Settings, bar: StageBar, offered: Resources | None) -> None:
     with bar.stage(stage.name) as progress:
         stage.run(StageContext(settings, folder, stage, progress, bar.warn, offered))
-    folder.ledger(stage.name).end()
+    # The one walk over its files, when they are new: a look at a run of a thousand scopes must not take another.
+    folder.ledger(stage.name).end(bytes={name: folder.remove_leftovers([name]) for name in stage.writes})

@@ -102,7 +102,7 @@ def run_sweep(
     run_pipeline(settings, root, console, "extract", address)
     bar = StageBar(console)
     with folder.lock(), connect(address) as offered, bar.stage(SWEEP) as progress:
-        folder.remove_leftovers()
+        folder.remove_leftovers([SWEEP, folder.figures.name])
         sweep.run(StageContext(settings, folder, STAGE, progress, bar.warn, offered), request)
         _note_answer(folder, request)
     show_sweep(folder, settings.name, console)
