@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 S = TypeVar("S")
 
+_OF_ITEMS = ("figures",)
+"""Fields of sections that only choose items (see ``Stage.items``): what is done stays done when they change."""
+
 LAYOUT = "1"
 """Version of what the stages write."""
 
@@ -70,7 +73,8 @@ class Stage:
         read = {}
         for path in self.reads:
             section, _, field = path.partition(".")
-            read[path] = values[section][field] if field else values[section]
+            whole = {name: value for name, value in values[section].items() if name not in _OF_ITEMS}
+            read[path] = whole[field] if field else whole
         return f"{LAYOUT}:{hashlib.sha256(json.dumps(read, sort_keys=True).encode()).hexdigest()[:16]}"
 
     def is_done(self, folder: RunFolder, settings: Settings) -> bool:

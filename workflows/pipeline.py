@@ -22,6 +22,7 @@ from workflows.plan.run_inputs import refuse_changed_inputs
 from workflows.plan.run_plan import Plan, plan_path
 from workflows.report.numbers import duration
 from workflows.settings import Settings
+from workflows.settings.graph_settings import ALL_FIGURES
 from workflows.storage.run_folder import RunFolder, size_of
 
 if TYPE_CHECKING:
@@ -39,6 +40,11 @@ def _checked_scopes(settings: Settings) -> str:
 def _class_scopes(settings: Settings) -> str:
     """More classes in ``mine.classes`` may mean more class scopes."""
     return json.dumps(sorted(set(settings.mine.classes))) if "class" in settings.fit.scopes else ""
+
+
+def _figures(settings: Settings) -> str:
+    """Empty for all, as in the ledgers of runs from before there was a choice."""
+    return "" if settings.draw.figures == (ALL_FIGURES,) else json.dumps(sorted(set(settings.draw.figures)))
 
 
 STAGES: dict[str, Stage] = {
@@ -79,6 +85,7 @@ STAGES: dict[str, Stage] = {
             "draw",
             ("figures", "pictures"),
             reads=("mine", "draw", "triage"),
+            items=_figures,
             decision="draws graphs of what the network decides",
         ),
     )
@@ -127,7 +134,6 @@ def run_pipeline(
         if left:
             refuse_freed(folder, [stage.name for stage in left if stage.name in _readers(settings)])
             folder.claim_versions(accept_versions)
-            folder.remove_leftovers()
             _run_stages(left, folder, settings, console, address)
     return folder
 
@@ -311,4 +317,5 @@ def _forgotten_if_begun_in_vain(folder: RunFolder, stage: Stage) -> Iterator[Non
 def _run_stage(stage: Stage, folder: RunFolder, settings: Settings, bar: StageBar, offered: Resources | None) -> None:
     with bar.stage(stage.name) as progress:
         stage.run(StageContext(settings, folder, stage, progress, bar.warn, offered))
-    folder.ledger(stage.name).end()
+    # The one walk over its files, when they are new: a look at a run of a thousand scopes must not take another.
+    folder.ledger(stage.name).end(bytes={name: folder.remove_leftovers([name]) for name in stage.writes})

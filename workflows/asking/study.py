@@ -66,7 +66,7 @@ def open_study(
     run = asked.run()
     folder, study = run.folder, STUDIES[name]
     with folder.lock(), ExitStack() as opened:
-        folder.remove_leftovers()
+        folder.remove_leftovers([name, folder.figures.name])
         refuse_changed_inputs(run.settings.network.name, run.plan, folder)
         refuse_unfinished(run, name, after)
         own = StudyFolder(folder, study)

@@ -243,7 +243,7 @@ def _show_table(run: Run, graph: str, scope: str, out: Console) -> None:
 
 
 def _print_figure(figure: Path, out: Console) -> None:
-    text = str(figure) if figure.exists() else f"{figure} (not drawn yet: run the draw stage)"
+    text = str(figure) if figure.exists() else f"{figure} (not drawn yet: draw.figures asks the draw stage for it)"
     out.print(f"figure {escape(text)}", highlight=False, soft_wrap=True)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from workflows.errors import StorageFault
@@ -33,7 +34,7 @@ class Made:
     plan: Plan
     content: LedgerContent
 
-    @property
+    @cached_property
     def scopes(self) -> tuple[str, ...]:
         """Scopes that have dictionaries; where the file of scopes was lost, those that the ledger of the fits knows."""
         if self.settings.hmm is not None:

@@ -9,11 +9,20 @@ import numpy as np
 
 from workflows.errors import DataError
 from workflows.networks.naming import shortened
-from workflows.plan.requests import ALL, requested_classes, requested_images
+from workflows.plan.requests import (
+    ALL,
+    MISCLASSIFIED,
+    check_image_request,
+    class_id,
+    requested_classes,
+    requested_images,
+)
 from workflows.plan.run_plan import Plan
-from workflows.plan.scopes import Confusions, Scope, class_scopes
+from workflows.plan.scopes import Confusions, Scope, class_scopes, split_item
 from workflows.settings import Settings
+from workflows.settings.graph_settings import ALL_FIGURES, ASKED_FIGURES
 from workflows.storage.images_table import ImageColumns
+from workflows.storage.names import GraphId
 
 
 @dataclass(frozen=True)
@@ -99,3 +108,64 @@ def _refuse_unexplained(classes: Sequence[int], found: Sequence[ScopeGraphs], pl
                 "its scope is predicted as it: name it in [[fit.lists]], add 'joint' or 'class' to fit.scopes, or ask "
                 "for another class"
             )
+
+
+@dataclass(frozen=True)
+class AskedFigures:
+    """Which figures of a run are drawn (``draw.figures``).
+
+    Attributes:
+        everything: all of them.
+        named: those of scopes, paths and junctions that settings name: of all but the scopes of single classes.
+        classes, images: ids whose figures are drawn; a class also has those of its own scope.
+    """
+
+    everything: bool
+    named: bool
+    classes: frozenset[int]
+    images: frozenset[int]
+
+    def has(self, item: str) -> bool:
+        """Whether an item of the draw stage is asked for."""
+        scope, name = split_item(item)
+        kind, _, number = name.partition(":")
+        if self.everything:
+            return True
+        if kind in ("class", "transitions"):
+            return int(number) in self.classes
+        if kind == "image":
+            return int(number) in self.images
+        _, of_class, label = scope.partition("class-")
+        return int(label) in self.classes if of_class and label.isdecimal() else self.named
+
+
+def asked_figures(settings: Settings, plan: Plan, images: ImageColumns, scopes: Sequence[Scope]) -> AskedFigures:
+    """What ``draw.figures`` asks for, of a run with these scopes."""
+    given = settings.draw.figures
+    named = ASKED_FIGURES in given
+    graphs = named_figures(given, plan)
+    classes = {graph.number for graph in graphs if not graph.is_image}
+    chosen = {graph.number for graph in graphs if graph.is_image}
+    if named:
+        explained = frozenset(label for scope in scopes for label in scope.explains)
+        few = [request for request in settings.mine.images if request != MISCLASSIFIED]
+        classes |= {class_id(request, plan.class_names) for request in settings.mine.classes if request != ALL}
+        chosen |= set(requested_images(few, plan, images, explained=explained))
+    return AskedFigures(ALL_FIGURES in given, named, frozenset(classes), frozenset(chosen))
+
+
+def named_figures(given: Sequence[str], plan: Plan) -> list[GraphId]:
+    """The graphs that ``draw.figures`` names, in their order.
+
+    Raises:
+        DataError: there is no such class or image.
+    """
+    found = []
+    for request in given:
+        kind, colon, of = request.partition(":")
+        if colon and kind == "class":
+            found.append(GraphId("class", class_id(of, plan.class_names, "draw.figures")))
+        elif colon:
+            check_image_request(of, plan.images, "draw.figures")
+            found.append(GraphId("image", int(of)))
+    return found

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from workflows.settings.section import Names, Section
+
+ALL_FIGURES, ASKED_FIGURES, NO_FIGURES = "all", "asked", "none"
+_GRAPH = re.compile(r"class:.+|image:\d+")
 
 
 class TriageSettings(Section):
@@ -40,6 +44,11 @@ class MineSettings(Section):
 class DrawSettings(Section):
     """Figures."""
 
+    figures: Names = Field(
+        ("all",),
+        description="all; asked: of the classes and images that [mine] names one by one; class:<name or id>, "
+        "image:<id>: these, beside asked or alone; none",
+    )
     rectangle_layers: int = Field(2, ge=0, description="so many highest layers show rectangles, lower ones patches")
     exemplars: int = Field(6, gt=0, le=12)
     code_edges: bool = Field(False, description="always draw the edges of the class node, as the authors' code")
@@ -53,3 +62,13 @@ class DrawSettings(Section):
         description="[hmm]: so many decision junctions, those with most errors first; "
         "`start`, which has no word, is left out",
     )
+
+    @field_validator("figures")
+    @classmethod
+    def _are_known(cls, figures: tuple[str, ...]) -> tuple[str, ...]:
+        alone = len(figures) == 1 and figures[0] in (ALL_FIGURES, NO_FIGURES)
+        if not alone and not all(one == ASKED_FIGURES or _GRAPH.fullmatch(one) for one in figures):
+            raise ValueError(
+                "must be all, asked, none, or a list of asked, class:<name or id> and image:<id>; give one of these"
+            )
+        return figures

@@ -8,12 +8,15 @@ from pathlib import Path
 from typing import Any
 
 from workflows.context import StageContext
+from workflows.errors import DataError
 from workflows.figures.draw_graphs import FIT, SIMILARITY, FitDrawWorker, GraphDrawWorker, SimilarityDrawWorker
+from workflows.plan.graph_requests import asked_figures, named_figures
 from workflows.plan.run_plan import Plan
-from workflows.plan.scopes import item_name, read_scopes, split_item
+from workflows.plan.scopes import item_name, joint_scope, read_scopes, split_item
 from workflows.runtime.dispatcher import map_shards
 from workflows.settings import Settings
 from workflows.storage.graphs import scoped_graphs
+from workflows.storage.images_table import ImageColumns
 from workflows.storage.names import JOINT, slug
 from workflows.storage.run_folder import RunFolder
 
@@ -64,7 +67,7 @@ class DrawWorker:
 
 
 def figure_items(folder: RunFolder, settings: Settings, plan: Plan) -> list[str]:
-    """Every figure of the run, scope by scope: graphs, matrices, curves of the fits; of a chain also its paths."""
+    """Every figure that the run can have, scope by scope: graphs, matrices, curves of fits; of a chain also paths."""
     scopes = [JOINT] if settings.hmm is not None else [scope.name for scope in read_scopes(folder)]
     graphs: dict[str, list[str]] = {scope: [] for scope in scopes}
     for scope, graph in scoped_graphs(folder.root):
@@ -77,14 +80,34 @@ def figure_items(folder: RunFolder, settings: Settings, plan: Plan) -> list[str]
     return items
 
 
+def asked_items(folder: RunFolder, settings: Settings, plan: Plan) -> list[str]:
+    """Those of ``figure_items`` that ``draw.figures`` asks for.
+
+    Raises:
+        DataError: a class or an image that it names has no graph.
+    """
+    scopes = (joint_scope(plan),) if settings.hmm is not None else read_scopes(folder)
+    asked = asked_figures(settings, plan, ImageColumns.read(folder, 0, plan.images), scopes)
+    items = [item for item in figure_items(folder, settings, plan) if asked.has(item)]
+    found = {split_item(item)[1] for item in items}
+    for graph in named_figures(settings.draw.figures, plan):
+        if str(graph) not in found:
+            raise DataError(
+                f"draw.figures: must name graphs of the run, got {graph}, which is not mined; ask for it with "
+                f"mine.{'images' if graph.is_image else 'classes'}"
+            )
+    return items
+
+
 def run(context: StageContext) -> None:
-    """The stage: what has no figure goes to actors."""
-    folder, plan = context.folder, context.plan()
-    items = figure_items(folder, context.settings, plan)
-    done = context.begin(len(items))
-    if _remove_boxes(folder):
+    """The stage: what is asked for and has no figure goes to actors."""
+    folder, plan, settings = context.folder, context.plan(), context.settings
+    items = asked_items(folder, settings, plan)
+    if context.ledger.content().fingerprint != context.stage.fingerprint(settings) and _remove_boxes(folder):
         context.warn("boxes.parquet and its figures are of the graphs before, and are removed: run boxes again")
-    _remove_other_figures(folder, items)
+    done = context.begin(len(items), items)
+    # What an earlier command drew of the same graphs stays, asked for or not.
+    _remove_other_figures(folder, [*items, *map(str, context.ledger.items())])
     left = [item for item in items if item not in done]
     inputs = {"settings": context.worker_settings(), "plan": plan, "folder": folder}
     map_shards(

@@ -29,7 +29,7 @@ from workflows.networks.receptive_fields import WindowTracer
 from workflows.networks.starting import StartedNetwork, cut_head, started_network
 from workflows.networks.taps import resolve_layers
 from workflows.networks.vae_gan import check_encoder
-from workflows.plan.graph_requests import refuse_unexplained_names
+from workflows.plan.graph_requests import named_figures, refuse_unexplained_names
 from workflows.plan.requests import ALL, check_image_request, class_id
 from workflows.plan.run_inputs import network_sources, weights_identity
 from workflows.plan.run_plan import LayerPlan, Plan, plan_path
@@ -174,7 +174,7 @@ def make_plan(settings: Settings, index: ImageIndex, folder: RunFolder, network:
 
 
 def check_requests(settings: Settings, plan: Plan, known: Sequence[Scope]) -> None:
-    """Refuse graphs of classes or images, and paths of images, that do not exist; ``known``: see ``known_scopes``.
+    """Refuse graphs, paths and figures of classes or images that do not exist; ``known``: see ``known_scopes``.
 
     Raises:
         DataError: names the request and what there is.
@@ -185,6 +185,7 @@ def check_requests(settings: Settings, plan: Plan, known: Sequence[Scope]) -> No
         check_image_request(request, plan.images)
     for request in settings.draw.paths if settings.hmm else ():
         check_image_request(request, plan.images, asked_by="draw.paths")
+    named_figures(settings.draw.figures, plan)
 
 
 def _modelled_layers(settings: Settings, network: nn.Module) -> list[tuple[str, str, bool]]:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import difflib
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import networkx as nx
 import pyarrow as pa
 
 from workflows.errors import RunFolderError
 from workflows.storage.fields import LIKELIHOOD
 from workflows.storage.names import JOINT
 from workflows.storage.tables import read_table
+
+if TYPE_CHECKING:
+    import networkx as nx
 
 _GRAPH_KEYS = ("graph", "scope", "criterion")
 _NODE_KEYS = frozenset({*_GRAPH_KEYS, "network", "layer", "word"})
@@ -30,6 +32,8 @@ def to_networkx(
     downwards in the order of the table, with commas between. So every attribute is text or a number, as the writers
     of networkx (GraphML, GEXF) take them.
     """
+    import networkx as nx  # late: who prints a graph needs none
+
     key = dict(zip(_GRAPH_KEYS, (graph, scope, criterion), strict=True))
     picked = _rows(nodes, key)
     layers = ",".join(dict.fromkeys(row["layer"] for row in picked))

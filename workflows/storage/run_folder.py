@@ -6,7 +6,7 @@ import errno
 import json
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -169,11 +169,18 @@ class RunFolder:
         except (OSError, ValueError):
             return None
 
-    def remove_leftovers(self) -> None:
-        """Remove temporary files that a killed driver left; for the driver that holds the folder."""
-        for pattern in (f".*{TEMPORARY_SUFFIX}", f"*{_ZARR_TEMPORARY_SUFFIX}"):
-            for leftover in self.root.rglob(pattern):
-                leftover.unlink(missing_ok=True)
+    def remove_leftovers(self, names: Iterable[str]) -> int:
+        """Remove temporary files that killed processes left; for the driver that holds the folder.
+
+        Args:
+            names: of the artefacts that they may be of; a run of a thousand scopes has 100,000 files.
+
+        Returns:
+            Bytes of the artefacts, which are looked at in passing.
+        """
+        for leftover in self.root.glob(f".*{TEMPORARY_SUFFIX}"):
+            leftover.unlink(missing_ok=True)
+        return sum(size_of(self.root / name, _is_leftover) for name in names)
 
     @property
     def run_file(self) -> Path:
@@ -290,15 +297,23 @@ class RunFolder:
         return sum(size_of(entry) for entry in self.root.iterdir()) if self.root.exists() else 0
 
 
-def size_of(path: Path) -> int:
-    """Bytes of a file, or of all files below a folder; 0 if it is not there."""
+def size_of(path: Path, removed: Callable[[str], bool] | None = None) -> int:
+    """Bytes of a file, or of all files below a folder; 0 if it is not there.
+
+    ``removed``: which files, by their names, are removed instead.
+    """
     if not path.is_dir():
         return path.stat().st_size if path.exists() else 0
     total = 0
     with os.scandir(path) as entries:  # which know what they are without a look at each file
         for entry in entries:
             with suppress(FileNotFoundError):  # a driver may be renaming its temporary files
-                total += size_of(Path(entry.path)) if entry.is_dir() else entry.stat().st_size
+                if entry.is_dir():
+                    total += size_of(Path(entry.path), removed)
+                elif removed is not None and removed(entry.name):
+                    os.unlink(entry.path)
+                else:
+                    total += entry.stat().st_size
     return total
 
 
@@ -405,3 +420,7 @@ def _refuse_strange_files(root: Path) -> None:
 
 def _is_temporary(name: str) -> bool:
     return name.startswith(".") and name.endswith(TEMPORARY_SUFFIX)
+
+
+def _is_leftover(name: str) -> bool:
+    return _is_temporary(name) or name.endswith(_ZARR_TEMPORARY_SUFFIX)

@@ -104,7 +104,11 @@ class StudyFolder:
     def figures(self) -> list[Path]:
         """Figures that are drawn: ``figures/[<scope>/]<study>.png``, ``<study>-<name>.svg``."""
         name = slug(self.study.name)
-        return sorted({path for kind in ("", "-*") for path in self.run.figures.glob(f"**/{name}{kind}.*")})
+        return sorted(
+            path
+            for path in self.run.figures.rglob(f"{name}*.*")
+            if path.stem == name or path.stem.startswith(f"{name}-")
+        )
 
     def record(self) -> StudyRecord | None:
         """What it was asked; None where it was not, or keeps no record.
@@ -159,9 +163,11 @@ class StudyFolder:
         """Where it stands, told without reading a table."""
         content, tables = self.ledger.content(), [path for path in self.tables().values() if path.exists()]
         record = self.record()
+        if content.fingerprint is None and record is None and not tables:
+            return StudyState("not asked")  # without a look for figures, which may be in a thousand folders
         size = size_of(self.root) + sum(size_of(path) for path in (*tables, *self.figures()))
         if content.fingerprint is None and record is None:
-            return StudyState("done" if tables else "not asked", size=size)
+            return StudyState("done", size=size)
         changed = () if record is None else changes(self.run, record.basis, self.study.version)
         state: StudyProgress = "stale" if changed else "done" if content.done else "partial"
         return StudyState(state, len(content.items), content.total, content.seconds, size, changed)

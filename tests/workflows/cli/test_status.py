@@ -10,12 +10,15 @@ import pytest
 from rich.console import Console
 
 from tests.workflows.made_labelled import settings_of
+from tests.workflows.plan.test_scopes import PLAN
 from workflows.asking.registry import STUDIES
 from workflows.cli.status import StageStatus, heartbeat_line, stage_statuses, status, status_table
 from workflows.pipeline import STAGES
+from workflows.plan.expected import Made, find_lost
 from workflows.plan.scope import Scope
 from workflows.plan.scopes import write_scopes
 from workflows.runtime.progress import Heartbeat
+from workflows.storage.ledger import Ledger, LedgerContent
 from workflows.storage.run_folder import RunFolder
 
 
@@ -127,3 +130,35 @@ def test_an_old_heartbeat_is_marked() -> None:
     told = {"actors": 1, "starting": 0, "waiting": 0, "oldest": "", "time": 100.0}
     assert heartbeat_line(told, 101.0).spans == []
     assert [span.style for span in heartbeat_line(told, 400.0).spans] == ["bold red"]
+
+
+def test_a_folder_that_is_done_is_as_large_as_its_ledger_says(folder: RunFolder) -> None:
+    """A walk over the files of a thousand scopes takes seconds; only a stage at work has one."""
+    (folder.root / "mixtures").mkdir()
+    (folder.root / "mixtures" / "one.npz").write_bytes(b"12345")
+    (folder.root / "history.parquet").write_bytes(b"123")
+    assert status_of(folder, "fit").size == 5 + 3 + folder.scopes_file.stat().st_size
+    folder.ledger("fit").end(bytes={"mixtures": 77, "history.parquet": 55})
+    (folder.root / "mixtures" / "two.npz").write_bytes(b"12345")
+    assert status_of(folder, "fit").size == 77 + 3 + folder.scopes_file.stat().st_size
+    folder.ledger("fit").begin("same", total=9)
+    assert status_of(folder, "fit").size == 10 + 3 + folder.scopes_file.stat().st_size
+
+
+def test_ledgers_are_held_against_the_folder_in_linear_time(folder: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each figure used to read the ledger of the fits anew."""
+    write_scopes(folder, [class_scope(label) for label in range(50)])
+    items = [f"class-{label}/fit" for label in range(50)]
+    read: list[Path] = []
+
+    def content(ledger: Ledger) -> LedgerContent:
+        read.append(ledger.path)
+        return found(ledger)
+
+    found = Ledger.content
+    monkeypatch.setattr(Ledger, "content", content)
+    made = Made(folder, folder.settings(), PLAN, LedgerContent("same", 50, True, items={item: {} for item in items}))
+    lost = find_lost("draw", made)
+    assert lost.items == set(items)
+    assert len(lost.paths) == 100
+    assert len(read) == 1

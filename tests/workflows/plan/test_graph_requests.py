@@ -7,9 +7,16 @@ import pytest
 
 from tests.workflows.plan.test_scopes import CONFUSED, IMAGES, NAMES, PLAN, listed, settings_of
 from workflows.errors import DataError
-from workflows.plan.graph_requests import GraphRequests, refuse_unexplained_names, requested_graphs
+from workflows.plan.graph_requests import (
+    GraphRequests,
+    asked_figures,
+    named_figures,
+    refuse_unexplained_names,
+    requested_graphs,
+)
 from workflows.plan.scopes import known_scopes, plan_scopes
 from workflows.settings import Settings
+from workflows.settings.graph_settings import DrawSettings
 
 
 def asked(settings: Settings, images: list[str]) -> GraphRequests:
@@ -82,3 +89,42 @@ def test_requests_of_a_joint_run_are_what_they_were() -> None:
     wrong = (IMAGES.label != IMAGES.predicted) & (IMAGES.predicted >= 0)
     assert graphs.classes == (0, 1, 2, 3, 4)
     assert graphs.images == (2, *np.flatnonzero(wrong).tolist())
+
+
+DRAWN = ("class:1", "class-2/class:2", "image:3", "image:9", "class-1/fit", "class-2/similarity", "list-a/fit", "fit")
+"""Items of the draw stage, among them figures of the scopes of a dog and of a fox, of a list, and of all classes."""
+
+
+@pytest.mark.parametrize(
+    ("figures", "drawn"),
+    [
+        (["all"], DRAWN),
+        (["none"], ()),
+        ([], ()),
+        (["asked"], ("class:1", "image:9", "class-1/fit", "list-a/fit", "fit")),
+        (["class:fox"], ("class-2/class:2", "class-2/similarity")),
+        (["image:3"], ("image:3",)),
+        (["asked", "class:2"], tuple(item for item in DRAWN if item != "image:3")),
+    ],
+)
+def test_figures_that_are_asked_for(figures: list[str], drawn: tuple[str, ...]) -> None:
+    settings = settings_of(classes=["all", "dog"], scopes=["joint", "class"])
+    update = {
+        "mine": settings.mine.model_copy(update={"images": ("misclassified", "9")}),
+        "draw": DrawSettings(figures=figures),
+    }
+    asked = asked_figures(settings.model_copy(update=update), PLAN, IMAGES, plan_scopes(settings, PLAN, IMAGES))
+    assert tuple(item for item in DRAWN if asked.has(item)) == drawn
+
+
+@pytest.mark.parametrize("figures", [["some"], ["all", "class:3"], ["none", "asked"], ["class:"], ["image:two"]])
+def test_figures_of_other_words_are_refused(figures: list[str]) -> None:
+    with pytest.raises(ValueError, match=r"must be all, asked, none, or a list of asked, class:<name or id> and"):
+        DrawSettings(figures=figures)
+
+
+def test_figures_of_what_does_not_exist_are_refused() -> None:
+    with pytest.raises(DataError, match=r"draw\.figures: there is no class 'foxes'; did you mean fox"):
+        named_figures(["class:foxes"], PLAN)
+    with pytest.raises(DataError, match=r"draw\.figures: '999999' is no image; give ids from 0 to"):
+        named_figures(["image:999999"], PLAN)

@@ -183,7 +183,10 @@ def test_one_driver_at_a_time_and_a_killed_one_lets_go(tmp_path: Path) -> None:
         shard.touch()
         holder.send_signal(signal.SIGKILL)
     with folder.lock():
-        folder.remove_leftovers()
+        kept = shard.with_name("1")
+        kept.write_bytes(b"123")
+        assert folder.remove_leftovers(["mixtures", "activations", "words"]) == 3
+        assert kept.exists()
         assert not leftover.exists()
         assert not shard.exists(), "what the killed driver left is swept"
         with pytest.raises(RunFolderError, match=f"process {os.getpid()} "), folder.lock():

@@ -63,7 +63,7 @@ def run_boxes(root: Path, boxes: Path, names: Mapping[str, str], console: Consol
     folder = RunFolder.open(root)
     own = StudyFolder(folder, STUDIES[BOXES])
     with folder.lock():
-        folder.remove_leftovers()
+        folder.remove_leftovers([BOXES, folder.figures.name])
         settings, plan = folder.settings(), Plan.read(folder)
         refuse_without_outputs(settings, BOXES, "looks at the words of class graphs")
         nodes = _chosen_words(folder, plan)

@@ -103,7 +103,7 @@ def run_sweep(
     bar = StageBar(console)
     connected = connect(address, seen=folder.run_file, warn=bar.warn)
     with folder.lock(), connected as offered, bar.stage(SWEEP) as progress:
-        folder.remove_leftovers()
+        folder.remove_leftovers([SWEEP, folder.figures.name])
         sweep.run(StageContext(settings, folder, STAGE, progress, bar.warn, offered), request)
         _note_answer(folder, request)
     show_sweep(folder, settings.name, console)
