@@ -22,6 +22,7 @@ from workflows.storage.run_folder import RunFolder
         (["mine.top=2"], "mine"),
         (["mine.classes=['3']"], "mine"),
         (["draw.rectangle_layers=1"], "draw"),
+        (["draw.figures=none"], "draw"),
     ],
 )
 def test_changed_settings_void_the_stages_that_read_them(

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.end_to_end.killing import ledger
-from tests.end_to_end.small_digits import command, copy_until, run_arguments
+from tests.end_to_end.small_digits import TRAINING_IMAGE, command, copy_until, run_arguments
 from workflows.figures.draw_graphs import FIT, SIMILARITY, SimilarityDrawWorker
 from workflows.figures.draw_paths import TransitionDrawWorker, transition_items
 from workflows.plan.run_plan import Plan
@@ -45,6 +45,35 @@ def test_figures_that_nobody_asks_for_any_more_are_removed(
     for ending in ("png", "svg"):
         drawn = figures / f"{SIMILARITY}.{ending}"
         assert drawn.read_bytes() == (digits_run / "figures" / drawn.name).read_bytes()
+
+
+@pytest.mark.usefixtures("local_ray")
+def test_figures_are_drawn_for_who_asks_and_stay(
+    digits_run: Path, digits_weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = copy_until(digits_run, tmp_path / "run", "mine")
+    boxes = root / "boxes.parquet"
+
+    def drawn(*figures: str) -> set[str]:
+        assert command(run_arguments(root, digits_weights, f"draw.figures={list(figures)}")) == 0
+        return {path.stem for path in (root / "figures").glob("*.png")}
+
+    assert drawn("none") == set()
+    boxes.write_text("of the same graphs")
+    first = drawn("class:3")
+    assert first == {"class-3"}
+    written = (root / "figures" / "class-3.png").stat().st_mtime_ns
+    own = f"image-{TRAINING_IMAGE}"
+    assert drawn("asked", "class:8") == {"class-3", "class-8", own, SIMILARITY, FIT}
+    assert drawn("none") == {"class-3", "class-8", own, SIMILARITY, FIT}
+    assert (root / "figures" / "class-3.png").stat().st_mtime_ns == written
+    assert boxes.exists()
+    assert command(run_arguments(root, digits_weights, "draw.figures=image:0")) != 0
+    assert "draw.figures: must name graphs of the run, got image:0, which is not mined" in capsys.readouterr().err
+    # Another graph of the same name is another figure.
+    assert command(run_arguments(root, digits_weights, "draw.figures=none", "mine.top=2")) == 0
+    assert not list((root / "figures").glob("*.*"))
+    assert not boxes.exists()
 
 
 def test_a_run_of_mixtures_has_its_graphs_and_its_matrices(digits_run: Path) -> None:
