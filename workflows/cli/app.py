@@ -42,7 +42,7 @@ app = typer.Typer(
     "of a class or an image.\n\nStart with [bold]inference-graphs demo[/bold], then "
     "[bold]inference-graphs run PRESET.toml[/bold].",
     epilog="Exit codes: 0 done; 1 failed, another try may help; 2 refused, the same command would be refused again; "
-    "130 interrupted (Ctrl-C). Whatever was finished stays finished.",
+    "130 interrupted (Ctrl-C); 143 ended by SIGTERM. Whatever was finished stays finished.",
 )
 
 INTERRUPTED = 130
@@ -106,10 +106,9 @@ def main() -> None:
     except MemoryError:
         _end(errors, "the memory is used up: lower runtime.actors or extract.batch, or free some", FAILED)
     except SystemExit as stop:
-        # typer has turned the Ctrl-C into an exit; while Ray starts, its handler does that with the signal's number
-        if stop.code in (INTERRUPTED, signal.SIGTERM):
+        if stop.code == INTERRUPTED:  # typer has turned the Ctrl-C into an exit
             errors.print("stopped; the same command goes on where it was", highlight=False)
-            sys.exit(_told_to_end["by"] if stop.code == INTERRUPTED else TERMINATED)
+            sys.exit(_told_to_end["by"])
         raise
     except Exception as error:
         errors.print(traceback.format_exc(), markup=False, highlight=False, soft_wrap=True)

@@ -123,6 +123,10 @@ def _own_handler_of_sigterm() -> Iterator[None]:
     handler: Any = signal.getsignal(signal.SIGTERM)
     try:
         yield
+    except SystemExit:  # what Ray's handler makes of the signal: while it starts, nothing else ends the process
+        if not callable(handler):
+            raise
+        handler(signal.SIGTERM, None)
     finally:
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, handler)

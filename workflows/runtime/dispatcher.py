@@ -286,7 +286,7 @@ class _Pool:
         """What would only be refused again stops the run; but what one node refuses may be that node's fault."""
         if self._nodes.repeats(seat.node, self._claim, error):
             raise error
-        self._leave(self._shunned())
+        self._leave(self._shunned() | {seat.node})
 
     def _shunned(self) -> set[str]:
         return self._nodes.avoided(self._claim)
@@ -447,7 +447,8 @@ class _Pool:
             oldest = min(busy, key=lambda seat: seat.since)
             told = f"{self._settings.name} {oldest.given[0][0]}{self._nodes.where(oldest.node)}"
             seconds = time.monotonic() - oldest.since
-        return Heartbeat(len(self._seats) - starting, starting, len(self._waiting), told, seconds)
+        waiting = self._left() - sum(len(seat.given) for seat in self._seats)
+        return Heartbeat(len(self._seats) - starting, starting, waiting, told, seconds)
 
 
 def _refuse_unfitting(settings: PoolSettings) -> None:

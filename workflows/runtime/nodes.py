@@ -17,7 +17,7 @@ import ray
 from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from workflows.errors import RunError
+from workflows.errors import ClusterError, RunError
 from workflows.runtime.blame import NodeTrust
 from workflows.runtime.handshake import Terms, prove
 
@@ -182,7 +182,8 @@ class Nodes:
         """The same, waiting for the nodes that are there.
 
         Raises:
-            RunError: none of them may work.
+            RunError: none of them may work, for all have other versions. ClusterError: or for what may pass, such as
+                storage that is away.
         """
         if not self.joined:
             return
@@ -192,7 +193,8 @@ class Nodes:
             time.sleep(_POLL_S)
             self.greet()
         if self._refused and not self._greetings and not self.usable((1, 0)):
-            raise RunError(self.refusals())
+            lasting = all(reason.startswith("must have the driver's versions") for reason in self._refused.values())
+            raise (RunError if lasting else ClusterError)(self.refusals())
 
     def refusals(self) -> str:
         """Which nodes are not used, and why, for a message."""

@@ -22,7 +22,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from uuid import uuid4
 
-from workflows.errors import FAILED, FolderInUse, RunFolderError
+from workflows.errors import FAILED, DiskFull, FolderInUse
 from workflows.storage.atomic import TEMPORARY_SUFFIX, write_bytes
 
 LOCK_FILE, OWNER_FILE = ".lock", ".owner.json"
@@ -61,7 +61,7 @@ def held(root: Path) -> Iterator[None]:
     """Hold a folder for one driver; released when the block ends.
 
     Raises:
-        RunFolderError: another driver holds it, or took it over when this one had not been heard of for ``STALE_S``.
+        FolderInUse: another driver holds it, or took it over when this one had not been heard of for ``STALE_S``.
     """
     root.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(root / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
@@ -98,7 +98,7 @@ def is_held(root: Path) -> bool:
 
 
 def _lock(descriptor: int, root: Path) -> bool:
-    """Whether the file system knows locks. Raises RunFolderError: somebody has this one."""
+    """Whether the file system knows locks. Raises FolderInUse: somebody has this one."""
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -114,7 +114,7 @@ def _refuse_living(root: Path, me: Owner, locked: bool) -> None:
     """Watch an owner that the lock says nothing about until it is touched, or has been still for long enough.
 
     Raises:
-        RunFolderError: it was touched.
+        FolderInUse: it was touched.
     """
     owner = Owner.of(root)
     if owner is None or (owner.host == me.host and (locked or not _runs(owner.process))):
@@ -177,7 +177,7 @@ class _Heart:
         self._over.set()
         self._thread.join()
         if self._lost and kind is not None and issubclass(kind, KeyboardInterrupt):
-            raise RunFolderError(
+            raise FolderInUse(
                 f"{str(self._root)!r} was taken over by another driver ({Owner.of(self._root)}) while this one was not "
                 "heard of: see to the storage, and let the other go on"
             ) from None
@@ -189,7 +189,7 @@ class _Heart:
                 self._lost = True
                 _interrupt()
                 return
-            with suppress(OSError):  # storage that is away; if it stays away, the work finds out
+            with suppress(OSError, DiskFull):  # storage that is away; if it stays away, the work finds out
                 if owner is None and _touched(self._root) is None:
                     write_bytes(self._root / OWNER_FILE, json.dumps(asdict(self._me)).encode())
                 else:

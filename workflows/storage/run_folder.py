@@ -7,12 +7,12 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from workflows.errors import RunFolderError, SettingsError, system_words
+from workflows.errors import DiskFull, RunFolderError, SettingsError, system_words
 from workflows.settings import Settings, parse_settings
 from workflows.storage.atomic import TEMPORARY_SUFFIX, replacing, write_bytes
 from workflows.storage.damage import undamaged
@@ -139,9 +139,10 @@ class RunFolder:
         Raises:
             FolderInUse: another driver holds it. RunFolderError: it cannot be made, or not be written.
         """
-        with _as_refusals():
-            self.root.mkdir(parents=True, exist_ok=True)
-        with held(self.root):
+        with ExitStack() as holding:
+            with _as_refusals():
+                self.root.mkdir(parents=True, exist_ok=True)
+                holding.enter_context(held(self.root))
             self.beat(None)
             yield
             self.beat(None)
@@ -155,7 +156,7 @@ class RunFolder:
 
         told: a record whose fields are numbers and text. That it cannot be written stops no run.
         """
-        with suppress(OSError):
+        with suppress(OSError, DiskFull):
             if told is None:
                 self.heartbeat_file.unlink(missing_ok=True)
             elif time.time() - (self.heartbeat() or {"time": 0.0})["time"] > _BEAT_S:
