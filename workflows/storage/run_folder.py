@@ -17,6 +17,7 @@ from workflows.settings import Settings, parse_settings
 from workflows.storage.atomic import TEMPORARY_SUFFIX, write_bytes
 from workflows.storage.ledger import Ledger
 from workflows.storage.names import JOINT, joined_slug, readable_name, slug
+from workflows.storage.object_store import is_uri
 
 FORMAT = 2
 """Version of the layout below; a run folder of another version is refused."""
@@ -322,6 +323,11 @@ def _refuse_other_settings(folder: RunFolder, settings: Settings) -> None:
 
 def _resolved(root: Path) -> Path:
     """Absolute; the shell leaves ``~`` in ``--out=~/run``."""
+    if is_uri(str(root)):  # of which Path has made one slash
+        raise RunFolderError(
+            f"--out: must be a folder of a file system that all nodes share, got {str(root)!r}; publish copies a run's "
+            "tables and figures into an object store"
+        )
     resolved = root.expanduser().resolve()
     if readable_name(str(resolved)) != str(resolved):
         raise RunFolderError(f"--out: must be a path of UTF-8 characters, got {str(resolved)!r}; give another folder")
