@@ -7,11 +7,11 @@ import importlib
 import json
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
 from workflows.settings import Settings
 from workflows.storage.ledger import Item, Ledger
+from workflows.storage.object_store import absolute
 from workflows.storage.run_folder import RunFolder
 
 if TYPE_CHECKING:
@@ -134,7 +134,7 @@ class WorkContext:
         device = plan_actors(self.settings.runtime, self.offered).device
         runtime = self.settings.runtime.model_copy(update={"device": device})
         root = self.settings.data.root
-        data = self.settings.data.model_copy(update={"root": str(Path(root).resolve()) if root else ""})
+        data = self.settings.data.model_copy(update={"root": absolute(root) if root else ""})
         return self.settings.model_copy(update={"runtime": runtime, "data": data})
 
     def failed(self, item: Item, reason: str, last: bool) -> None:

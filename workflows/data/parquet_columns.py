@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 
 from workflows.errors import DataError
 from workflows.storage.names import file_path
+from workflows.storage.object_store import is_uri, opened
 
 IMAGE, LABEL = "image", "label"
 """Columns that are taken before all others."""
@@ -44,17 +45,22 @@ class LabelColumn:
 
 
 def open_parquet(file: str) -> pq.ParquetFile:
-    """Open a file, whatever bytes its name has.
+    """Open a file, whatever bytes its name has, or one in an object store.
 
     Raises:
         DataError: it does not exist or is no Parquet file.
+        OSError: the object store does not answer.
     """
     path = file_path(file)
     try:
+        if is_uri(file):
+            return pq.ParquetFile(opened(file))
         return pq.ParquetFile(path if path == file else pa.OSFile(os.fsencode(path)))
     except FileNotFoundError:
         raise DataError(f"the Parquet file {file!r} does not exist; see data.train and data.validation") from None
     except (pa.ArrowException, OSError) as error:
+        if is_uri(file) and not isinstance(error, pa.ArrowException):
+            raise
         raise DataError(f"{file!r} is not a readable Parquet file: {error}") from None
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
@@ -13,20 +14,36 @@ import numpy as np
 from workflows.data.crops import Crop, parse_crop
 from workflows.data.decoding import BrokenPicture, Picture, PictureError, Pixels, decode_picture, unbroken
 from workflows.data.packaged import load_cifar10, load_digits
-from workflows.data.parquet_rows import CACHE_BYTES, Encoded, ParquetRows, Span, parse_row_path
+from workflows.data.parquet_rows import CACHE_BYTES, Encoded, ParquetRows, parse_row_path, parse_span
 from workflows.data.scenes import load_scenes
 from workflows.errors import DataError
 from workflows.settings import DataSettings
 from workflows.storage.names import file_path
+from workflows.storage.object_store import is_uri, read_file
 
 __all__ = ["BrokenPicture", "Picture", "PictureReader"]
 
+
+@dataclass(frozen=True)
+class StoredPicture:
+    """A file of an object store that is one picture."""
+
+    uri: str
+
+    def read(self) -> bytes:
+        """The bytes. Raises OSError."""
+        return read_file(self.uri)
+
+
 Result = Picture | BrokenPicture
 Geometry = Callable[[Pixels], Pixels]
-_Encoded = Encoded | Crop | np.ndarray
+_Encoded = Encoded | Crop | StoredPicture | np.ndarray
 
 # A task for the pool: enough small pictures to pay for handing it over, few enough to keep all threads busy.
 _MOST_IN_TASK = 32
+
+REQUESTS_AT_ONCE = 16
+"""Threads of a reader whose pictures lie in an object store: each waits for its own most of the time."""
 
 
 class PictureReader:
@@ -47,7 +64,10 @@ class PictureReader:
         self._threads = threads
         self._geometry = geometry
         self._rows = ParquetRows(cache_bytes, settings.image_column)
-        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="decode")
+        named = (*settings.train, *settings.validation, *settings.folders, settings.root)
+        if any(map(is_uri, named)):  # whose pictures are waited for
+            self._threads = max(threads, REQUESTS_AT_ONCE)
+        self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="decode")
 
     def read(self, paths: Sequence[str]) -> list[Result]:
         """The pictures in the order of ``paths``; broken ones in their places, with the reason.
@@ -115,14 +135,27 @@ class PictureReader:
 
     def _find(self, paths: Sequence[str]) -> Iterator[tuple[int, _Encoded]]:
         source = self._settings.source
-        if source == "parquet":
-            yield from self._rows.find([parse_row_path(path) for path in paths])
-        elif source == "folders":
-            yield from enumerate(Path(file_path(path)) for path in paths)
+        if source in ("parquet", "tar"):
+            yield from self._rows_found(paths)
+        elif source in ("folders", "imagenet"):
+            yield from enumerate(StoredPicture(path) if is_uri(path) else Path(file_path(path)) for path in paths)
         elif source == "crops":
             yield from enumerate(parse_crop(path) for path in paths)
         else:
             yield from enumerate(self._packaged(path) for path in paths)
+
+    def _rows_found(self, paths: Sequence[str]) -> Iterator[tuple[int, _Encoded]]:
+        """Pictures whose places the index has told, then those that are looked for."""
+        rows = {}
+        for position, path in enumerate(paths):
+            span = parse_span(path)
+            if span is not None:
+                yield position, span
+            else:
+                rows[position] = parse_row_path(path)
+        positions = list(rows)
+        for place, picture in self._rows.find(list(rows.values())):
+            yield positions[place], picture
 
     def _packaged(self, path: str) -> np.ndarray:
         name, row = parse_row_path(path)
@@ -187,4 +220,4 @@ def _pixels(encoded: _Encoded) -> Pixels:
         return encoded.read()
     if isinstance(encoded, bytes):
         return decode_picture(encoded)
-    return decode_picture(encoded.read() if isinstance(encoded, Span) else encoded.read_bytes())
+    return decode_picture(encoded.read_bytes() if isinstance(encoded, Path) else encoded.read())
