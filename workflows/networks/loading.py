@@ -4,12 +4,8 @@ from __future__ import annotations
 
 import importlib
 import os
-import re
 import sys
-import warnings
 from collections.abc import Callable, Mapping
-from pathlib import Path
-from pickle import UnpicklingError
 from types import ModuleType
 from typing import Any
 from urllib.error import URLError
@@ -21,7 +17,9 @@ from workflows.errors import NetworkError
 from workflows.networks.compiled_ops import torchvision
 from workflows.networks.naming import nearest_names, shortened
 from workflows.networks.timm_models import TIMM, timm_builder, timm_weights
+from workflows.networks.weight_files import read_weights_file
 from workflows.settings import NetworkSettings
+from workflows.storage.object_store import is_uri
 
 _TORCHVISION = "torchvision:"
 _WRAPPERS = (
@@ -88,14 +86,15 @@ def build_network(settings: NetworkSettings, seed: int = 0) -> nn.Module:
 
 
 def is_downloaded(weights: str) -> bool:
-    """Whether ``network.weights`` names weights of a library, not a file."""
-    return weights.startswith((_TORCHVISION, TIMM))
+    """Whether ``network.weights`` names weights of a library, or a URI, not a file of this machine."""
+    return weights.startswith((_TORCHVISION, TIMM)) or is_uri(weights)
 
 
 def read_state_dict(source: str, field: str = "network.weights") -> dict[str, Tensor]:
-    """Read weights from a file or, by ``torchvision:<WEIGHTS>`` or ``timm:<model>.<tag>``, download them.
+    """Read weights from a file or a URI, or, by ``torchvision:<WEIGHTS>`` or ``timm:<model>.<tag>``, download them.
 
-    Only tensors are read, never code. Dictionaries that a checkpoint wraps around its weights are unpacked.
+    Files are those of torch or, with the ending .safetensors, of safetensors; one at a URI is downloaded once. Only
+    tensors are read, never code. Dictionaries that a checkpoint wraps around its weights are unpacked.
 
     Args:
         source: of the weights.
@@ -106,14 +105,14 @@ def read_state_dict(source: str, field: str = "network.weights") -> dict[str, Te
     """
     if not source:
         raise NetworkError(
-            "network.weights is empty: give the file of a state dict, torchvision:<WEIGHTS> or timm:<model>.<tag> to "
-            "download, or train"
+            "network.weights is empty: give the file or URI of a state dict, torchvision:<WEIGHTS> or "
+            "timm:<model>.<tag> to download, or train"
         )
     if source.startswith(_TORCHVISION):
         return _downloaded(source.removeprefix(_TORCHVISION))
     if source.startswith(TIMM):
         return timm_weights(source.removeprefix(TIMM))
-    state = _unwrapped(_unpickle(Path(source).expanduser(), field))
+    state = _unwrapped(read_weights_file(source, field))
     if not isinstance(state, dict) or not state or not all(isinstance(value, Tensor) for value in state.values()):
         raise NetworkError(
             f"{field} {source!r} holds a {_describe(state)}, not a plain state dict (parameter names to "
@@ -232,36 +231,6 @@ def _imported(name: str, module_path: str) -> ModuleType:
         ) from error
 
 
-def _unpickle(path: Path, field: str) -> Any:
-    try:
-        with warnings.catch_warnings():
-            # About the pickle protocol of foreign files; what matters is raised.
-            warnings.simplefilter("ignore", UserWarning)
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise NetworkError(f"{field} {str(path)!r} does not exist; give the file of a state dict") from None
-    except IsADirectoryError:
-        raise NetworkError(f"{field} {str(path)!r} is a folder; give the file of a state dict") from None
-    except Exception as error:  # a damaged file fails in any way: KeyError, EOFError, RuntimeError, ...
-        if "TorchScript" in str(error):
-            raise NetworkError(
-                f"{field} {str(path)!r} must be a state dict, it is a TorchScript archive, which holds code; "
-                "save its weights with torch.save(torch.jit.load(file).state_dict(), other_file)"
-            ) from None
-        foreign = re.search(r"GLOBAL ([\w.]+)", str(error))
-        if foreign is None and not isinstance(error, UnpicklingError):
-            raise NetworkError(
-                f"{field} {str(path)!r} cannot be read, it is damaged or no torch file "
-                f"({type(error).__name__}: {_first_line(error)}); save it with torch.save(network.state_dict(), file)"
-            ) from error
-        # Torch's own words would advise to load it all the same.
-        held = f"the pickle holds {foreign[1]}" if foreign else "it is a pickle that torch.save did not write"
-        raise NetworkError(
-            f"{field} {str(path)!r} is not a plain state dict: {held}, which could run "
-            "foreign code and is not loaded; save it with torch.save(network.state_dict(), file)"
-        ) from error
-
-
 def _downloaded(name: str) -> dict[str, Tensor]:
     try:
         weights = torchvision.models.get_weight(name)
@@ -281,10 +250,6 @@ def _downloaded(name: str) -> dict[str, Tensor]:
             f"network.weights {_TORCHVISION + name!r}: the download of {weights.url} failed ({error}); it needs a "
             "network, or fetch the file elsewhere and set network.weights to it"
         ) from error
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).partition("\n")[0]
 
 
 def _describe(value: Any) -> str:
