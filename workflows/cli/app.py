@@ -17,6 +17,7 @@ from workflows.cli.layers import layers
 from workflows.cli.locate import locate
 from workflows.cli.options import console
 from workflows.cli.patterns import patterns
+from workflows.cli.publish import publish
 from workflows.cli.relevance import relevance
 from workflows.cli.resample import resample
 from workflows.cli.run import run
@@ -39,7 +40,7 @@ INTERRUPTED = 130
 
 ASKING = (sweep, boxes, dissect, relevance, ablate, resample, patterns, locate)
 
-for command in (run, layers, status, show, clean, demo, *ASKING):
+for command in (run, layers, status, show, publish, clean, demo, *ASKING):
     app.command()(command)
 app.command(hidden=True)(parts)
 
