@@ -36,7 +36,7 @@ SCHEMES = ("s3", "gs", "http", "https", "file")
 PART_BYTES = 16 * 2**20
 """Larger files are uploaded in parts of so many bytes; the etag of S3 tells the parts."""
 _CHUNK_BYTES = 4 * 2**20
-_URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
+_URI = re.compile(r"(?!bytes:)[A-Za-z][A-Za-z0-9+.-]+://")  # bytes: is a path that is no UTF-8, see names.py
 _CLIENT: ClientConfig = {"allow_http": True, "timeout": "5m"}
 _WAITING: RetryConfig = {
     "max_retries": 5,

@@ -323,7 +323,7 @@ def _refuse_other_settings(folder: RunFolder, settings: Settings) -> None:
 
 def _resolved(root: Path) -> Path:
     """Absolute; the shell leaves ``~`` in ``--out=~/run``."""
-    if is_uri(str(root)):  # of which Path has made one slash
+    if is_uri(str(root).replace(":/", "://", 1)):  # Path has made one slash of two
         raise RunFolderError(
             f"--out: must be a folder of a file system that all nodes share, got {str(root)!r}; publish copies a run's "
             "tables and figures into an object store"
