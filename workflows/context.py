@@ -124,6 +124,7 @@ class WorkContext:
             attempts,
             item_timeout_s=self.settings.runtime.item_timeout_s,
             name=name,
+            alone=self.offered.alone,
         )
 
     def worker_settings(self) -> Settings:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -94,6 +94,7 @@ def run_pipeline(
     until: str | None = None,
     address: str | None = None,
     restore_columns: bool = False,
+    offered: Resources | None = None,
 ) -> RunFolder:
     """Run every stage that is not done, up to ``until``; the same call resumes an interrupted run.
 
@@ -104,6 +105,7 @@ def run_pipeline(
         until: last stage to run; None runs all, of a network without outputs up to ``last_without_outputs``.
         address: of a Ray cluster; None starts a local Ray when a stage needs one.
         restore_columns: extract again what ``free_columns`` freed; otherwise a stage that needs it is refused.
+        offered: what the stages run on, such as this process alone; None connects to Ray when a stage needs it.
 
     Raises:
         RunError: whatever stops the run; what is finished stays finished.
@@ -118,7 +120,7 @@ def run_pipeline(
         if left:
             refuse_freed(folder, [stage.name for stage in left if stage.name in _readers(settings)])
             folder.remove_leftovers()
-            _run_stages(left, folder, settings, console, address)
+            _run_stages(left, folder, settings, console, address, offered)
     return folder
 
 
@@ -228,7 +230,12 @@ def refuse_freed(folder: RunFolder, readers: Sequence[str]) -> None:
 
 
 def _run_stages(
-    left: Sequence[Stage], folder: RunFolder, settings: Settings, console: Console, address: str | None
+    left: Sequence[Stage],
+    folder: RunFolder,
+    settings: Settings,
+    console: Console,
+    address: str | None,
+    given: Resources | None,
 ) -> None:
     from workflows.runtime.progress import StageBar
 
@@ -241,7 +248,7 @@ def _run_stages(
     if on_cluster:
         from workflows.runtime.cluster import connect
 
-        with connect(address) as offered:
+        with nullcontext(given) if given is not None else connect(address) as offered:
             for stage in on_cluster:
                 _run_stage(stage, folder, settings, bar, offered)
 

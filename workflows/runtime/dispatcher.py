@@ -20,6 +20,7 @@ from ray import cloudpickle
 from workflows.errors import BudgetError, ShardError
 from workflows.runtime import kept_actors
 from workflows.runtime.actor_process import fetch
+from workflows.runtime.alone import map_here
 from workflows.runtime.cluster import resources
 from workflows.runtime.kept_actors import Crew
 
@@ -49,6 +50,8 @@ class PoolSettings:
     """An item at work for longer is taken for hung: its actor is killed, the try counts."""
     name: str = "shard"
     """What an item is called in messages."""
+    alone: bool = False
+    """Without Ray, in this process."""
 
 
 @dataclass
@@ -89,6 +92,8 @@ def map_shards(
         ShardError: items kept failing; every other item has finished, each failed one is named with its reason.
         BudgetError: no actor fits the cluster, or what is left of it.
     """
+    if settings.alone:
+        return DispatchReport(map_here(factory, kwargs, items, on_done))
     pool = _Pool(cloudpickle.dumps((factory, kwargs)), list(items), settings, on_done, on_failure)
     try:
         pool.run()

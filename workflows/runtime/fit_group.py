@@ -18,6 +18,7 @@ from typing import Any, Protocol
 from gmm_ops.fitting.collective import Collective
 from workflows.errors import ShardError
 from workflows.runtime import kept_actors
+from workflows.runtime.alone import fit_here
 from workflows.runtime.cluster import Resources
 from workflows.runtime.generation import FitGroup, GenerationLost, GroupSettings, Rooms, Stopped
 
@@ -150,6 +151,8 @@ def run_fits(
         ShardError: groups were lost ``max_attempts`` times without a new checkpoint, could not be started as often,
             or the ranks disagree.
     """
+    if settings.alone:
+        return _fits_here(jobs, settings, on_result)
     width = max(1, min(slots, len(jobs)))
     # Whoever is kept beyond those that may serve would hold memory that the fits were promised.
     kept_actors.release(all_but=width)
@@ -179,6 +182,17 @@ def run_fits(
 
     _run_threads(slot, width, stop)
     return {job.name: results[job.name] for job in jobs}
+
+
+def _fits_here(
+    jobs: Sequence[FitJob], settings: GroupSettings, on_result: Callable[[str, Any], None] | None
+) -> dict[str, Any]:
+    results = {}
+    for job in jobs:
+        results[job.name] = fit_here(job.factory, job.kwargs, settings.segment_steps)
+        if on_result is not None:
+            on_result(job.name, results[job.name])
+    return results
 
 
 def _placed(group: FitGroup, waiting: _Waiting, settings: GroupSettings) -> bool:

@@ -51,6 +51,8 @@ class GroupSettings:
     start_timeout_s: float = 300.0
     segment_timeout_s: float = 1800.0
     """A rank that has not acknowledged a segment by then is taken for hung."""
+    alone: bool = False
+    """Without Ray, in this process."""
 
 
 class GenerationLost(Exception):

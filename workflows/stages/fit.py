@@ -163,6 +163,7 @@ def group_settings(context: StageContext, actors: int, segment_steps: int, check
         checkpoint_steps=checkpoint_steps,
         max_attempts=runtime.max_attempts,
         segment_timeout_s=runtime.hung_after_s,
+        alone=pool.alone,
     )
 
 
