@@ -9,7 +9,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from workflows.errors import RunFolderError
+from workflows.errors import RunFolderError, StorageFault, system_words
 from workflows.storage.arrays import missing_shards, open_array, read_arrays, read_rows
 from workflows.storage.shard_files import shard_rows_of
 
@@ -19,6 +19,9 @@ def damage(path: Path) -> Collection[int] | None:
 
     Every chunk of an array is read and compared with its checksum, and every member of a zip file (npz, pt); of a
     Parquet file the footer is read; any other file must not be empty.
+
+    Raises:
+        StorageFault: it could not be read, which says nothing of what it holds.
     """
     try:
         if path.suffix == ".zarr":
@@ -29,8 +32,12 @@ def damage(path: Path) -> Collection[int] | None:
             with zipfile.ZipFile(path) as archive:
                 return None if archive.testzip() is None else ()
         return None if path.stat().st_size else ()
-    except (pa.ArrowException, zipfile.BadZipFile, RunFolderError, OSError, EOFError):
+    except (pa.ArrowException, zipfile.BadZipFile, RunFolderError, EOFError, FileNotFoundError):
         return ()
+    except OSError as error:
+        if error.errno is None:  # a parser's, such as Arrow's of a footer
+            return ()
+        raise StorageFault(f"{str(path)!r} cannot be read ({system_words(error)})") from None
 
 
 def _of_zarr(path: Path) -> Collection[int] | None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import shutil
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,13 +13,14 @@ import pytest
 
 from tests.end_to_end.folder_runs import write_folder_run
 from tests.end_to_end.small_digits import command
-from workflows.errors import RunFolderError
+from workflows.errors import RunFolderError, StorageFault
 from workflows.plan.run_plan import Plan
 from workflows.plan.scopes import joint_scope, read_scopes, write_scopes
 from workflows.storage.images_table import ImageColumns
 from workflows.storage.ledger import Ledger
 from workflows.storage.run_folder import RunFolder
 from workflows.storage.tables import read_table
+from workflows.storage.verifying import damage
 
 READERS: dict[str, Callable[[RunFolder], object]] = {
     "images.parquet": lambda folder: ImageColumns.read(folder, 0, 10),
@@ -94,6 +98,24 @@ def test_a_line_that_is_json_but_no_record_is_damage(tmp_path: Path, line: str) 
     ledger.record("a", seconds=1.0)
     with pytest.raises(RunFolderError, match=r"line 2 of .*fit\.jsonl' is damaged: delete that file to redo the stage"):
         ledger.content()
+
+
+def test_what_cannot_be_read_is_not_taken_for_damaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """``run --verify`` would have made again what is whole, as soon as its storage is back."""
+    path = tmp_path / "weights.pt"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("data", b"whole")
+    assert damage(path) is None
+
+    def away(*_: object) -> None:
+        raise OSError(errno.ESTALE, os.strerror(errno.ESTALE), str(path))
+
+    monkeypatch.setattr("zipfile.ZipFile.testzip", away)
+    with pytest.raises(StorageFault, match=r"weights\.pt' cannot be read .*Stale file handle"):
+        damage(path)
+    monkeypatch.undo()
+    path.write_bytes(path.read_bytes()[:20])
+    assert damage(path) == ()
 
 
 def test_what_the_system_refuses_is_no_damage(tmp_path: Path) -> None:
