@@ -129,6 +129,7 @@ def run_pipeline(
         _void_lost(folder, settings, console, verify)
         extracted = folder.ledger("extract")
         if restore_columns and extracted.content().cleaned:
+            folder.claim_versions(accept_versions)  # refused before the ledger says that anything is to be done
             extracted.restore()
         left = stages_left(folder, settings, wanted)
         if left:

@@ -129,6 +129,17 @@ def test_a_restoration_that_was_stopped_goes_on(root: Path, digits_weights: Path
     assert {stage.state for stage in stage_statuses(root)} == {"done"}
 
 
+def test_other_versions_are_refused_before_anything_is_marked(
+    root: Path, digits_weights: Path, refused: Refused
+) -> None:
+    clean(root, "--yes")
+    record = json.loads((root / "run.json").read_text())
+    record["versions"] = [{**record["versions"][-1], "numpy": "0.1"}]
+    (root / "run.json").write_text(json.dumps(record))
+    refused([*run_arguments(root, digits_weights), "--restore-columns"], "was begun with other versions", "numpy: ")
+    assert RunFolder.open(root).ledger("extract").items()
+
+
 def test_an_unfinished_run_keeps_its_columns(digits_run: Path, tmp_path: Path, refused: Refused) -> None:
     root = copy_until(digits_run, tmp_path / "run", "fit")
     refused(
