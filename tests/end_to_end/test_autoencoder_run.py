@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -84,6 +85,16 @@ def test_encoder_and_decoder_are_what_was_trained(trained: FolderRun) -> None:
     assert record["validation_psnr"] > 5
     with Image.open(folder.figure("rebuilt", "png")) as figure:
         assert np.asarray(figure.convert("L")).std() > 10
+
+
+def test_a_decoder_that_was_lost_is_trained_again(trained: FolderRun, tmp_path: Path) -> None:
+    folder = RunFolder(Path(shutil.copytree(trained.out, tmp_path / "out")))
+    before = folder.decoder.read_bytes()
+    folder.decoder.unlink()
+    again = arguments(trained, f"{TRAINING},boxes='{trained.root / 'boxes.csv'}'}}")
+    again[again.index("--out") + 1] = str(folder.root)
+    assert command(again) == 0
+    assert folder.decoder.read_bytes() == before
 
 
 @pytest.mark.parametrize(

@@ -65,7 +65,7 @@ def _index(made: Made) -> Expected:
 
 
 def _train(made: Made) -> Expected:
-    return made.done("network", made.folder.weights)
+    return made.done("network", made.folder.weights, *([made.folder.decoder] if made.settings.learns_pictures else []))
 
 
 def _extract(made: Made) -> Expected:

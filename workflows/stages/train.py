@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -49,18 +49,36 @@ def run(context: StageContext) -> None:
     # Weights must not depend on how many cores this machine has, and two threads gain nothing on small networks.
     torch.set_num_threads(settings.training.threads or settings.runtime.threads)
     train = _autoencoder if settings.learns_pictures else _classifier
-    network, seen, found, told = train(context, plan, settings.training)
+    trained = train(context, plan, settings.training)
+    network = trained.network
     # The index stage checked the rewriting with random weights, which hide faults: normalisation does nothing yet.
     network.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
-    checked = check_network(network, [layer.name for layer in plan.layers], seen, plan.outputs)
+    checked = check_network(network, [layer.name for layer in plan.layers], trained.seen, plan.outputs)
     plan = replace(plan, rewriting=checked.rewriting, probabilities=checked.probabilities)
     replace(plan, weights_file=_save(folder.weights, network, plan.weights_file)).write(folder)
-    context.finished("network", found)
-    context.progress.note(told)
+    if trained.decoder is not None:  # only beside the weights that it was trained with
+        _save(folder.decoder, trained.decoder)
+    context.finished("network", trained.found)
+    context.progress.note(trained.told)
 
 
-_Trained = tuple[nn.Module, Tensor, dict[str, float], str]
-"""The network, two images, what the ledger keeps, what people are told."""
+@dataclass(frozen=True)
+class _Trained:
+    """What a training gives.
+
+    Attributes:
+        network: of the run.
+        seen: two of its images.
+        found: what the ledger keeps.
+        told: what people are told.
+        decoder: of an autoencoder.
+    """
+
+    network: nn.Module
+    seen: Tensor
+    found: dict[str, float]
+    told: str
+    decoder: nn.Module | None = None
 
 
 def _classifier(context: StageContext, plan: Plan, training: TrainingSettings) -> _Trained:
@@ -85,7 +103,7 @@ def _classifier(context: StageContext, plan: Plan, training: TrainingSettings) -
     )
     images, labels = _images(settings, folder, plan.train_images, plan.images)
     share = accuracy(network, images.contiguous(), labels)
-    return network, seen, {"validation_accuracy": share}, f"{share:.1%} of the validation images right"
+    return _Trained(network, seen, {"validation_accuracy": share}, f"{share:.1%} of the validation images right")
 
 
 def _autoencoder(context: StageContext, plan: Plan, training: TrainingSettings) -> _Trained:
@@ -104,7 +122,6 @@ def _autoencoder(context: StageContext, plan: Plan, training: TrainingSettings) 
         progress=note,
         keep=lambda epoch, encoder: _keep(folder.checkpoint(epoch), encoder),
     )
-    _save(folder.decoder, decoder)
     held = _pictures(settings, plan, folder, plan.train_images, plan.images)
     shown = rebuilt(network, decoder, held)
     mean = pictures.mean(dim=0, keepdim=True).expand_as(held)
@@ -123,7 +140,7 @@ def _autoencoder(context: StageContext, plan: Plan, training: TrainingSettings) 
         told,
         (folder.figure("rebuilt", "png"), folder.figure("rebuilt", "svg")),
     )
-    return network, pictures[:2], found, told
+    return _Trained(network, pictures[:2], found, told, decoder)
 
 
 def _pixels(pictures: Float[Tensor, "n 3 h w"]) -> UInt8[np.ndarray, "n h w 3"]:
