@@ -33,7 +33,12 @@ class NodeTrust:
         """Nodes on which something was done."""
 
     def done(self, node: str) -> None:
-        """Something was done there: whatever failed there before was not the node's fault."""
+        """Something was done there: whatever failed there before was not the node's fault.
+
+        Of a node that was suspect this says more: what failed was passing, such as storage that is back, and no node's.
+        """
+        if len(self.evidence(node)) >= FAILURES:
+            self._since.clear()
         self._since.pop(node, None)
         self.proven.add(node)
 

@@ -50,6 +50,20 @@ def test_the_last_node_is_not_avoided() -> None:
     assert trust.avoided(NODES) == set()
 
 
+def test_what_failed_everywhere_was_no_nodes_fault() -> None:
+    """Storage was away: of each node two items failed, and the first that works again clears them all."""
+    trust = NodeTrust()
+    for node in NODES:
+        for item in (1, 2):
+            trust.failed(node, f"{node}{item}", "away")
+    assert trust.avoided(NODES) == set(), "nobody is left"
+    trust.done(max(NODES))
+    assert trust.avoided(NODES) == set()
+    for item in (3, 4):
+        trust.failed("a", item, "still")
+    assert trust.avoided(NODES) == {"a"}
+
+
 def test_failures_on_avoided_nodes_are_no_tries_of_an_item() -> None:
     attempts = ItemAttempts(most=3, most_losses=4)
     assert not attempts.failed("item", "a", "first", avoided=())
