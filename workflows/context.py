@@ -193,8 +193,16 @@ class StageContext(WorkContext):
         from workflows.runtime.reductions import tree_reduce
 
         workers = 1 if self.offered is None else None if self.offered.joined else self.offered.cpus
-        floor = self.settings.runtime.hang_floor_s
-        return tree_reduce(items, map_fn, merge_fn, scheduler=self.scheduler, n_workers=workers, hang_floor_s=floor)
+        runtime = self.settings.runtime
+        return tree_reduce(
+            items,
+            map_fn,
+            merge_fn,
+            scheduler=self.scheduler,
+            n_workers=workers,
+            hang_floor_s=runtime.hang_floor_s,
+            retry_wait_s=runtime.retry_wait_s,
+        )
 
     def plan(self) -> Plan:
         """The plan that the index stage wrote."""

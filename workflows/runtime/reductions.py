@@ -6,7 +6,7 @@ import heapq
 import time
 from collections import Counter
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeVar
 
 import ray
@@ -24,6 +24,7 @@ from workflows.runtime.actor_process import Outcome, attempt
 from workflows.runtime.blame import ItemAttempts, hang_limit
 from workflows.runtime.cluster import resources
 from workflows.runtime.nodes import root_cause
+from workflows.runtime.patience import wait_before
 
 Item = TypeVar("Item")
 Part = TypeVar("Part")
@@ -41,6 +42,7 @@ def tree_reduce(
     split_every: int = 4,
     on_done: Callable[[int], None] | None = None,
     hang_floor_s: float = 300.0,
+    retry_wait_s: float = 15.0,
 ) -> Part:
     """Merge ``map_fn(item)`` over all items: a tree of ``split_every`` branches, always in the order of the items.
 
@@ -52,7 +54,7 @@ def tree_reduce(
         n_workers: tasks at work at once; None: as many as Ray has cores, also while that changes.
         split_every: parts that one task merges.
         on_done: called, one call at a time, with the number of mapped items so far.
-        hang_floor_s: of ``ray_get``.
+        hang_floor_s, retry_wait_s: of ``ray_get``.
 
     Raises:
         ValueError: no items, or ``split_every`` below 2.
@@ -66,7 +68,7 @@ def tree_reduce(
     counter = _MapCounter(on_done)
     tree = _tree(items, map_fn, merge_fn, split_every)
     if scheduler == "ray":
-        told = {"on_task": counter.finished, "hang_floor_s": hang_floor_s}
+        told = {"on_task": counter.finished, "hang_floor_s": hang_floor_s, "retry_wait_s": retry_wait_s}
         return tree.compute(scheduler=ray_get, num_workers=n_workers, **told, optimize_graph=False)
     with Callback(posttask=lambda key, *_: counter.finished(key)):
         return tree.compute(scheduler=threaded_get, num_workers=n_workers or resources().cpus, optimize_graph=False)
@@ -130,6 +132,7 @@ def ray_get(
     on_task: OnTask | None = None,
     patience_s: float = 300.0,
     hang_floor_s: float = 300.0,
+    retry_wait_s: float = 15.0,
     **_unused: Any,
 ) -> Any:
     """Compute ``keys`` of a Dask graph: ``collection.compute(scheduler=ray_get, num_workers=4)``.
@@ -147,6 +150,7 @@ def ray_get(
         on_task: called in the driver with the key of each finished task.
         patience_s: seconds that the cluster may be without any core.
         hang_floor_s: no task is taken for hung sooner (``blame.hang_limit``).
+        retry_wait_s: before the second try of a task that storage failed; see ``patience.wait_before``.
 
     Raises:
         RunError, RefusedInput: raised by a task, with its own words.
@@ -155,7 +159,8 @@ def ray_get(
     """
     kept_actors.release()
     tasks = graph if isinstance(graph, Mapping) else graph.__dask_graph__()
-    run = _GraphRun(dict(tasks), set(flatten([keys])), num_workers, on_task, patience_s, hang_floor_s)
+    wanted = set(flatten([keys]))
+    run = _GraphRun(dict(tasks), wanted, num_workers, on_task, patience_s, hang_floor_s, retry_wait_s)
     return nested_get(keys, run.values())
 
 
@@ -178,7 +183,9 @@ class _GraphRun:
         on_task: OnTask | None,
         patience_s: float,
         hang_floor_s: float = 300.0,
+        retry_wait_s: float = 15.0,
     ) -> None:
+        self._retry_wait_s = retry_wait_s
         self._tasks, self._wanted, self._on_task = tasks, wanted, on_task
         self._workers, self._patience_s, self._hang_floor_s = num_workers, patience_s, hang_floor_s
         self._nodes, self._attempts = nodes.current(), ItemAttempts(_ATTEMPTS, _RETRIES)
@@ -242,7 +249,7 @@ class _GraphRun:
         if outcome.refusal is not None and self._nodes.repeats(outcome.node, _CORE, outcome.refusal):
             raise outcome.refusal
         if outcome.failure or outcome.refusal is not None:
-            self._try_again(key, outcome.failure or str(outcome.refusal), outcome.node)
+            self._try_again(key, outcome.failure or str(outcome.refusal), outcome.node, outcome.passing)
             return
         self._nodes.done(outcome.node)
         self._seconds.append(time.monotonic() - one.since)
@@ -256,11 +263,13 @@ class _GraphRun:
         if self._on_task is not None:
             self._on_task(key)
 
-    def _try_again(self, key: Hashable, reason: str, node: str) -> None:
+    def _try_again(self, key: Hashable, reason: str, node: str, passing: bool = False) -> None:
         self._nodes.failed(node, (self, key), reason)
         words = f"{reason}{self._nodes.where(node)}"
         if self._attempts.failed(key, node, words, self._nodes.avoided(_CORE)):
             raise ShardError(f"task {key} failed {_ATTEMPTS} times: {words}")
+        if passing:  # tasks at work go on; storage that is away will not give to others what it does not give to one
+            time.sleep(wait_before(self._attempts.tries(key), self._retry_wait_s))
         self._submit(key)
 
     def _try_hung_again(self) -> None:
@@ -282,4 +291,4 @@ class _GraphRun:
 @ray.remote(num_cpus=1, num_returns=2, max_retries=_RETRIES)
 def _run_task(task: Any, names: list[Hashable], *values: Any) -> tuple[Outcome, Any]:
     outcome, node = attempt(task, dict(zip(names, values, strict=True))), ray.get_runtime_context().get_node_id()
-    return Outcome(refusal=outcome.refusal, failure=outcome.failure, node=node), outcome.value
+    return replace(outcome, value=None, node=node), outcome.value

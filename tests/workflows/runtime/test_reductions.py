@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import threading
@@ -115,6 +116,22 @@ def test_any_other_failure_on_ray_names_the_task(local_ray: object) -> None:
 
     with pytest.raises(ShardError, match=r"task map-item-3 failed 3 times: ZeroDivisionError: .*\(test_reductions.py:"):
         tree_reduce(list(range(6)), fail, int.__add__, scheduler="ray", n_workers=2)
+
+
+def test_a_task_that_storage_failed_is_tried_after_a_wait(local_ray: object, tmp_path: Path) -> None:
+    def away(item: int) -> int:
+        if item != 2:
+            return item
+        with (tmp_path / "tries").open("a") as file:
+            file.write(f"{time.time()}\n")
+        if len((tmp_path / "tries").read_text().split()) < 3:
+            raise OSError(errno.ESTALE, "Stale file handle")
+        return item
+
+    assert tree_reduce(list(range(4)), away, int.__add__, scheduler="ray", n_workers=2, retry_wait_s=0.3) == 6
+    first, second, third = map(float, (tmp_path / "tries").read_text().split())
+    assert second - first >= 0.3
+    assert third - second >= 1.2
 
 
 def test_a_task_killed_on_ray_is_run_again(local_ray: object, tmp_path: Path) -> None:
