@@ -22,10 +22,11 @@ from workflows.studies.locate.crop_words import (
     CropWordsWorker,
     asked_dictionaries,
     gathered_words,
+    layers_of,
     object_dictionaries,
 )
 from workflows.studies.locate.figures import draw_figures
-from workflows.studies.locate.object_words import ObjectColumnsWorker, columns_bytes, layers_of, learn_dictionaries
+from workflows.studies.locate.object_words import ObjectColumnsWorker, columns_bytes, learn_dictionaries
 from workflows.studies.locate.request import LocateRequest, Sought, content_of, layers_by_kind, sought_part
 from workflows.studies.locate.rows import (
     Located,

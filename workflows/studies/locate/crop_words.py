@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from gmm_ops.explanatory.responses import PositionGrid
 from gmm_ops.mixtures.assignment import assign
+from gmm_ops.mixtures.mixture import Mixture
 from workflows.asking.image_parts import ImageShard, Parts
 from workflows.asking.pattern_files import TurnedObjects, grid_of
 from workflows.asking.registry import STUDIES
@@ -176,13 +178,18 @@ class TurnedColumns:
             yield some, {name: maps[name].flatten(2).transpose(1, 2).to(self._dtype) for name in self._layers}
 
 
-class CropWordsWorker:
-    """Runs in an actor: the objects of a shard of photos in, their word maps out, a (b, H, W) array a dictionary.
+def layers_of(dictionaries: Sequence[AskedDictionary]) -> tuple[LayerPlan, ...]:
+    """Each once."""
+    return tuple({one.layer.name: one.layer for one in dictionaries}.values())
+
+
+class DictionaryWorker:
+    """What an actor has that reads columns of objects for dictionaries.
 
     Args:
         settings, plan, folder: of the run.
         turned: the objects.
-        dictionaries: that assign.
+        dictionaries: that assign, or will be learned.
     """
 
     def __init__(
@@ -193,16 +200,24 @@ class CropWordsWorker:
         turned: TurnedObjects,
         dictionaries: Sequence[AskedDictionary],
     ) -> None:
-        self._turned, self._dictionaries = turned, dictionaries
-        self._read = TurnedColumns(settings, plan, folder, turned, [one.layer for one in dictionaries])
-        self._mixtures = [load_mixture(one.path).to(self._read.device) for one in dictionaries]
+        self.settings, self.turned, self.dictionaries = settings, turned, dictionaries
+        self.layers = layers_of(dictionaries)
+        self.read = TurnedColumns(settings, plan, folder, turned, self.layers)
+
+
+class CropWordsWorker(DictionaryWorker):
+    """Runs in an actor: the objects of a shard of photos in, their word maps out, a (b, H, W) array a dictionary."""
+
+    @cached_property
+    def _mixtures(self) -> list[Mixture]:
+        return [load_mixture(one.path).to(self.read.device) for one in self.dictionaries]
 
     def __call__(self, shard: ImageShard) -> dict[str, np.ndarray]:
         """By number of the dictionary."""
-        own = np.flatnonzero(np.isin(self._turned.objects.images, shard.images))
-        found: list[list[np.ndarray]] = [[] for _ in self._dictionaries]
-        for _, maps in self._read(own):
-            for one, mixture, words in zip(self._dictionaries, self._mixtures, found, strict=True):
+        own = np.flatnonzero(np.isin(self.turned.objects.images, shard.images))
+        found: list[list[np.ndarray]] = [[] for _ in self.dictionaries]
+        for _, maps in self.read(own):
+            for one, mixture, words in zip(self.dictionaries, self._mixtures, found, strict=True):
                 columns = maps[one.layer.name]
                 word = assign(mixture, columns.flatten(0, 1).float()).word
                 words.append(word.reshape(len(columns), one.layer.height, one.layer.width).cpu().numpy())

@@ -16,15 +16,13 @@ from jaxtyping import Float
 
 from gmm_ops.mixtures.online_em import fit_online
 from workflows.asking.image_parts import ImageShard, Parts
-from workflows.asking.pattern_files import TurnedObjects
 from workflows.asking.study import StudyContext
-from workflows.plan.run_plan import LayerPlan, Plan
+from workflows.plan.run_plan import LayerPlan
 from workflows.runtime.devices import STORAGE_DTYPES
 from workflows.runtime.dispatcher import map_shards
 from workflows.settings import Settings
 from workflows.storage.mixtures import save_mixture
-from workflows.storage.run_folder import RunFolder
-from workflows.studies.locate.crop_words import AskedDictionary, TurnedColumns
+from workflows.studies.locate.crop_words import AskedDictionary, DictionaryWorker
 
 _BYTES = 2**28
 """Of columns that a dictionary is learned from, at most."""
@@ -42,41 +40,22 @@ def _columns(layer: LayerPlan, objects: int, settings: Settings) -> int:
     return max(1, min(layer.positions, _BYTES // size))
 
 
-def layers_of(dictionaries: Sequence[AskedDictionary]) -> tuple[LayerPlan, ...]:
-    """Each once."""
-    return tuple({one.layer.name: one.layer for one in dictionaries}.values())
-
-
-class ObjectColumnsWorker:
+class ObjectColumnsWorker(DictionaryWorker):
     """Runs in an actor: the objects of a shard of photos in, some of their columns out, (b c, D) by layer.
 
-    Args:
-        settings, plan, folder: of the run.
-        turned: the objects; columns are of those that are learned from.
-        dictionaries: that will be learned.
+    Columns are of the objects that are learned from.
     """
-
-    def __init__(
-        self,
-        settings: Settings,
-        plan: Plan,
-        folder: RunFolder,
-        turned: TurnedObjects,
-        dictionaries: Sequence[AskedDictionary],
-    ) -> None:
-        self._turned, self._layers, self._settings = turned, layers_of(dictionaries), settings
-        self._read = TurnedColumns(settings, plan, folder, turned, self._layers)
 
     def __call__(self, shard: ImageShard) -> dict[str, np.ndarray]:
         """Which columns of an object are kept depends on the seed and the object alone."""
-        chosen = np.isin(self._turned.objects.images, shard.images) & self._turned.learned
-        empty = {layer.name: np.zeros((0, layer.units), self._settings.extract.dtype) for layer in self._layers}
+        chosen = np.isin(self.turned.objects.images, shard.images) & self.turned.learned
+        empty = {layer.name: np.zeros((0, layer.units), self.settings.extract.dtype) for layer in self.layers}
         found = {name: [none] for name, none in empty.items()}
-        for some, maps in self._read(np.flatnonzero(chosen)):
-            for layer in self._layers:
-                count = _columns(layer, len(self._turned.objects), self._settings)
+        for some, maps in self.read(np.flatnonzero(chosen)):
+            for layer in self.layers:
+                count = _columns(layer, len(self.turned.objects), self.settings)
                 for row, columns in zip(some.tolist(), maps[layer.name], strict=True):
-                    draw = np.random.default_rng([self._settings.seed % 2**64, row])
+                    draw = np.random.default_rng([self.settings.seed % 2**64, row])
                     places = np.sort(draw.permutation(layer.positions)[:count])
                     found[layer.name].append(columns[torch.from_numpy(places)].cpu().numpy())
         return {name: np.concatenate(some) for name, some in found.items()}
@@ -91,7 +70,7 @@ class DictionaryJob:
     seed: int
 
 
-class DictionaryWorker:
+class LearningWorker:
     """Learns a dictionary by likelihood (online EM) and writes it."""
 
     def __init__(self, jobs: Sequence[DictionaryJob]) -> None:
@@ -117,7 +96,7 @@ def learn_dictionaries(
     found = parts()
     jobs = [DictionaryJob(found, one, study.settings.seed) for one in dictionaries]
     map_shards(
-        DictionaryWorker,
+        LearningWorker,
         {"jobs": jobs},
         left,
         study.pool(len(left), "dictionary"),
