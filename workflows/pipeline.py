@@ -169,8 +169,9 @@ def _damage(path: Path) -> Collection[int] | None:
 
 def _lost_words(stage: str, lost: Lost, folder: RunFolder) -> str:
     names = [str(path.relative_to(folder.root)) for path in lost.paths]
+    again = "1 item is" if len(lost.items) == 1 else f"{len(lost.items)} items are"
     more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-    return f"{stage}: {', '.join(names[:3])}{more} missing or damaged, {len(lost.items)} items are done again"
+    return f"{stage}: {', '.join(names[:3])}{more} missing or damaged, {again} done again"
 
 
 def stages_until(until: str | None, settings: Settings) -> list[Stage]:

@@ -132,8 +132,8 @@ def test_what_was_deleted_is_made_again(
     capsys.readouterr()
     assert command(run_arguments(out, digits_weights)) == 0
     told = capsys.readouterr().out
-    assert "index: images.parquet missing or damaged, 1 items are done again" in told
-    assert "draw: figures/class-3.svg missing or damaged, 1 items are done again" in told
+    assert "index: images.parquet missing or damaged, 1 item is done again" in told
+    assert "draw: figures/class-3.svg missing or damaged, 1 item is done again" in told
     assert all(path.exists() for path in lost)
     assert redone(out, "extract", since["extract"]) == []
     assert redone(out, "fit", since["fit"]) == [layer]

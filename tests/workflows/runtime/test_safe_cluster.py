@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import psutil
@@ -91,10 +92,12 @@ def test_a_driver_ends_in_words_when_its_ray_dies() -> None:
 
 
 def test_a_watch_that_ended_lets_ray_end() -> None:
+    before = set(threading.enumerate())  # the Ray of other tests is watched too
     server = socket.create_server(("127.0.0.1", 0))
     watch = NodeWatch(*server.getsockname(), "never said")
     watch.end()
     server.close()
+    assert "ray-watch" not in {thread.name for thread in set(threading.enumerate()) - before}, "nobody looks any more"
 
 
 LOST_RAY = """
