@@ -25,7 +25,7 @@ from workflows.runtime.dispatcher import map_shards
 from workflows.storage.images_table import ImageColumns
 from workflows.storage.tables import read_table
 from workflows.studies.patterns.answers import Learned
-from workflows.studies.patterns.decoding import DecoderJob, DecoderWorker, Shown, ShownClass
+from workflows.studies.patterns.decoder_worker import DecoderJob, DecoderWorker, Shown, ShownClass
 from workflows.studies.patterns.object_maps import Crops
 from workflows.studies.patterns.subject import Subject
 
