@@ -12,33 +12,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from workflows.errors import DiskFull, RunFolderError, SettingsError, system_words
-from workflows.settings import Settings, parse_settings
+from workflows.errors import DiskFull, RunFolderError, system_words
+from workflows.settings import Settings
 from workflows.storage.atomic import TEMPORARY_SUFFIX, replacing, write_bytes
 from workflows.storage.damage import undamaged
-from workflows.storage.folder_lock import LOCK_FILE, OWNER_FILE, held, is_held
+from workflows.storage.folder_lock import BEAT_S, LOCK_FILE, OWNER_FILE, held, is_held
 from workflows.storage.ledger import Ledger
 from workflows.storage.names import JOINT, joined_slug, readable_name, slug
+from workflows.storage.run_record import FORMAT, RUN_FILE, differing_fields, read_record, recorded_settings
 from workflows.versions import unlike_versions, versions
 
-FORMAT = 2
-"""Version of the layout below; a run folder of another version is refused."""
-
-RUN_FILE = "run.json"
 HEARTBEAT_FILE = ".heartbeat"
-_BEAT_S = 5.0
 REDO_FIT = "delete it and ledgers/fit.jsonl, and run again"
 _OLD_TABLES = {"boxes": "parts"}
 """What tables were called before, by their present name."""
 _ZARR_TEMPORARY_SUFFIX = ".partial"
 _NO_PLACE = (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST, errno.ELOOP, errno.ENAMETOOLONG)
-_CHANGEABLE = ("runtime", "count.scheduler", "data.max_broken", "data.masks", "mine", "draw", "triage")
-"""Fields that may differ when a run is resumed: they change no result, or only the last stages, which run again."""
-_CHANGEABLE_BEFORE_FITS = (
-    "discriminative",
-    *(f"fit.{field}" for field in ("scopes", "lists", "loss", "min_confusions", "max_neighbours", "min_images")),
-)
-"""The same in a run without a dictionary: what the confusion matrix refuses need not cost another extraction."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +50,7 @@ class RunFolder:
         worked: list[dict[str, str]] = []
         if folder.run_file.exists():
             _refuse_other_settings(folder, settings)
-            worked = _stored(folder.root).get("versions", [])
+            worked = read_record(folder.root).get("versions", [])
         folder._note(settings, worked)
         return folder
 
@@ -79,7 +68,7 @@ class RunFolder:
         Raises:
             RunFolderError: they differ, and nobody has accepted that.
         """
-        worked, now = _stored(self.root).get("versions", []), versions()
+        worked, now = read_record(self.root).get("versions", []), versions()
         if worked and worked[-1] == now:
             return
         if worked and not accept:
@@ -130,7 +119,7 @@ class RunFolder:
         Raises:
             RunFolderError: there is no readable ``run.json`` of this format.
         """
-        return _parsed(self.root, _stored(self.root))
+        return recorded_settings(self.root)
 
     @contextmanager
     def lock(self) -> Iterator[None]:
@@ -159,7 +148,7 @@ class RunFolder:
         with suppress(OSError, DiskFull):
             if told is None:
                 self.heartbeat_file.unlink(missing_ok=True)
-            elif time.time() - (self.heartbeat() or {"time": 0.0})["time"] > _BEAT_S:
+            elif time.time() - (self.heartbeat() or {"time": 0.0})["time"] > BEAT_S:
                 with replacing(self.heartbeat_file, synced=False) as temporary:
                     temporary.write_text(json.dumps({**vars(told), "time": time.time()}))
 
@@ -318,59 +307,8 @@ def size_of(path: Path, removed: Callable[[str], bool] | None = None) -> int:
     return total
 
 
-def differing_fields(stored: Settings, given: Settings, fitted: bool = True) -> list[str]:
-    """Fields that change a result and differ, as ``section.field: stored -> given`` lines.
-
-    ``fitted``: the run has dictionaries; without, their scopes and their loss may still be chosen.
-    """
-    changeable = _CHANGEABLE if fitted else (*_CHANGEABLE, *_CHANGEABLE_BEFORE_FITS)
-    before, after = _flat(stored.model_dump(mode="json")), _flat(given.model_dump(mode="json"))
-    lines = []
-    for field in sorted(before.keys() | after.keys()):
-        if not any(field == free or field.startswith(f"{free}.") for free in changeable):
-            old, new = before.get(field), after.get(field)
-            if old != new:
-                lines.append(f"{field}: the folder has {old!r}, the command {new!r}")
-    return lines
-
-
 def _name(layer: str, part: str | None) -> str:
     return slug(layer) if part is None else joined_slug(layer, part)
-
-
-def _flat(nested: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in nested.items():
-        if isinstance(value, dict) and value:
-            flat |= _flat(value, f"{prefix}{key}.")
-        else:
-            flat[prefix + key] = value
-    return flat
-
-
-def _stored(root: Path) -> dict[str, Any]:
-    path = root / RUN_FILE
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-        version, _ = record["format"], record["settings"]
-    except FileNotFoundError:
-        raise RunFolderError(f"{str(root)!r} holds no run ({RUN_FILE} is missing): give the --out of a run") from None
-    except (ValueError, KeyError, TypeError) as error:
-        raise RunFolderError(f"{str(path)!r} is damaged ({error}): give another --out") from None
-    if version != FORMAT:
-        raise RunFolderError(
-            f"{str(root)!r} holds a run of format {version!r}, this version reads {FORMAT}: give another --out"
-        )
-    return record
-
-
-def _parsed(root: Path, record: dict[str, Any]) -> Settings:
-    try:
-        return parse_settings(record["settings"])
-    except SettingsError as error:
-        raise RunFolderError(
-            f"{str(root)!r} holds a run whose settings this version does not know, give another --out:\n{error}"
-        ) from None
 
 
 def _refuse_other_settings(folder: RunFolder, settings: Settings) -> None:
