@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from workflows.data.shards import Shard
     from workflows.plan.run_plan import Plan
     from workflows.runtime.cluster import Resources
-    from workflows.runtime.dispatcher import DispatchReport, PoolSettings
+    from workflows.runtime.pool_settings import DispatchReport, PoolSettings
 
 T = TypeVar("T")
 S = TypeVar("S")
@@ -116,7 +116,7 @@ class WorkContext:
     def pool(self, items: int, name: str = "shard") -> PoolSettings:
         """How wide and how patient the actors of this work are."""
         from workflows.runtime.cluster import actors_now, plan_actors, resources
-        from workflows.runtime.dispatcher import PoolSettings
+        from workflows.runtime.pool_settings import PoolSettings
 
         assert self.offered is not None, "work with actors runs connected"
         runtime = self.settings.runtime

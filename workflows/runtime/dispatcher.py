@@ -22,12 +22,18 @@ from workflows.errors import BudgetError, RunError, ShardError
 from workflows.runtime import kept_actors, nodes
 from workflows.runtime.actor_process import Outcome, fetch
 from workflows.runtime.blame import ItemAttempts, hang_limit
-from workflows.runtime.cluster import resources
 from workflows.runtime.kept_actors import Crew
 from workflows.runtime.patience import wait_before
+from workflows.runtime.pool_settings import (
+    DispatchReport,
+    PoolSettings,
+    Record,
+    no_actor_words,
+    quarantine_words,
+    refuse_unfitting,
+)
 from workflows.runtime.progress import Heartbeat
 
-Record = dict[str, Any]
 OnDone = Callable[[Any, Record], None]
 OnFailure = Callable[[Any, str, bool], None]
 
@@ -40,47 +46,6 @@ _SILENCE_S = 30.0
 """The same where it cannot tell whether the actor died."""
 _IN_FLIGHT = 2
 """Items handed to an actor: one at work, one waiting, so that it never idles."""
-
-
-@dataclass(frozen=True)
-class PoolSettings:
-    """How wide and how patient a pool is."""
-
-    n_actors: int
-    num_cpus: float = 1
-    num_gpus: float = 0
-    threads: int | None = 1
-    """Compute threads of an actor; None does not import torch."""
-    max_attempts: int = 3
-    """Tries of an item before it is quarantined, and of starting an actor before the run stops."""
-    start_timeout_s: float = 300.0
-    """How long the pool may be without any actor that has started: at first, or after its nodes were lost."""
-    item_timeout_s: float | None = None
-    """An item at work for longer is taken for hung: its actor is killed, the try counts. None: ``blame.hang_limit``."""
-    retry_wait_s: float = 15.0
-    """How long an item waits for its second try where storage failed; four times as long before each further one."""
-    hang_floor_s: float = 300.0
-    """No item is taken for hung sooner, unless ``item_timeout_s`` says so."""
-    max_node_losses: int = 10
-    """Nodes that may be lost while they have an item, before it is quarantined; none is a try."""
-    width: Callable[[], int] | None = None
-    """How many actors have room on the cluster now; None: always ``n_actors``."""
-    beat: Callable[[Heartbeat | None], None] | None = None
-    """Told every few seconds what is at work, and None at the end."""
-    name: str = "shard"
-    """What an item is called in messages."""
-
-
-@dataclass
-class DispatchReport:
-    """What a pool did."""
-
-    records: dict[Any, Record] = field(default_factory=dict)
-    """Record of every finished item; ``peak_memory`` (bytes, of its worker so far), ``seconds`` and ``attempts``
-    are added."""
-    quarantined: dict[Any, str] = field(default_factory=dict)
-    """Items given up, and the last reason."""
-    replaced_actors: int = 0
 
 
 def map_shards(
@@ -115,7 +80,7 @@ def map_shards(
     finally:
         pool.close()
     if pool.report.quarantined:
-        raise ShardError(_quarantine_words(pool.report, settings))
+        raise ShardError(quarantine_words(pool.report, settings))
     return pool.report
 
 
@@ -177,7 +142,7 @@ class _Pool:
 
     def run(self) -> None:
         if self._waiting:
-            _refuse_unfitting(self._settings)
+            refuse_unfitting(self._settings)
             self._seats = [self._seat() for _ in range(min(self._settings.n_actors, len(self._waiting)))]
         while self._left():
             self._wake()
@@ -388,7 +353,7 @@ class _Pool:
         if any(seat.starting is None for seat in self._seats):
             self._manned = now
         elif now - self._manned > self._settings.start_timeout_s:
-            words = _no_actor_words(self._settings, f"none started within {self._settings.start_timeout_s:g} s")
+            words = no_actor_words(self._settings, f"none started within {self._settings.start_timeout_s:g} s")
             raise BudgetError(f"{words}, or add nodes and run the same command again")
         for seat in list(self._seats):
             limit, age = self._limit(seat), now - seat.since
@@ -449,29 +414,3 @@ class _Pool:
             seconds = time.monotonic() - oldest.since
         waiting = self._left() - sum(len(seat.given) for seat in self._seats)
         return Heartbeat(len(self._seats) - starting, starting, waiting, told, seconds)
-
-
-def _refuse_unfitting(settings: PoolSettings) -> None:
-    if resources().joined:
-        return  # A cluster may grow when it sees what is asked for; start_timeout_s is its limit.
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    fits = any(node.get("CPU", 0) >= settings.num_cpus and node.get("GPU", 0) >= settings.num_gpus for node in nodes)
-    if not fits:
-        raise BudgetError(_no_actor_words(settings, "no node has as many"))
-
-
-def _no_actor_words(settings: PoolSettings, why: str) -> str:
-    offered = ray.cluster_resources()
-    return (
-        f"an actor needs {settings.num_cpus} cores and {settings.num_gpus} GPUs, {why} (Ray offers "
-        f"{offered.get('CPU', 0):g} cores and {offered.get('GPU', 0):g} GPUs in all): "
-        "lower runtime.threads or set runtime.device to 'cpu'"
-    )
-
-
-def _quarantine_words(report: DispatchReport, settings: PoolSettings) -> str:
-    lines = [f"  {settings.name} {item}: {reason}" for item, reason in report.quarantined.items()]
-    return (
-        f"{len(report.quarantined)} {settings.name}(s) failed {settings.max_attempts} times each and are left out, "
-        f"{len(report.records)} are done:\n" + "\n".join(lines[:20]) + "\nrun the same command again to try only these"
-    )

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import secrets
-import socket
 import threading
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,13 +14,13 @@ import ray
 from ray import cloudpickle
 from ray.util import placement_group, remove_placement_group
 
-from gmm_ops.fitting.collective import LONE, Collective
 from workflows.errors import BudgetError, ShardError
 from workflows.runtime import kept_actors, nodes
 from workflows.runtime.actor_process import Outcome, fetch
 from workflows.runtime.cluster import resources
 from workflows.runtime.kept_actors import Claim, Crew, hire
 from workflows.runtime.progress import Heartbeat
+from workflows.runtime.rendezvous import Rendezvous, meet
 
 _POLL_S = 0.25
 _STARTING = ("ready", "start", "join")
@@ -87,56 +84,6 @@ class Rooms:
             self.taken += change
 
 
-class Rendezvous:
-    """The store of the driver where the ranks of every generation meet; none is needed for a single rank.
-
-    The store asks nobody for a token, so it listens at this node's address in the cluster alone, and its keys begin
-    with a secret that reaches the ranks through Ray.
-    """
-
-    def __init__(self, settings: GroupSettings) -> None:
-        self._settings = settings
-        self._store: Any = None
-        self.host = ""
-        self.port = 0
-        self.secret = secrets.token_hex(16)
-
-    def __enter__(self) -> Rendezvous:
-        if self._settings.n_actors > 1:
-            from torch.distributed import TCPStore
-
-            self.host = ray.util.get_node_ip_address()
-            timeout = timedelta(seconds=self._settings.start_timeout_s)
-            # By itself the store would listen at every address of the machine, whatever host it is given.
-            listening = socket.create_server((self.host, 0), family=_family(self.host), backlog=1024)
-            self.port = listening.getsockname()[1]
-            self._store = TCPStore(
-                self.host,
-                self.port,
-                is_master=True,
-                wait_for_workers=False,
-                timeout=timeout,
-                master_listen_fd=listening.detach(),
-            )
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._store = None
-
-
-def _family(host: str) -> socket.AddressFamily:
-    return socket.AF_INET6 if ":" in host else socket.AF_INET
-
-
-def _meet(host: str, port: int, prefix: str, rank: int, world: int, timeout_s: float) -> Collective:
-    """In an actor: the collective of its generation."""
-    if world == 1:
-        return LONE
-    from workflows.runtime.collective import GroupCollective
-
-    return GroupCollective(host, port, prefix, rank, world, timeout_s, ray.util.get_node_ip_address())
-
-
 class FitGroup:
     """A group of actors that does one fit after the other; leaving the block keeps them for others, or ends them.
 
@@ -147,7 +94,7 @@ class FitGroup:
 
     def __init__(self, settings: GroupSettings, stop: threading.Event, rooms: Rooms) -> None:
         self._settings, self._stop, self._rooms = settings, stop, rooms
-        self._rendezvous = Rendezvous(settings)
+        self._rendezvous = Rendezvous(settings.n_actors, settings.start_timeout_s)
         self._generation = 0
         self._crew: Crew | None = None
         self._asked: Any = None
@@ -304,8 +251,8 @@ class FitGroup:
         meeting = (rendezvous.host, rendezvous.port, f"{rendezvous.secret}/gen{self._generation}")
         joins = []
         for rank, actor in enumerate(self._actors()):
-            meet = partial(_meet, *meeting, rank, settings.n_actors, settings.segment_timeout_s)
-            joins.append(actor.join.remote(cloudpickle.dumps(meet)))
+            call = partial(meet, *meeting, rank, settings.n_actors, settings.segment_timeout_s)
+            joins.append(actor.join.remote(cloudpickle.dumps(call)))
         self._wait(joins, settings.start_timeout_s, "join")
         self._joined = True
 

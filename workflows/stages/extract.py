@@ -23,8 +23,9 @@ from workflows.plan.run_plan import ForwardChoice, ForwardTrial, LayerPlan, Plan
 from workflows.plan.scopes import plan_scopes
 from workflows.runtime.cluster import plan_actors
 from workflows.runtime.devices import STORAGE_DTYPES
-from workflows.runtime.dispatcher import PoolSettings, map_shards
+from workflows.runtime.dispatcher import map_shards
 from workflows.runtime.patience import patiently
+from workflows.runtime.pool_settings import PoolSettings
 from workflows.settings import Settings
 from workflows.storage.arrays import array_exists, choose_codec, create_array, open_array, write_shard
 from workflows.storage.atomic import sync_file_system

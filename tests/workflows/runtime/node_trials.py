@@ -27,7 +27,8 @@ from ray.cluster_utils import Cluster
 from tests.workflows.runtime.host_workers import Looker, LookingFit, look, together
 from workflows.runtime import nodes
 from workflows.runtime.cluster import connect, resources
-from workflows.runtime.dispatcher import PoolSettings, map_shards
+from workflows.runtime.dispatcher import map_shards
+from workflows.runtime.pool_settings import PoolSettings
 from workflows.runtime.fit_group import FitJob, run_fits
 from workflows.runtime.generation import GroupSettings
 from workflows.runtime.reductions import tree_reduce

@@ -22,7 +22,8 @@ from tests.workflows.runtime.shard_workers import (
 )
 from workflows.errors import BudgetError, NetworkError, ShardError
 from workflows.runtime import kept_actors, nodes
-from workflows.runtime.dispatcher import PoolSettings, map_shards
+from workflows.runtime.dispatcher import map_shards
+from workflows.runtime.pool_settings import PoolSettings
 from workflows.storage.arrays import create_array, missing_shards, read_rows
 
 pytestmark = pytest.mark.usefixtures("local_ray")
@@ -186,7 +187,8 @@ PINNED = """
 from tests.workflows.runtime.shard_workers import Pinned
 from workflows.runtime.cluster import connect, plan_actors
 from workflows.runtime import kept_actors
-from workflows.runtime.dispatcher import PoolSettings, map_shards
+from workflows.runtime.dispatcher import map_shards
+from workflows.runtime.pool_settings import PoolSettings
 from workflows.settings import RuntimeSettings
 with connect(num_cpus=2, num_gpus=2) as offered:
     plan = plan_actors(RuntimeSettings(), offered)

@@ -19,8 +19,9 @@ from tests.workflows.runtime.shard_workers import Pinned
 from workflows.errors import BudgetError, DataError, ShardError
 from workflows.runtime import kept_actors
 from workflows.runtime.cluster import Resources
-from workflows.runtime.dispatcher import PoolSettings, map_shards
+from workflows.runtime.dispatcher import map_shards
 from workflows.runtime.fit_group import FitJob, GroupSettings, fit_slots, run_fit, run_fits
+from workflows.runtime.pool_settings import PoolSettings
 from workflows.storage.states import load_state
 
 pytestmark = pytest.mark.usefixtures("local_ray")

@@ -16,7 +16,8 @@ os.environ["RAY_AUTH_MODE"] = "disabled"
 import ray
 from ray.cluster_utils import Cluster
 from workflows.errors import BudgetError
-from workflows.runtime.dispatcher import PoolSettings, map_shards
+from workflows.runtime.dispatcher import map_shards
+from workflows.runtime.pool_settings import PoolSettings
 from workflows.runtime.reductions import ray_get
 
 quick = {"health_check_period_ms": 300, "health_check_timeout_ms": 600, "health_check_failure_threshold": 2}

@@ -12,8 +12,9 @@ from tests.workflows.runtime.host_workers import Looker, look, together
 from workflows.errors import DataError, RunError
 from workflows.runtime import nodes
 from workflows.runtime.cluster import resources
-from workflows.runtime.dispatcher import PoolSettings, map_shards
+from workflows.runtime.dispatcher import map_shards
 from workflows.runtime.nodes import Nodes
+from workflows.runtime.pool_settings import PoolSettings
 from workflows.runtime.reductions import tree_reduce
 from workflows.versions import versions
 

@@ -13,8 +13,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from workflows.runtime.generation import GroupSettings, Rendezvous
 from workflows.runtime.node_watch import NodeWatch
+from workflows.runtime.rendezvous import Rendezvous
 
 SURROUNDINGS = {**os.environ, "RAY_AUTH_MODE": "disabled"}
 
@@ -25,12 +25,12 @@ def listening(port: int) -> set[str]:
 
 
 def test_the_store_listens_in_the_cluster_alone() -> None:
-    with Rendezvous(GroupSettings(n_actors=2)) as one, Rendezvous(GroupSettings(n_actors=2)) as other:
+    with Rendezvous(2, 60.0) as one, Rendezvous(2, 60.0) as other:
         assert listening(one.port) == {one.host}
         assert one.host not in ("0.0.0.0", "::", "")
         assert one.secret != other.secret
         assert len(one.secret) == 32
-    alone = Rendezvous(GroupSettings(n_actors=1))
+    alone = Rendezvous(1, 60.0)
     with alone:
         assert alone.port == 0, "a rank that is alone meets nobody"
 

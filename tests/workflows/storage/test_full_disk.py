@@ -15,7 +15,8 @@ import pyarrow as pa
 import pytest
 
 from workflows.errors import DiskFull
-from workflows.runtime.dispatcher import PoolSettings, map_shards
+from workflows.runtime.dispatcher import map_shards
+from workflows.runtime.pool_settings import PoolSettings
 from workflows.storage.arrays import create_array, write_arrays, write_shard
 from workflows.storage.atomic import write_bytes
 from workflows.storage.ledger import Ledger
