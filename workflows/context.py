@@ -29,7 +29,7 @@ _OF_ITEMS = ("figures",)
 """Fields of sections that only choose items (see ``Stage.items``): what is done stays done when they change."""
 
 LAYOUT = "1"
-"""Version of what the stages write."""
+"""Version of what all stages write; see ``Stage.layout`` for one of a single stage."""
 
 
 def _no_choice(settings: Settings) -> str:
@@ -48,6 +48,7 @@ class Stage:
         items: settings that say which items it has; with another answer it runs again, and keeps what it has.
         of_scopes: its items are named ``<scope>/<name>``.
         needs_ray: False runs it in the driver, before Ray is started.
+        layout: version of what it writes; a finished run of another one is asked for this stage's work again, alone.
         decision: why it does not apply to a network without outputs, in a few words; empty: it does.
     """
 
@@ -57,6 +58,7 @@ class Stage:
     items: Callable[[Settings], str] = _no_choice
     of_scopes: bool = False
     needs_ray: bool = True
+    layout: int = 1
     decision: str = ""
 
     def applies(self, settings: Settings) -> bool:
@@ -75,7 +77,8 @@ class Stage:
             section, _, field = path.partition(".")
             whole = {name: value for name, value in values[section].items() if name not in _OF_ITEMS}
             read[path] = whole[field] if field else whole
-        return f"{LAYOUT}:{hashlib.sha256(json.dumps(read, sort_keys=True).encode()).hexdigest()[:16]}"
+        version = LAYOUT if self.layout == 1 else f"{LAYOUT}.{self.layout}"
+        return f"{version}:{hashlib.sha256(json.dumps(read, sort_keys=True).encode()).hexdigest()[:16]}"
 
     def is_done(self, folder: RunFolder, settings: Settings) -> bool:
         """Whether it came to its end with these settings."""

@@ -73,6 +73,7 @@ STAGES: dict[str, Stage] = {
             reads=("draw.exemplars",),
             items=_class_scopes,
             of_scopes=True,
+            layout=2,  # Parquet and npz files; before, Zarr groups of a dozen files each
             decision="counts words together with what the network decides",
         ),
         Stage(

@@ -64,7 +64,8 @@ def class_distances(
             f"{tuple(dominant.shape)}. Pass the dominant class of every word, -1 for a word without columns."
         )
     used = dominant >= 0
-    pairs = torch.ones_like(distances, dtype=torch.bool).triu(1) & used[:, None] & used
+    order = torch.arange(words, device=distances.device)
+    pairs = (order[:, None] < order) & used[:, None] & used
     if columns is not None:
         pairs &= (columns[:, None] > 0) & (columns > 0)
     weights = torch.ones_like(distances) if columns is None else columns.double()[:, None] * columns.double()

@@ -16,7 +16,8 @@ from workflows.pipeline import run_pipeline
 from workflows.plan.run_plan import Plan
 from workflows.plan.scopes import JOINT, Scope, read_scopes
 from workflows.settings import load_settings
-from workflows.storage.arrays import read_arrays, read_rows
+from workflows.storage.arrays import read_rows
+from workflows.storage.pair_counts import read_pair_counts
 from workflows.storage.run_folder import RunFolder
 from workflows.storage.states import load_state
 from workflows.storage.tables import read_table
@@ -118,6 +119,6 @@ def _results(folder: RunFolder, scope: Scope) -> dict[str, np.ndarray]:
             path = words_path(folder, scope.name, layer.name, field)
             found[f"{layer.name} {field}"] = read_rows(path, 0, plan.images)
     for pair in plan.pairs():
-        arrays = read_arrays(folder.cooccurrence(scope.name, pair.lower, pair.upper))
-        found |= {f"{pair.name} {name}": values for name, values in arrays.items()}
+        columns = read_pair_counts(folder.cooccurrence(scope.name, pair.lower, pair.upper)).columns()
+        found |= {f"{pair.name} {place}": values for place, values in enumerate(columns)}
     return found

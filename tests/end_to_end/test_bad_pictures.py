@@ -17,7 +17,7 @@ from tests.end_to_end.folder_runs import CLASSES, FolderRun, save_weights, write
 from tests.end_to_end.killing import ledger
 from tests.end_to_end.small_digits import SCOPE, activations, command, stored_maps
 from tests.workflows.data.made_files import encoded, noise
-from workflows.storage.arrays import read_arrays
+from workflows.storage.pair_counts import read_pair_counts
 from workflows.storage.run_folder import RunFolder
 from workflows.storage.tables import read_table
 
@@ -98,8 +98,8 @@ def test_broken_pictures_take_no_part(mixed: tuple[FolderRun, dict[int, str], st
             assert (maps[list(broken)] == -1).all()
             assert (np.delete(maps, list(broken), axis=0) >= 0).all()
     validation = [row for row in images_of(run.out) if row["split"] == "validation" and row["status"] == "ok"]
-    total = read_arrays(folder.cooccurrence(SCOPE, "layer3.0.add", "output"))["total"]
-    assert total.sum() == 16 * len(validation)
+    counts = read_pair_counts(folder.cooccurrence(SCOPE, "layer3.0.add", "output"))
+    assert int(counts.count.sum()) == 16 * len(validation)
     words = read_table(run.out / "words.parquet", filters=[("layer", "=", "layer3.0.add")])
     training = [row for row in images_of(run.out) if row["split"] == "train" and row["status"] == "ok"]
     assert sum(words["columns"].to_pylist()) == 16 * len(training)

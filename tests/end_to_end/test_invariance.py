@@ -23,7 +23,7 @@ from tests.end_to_end.small_digits import (
 )
 from workflows.fits.columns import sampled_positions
 from workflows.plan.run_plan import Plan
-from workflows.storage.arrays import read_arrays
+from workflows.storage.pair_counts import read_pair_counts
 from workflows.storage.run_folder import RunFolder
 from workflows.storage.states import load_state
 from workflows.storage.tables import read_table
@@ -68,8 +68,10 @@ def test_counts_are_the_same_bits_on_ray_and_on_threads(
     assert asked == {"ray"}
     left, right = RunFolder.open(digits_run), RunFolder.open(on_ray)
     for pair in Plan.read(left).pairs():
-        stored = [read_arrays(folder.cooccurrence(SCOPE, pair.lower, pair.upper)) for folder in (left, right)]
-        assert_same_arrays(*stored)
+        ours, theirs = (
+            read_pair_counts(folder.cooccurrence(SCOPE, pair.lower, pair.upper)) for folder in (left, right)
+        )
+        assert ours == theirs
     for table in ("words", "exemplars", "nodes", "edges", "heatmaps"):
         assert read_table(left.table(table)).equals(read_table(right.table(table))), table
 

@@ -123,11 +123,11 @@ def test_what_was_deleted_is_made_again(
     folder = RunFolder(out)
     tables = {name: read_table(out / f"{name}.parquet") for name in ("images", "words", "nodes", "edges", "heatmaps")}
     figure, layer = folder.figure("class:3", "svg"), "layer3.0.add"
-    lost = [figure, folder.mixture(SCOPE, layer), out / "nodes.parquet", out / "images.parquet", out / "words.parquet"]
+    lost = [figure, folder.mixture(SCOPE, layer), folder.word_summary(SCOPE, layer)]
+    lost += [out / f"{name}.parquet" for name in ("nodes", "images", "words")]
     for path in lost:
         path.unlink()
-    for path in (folder.words(SCOPE, layer), folder.words(SCOPE, layer, "summary")):
-        shutil.rmtree(path)
+    shutil.rmtree(folder.words(SCOPE, layer))
     since = {stage: lines_of(out, stage) for stage in ("extract", "fit", "words", "count", "draw")}
     capsys.readouterr()
     assert command(run_arguments(out, digits_weights)) == 0

@@ -24,9 +24,9 @@ from tests.references import mixture as slow_mixture
 from workflows.data.packaged import load_digits
 from workflows.networks.architectures import digits_resnet
 from workflows.plan.run_plan import OUTPUT, LayerPair, Plan
-from workflows.storage.arrays import read_arrays
 from workflows.storage.graphs import graph_names, load_graph
 from workflows.storage.mixtures import load_mixture
+from workflows.storage.pair_counts import read_pair_counts
 from workflows.storage.run_folder import RunFolder
 from workflows.storage.tables import SCHEMAS, read_table
 
@@ -148,26 +148,17 @@ def test_words_are_the_winners_of_the_stored_columns(digits_run: Path) -> None:
 def test_cooccurrence_is_the_double_loop_over_the_stored_maps(recount: Recount) -> None:
     folder = RunFolder.open(recount.root)
     for pair in recount.plan.pairs():
-        stored = read_arrays(folder.cooccurrence(SCOPE, pair.lower, pair.upper))
-        assert stored["total"].dtype == np.int64
-        np.testing.assert_array_equal(stored["total"], recount.total[pair.name])
-        sparse = zip(*(stored[name].tolist() for name in ("group", "upper", "lower", "count")), strict=True)
+        stored = read_pair_counts(folder.cooccurrence(SCOPE, pair.lower, pair.upper))
+        total = stored.total(pair.upper_words, pair.lower_words).numpy()
+        assert total.sum() > 0
+        np.testing.assert_array_equal(total, recount.total[pair.name])
+        sparse = zip(*(column.tolist() for column in stored.columns()), strict=True)
         expected = [
             (group, int(s), int(t), int(dense[s, t]))
             for group, dense in sorted(recount.by_class[pair.name].items())
             for s, t in np.argwhere(dense)
         ]
         assert list(sparse) == expected
-
-
-def test_counts_of_the_classes_sum_to_the_total(recount: Recount) -> None:
-    folder = RunFolder.open(recount.root)
-    for pair in recount.plan.pairs():
-        stored = read_arrays(folder.cooccurrence(SCOPE, pair.lower, pair.upper))
-        summed = np.zeros_like(stored["total"])
-        np.add.at(summed, (stored["upper"], stored["lower"]), stored["count"])
-        np.testing.assert_array_equal(summed, stored["total"])
-        assert stored["total"].sum() > 0
 
 
 def test_every_graph_is_algorithm_1_on_the_recounted_words(recount: Recount) -> None:

@@ -19,8 +19,9 @@ from tests.end_to_end.small_digits import command, copy_until, run_arguments
 from tests.references import cooccurrence as slow_counts
 from workflows.plan.run_plan import OUTPUT, Plan
 from workflows.plan.scopes import Scope, read_scopes, write_scopes
-from workflows.storage.arrays import read_arrays, read_rows
+from workflows.storage.arrays import read_rows
 from workflows.storage.images_table import ImageColumns
+from workflows.storage.pair_counts import read_pair_counts
 from workflows.storage.run_folder import RunFolder
 from workflows.storage.tables import read_table
 from workflows.words.word_maps import FIELDS, read_words, words_path
@@ -82,8 +83,8 @@ def arrays_of(root: Path, scope: str) -> Iterator[tuple[str, np.ndarray]]:
         for field in FIELDS:
             yield f"{layer.name} {field}", read_rows(words_path(folder, scope, layer.name, field), 0, plan.images)
     for pair in plan.pairs():
-        for name, values in read_arrays(folder.cooccurrence(scope, pair.lower, pair.upper)).items():
-            yield f"{pair.name} {name}", values
+        for place, values in enumerate(read_pair_counts(folder.cooccurrence(scope, pair.lower, pair.upper)).columns()):
+            yield f"{pair.name} {place}", values
 
 
 def assert_same_scope(left: Path, right: Path, scope: str) -> None:
@@ -168,10 +169,9 @@ def test_counts_of_a_scope_are_those_of_its_own_images(
     maps = {layer.name: read_words(folder, scope.name, layer.name, 0, plan.images) for layer in plan.layers}
     chosen = {layer: words[validation] for layer, words in maps.items()} | {OUTPUT: predicted[:, None, None]}
     for pair in plan.pairs():
-        stored = read_arrays(folder.cooccurrence(scope.name, pair.lower, pair.upper))
+        stored = read_pair_counts(folder.cooccurrence(scope.name, pair.lower, pair.upper))
         slow = slow_counts.group_rows(chosen[pair.upper], chosen[pair.lower], pair.window, predicted)
-        fields = (stored[name].tolist() for name in ("group", "upper", "lower", "count"))
-        assert sorted(zip(*fields, strict=True)) == sorted(slow)
+        assert sorted(zip(*map(np.ndarray.tolist, stored.columns()), strict=True)) == sorted(slow)
     train = np.flatnonzero(member[: plan.train_images])
     for layer in plan.layers:
         rows = of_scope(together, "words", scope.name).filter(pc.field("layer") == layer.name).to_pylist()

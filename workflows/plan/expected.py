@@ -134,7 +134,7 @@ def _count(made: Made) -> Expected:
             path = made.folder.cooccurrence(scope, pair.lower, pair.upper)
             yield from made.done(item_name(scope, pair.name), path)
         for layer in made.plan.layers:
-            yield from made.done(item_name(scope, layer.name), made.folder.words(scope, layer.name, "summary"))
+            yield from made.done(item_name(scope, layer.name), made.folder.word_summary(scope, layer.name))
 
 
 def _mine(made: Made) -> Expected:

@@ -1,4 +1,4 @@
-"""words/<scope>/<layer>.zarr -> cooccurrence/<scope>/<lower>__<upper>.zarr, words, exemplars and layers.parquet."""
+"""words/<scope>/<layer>.zarr -> cooccurrence/<scope>/<lower>__<upper>.parquet, words, exemplars and layers.parquet."""
 
 from __future__ import annotations
 
@@ -8,23 +8,26 @@ from functools import partial
 from typing import Any
 
 import torch
+from jaxtyping import Int
+from torch import Tensor
 
 from gmm_ops.graphs.cooccurrence import SparseCounts
 from workflows.context import StageContext
 from workflows.plan.run_plan import OUTPUT, LayerPair, Plan
 from workflows.plan.scopes import Scope, item_name, joint_scope, read_scopes
 from workflows.settings import Settings
-from workflows.storage.arrays import write_arrays
 from workflows.storage.atomic import sync_file_system
 from workflows.storage.images_table import ImageColumns
+from workflows.storage.pair_counts import write_pair_counts
 from workflows.storage.run_folder import RunFolder
-from workflows.words.scope_images import ScopeImages, ranges_of
-from workflows.words.summaries import LayerBlock, WordSummary, summary_path, write_word_tables
-from workflows.words.word_maps import read_member_words
+from workflows.storage.states import save_state
+from workflows.words.scope_images import ImageBlock, ScopeImages, ranges_of
+from workflows.words.summaries import LayerBlock, WordSummary, write_word_tables
+from workflows.words.word_maps import read_member_maps, words_path
 
 SMALL_SHARDS = 4
-"""A count of no more images than so many shards hold is one task; many such tasks run side by side. Images, not
-blocks: those of a class and its neighbours lie in many places."""
+"""A count of no more images than so many shards hold is one block, read at once; many of them run side by side. Images,
+not places: those of a class and its neighbours lie in many, and opening an array takes longer than counting a few."""
 
 SIDE_BY_SIDE = 64
 """Small counts between two entries of the ledger."""
@@ -34,26 +37,26 @@ Record = dict[str, Any]
 
 @dataclass(frozen=True)
 class PairBlock:
-    """One block of validation images of one pair of layers: what a counting task needs, and how it counts."""
+    """Some validation images of one pair of layers of a scope: what a counting task needs, and how it counts."""
 
     folder: RunFolder
-    scope: Scope
+    scope: str
     pair: LayerPair
-    first: int
-    stop: int
+    images: ImageBlock
+
+    def __len__(self) -> int:
+        return len(self.images)
 
     def count(self) -> SparseCounts:
-        """Co-occurrences by predicted class (IG Eq. 5, 6 count them), of the images of the scope."""
-        pair, images = self.pair, ImageColumns.read(self.folder, self.first, self.stop)
-        member = self.scope.contains(images.label)
-        predicted = torch.from_numpy(images.predicted).masked_fill(torch.from_numpy(~member), -1)
-        lower = read_member_words(self.folder, self.scope.name, pair.lower, self.first, member)
-        upper = (
-            predicted[:, None, None]
-            if pair.upper == OUTPUT
-            else read_member_words(self.folder, self.scope.name, pair.upper, self.first, member)
-        )
+        """Co-occurrences by predicted class (IG Eq. 5, 6 count them)."""
+        pair, predicted = self.pair, torch.from_numpy(self.images.predicted)
+        lower, upper = self._maps(pair.lower), predicted[:, None, None]
+        if pair.upper != OUTPUT:
+            upper = self._maps(pair.upper)
         return SparseCounts.from_batch(upper, lower, pair.window, pair.upper_words, pair.lower_words, predicted)
+
+    def _maps(self, layer: str) -> Int[Tensor, "n H W"]:
+        return read_member_maps(words_path(self.folder, self.scope, layer, "word"), self.images)
 
 
 @dataclass(frozen=True)
@@ -76,7 +79,7 @@ class Count:
     @property
     def images(self) -> int:
         """Images of all blocks."""
-        return sum(block.stop - block.first for block in self.blocks)
+        return sum(map(len, self.blocks))
 
 
 def run(context: StageContext) -> None:
@@ -93,7 +96,7 @@ def run(context: StageContext) -> None:
     for name, count in counts.items():
         if name in done:
             continue
-        if count.images > SMALL_SHARDS * settings.extract.images_per_shard:
+        if len(count.blocks) > 1:
             record = count.store(context.reduce(count.blocks, count.part, count.merge))
             sync_file_system(folder.root)  # before the ledger says that they are there
             context.finished(name, record)
@@ -110,44 +113,40 @@ def run(context: StageContext) -> None:
 def counts_of(folder: RunFolder, settings: Settings, plan: Plan, scope: Scope, images: ScopeImages) -> Iterator[Count]:
     """Everything that is counted for a scope."""
     sizes = settings.extract.images_per_shard, settings.extract.images_per_chunk
-    members = images.members(scope)
+    members, small = images.members(scope), SMALL_SHARDS * settings.extract.images_per_shard
     validation = members[members >= plan.train_images]
     ranges = [(max(first, plan.train_images), min(stop, plan.images)) for first, stop in ranges_of(validation, *sizes)]
+    counted = images.blocks(scope, ranges, small)
     for pair in plan.pairs():
-        blocks = tuple(PairBlock(folder, scope, pair, first, stop) for first, stop in ranges)
+        blocks = tuple(PairBlock(folder, scope.name, pair, block) for block in counted)
         store = partial(_store_pair, folder, scope.name, pair)
         yield Count(item_name(scope.name, pair.name), blocks, PairBlock.count, SparseCounts.merge, store)
     ranges = [(first, min(stop, plan.images)) for first, stop in ranges_of(members, *sizes)]
+    summarised = images.blocks(scope, ranges, small)
     for layer in plan.layers:
-        inputs = folder, scope, layer, plan.train_images, settings.draw.exemplars
-        parts = tuple(LayerBlock(*inputs, first, stop) for first, stop in ranges)
+        inputs = folder, scope.name, layer, plan.train_images, settings.draw.exemplars
+        parts = tuple(LayerBlock(*inputs, block) for block in summarised)
         store = partial(_store_layer, folder, scope.name, layer.name)
         yield Count(item_name(scope.name, layer.name), parts, LayerBlock.summarise, WordSummary.merge, store)
 
 
 def _store_pair(folder: RunFolder, scope: str, pair: LayerPair, whole: SparseCounts) -> Record:
     """N of a pair of layers, over S_V."""
-    total = whole.total(pair.upper_words, pair.lower_words)
-    arrays = {name: getattr(whole, name).numpy() for name in ("group", "upper", "lower", "count")}
     attributes = {"scope": scope, "lower": pair.lower, "upper": pair.upper, "window": pair.window.to_dict()}
-    path = folder.cooccurrence(scope, pair.lower, pair.upper)
-    write_arrays(path, {"total": total.numpy(), **arrays}, attributes={**attributes, "group": "predicted class"})
-    return {"pairs": int(total.sum())}
+    write_pair_counts(folder.cooccurrence(scope, pair.lower, pair.upper), whole, attributes)
+    return {"pairs": int(whole.count.sum())}
 
 
 def _store_layer(folder: RunFolder, scope: str, layer: str, whole: WordSummary) -> Record:
     """Words and exemplars of a layer, over S_T and S_V."""
-    write_arrays(summary_path(folder, scope, layer), whole.to_arrays())
+    save_state(folder.word_summary(scope, layer), whole.to_arrays(), synced=False)
     return {"columns": int(whole.label.count.sum())}
 
 
 def _whole(count: Count) -> dict[str, Record]:
     """A small count from its images to its file."""
-    first, *others = count.blocks
-    whole = count.part(first)
-    for block in others:
-        whole = count.merge(whole, count.part(block))
-    return {count.name: count.store(whole)}
+    (block,) = count.blocks
+    return {count.name: count.store(count.part(block))}
 
 
 def _joined(left: dict[str, Record], right: dict[str, Record]) -> dict[str, Record]:

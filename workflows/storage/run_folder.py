@@ -266,8 +266,12 @@ class RunFolder:
         return self.root / "words" / slug(scope) / f"{_name(layer, part)}.zarr"
 
     def cooccurrence(self, scope: str, lower: str, upper: str) -> Path:
-        """Zarr group of the pair counts of two layers."""
-        return self.root / "cooccurrence" / slug(scope) / f"{joined_slug(lower, upper)}.zarr"
+        """Parquet file of the pair counts of two layers."""
+        return self.root / "cooccurrence" / slug(scope) / f"{joined_slug(lower, upper)}.parquet"
+
+    def word_summary(self, scope: str, layer: str) -> Path:
+        """What was counted of the words of a layer."""
+        return self.root / "words" / slug(scope) / f"{_name(layer, 'summary')}.npz"
 
     def table(self, name: str) -> Path:
         """The Parquet table ``name`` (see ``workflows.storage.tables``)."""

@@ -13,12 +13,12 @@ from workflows.errors import RunFolderError
 from workflows.storage.atomic import replacing
 
 
-def save_state(path: Path, state: Mapping[str, np.ndarray]) -> None:
-    """Write named arrays atomically: a killed writer leaves the earlier file."""
+def save_state(path: Path, state: Mapping[str, np.ndarray], synced: bool = True) -> None:
+    """Write named arrays atomically: a killed writer leaves the earlier file. synced: see ``replacing``."""
     for name, values in state.items():
         if np.asarray(values).dtype == object:
             raise ValueError(f"state {name!r} is no plain array")
-    with replacing(path) as temporary, temporary.open("wb") as file:
+    with replacing(path, synced=synced) as temporary, temporary.open("wb") as file:
         np.savez(file, allow_pickle=False, **{name: np.asarray(values) for name, values in state.items()})
 
 

@@ -37,6 +37,7 @@ def write_table(
     network: str | None = None,
     sort_by: Sequence[str] | None = None,
     metadata: Mapping[str, str] | None = None,
+    synced: bool = True,
 ) -> None:
     """Write a table as one Parquet file (zstd, row groups of 64k rows), whole or not at all.
 
@@ -47,6 +48,7 @@ def write_table(
         network: fills the `network` column where ``rows`` have none.
         sort_by: stable sort by these columns; None takes the table's own sort key, () keeps the order of ``rows``.
         metadata: added to the file's key-value metadata.
+        synced: see ``replacing``.
 
     Raises:
         ValueError: an unknown column, a required column missing or null, or a value of the wrong type.
@@ -60,8 +62,8 @@ def write_table(
         content = content.take(pc.sort_indices(content, sort_keys=[(key, "ascending") for key in keys]))
     if metadata:
         content = content.replace_schema_metadata({**(schema.metadata or {}), **metadata})
-    with replacing(path) as temporary:
-        pq.write_table(content, temporary, compression="zstd", row_group_size=ROW_GROUP, write_statistics=True)
+    with replacing(path, synced=synced) as temporary:
+        pq.write_table(content, temporary, compression="zstd", row_group_size=ROW_GROUP, write_page_checksum=True)
 
 
 def to_table(rows: Records, table: str, *, network: str | None = None) -> pa.Table:
@@ -102,7 +104,11 @@ _CHANGED = RENAMED.keys() | RECODED.keys() | ADDED.keys()
 
 def _read(path: Path, columns: Sequence[str] | None, filters: Filters) -> pa.Table:
     return pq.read_table(
-        path, columns=None if columns is None else list(columns), filters=filters or None, partitioning=None
+        path,
+        columns=None if columns is None else list(columns),
+        filters=filters or None,
+        partitioning=None,
+        page_checksum_verification=True,
     )
 
 

@@ -18,15 +18,15 @@ from workflows.context import StageContext
 from workflows.plan.graph_requests import ScopeGraphs
 from workflows.plan.run_plan import OUTPUT, Plan
 from workflows.settings import Settings
-from workflows.storage.arrays import read_arrays
 from workflows.storage.fields import LIKELIHOOD
 from workflows.storage.images_table import ImageColumns
 from workflows.storage.log_unit import LOG_UNIT
 from workflows.storage.names import GraphId
+from workflows.storage.pair_counts import read_pair_counts
 from workflows.storage.run_folder import RunFolder
+from workflows.storage.states import load_state
 from workflows.storage.tables import read_table
 from workflows.words.scope_images import ranges_of
-from workflows.words.summaries import summary_path
 from workflows.words.word_maps import read_all_maps
 
 Histograms = dict[tuple[str, str], OffsetHistogram]
@@ -58,19 +58,16 @@ class ScopeCounts:
 
     @classmethod
     def load(cls, folder: RunFolder, settings: Settings, plan: Plan, scope: str) -> ScopeCounts:
-        """Read the co-occurrence arrays and the word counts of the scope's S_V (IG Eq. 5, 6)."""
+        """Read the co-occurrence tables and the word counts of the scope's S_V (IG Eq. 5, 6)."""
         counts, ratios, words = {}, [], {}
         for layer in plan.layers:
-            summary = read_arrays(summary_path(folder, scope, layer.name))
+            summary = load_state(folder.word_summary(scope, layer.name))
             fields = (torch.from_numpy(summary[f"prediction_{field}"]) for field in ("group", "word", "count"))
             words[layer.name] = WordCounts(*fields)
         for pair in plan.pairs():
-            arrays = read_arrays(folder.cooccurrence(scope, pair.lower, pair.upper))
-            counts[pair.name] = SparseCounts(
-                *(torch.from_numpy(arrays[field]) for field in ("group", "upper", "lower", "count"))
-            )
+            counts[pair.name] = read_pair_counts(folder.cooccurrence(scope, pair.lower, pair.upper))
             frequency = words[pair.lower].total(pair.lower_words) if settings.mine.prior == "frequency" else None
-            total = torch.from_numpy(arrays["total"])
+            total = counts[pair.name].total(pair.upper_words, pair.lower_words)
             options = settings.mine
             ratios.append(ratios_of(total, options.prior, frequency, options.pseudo_count))
         return cls(plan, folder, scope, counts, tuple(ratios), words)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Bool, Int
 
 from workflows.plan.scope import Scope
 from workflows.storage.images_table import ImageColumns
@@ -21,7 +22,7 @@ class ScopeImages:
     """
 
     def __init__(self, images: ImageColumns) -> None:
-        self.total = len(images.label)
+        self.total, self._images = len(images.label), images
         self._by_label = _ByClass(images.label)
         self._by_prediction = _ByClass(images.predicted)
 
@@ -34,6 +35,48 @@ class ScopeImages:
         if scope.holds_all:
             return np.arange(self.total)
         return np.union1d(self._by_label.of(scope.labels), self._by_prediction.of(scope.explains))
+
+    def blocks(self, scope: Scope, ranges: Sequence[tuple[int, int]], small: int) -> tuple[ImageBlock, ...]:
+        """The images of a scope in some ranges: one block where the ranges hold no more than ``small``, else one each.
+
+        Args:
+            scope: whose images.
+            ranges: ascending, of ``ranges_of``.
+            small: images.
+        """
+        together = sum(stop - first for first, stop in ranges) <= small
+        return tuple(self._block(scope, part) for part in ([ranges] if together else [[one] for one in ranges]))
+
+    def _block(self, scope: Scope, ranges: Sequence[tuple[int, int]]) -> ImageBlock:
+        ids = np.concatenate([np.empty(0, np.int64), *(np.arange(first, stop) for first, stop in ranges)])
+        label, predicted = self._images.label[ids], self._images.predicted[ids]
+        member = scope.contains(label)
+        return ImageBlock(tuple(ranges), member, ids[member], label[member], predicted[member])
+
+
+@dataclass(frozen=True)
+class ImageBlock:
+    """Images that are read together: those of some ranges that a scope holds, with what is known of them.
+
+    Attributes:
+        ranges: first image and the one behind the last, ascending.
+        member: (N,) bool, which of all images of the ranges.
+        ids, label, predicted: (n,) int64, of those; -1 without a label, or a prediction.
+    """
+
+    ranges: tuple[tuple[int, int], ...]
+    member: Bool[np.ndarray, " N"]
+    ids: Ids
+    label: Ids
+    predicted: Ids
+
+    @property
+    def classes(self) -> Ids:
+        """The label, or the predicted class of an image without one."""
+        return np.where(self.label < 0, self.predicted, self.label)
+
+    def __len__(self) -> int:
+        return len(self.member)
 
 
 def shards_of(images: Ids, images_per_shard: int) -> list[int]:

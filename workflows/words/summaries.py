@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Shaped
 
 from gmm_ops.graphs.cooccurrence import WordCounts, count_words
 from gmm_ops.graphs.exemplars import Exemplars
@@ -19,13 +18,13 @@ from gmm_ops.records import Sums
 from workflows.plan.run_plan import OUTPUT, LayerPlan, Plan
 from workflows.plan.scope import Scope
 from workflows.settings import Settings
-from workflows.storage.arrays import read_arrays, read_rows
 from workflows.storage.images_table import ImageColumns
 from workflows.storage.run_folder import RunFolder
+from workflows.storage.states import load_state
 from workflows.storage.tables import to_table, write_table
 from workflows.words.dictionaries import read_dictionary
-from workflows.words.scope_images import ScopeImages
-from workflows.words.word_maps import read_member_words, words_path
+from workflows.words.scope_images import ImageBlock, ScopeImages
+from workflows.words.word_maps import read_member_maps, words_path
 
 EXEMPLAR_FIELDS = ("word", "image", "y", "x", "posterior", "log_joint")
 
@@ -49,28 +48,30 @@ class WordSummary(Sums):
 
 @dataclass(frozen=True)
 class LayerBlock:
-    """One block of images of one layer."""
+    """Some images of one layer of a scope; they may be of S_T and of S_V."""
 
     folder: RunFolder
-    scope: Scope
+    scope: str
     layer: LayerPlan
     train_images: int
     exemplars: int
-    first: int
-    stop: int
+    images: ImageBlock
+
+    def __len__(self) -> int:
+        return len(self.images)
 
     def summarise(self) -> WordSummary:
-        """Word counts and exemplars of the images of the scope; a block may straddle S_T and S_V."""
-        columns = ImageColumns.read(self.folder, self.first, self.stop)
-        member = self.scope.contains(columns.label)
-        word = read_member_words(self.folder, self.scope.name, self.layer.name, self.first, member)
-        train = max(0, min(self.stop, self.train_images) - self.first)
+        """Word counts and exemplars of the images."""
+        word, train = self._maps("word"), int(np.searchsorted(self.images.ids, self.train_images))
         return WordSummary(
-            count_words(word[:train], torch.from_numpy(columns.classes[:train]), self.layer.words),
-            count_words(word[train:], torch.from_numpy(columns.predicted[train:]), self.layer.words),
+            count_words(word[:train], torch.from_numpy(self.images.classes[:train]), self.layer.words),
+            count_words(word[train:], torch.from_numpy(self.images.predicted[train:]), self.layer.words),
             self._images_with(word[:train]),
             self._exemplars(word[:train], train),
         )
+
+    def _maps(self, field: str) -> Shaped[torch.Tensor, "n H W"]:
+        return read_member_maps(words_path(self.folder, self.scope, self.layer.name, field), self.images)
 
     def _images_with(self, word: torch.Tensor) -> np.ndarray:
         present = np.zeros((len(word), self.layer.words + 1), bool)
@@ -81,20 +82,9 @@ class LayerBlock:
     def _exemplars(self, word: torch.Tensor, train: int) -> Exemplars:
         if not train:
             return Exemplars.zero(self.exemplars)
-        stop = self.first + train
-        posterior, log_joint = (
-            torch.from_numpy(
-                read_rows(words_path(self.folder, self.scope.name, self.layer.name, field), self.first, stop)
-            )
-            for field in ("posterior", "log_joint")
-        )
-        images = torch.arange(self.first, stop)
+        posterior, log_joint = (self._maps(field)[:train] for field in ("posterior", "log_joint"))
+        images = torch.from_numpy(self.images.ids[:train])
         return Exemplars.from_batch(word, posterior, log_joint, images, per_word=self.exemplars)
-
-
-def summary_path(folder: RunFolder, scope: str, layer: str) -> Path:
-    """Zarr group of a layer's summary."""
-    return folder.words(scope, layer, "summary")
 
 
 def write_word_tables(folder: RunFolder, settings: Settings, plan: Plan, scopes: Sequence[Scope]) -> None:
@@ -103,9 +93,8 @@ def write_word_tables(folder: RunFolder, settings: Settings, plan: Plan, scopes:
     members = ScopeImages(images)
     parts: dict[str, list[pa.Table]] = {"words": [], "exemplars": [], "layers": []}
     for scope in scopes:
-        # As Arrow at once: the records of a thousand scopes take gigabytes.
-        for name, rows in _scope_tables(folder, settings, plan, scope, images, members.members(scope)).items():
-            parts[name].append(to_table([{"scope": scope.name, **row} for row in rows], name))
+        for name, table in _scope_tables(folder, settings, plan, scope, images, members.members(scope)):
+            parts[name].append(table)
     for name, tables in parts.items():
         write_table(folder.table(name), pa.concat_tables(tables), name, network=settings.name)
 
@@ -117,23 +106,27 @@ def _scope_tables(
     scope: Scope,
     images: ImageColumns,
     members: Int[np.ndarray, " n"],
-) -> dict[str, list[dict[str, Any]]]:
-    """Rows of one scope. members: its training images, ascending ids."""
+) -> Iterator[tuple[str, pa.Table]]:
+    """Parts of the tables, of one scope, as Arrow: the records of a thousand scopes take gigabytes.
+
+    members: its training images, ascending ids.
+    """
     words: list[dict[str, Any]] = []
-    exemplars: list[dict[str, Any]] = []
     layers: list[dict[str, Any]] = []
     for layer in plan.layers:
-        summary = read_arrays(summary_path(folder, scope.name, layer.name))
+        summary = load_state(folder.word_summary(scope.name, layer.name))
         dictionary = read_dictionary(folder, settings, plan, layer, scope.name)
         rows = word_rows(summary, plan, layer.words)
         shares = zip(rows, dictionary.pi.tolist(), dictionary.reseeded.tolist(), strict=True)
         words.extend({"layer": layer.name, "pi": pi, **row, "reseeded": n} for row, pi, n in shares)
         layers.append(layer_row(rows, layer, dictionary.mean))
-        exemplars.extend(exemplar_rows(summary, layer, plan, images))
+        yield "exemplars", _exemplar_table(scope, layer, _exemplars(summary, layer, plan), plan, images)
     kept = members[images.predicted[members] >= 0]
     words.extend(_output_words(images, kept, plan))
-    exemplars.extend(_output_exemplars(images, kept, plan, settings.draw.exemplars))
-    return {"words": words, "exemplars": exemplars, "layers": layers}
+    yield "words", to_table([{"scope": scope.name, **row} for row in words], "words")
+    yield "layers", to_table([{"scope": scope.name, **row} for row in layers], "layers")
+    found = _output_exemplars(images, kept, plan, settings.draw.exemplars)
+    yield "exemplars", _exemplar_table(scope, OUTPUT, found, plan, images)
 
 
 def word_rows(summary: dict[str, np.ndarray], plan: Plan, n_words: int) -> list[dict[str, Any]]:
@@ -183,24 +176,33 @@ def layer_row(rows: Sequence[dict[str, Any]], layer: LayerPlan, mean: Float[np.n
     }
 
 
-def exemplar_rows(
-    summary: dict[str, np.ndarray], layer: LayerPlan, plan: Plan, images: ImageColumns
-) -> list[dict[str, Any]]:
+def _exemplars(summary: dict[str, np.ndarray], layer: LayerPlan, plan: Plan) -> dict[str, np.ndarray]:
     """The exemplars of every word of a layer, with the receptive field in the network's input."""
-    fields = [summary[f"exemplar_{field}"].tolist() for field in EXEMPLAR_FIELDS]
-    rows: list[dict[str, Any]] = []
-    for word, image, y, x, posterior, log_joint in zip(*fields, strict=True):
-        rank = rows[-1]["rank"] + 1 if rows and rows[-1]["word"] == word else 0
-        y0, x0, y1, x1 = layer.pixels.bounds(y, x, plan.input_height, plan.input_width)
-        place = {"y": y, "x": x, "posterior": posterior, "log_joint": log_joint, "x0": x0, "y0": y0, "x1": x1, "y1": y1}
-        key = {"layer": layer.name, "word": word, "rank": rank, "image": image}
-        rows.append(key | place | _label(images, plan, image))
-    return rows
+    columns = {field: summary[f"exemplar_{field}"] for field in EXEMPLAR_FIELDS}
+    fields = {"y": (layer.pixels.rows, plan.input_height), "x": (layer.pixels.columns, plan.input_width)}
+    for axis, (window, extent) in fields.items():
+        positions, place = np.unique(columns[axis], return_inverse=True)
+        ranges = np.array([window.range(position, extent) for position in positions.tolist()], int).reshape(-1, 2)
+        columns |= {f"{axis}0": ranges[place, 0], f"{axis}1": ranges[place, 1]}
+    return {"rank": _places(columns["word"]), **columns}
 
 
-def _label(images: ImageColumns, plan: Plan, image: int) -> dict[str, Any]:
-    label = int(images.label[image])
-    return {"label": label, "label_name": plan.class_names[label]} if label >= 0 else {}
+def _places(word: Int[np.ndarray, " n"]) -> Int[np.ndarray, " n"]:
+    """Place of every row among those of its word; equal words stand together."""
+    starts = np.flatnonzero(np.diff(word, prepend=-1))
+    return np.arange(len(word)) - np.repeat(starts, np.diff(starts, append=len(word)))
+
+
+def _exemplar_table(
+    scope: Scope, layer: LayerPlan | str, columns: dict[str, np.ndarray], plan: Plan, images: ImageColumns
+) -> pa.Table:
+    """Exemplars with the label of their images."""
+    label = images.label[columns["image"]]
+    names = [plan.class_names[one] if one >= 0 else None for one in label.tolist()]
+    known = {"label": pa.array(label, mask=label < 0), "label_name": pa.array(names, pa.string())}
+    name = layer if isinstance(layer, str) else layer.name
+    keys = {key: pa.repeat(value, len(label)) for key, value in (("scope", scope.name), ("layer", name))}
+    return to_table(keys | columns | known, "exemplars")
 
 
 def _output_words(images: ImageColumns, kept: Int[np.ndarray, " n"], plan: Plan) -> list[dict[str, Any]]:
@@ -216,16 +218,13 @@ def _output_words(images: ImageColumns, kept: Int[np.ndarray, " n"], plan: Plan)
 
 def _output_exemplars(
     images: ImageColumns, kept: Int[np.ndarray, " n"], plan: Plan, per_word: int
-) -> list[dict[str, Any]]:
+) -> dict[str, np.ndarray]:
     """The kept training images of each predicted class with the highest probability (ties: lowest image)."""
-    rows = []
-    whole = {"y": 0, "x": 0, "x0": 0, "y0": 0, "x1": plan.input_width, "y1": plan.input_height}
-    order = kept[np.argsort(-images.probability[kept], kind="stable")]
-    for word in np.unique(images.predicted[order]).tolist():
-        members = order[images.predicted[order] == word][:per_word]
-        for rank, image in enumerate(members.tolist()):
-            chance = float(images.probability[image])
-            key = {"layer": OUTPUT, "word": word, "rank": rank, "image": image}
-            seen = {"posterior": chance, "log_joint": float(np.log(chance))}
-            rows.append(key | whole | seen | _label(images, plan, image))
-    return rows
+    order = kept[np.lexsort((-images.probability[kept], images.predicted[kept]))]
+    rank = _places(images.predicted[order])
+    order, rank = order[rank < per_word], rank[rank < per_word]
+    chance = images.probability[order].astype(np.float64)
+    nothing = np.zeros(len(order), np.int64)
+    whole = {"y1": nothing + plan.input_height, "x1": nothing + plan.input_width}
+    seen = {"word": images.predicted[order], "rank": rank, "image": order, "posterior": chance}
+    return seen | {"log_joint": np.log(chance)} | dict.fromkeys(("y", "x", "y0", "x0"), nothing) | whole

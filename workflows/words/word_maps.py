@@ -6,12 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Int, Shaped
 from torch import Tensor
 
 from workflows.plan.run_plan import OUTPUT, Plan
-from workflows.storage.arrays import read_rows
+from workflows.storage.arrays import open_array, read_rows
 from workflows.storage.run_folder import RunFolder
+from workflows.words.scope_images import ImageBlock
 
 FIELDS = {"word": "int32", "posterior": "float32", "log_joint": "float32"}
 """Arrays of a word map: hard word (-1: the picture was broken, or the scope does not assign the image),
@@ -28,12 +29,12 @@ def read_words(folder: RunFolder, scope: str, layer: str, first: int, stop: int)
     return torch.from_numpy(read_rows(words_path(folder, scope, layer, "word"), first, stop))
 
 
-def read_member_words(
-    folder: RunFolder, scope: str, layer: str, first: int, member: Bool[np.ndarray, " N"]
-) -> Int[Tensor, "N H W"]:
-    """Word maps of the images from ``first``; -1 where ``member`` is False: a scope may assign images outside it."""
-    words = read_words(folder, scope, layer, first, first + len(member))
-    return words if member.all() else words.masked_fill(torch.from_numpy(~member)[:, None, None], -1)
+def read_member_maps(path: Path, block: ImageBlock) -> Shaped[Tensor, "n H W"]:
+    """Maps of the images that a block holds, in ascending order, from one array."""
+    array = open_array(path)
+    parts = [read_rows(array, first, stop) for first, stop in block.ranges]
+    maps = parts[0] if len(parts) == 1 else np.concatenate(parts)
+    return torch.from_numpy(maps if block.member.all() else maps[block.member])
 
 
 def read_all_maps(

@@ -231,6 +231,7 @@ def test_no_path_leaves_the_folder(layer: str, scope: str) -> None:
         folder.fit_state(scope, layer),
         folder.words(scope, layer),
         folder.cooccurrence(scope, layer, scope),
+        folder.word_summary(scope, layer),
         folder.table(layer),
         folder.ledger(layer).path,
     ]

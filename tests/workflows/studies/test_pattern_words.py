@@ -27,8 +27,8 @@ from workflows.errors import DataError, RunFolderError
 from workflows.plan.run_plan import LayerPlan
 from workflows.run import open_run
 from workflows.settings import PreprocessingSettings
-from workflows.storage.arrays import read_arrays
 from workflows.storage.images_table import ImageColumns
+from workflows.storage.pair_counts import read_pair_counts
 from workflows.storage.run_folder import RunFolder
 from workflows.storage.tables import read_table
 from workflows.studies.patterns import placed_words
@@ -75,7 +75,8 @@ def strongest_pairs(root: Path) -> tuple[list[tuple[int, int]], np.ndarray]:
     """Pairs (upper, lower) of words of add3 and add2 of highest log ratio, each word once; and all log ratios."""
     plan = open_run(root).plan
     pair = plan.pairs()[1]
-    total = read_arrays(RunFolder.open(root).cooccurrence("joint", pair.lower, pair.upper))["total"]
+    counts = read_pair_counts(RunFolder.open(root).cooccurrence("joint", pair.lower, pair.upper))
+    total = counts.total(pair.upper_words, pair.lower_words).numpy()
     prior = total.sum(0) / total.sum()
     ratios = np.full(total.shape, np.nan)
     for upper, lower in np.ndindex(total.shape):
