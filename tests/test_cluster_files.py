@@ -252,6 +252,15 @@ def test_the_image_takes_the_projects_torch_for_either_device() -> None:
     assert asked == {"cuda": (0, 0), "cpu": (0, 1), "tpu": (2, 0)}
 
 
+def test_the_check_of_a_gpu_says_where_none_is() -> None:
+    script = ROOT / "infra" / "gpu_check.sh"
+    assert subprocess.run([BIN / "shellcheck", script], check=False).returncode == 0
+    hidden = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "PYTHON": sys.executable}
+    done = subprocess.run([script], env=hidden, check=False, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stderr.startswith("gpu_check: torch sees no GPU; install a CUDA build of torch on a machine that has")
+
+
 def test_the_script_of_slurm_passes_its_linter() -> None:
     for command in (["bash", "-n"], [BIN / "shellcheck"]):
         done = subprocess.run([*command, SLURM], check=False, capture_output=True, text=True)

@@ -29,6 +29,8 @@ SUITES = (
     "dissection",
     "conductance",
     "patterns",
+    "classes",
+    "gpu",
 )
 """Modules of this folder, each with ``measure(tiny=False)``; imported when run."""
 

@@ -76,9 +76,9 @@ def measure(repeats: int = 7, threads: int = THREADS, tiny: bool = False) -> lis
 
 
 def _cases(tiny: bool) -> list[tuple[str, Tensor, int, float]]:
-    images, photos, share = ((2, 4, 16), 6, 10) if tiny else ((200, 400, 500), PHOTOS, 1)
+    images, n_photos, share = ((2, 4, 16), 6, 10) if tiny else ((200, 400, 500), PHOTOS, 1)
     small = [cifar_columns(SHARED, n, stage) for stage, n in enumerate(images, start=1)]
-    middle, large = photo_columns(("layer1.2.add", "layer2.3.add"), photos)
+    middle, large = photo_columns(("layer1.2.add", "layer2.3.add"), n_photos)
     return [
         ("ResNet-20 add3", small[0], 100 // share, 12.0),
         ("ResNet-20 add6", small[1], 200 // share, 10.0),
@@ -88,7 +88,7 @@ def _cases(tiny: bool) -> list[tuple[str, Tensor, int, float]]:
     ]
 
 
-def photo_columns(layers: tuple[str, ...], photos: int = PHOTOS) -> list[Tensor]:
+def photo_columns(layers: tuple[str, ...], n_photos: int = PHOTOS) -> list[Tensor]:
     """(n, D) columns of ResNet-50 layers on photos, a seeded sample per photo."""
     settings = NetworkSettings(
         name="torchvision:resnet50",
@@ -97,15 +97,20 @@ def photo_columns(layers: tuple[str, ...], photos: int = PHOTOS) -> list[Tensor]
     )
     tapped = TappedNetwork(load_network(settings), layers)
     source = torch.Generator().manual_seed(0)
-    files = sorted((SHARED / "imagenet_one_per_class").rglob("*.JPEG"))[:photos]
     found: list[list[Tensor]] = [[] for _ in layers]
-    for start in range(0, len(files), 20):
+    for start in range(0, n_photos, 20):
         with torch.inference_mode():
-            maps = tapped(torch.stack([_photo(file) for file in files[start : start + 20]]))[1]
+            maps = tapped(photos(min(20, n_photos - start), start))[1]
         for kept, value in zip(found, maps.values(), strict=True):
             for image in value.permute(0, 2, 3, 1).flatten(1, 2):
                 kept.append(image[torch.randperm(len(image), generator=source)[:COLUMNS_PER_PHOTO]].clone())
     return [torch.cat(kept) for kept in found]
+
+
+def photos(count: int, first: int = 0) -> Tensor:
+    """(count, 3, 224, 224) float32: photos as ResNet-50 is given them."""
+    files = sorted((SHARED / "imagenet_one_per_class").rglob("*.JPEG"))[first : first + count]
+    return torch.stack([_photo(file) for file in files])
 
 
 def _photo(file: Path) -> Tensor:

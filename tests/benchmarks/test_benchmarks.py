@@ -40,9 +40,22 @@ ROWS = {
     "dissection": ["14x14, 1,024 units", "28x28, 512 units"],
     "conductance": ["ResNet-20", "SqueezeNet"],
     "patterns": ["28x28, N 40, 128 units", "14x14, N 20, 256 units", "7x7, N 10, 512 units"],
+    "classes": ["10 classes x 20, joint", "10 classes x 20, joint and class"],
+    "gpu": [
+        *(
+            f"words of {layer}, {precision}, as of the CPU in float32"
+            for precision in ("float32", "bfloat16")
+            for layer in ("layer1.2.add", "layer2.3.add", "layer3.5.add")
+        ),
+        "ResNet-50 forward, float32",
+        "ResNet-50 forward, bfloat16",
+        "EM pass",
+        "EM pass over a product in float32",
+        "EM pass over a product in bfloat16",
+    ],
 }
 """First column of each table."""
-WHOLE_RUNS = ("scopes", "sliced_fit", "word_slices")
+WHOLE_RUNS = ("scopes", "sliced_fit", "word_slices", "classes", "gpu")
 """They start actors or processes of their own: half a minute of processor time even when tiny."""
 
 

@@ -98,7 +98,9 @@ class Preprocessor:
         if self._settings.channel_order == "bgr":
             pixels = pixels.flip(-1)
         n_images, height, width, channels = pixels.shape
-        pixels = pixels.to(device).reshape(n_images * height, width * channels)
+        if torch.device(device).type == "cuda":
+            pixels = pixels.pin_memory()  # then the copy runs beside the network's work on the batch before
+        pixels = pixels.to(device, non_blocking=True).reshape(n_images * height, width * channels)
         factor, offset = self._row(width, pixels.device)
         # Whole rows against repeated constants: three channels as the innermost axis run five times slower.
         values = pixels.to(torch.float32)
