@@ -21,7 +21,7 @@ from workflows.storage.images_table import ImageColumns
 from workflows.storage.pair_counts import write_pair_counts
 from workflows.storage.run_folder import RunFolder
 from workflows.storage.states import save_state
-from workflows.words.scope_images import ImageBlock, ScopeImages, ranges_of
+from workflows.words.scope_images import MemberBlock, ScopeImages, ranges_of
 from workflows.words.summaries import LayerBlock, WordSummary, write_word_tables
 from workflows.words.word_maps import read_member_maps, words_path
 
@@ -42,7 +42,7 @@ class PairBlock:
     folder: RunFolder
     scope: str
     pair: LayerPair
-    images: ImageBlock
+    images: MemberBlock
 
     def __len__(self) -> int:
         return len(self.images)

@@ -36,7 +36,7 @@ class ScopeImages:
             return np.arange(self.total)
         return np.union1d(self._by_label.of(scope.labels), self._by_prediction.of(scope.explains))
 
-    def blocks(self, scope: Scope, ranges: Sequence[tuple[int, int]], small: int) -> tuple[ImageBlock, ...]:
+    def blocks(self, scope: Scope, ranges: Sequence[tuple[int, int]], small: int) -> tuple[MemberBlock, ...]:
         """The images of a scope in some ranges: one block where the ranges hold no more than ``small``, else one each.
 
         Args:
@@ -47,15 +47,15 @@ class ScopeImages:
         together = sum(stop - first for first, stop in ranges) <= small
         return tuple(self._block(scope, part) for part in ([ranges] if together else [[one] for one in ranges]))
 
-    def _block(self, scope: Scope, ranges: Sequence[tuple[int, int]]) -> ImageBlock:
+    def _block(self, scope: Scope, ranges: Sequence[tuple[int, int]]) -> MemberBlock:
         ids = np.concatenate([np.empty(0, np.int64), *(np.arange(first, stop) for first, stop in ranges)])
         label, predicted = self._images.label[ids], self._images.predicted[ids]
         member = scope.contains(label)
-        return ImageBlock(tuple(ranges), member, ids[member], label[member], predicted[member])
+        return MemberBlock(tuple(ranges), member, ids[member], label[member], predicted[member])
 
 
 @dataclass(frozen=True)
-class ImageBlock:
+class MemberBlock:
     """Images that are read together: those of some ranges that a scope holds, with what is known of them.
 
     Attributes:

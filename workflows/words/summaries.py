@@ -23,7 +23,7 @@ from workflows.storage.run_folder import RunFolder
 from workflows.storage.states import load_state
 from workflows.storage.tables import to_table, write_table
 from workflows.words.dictionaries import read_dictionary
-from workflows.words.scope_images import ImageBlock, ScopeImages
+from workflows.words.scope_images import MemberBlock, ScopeImages
 from workflows.words.word_maps import read_member_maps, words_path
 
 EXEMPLAR_FIELDS = ("word", "image", "y", "x", "posterior", "log_joint")
@@ -55,7 +55,7 @@ class LayerBlock:
     layer: LayerPlan
     train_images: int
     exemplars: int
-    images: ImageBlock
+    images: MemberBlock
 
     def __len__(self) -> int:
         return len(self.images)

@@ -12,7 +12,7 @@ from torch import Tensor
 from workflows.plan.run_plan import OUTPUT, Plan
 from workflows.storage.arrays import open_array, read_rows
 from workflows.storage.run_folder import RunFolder
-from workflows.words.scope_images import ImageBlock
+from workflows.words.scope_images import MemberBlock
 
 FIELDS = {"word": "int32", "posterior": "float32", "log_joint": "float32"}
 """Arrays of a word map: hard word (-1: the picture was broken, or the scope does not assign the image),
@@ -29,7 +29,7 @@ def read_words(folder: RunFolder, scope: str, layer: str, first: int, stop: int)
     return torch.from_numpy(read_rows(words_path(folder, scope, layer, "word"), first, stop))
 
 
-def read_member_maps(path: Path, block: ImageBlock) -> Shaped[Tensor, "n H W"]:
+def read_member_maps(path: Path, block: MemberBlock) -> Shaped[Tensor, "n H W"]:
     """Maps of the images that a block holds, in ascending order, from one array."""
     array = open_array(path)
     parts = [read_rows(array, first, stop) for first, stop in block.ranges]
