@@ -78,8 +78,9 @@ STAGES: dict[str, Stage] = {
         ),
         Stage(
             "mine",
-            ("nodes.parquet", "edges.parquet", "heatmaps.parquet"),
-            reads=("mine",),
+            ("nodes.parquet", "edges.parquet", "heatmaps.parquet", "pairs.parquet"),
+            reads=("mine", "count.pairs"),
+            layout=2,  # with pairs.parquet
             decision="explains what the network decides",
         ),
         Stage(

@@ -138,7 +138,7 @@ def _count(made: Made) -> Expected:
 
 
 def _mine(made: Made) -> Expected:
-    return made.tables("nodes", "edges", "heatmaps")
+    return made.tables("nodes", "edges", "heatmaps", *(["pairs"] if made.settings.count.pairs != "none" else []))
 
 
 def _draw(made: Made) -> Expected:

@@ -25,6 +25,11 @@ class CountSettings(Section):
     """Co-occurrence over the validation images (IG Eq. 5, 6)."""
 
     scheduler: Literal["auto", "ray", "threads"] = Field("auto", description="auto: ray when joining a cluster")
+    pairs: Literal["total", "per_class", "none"] = Field(
+        "total",
+        description="rows of the table `pairs`: all pairs of words that occur together; also those of every class by "
+        "itself; no table",
+    )
 
 
 class MineSettings(Section):

@@ -1,4 +1,4 @@
-"""cooccurrence -> nodes.parquet, edges.parquet, heatmaps.parquet: Algorithm 1 for every requested class and image.
+"""cooccurrence -> nodes, edges, heatmaps, pairs.parquet: Algorithm 1 for every requested class and image.
 
 A graph is mined with the counted of every scope that explains it.
 """
@@ -17,7 +17,7 @@ from workflows.plan.run_plan import Plan
 from workflows.plan.scopes import joint_scope, read_scopes
 from workflows.storage.images_table import ImageColumns
 from workflows.storage.log_unit import LOG_UNIT
-from workflows.storage.tables import to_table, write_table
+from workflows.storage.tables import to_table, write_parts, write_table
 from workflows.words.mining import (
     ScopeCounts,
     count_offsets,
@@ -27,6 +27,7 @@ from workflows.words.mining import (
     mined_graphs,
     node_rows,
 )
+from workflows.words.pair_table import pair_tables
 from workflows.words.scope_images import ScopeImages
 
 GRAPHS_AT_ONCE = 256
@@ -48,9 +49,17 @@ def run(context: StageContext) -> None:
         for found in _mine_scope(context, plan, images, members, graphs):
             for name, rows in found.items():
                 tables[name].append(to_table(rows, name))
+    metadata = {"log_base": f"{LOG_UNIT.base:g}"}
     for name, parts in tables.items():
         rows = pa.concat_tables(parts).drop_columns("network")
-        write_table(folder.table(name), rows, name, network=settings.name, metadata={"log_base": f"{LOG_UNIT.base:g}"})
+        write_table(folder.table(name), rows, name, network=settings.name, metadata=metadata)
+    if settings.count.pairs == "none":
+        folder.table("pairs").unlink(missing_ok=True)
+        return
+    names = sorted(scope.name for scope in scopes)
+    every = (ScopeCounts.load(folder, settings, plan, name) for name in names)
+    pairs = itertools.chain.from_iterable(pair_tables(one, settings.count.pairs == "per_class") for one in every)
+    write_parts(folder.table("pairs"), pairs, "pairs", network=settings.name, metadata=metadata)
 
 
 def _mine_scope(

@@ -69,6 +69,13 @@ GRAPH_COLUMNS: dict[str, list[pa.Field]] = {
             f"`hidden` (log_ratio <= 0), `weak` (up to {LOG_UNIT.doubling}) or `strong` (above), IG Fig. 5",
         ),
     ],
+    "pairs": [
+        SCOPE,
+        field("class", INT, "class", "predicted class of the images that are counted; null: all", nullable=True),
+        *PAIR,
+        field("count", LONG, "pairs", "co-occurrences in these images of S_V; pairs that never occur have no row"),
+        field("log_ratio", REAL, LOG_UNIT.name, f"{LOG_UNIT.logarithm} P(t|s)/P(t) over S_V, of whatever class"),
+    ],
     "words": [
         SCOPE,
         LAYER,

@@ -13,7 +13,7 @@ FORMAT = 2
 """Version of the layout of a run folder (``RunFolder``); one of another version is refused."""
 
 RUN_FILE = "run.json"
-_CHANGEABLE = ("runtime", "count.scheduler", "data.max_broken", "data.masks", "mine", "draw", "triage")
+_CHANGEABLE = ("runtime", "count", "data.max_broken", "data.masks", "mine", "draw", "triage")
 """Fields that may differ when a run is resumed: they change no result, or only the last stages, which run again."""
 _CHANGEABLE_BEFORE_FITS = (
     "discriminative",

@@ -22,6 +22,7 @@ SORT_KEYS: dict[str, tuple[str, ...]] = {
     "images": ("image",),
     "nodes": ("graph",),
     "edges": ("graph",),
+    "pairs": ("scope",),
     "words": ("scope", "layer", "word"),
     "exemplars": ("scope", "layer", "word", "rank"),
     "heatmaps": ("graph",),

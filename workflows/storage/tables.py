@@ -20,7 +20,17 @@ from workflows.storage.atomic import TEMPORARY_SUFFIX, replacing
 from workflows.storage.damage import undamaged
 from workflows.storage.schemas import ADDED, RECODED, RENAMED, SCHEMAS, SORT_KEYS, schema_markdown
 
-__all__ = ["ROW_GROUP", "SCHEMAS", "SORT_KEYS", "Records", "read_table", "schema_markdown", "to_table", "write_table"]
+__all__ = [
+    "ROW_GROUP",
+    "SCHEMAS",
+    "SORT_KEYS",
+    "Records",
+    "read_table",
+    "schema_markdown",
+    "to_table",
+    "write_parts",
+    "write_table",
+]
 
 ROW_GROUP = 65_536
 """Rows of a row group: the unit that a filter on the sort key skips."""
@@ -64,6 +74,26 @@ def write_table(
         content = content.replace_schema_metadata({**(schema.metadata or {}), **metadata})
     with replacing(path, synced=synced) as temporary:
         pq.write_table(content, temporary, compression="zstd", row_group_size=ROW_GROUP, write_page_checksum=True)
+
+
+def write_parts(
+    path: Path, parts: Iterable[pa.Table], table: str, *, network: str, metadata: Mapping[str, str] | None = None
+) -> int:
+    """Write a table from parts of ``to_table``, in the order they come, whole or not at all; returns the rows.
+
+    One part and one row group are in memory, never the table.
+    """
+    schema = SCHEMAS[table].with_metadata({**(SCHEMAS[table].metadata or {}), **(metadata or {})})
+    rows = 0
+    with (
+        replacing(path) as temporary,
+        pq.ParquetWriter(temporary, schema, compression="zstd", write_page_checksum=True) as writer,
+    ):
+        for part in parts:
+            content = _conform(part.drop_columns("network"), schema, table, {"network": network})
+            writer.write_table(content, row_group_size=ROW_GROUP)
+            rows += len(part)
+    return rows
 
 
 def to_table(rows: Records, table: str, *, network: str | None = None) -> pa.Table:
