@@ -20,6 +20,7 @@ from workflows.plan.run_plan import OUTPUT, Plan
 from workflows.settings import Settings
 from workflows.storage.graphs import graph_names, load_graph, scoped_graphs
 from workflows.storage.images_table import read_image_rows
+from workflows.storage.labels import WordNames, read_labels
 from workflows.storage.names import JOINT, GraphId
 from workflows.storage.run_folder import RunFolder
 from workflows.storage.tables import SCHEMAS, read_table
@@ -132,6 +133,14 @@ class Run:
         if scope is not None:
             filters.append(("scope", "=", self._known_scope(scope)))
         return read_table(self.folder.table("words"), filters=filters or None)
+
+    def word_names(self, scope: str = JOINT) -> WordNames:
+        """Names that users gave words in labels.csv: (layer, word) -> name.
+
+        Raises:
+            DataError: the file is damaged.
+        """
+        return read_labels(self.folder, scope, {layer.given: layer.name for layer in self.plan.layers})
 
     def image(self, image: int) -> ImageRecord:
         """What is known of an image.

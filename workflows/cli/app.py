@@ -21,6 +21,7 @@ from workflows.cli.boxes import boxes, parts
 from workflows.cli.clean import clean
 from workflows.cli.demo import demo
 from workflows.cli.dissect import dissect
+from workflows.cli.export import export
 from workflows.cli.layers import layers
 from workflows.cli.locate import locate
 from workflows.cli.options import console
@@ -74,7 +75,7 @@ def guarded(command: Callable[..., None]) -> Callable[..., None]:
     return guard
 
 
-for command in (run, layers, status, show, query, clean, demo, *ASKING):
+for command in (run, layers, status, show, query, export, clean, demo, *ASKING):
     app.command()(guarded(command))
 app.command(hidden=True)(guarded(parts))
 

@@ -237,6 +237,7 @@ def _show_table(run: Run, graph: str, scope: str, out: Console) -> None:
         exemplars=1,
         layer_titles={layer.name: layer.given for layer in run.plan.layers},
         code_edges=run.settings.draw.code_edges,
+        names=run.word_names(scope),
     )
     out.print(graph_table(view))
     _print_figure(run.folder.figure(graph, "png", scope), out)

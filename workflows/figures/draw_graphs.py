@@ -23,6 +23,7 @@ from workflows.report.view_tables import GraphTables, build_graph_view, concepts
 from workflows.settings import Settings
 from workflows.storage.fields import LIKELIHOOD
 from workflows.storage.images_table import read_image_rows
+from workflows.storage.labels import read_labels
 from workflows.storage.names import GraphId
 from workflows.storage.run_folder import RunFolder
 from workflows.storage.tables import read_table
@@ -61,6 +62,7 @@ class GraphDrawWorker:
             word_maps=None if image is None else self._word_maps(image),
             layer_titles={layer.name: layer.given for layer in self.plan.layers},
             code_edges=self.settings.draw.code_edges,
+            names=read_labels(self.folder, scope, {layer.given: layer.name for layer in self.plan.layers}),
         )
         draw = draw_class_graph if image is None else draw_image_graph
         paths = self.folder.figure(graph, "png", scope), self.folder.figure(graph, "svg", scope)

@@ -139,12 +139,15 @@ def _draw_exemplar(page: Page, exemplar: ExemplarView, box: Box, size: float, sh
 
 def _title(view: GraphView, node: NodeView) -> tuple[str, str, str]:
     """Layer and word; dominant class; what stands behind its name: its share, and what the word covers."""
-    behind = percent(node.dominant_share)
+    behind = f"({percent(node.dominant_share)})" if node.dominant_class else percent(node.dominant_share)
     if view.image is not None:
         behind += f" · {percent(node.share)} of positions"
+    if node.name:
+        behind += f" · “{printable(short_name(node.name))}”"
     if node.concept:
         behind += f" · {printable(named_concept(node.concept, node.iou))}"
-    return f"{printable(view.layer_title(node.layer))} · word {node.word}", short_name(node.dominant_class), behind
+    dominant = f"mostly {short_name(node.dominant_class)}" if node.dominant_class else ""
+    return f"{printable(view.layer_title(node.layer))} · word {node.word}", dominant, behind
 
 
 def _draw_title(page: Page, box: Box, head: str, dominant: str, behind: str, *, lines: int) -> None:

@@ -40,7 +40,7 @@ class NodeView:
     ``positions`` of Omega's columns belong to the word, which is ``share`` of them. ``dominant_class`` is the most
     frequent class among the word's columns and ``dominant_share`` its share. ``dots`` (image graph) are the word's
     positions (x, y) in the pixels of the network's input. ``concept`` is what the study dissect found that it covers
-    best (empty: not asked, or nothing), and ``iou`` how well.
+    best (empty: not asked, or nothing), and ``iou`` how well. ``name`` is what users call it (labels.csv).
     """
 
     layer: str
@@ -55,6 +55,7 @@ class NodeView:
     dots: Float[np.ndarray, "n 2"] | None = None
     concept: str = ""
     iou: float = 0.0
+    name: str = ""
 
     @property
     def key(self) -> NodeKey:

@@ -19,15 +19,16 @@ from workflows.storage.names import JOINT
 def graph_table(view: GraphView) -> RenderableType:
     """A class or image graph from the class down: each word with the upper words it speaks for.
 
-    Log ratios of strong edges are green, as the arrows of the figure; edges that no figure draws are left out.
+    Log ratios of strong edges are green, as the arrows of the figure; how many edges no figure draws is told below.
     """
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
-    covers = [("covers", 0), ("IoU", 3)] if _has_concepts(view) else []
+    covers = [("name", 0)] if _has_names(view) else []
+    covers += [("covers", 0), ("IoU", 3)] if _has_concepts(view) else []
     for name, width in (
         ("layer", 0), ("word", 4), ("mostly", 0), ("", 5), *covers, ("positions", 9), ("speaks for", 0)
     ):  # fmt: skip
         # Where the terminal is too narrow rich takes width from columns that may wrap: the names, never the numbers.
-        justify: Literal["left", "right"] = "left" if name in ("layer", "mostly", "covers") else "right"
+        justify: Literal["left", "right"] = "left" if name in ("layer", "mostly", "name", "covers") else "right"
         table.add_column(name, justify=justify, no_wrap=width > 0, min_width=width or None)
     table.add_column("freq.", justify="right", no_wrap=True, min_width=5)
     table.add_column("log ratio", justify="right", no_wrap=True, min_width=9)
@@ -40,12 +41,20 @@ def graph_table(view: GraphView) -> RenderableType:
             edges = sorted(outgoing.get(node.key, []), key=lambda edge: above[edge.upper])
             _add_node(table, view, node, edges, first=place == 0)
         table.add_section()
-    return Group(_heading(view), table)
+    parts: list[RenderableType] = [_heading(view), table]
+    if hidden := len(view.edges) - len(view.drawn_edges()):
+        parts.append(Text(f"{hidden} edge{'s' * (hidden != 1)} with a log ratio of 0 or below not shown", style="dim"))
+    return Group(*parts)
 
 
 def _has_concepts(view: GraphView) -> bool:
     """Whether the study dissect has named a word of the graph."""
     return any(node.concept for layer in view.layers for node in layer)
+
+
+def _has_names(view: GraphView) -> bool:
+    """Whether users named a word of the graph."""
+    return any(node.name for layer in view.layers for node in layer)
 
 
 def _iou(node: NodeView) -> str:
@@ -82,6 +91,7 @@ def _add_node(table: Table, view: GraphView, node: NodeView, edges: Sequence[Edg
         Text(str(node.word), style="bold"),
         _name(short_name(node.dominant_class)),
         Text(percent(node.dominant_share)),
+        *([_name(node.name or "–")] if _has_names(view) else []),
         *([_name(short_name(node.concept) or "–"), Text(_iou(node))] if _has_concepts(view) else []),
         Text(percent(node.share)),
     ]

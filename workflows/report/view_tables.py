@@ -24,6 +24,7 @@ from workflows.report.graph_view import (
 )
 from workflows.report.pictures import PictureFolder
 from workflows.storage.fields import LIKELIHOOD
+from workflows.storage.labels import WordNames
 from workflows.storage.names import GraphId
 from workflows.storage.run_folder import RunFolder
 from workflows.storage.tables import read_table
@@ -54,6 +55,7 @@ def build_graph_view(
     word_maps: Mapping[str, WordMap] | None = None,
     layer_titles: Mapping[str, str] | None = None,
     code_edges: bool = False,
+    names: WordNames | None = None,
 ) -> GraphView:
     """Join everything that one graph shows.
 
@@ -68,6 +70,7 @@ def build_graph_view(
         exemplars: thumbnails of a word; a word with fewer distinct images repeats some, marked.
         word_maps: for an image graph, the image's hard words of each layer: the red dots.
         layer_titles: shorter names of layers (aliases).
+        names: what users call words, see ``workflows.storage.labels``.
         code_edges: draw the edges of the class node whatever their log ratio, as the authors' code does.
 
     Raises:
@@ -78,7 +81,8 @@ def build_graph_view(
     thumbnails = _thumbnails(tables.exemplars, scope, nodes, exemplars, class_names, pictures)
     named = concept_names(tables.concepts, scope)
     views = {
-        (row["layer"], row["word"]): _node_view(row, thumbnails, word_maps or {}, class_names, named) for row in nodes
+        (row["layer"], row["word"]): _node_view(row, thumbnails, word_maps or {}, class_names, named, names or {})
+        for row in nodes
     }
     heats = _heats(tables.heatmaps, key)
     root = [row["word"] for row in nodes if row["layer"] == OUTPUT]
@@ -146,6 +150,7 @@ def _node_view(
     word_maps: Mapping[str, WordMap],
     class_names: Sequence[str],
     named: Mapping[NodeKey, tuple[str, float]],
+    names: WordNames,
 ) -> NodeView:
     layer, word = row["layer"], row["word"]
     concept, iou = named.get((layer, word), ("", 0.0))
@@ -162,6 +167,7 @@ def _node_view(
         dots=word_maps[layer].dots(word) if layer in word_maps else None,
         concept=concept,
         iou=iou,
+        name=names.get((layer, word), ""),
     )
 
 
