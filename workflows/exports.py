@@ -53,7 +53,7 @@ def plain_graph(graph: nx.DiGraph, names: WordNames) -> nx.DiGraph:
         label = f"{layer} word {word}" if name is None else f"{layer} word {word}: {name}"
         if layer == "output":
             label = known.get("dominant_name") or f"class {word}"
-        own = {**known, "label": label, **({} if name is None else {"name": name})}
+        own = {**known, "label": label, **({} if name is None else {"word_name": name})}
         plain.add_node(f"{layer}:{word}", **_clean(own))
     for (upper_layer, upper), (lower_layer, lower), known in graph.edges(data=True):
         plain.add_edge(f"{upper_layer}:{upper}", f"{lower_layer}:{lower}", **_clean(known))
@@ -105,8 +105,15 @@ def _cytoscape(graph: nx.DiGraph) -> str:
 
 
 def _dot(graph: nx.DiGraph) -> str:
-    """Words lead to the upper words that they speak for, as in the figures: the class stands on top."""
-    lines = ["digraph {", "  rankdir=BT;", *(f"  {name}={_quoted(value)};" for name, value in graph.graph.items())]
+    """Words lead to the upper words that they speak for, as in the figures: the class stands on top.
+
+    Attributes of the graph have `graph_` before them: `graph` is a word of the language.
+    """
+    lines = [
+        "digraph {",
+        "  rankdir=BT;",
+        *(f"  graph_{name}={_quoted(value)};" for name, value in graph.graph.items()),
+    ]
     lines += [f"  {_quoted(node)} [{_attributes(known)}];" for node, known in graph.nodes(data=True)]
     lines += [
         f"  {_quoted(lower)} -> {_quoted(upper)} [{_attributes(known)}];"
