@@ -30,6 +30,7 @@ from workflows.cli.query import query
 from workflows.cli.relevance import relevance
 from workflows.cli.resample import resample
 from workflows.cli.run import run
+from workflows.cli.serve import serve
 from workflows.cli.show import show
 from workflows.cli.status import status
 from workflows.cli.sweep import sweep
@@ -75,7 +76,7 @@ def guarded(command: Callable[..., None]) -> Callable[..., None]:
     return guard
 
 
-for command in (run, layers, status, show, query, export, clean, demo, *ASKING):
+for command in (run, layers, status, show, query, serve, export, clean, demo, *ASKING):
     app.command()(guarded(command))
 app.command(hidden=True)(guarded(parts))
 

@@ -101,31 +101,24 @@ def _write_json(reader: pa.RecordBatchReader, file: IO[bytes]) -> None:
     separator = b"[\n"
     for batch in reader:
         for row in batch.to_pylist():
-            line = json.dumps(row, ensure_ascii=False, allow_nan=False, default=str) if _plain(row) else _finite(row)
+            line = json.dumps(_finite(row), ensure_ascii=False, allow_nan=False, default=str)
             file.write(separator + line.encode())
             separator = b",\n"
     file.write((b"[" if separator == b"[\n" else b"\n") + b"]\n")
 
 
-def _plain(value: Any) -> bool:
-    if isinstance(value, float):
-        return math.isfinite(value)
-    if isinstance(value, dict):
-        return all(map(_plain, value.values()))
-    return all(map(_plain, value)) if isinstance(value, list) else True
+def plain_rows(rows: pa.Table) -> list[list[Any]]:
+    """Rows as JSON can hold them."""
+    return [[_finite(value) for value in row] for row in zip(*(one.to_pylist() for one in rows.columns), strict=True)]
 
 
-def _finite(row: dict[str, Any]) -> str:
+def _finite(value: Any) -> Any:
     """JSON has no NaN and no infinity: they are null."""
-
-    def cleaned(value: Any) -> Any:
-        if isinstance(value, dict):
-            return {key: cleaned(part) for key, part in value.items()}
-        if isinstance(value, list):
-            return [cleaned(part) for part in value]
-        return None if isinstance(value, float) and not math.isfinite(value) else value
-
-    return json.dumps(cleaned(row), ensure_ascii=False, default=str)
+    if isinstance(value, dict):
+        return {key: _finite(part) for key, part in value.items()}
+    if isinstance(value, list):
+        return [_finite(part) for part in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _text(value: Any) -> str:
