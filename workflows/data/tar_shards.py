@@ -27,6 +27,8 @@ from workflows.storage.object_store import opened
 _CLASS, _RECORD, LABEL = ".cls", ".json", "label"
 _MOST_LABEL_BYTES = 2**20
 _HIGHEST = 2**31 - 1
+_LOOKED_AT_BEHIND = 2**16
+"""Bytes behind the end of a tar file: more than any writer fills up with zeros."""
 
 
 @dataclass
@@ -106,7 +108,24 @@ def _walked(file: str, content: IO[bytes], size: int, labels: str) -> dict[str, 
                     sample.label = label
             elif not why_no_image(name) and not sample.path:
                 sample.path = span_path(file, member.name, member.offset_data, member.size)
+        _refuse_rest(content, tar.offset)
     return found
+
+
+def _refuse_rest(content: IO[bytes], end: int) -> None:
+    """The library takes a damaged head for the end, and so would lose all that follows without a word.
+
+    Raises:
+        tarfile.ReadError: the empty blocks that end a tar file are not there, or something stands behind them.
+    """
+    content.seek(end)
+    rest = content.read(_LOOKED_AT_BEHIND)
+    if not rest:
+        raise tarfile.ReadError(f"it ends at byte {end} without the empty blocks that end a tar file")
+    if rest[: tarfile.BLOCKSIZE].strip(b"\0"):
+        raise tarfile.ReadError(f"the head at byte {end} is damaged")
+    if rest.strip(b"\0"):
+        raise tarfile.ReadError(f"more stands behind its end at byte {end}, as when files are joined without tar")
 
 
 def _label(member: tarfile.TarInfo, tar: tarfile.TarFile, labels: str) -> str | None:

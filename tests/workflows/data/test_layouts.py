@@ -188,3 +188,37 @@ class TestTarFiles:
         write_tar(file, whole, "w:gz")
         with pytest.raises(DataError, match=r"is not a readable tar file .*uncompressed"):
             index_images(settings, 0)
+
+    def test_no_picture_is_lost_behind_damage(self, tmp_path: Path) -> None:
+        members = {f"{number}.{ending}": content for number in range(3) for ending, content in self.sample(number)}
+        assert len(self.one(tmp_path, members)) == 4
+        file = tmp_path / "train.tar"
+        settings = DataSettings(source="tar", train=str(file), validation=str(tmp_path / "val.tar"))
+        whole = file.read_bytes()
+        second = whole.index(b"1.png")
+        spoilt = bytearray(whole)
+        spoilt[second + 150] ^= 1  # of the checksum
+        for content, told in (
+            (bytes(spoilt), f"the head at byte {second} is damaged"),
+            (whole[:second], f"it ends at byte {second} without the empty blocks"),
+            (whole + whole, "more stands behind its end at byte .*, as when files are joined without tar"),
+        ):
+            file.write_bytes(content)
+            with pytest.raises(DataError, match=rf"train.tar' is not a readable tar file \({told}"):
+                index_images(settings, 0)
+
+    def sample(self, number: int) -> list[tuple[str, bytes]]:
+        return [("png", encoded(noise(4, 4, number))), ("cls", b"0")]
+
+    def test_members_that_point_elsewhere_write_nothing(self, tmp_path: Path) -> None:
+        """Nothing is unpacked: a name is a name."""
+        names = ("../../x", "/abs/b", "c\x1b[31m")
+        members = {f"{name}.{ending}": content for name in names for ending, content in self.sample(len(name))}
+        (tmp_path / "deep" / "er").mkdir(parents=True)
+        index = self.one(tmp_path / "deep" / "er", members)
+        settings = DataSettings(
+            source="tar", train=f"{tmp_path}/deep/er/train.tar", validation=f"{tmp_path}/deep/er/val.tar"
+        )
+        assert len(pixels_of(index, settings)) == 4
+        assert not (tmp_path / "x.png").exists()
+        assert not Path("/abs").exists()
