@@ -7,11 +7,6 @@ import gc
 import itertools
 import os
 import shutil
-import socket
-import subprocess
-import sys
-import time
-import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -23,13 +18,11 @@ os.environ.setdefault("RAY_worker_niceness", "0")
 # Before anything imports torch: the suite's processes share the cores, and threads that wait for each other burn them.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-# Where `bucket` starts its store: before Ray starts, whose actors get the environment of now.
-with socket.socket() as free:
-    free.bind(("127.0.0.1", 0))
-    os.environ["AWS_ENDPOINT_URL"] = f"http://127.0.0.1:{free.getsockname()[1]}"
-os.environ |= {"AWS_ACCESS_KEY_ID": "testing", "AWS_SECRET_ACCESS_KEY": "testing", "AWS_REGION": "us-east-1"}
-
 import pytest
+
+from tests.local_store import claim_address, running_store
+
+claim_address()
 
 SHARED_DATA = Path(__file__).resolve().parents[1].parent / "shared" / "data"
 
@@ -65,24 +58,8 @@ def local_ray() -> Iterator[object]:
 @pytest.fixture(scope="session")
 def bucket(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """URI of an empty bucket in a local store that speaks S3: a process of its own, on a port of this one."""
-    address = os.environ["AWS_ENDPOINT_URL"]
-    log = tmp_path_factory.mktemp("store") / "log"
-    with log.open("w") as out:
-        port = address.rpartition(":")[2]
-        command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", port]
-        server = subprocess.Popen(command, stdout=out, stderr=out)
-    try:
-        for _ in range(600):
-            try:
-                urllib.request.urlopen(urllib.request.Request(f"{address}/pictures", method="PUT"), timeout=60)
-                break
-            except OSError:
-                assert server.poll() is None, log.read_text()
-                time.sleep(0.1)
-        yield "s3://pictures"
-    finally:
-        server.kill()
-        server.wait()
+    with running_store(tmp_path_factory.mktemp("store") / "log") as uri:
+        yield uri
 
 
 BuildOnce = Callable[[str, Callable[[Path], object]], Path]

@@ -29,6 +29,7 @@ SUITES = (
     "dissection",
     "conductance",
     "patterns",
+    "reading",
 )
 """Modules of this folder, each with ``measure(tiny=False)``; imported when run."""
 

@@ -40,9 +40,10 @@ ROWS = {
     "dissection": ["14x14, 1,024 units", "28x28, 512 units"],
     "conductance": ["ResNet-20", "SqueezeNet"],
     "patterns": ["28x28, N 40, 128 units", "14x14, N 20, 256 units", "7x7, N 10, 512 units"],
+    "reading": ["folder, disk", "tar, disk", "folder, store", "tar, store"],
 }
 """First column of each table."""
-WHOLE_RUNS = ("scopes", "sliced_fit", "word_slices")
+WHOLE_RUNS = ("reading", "scopes", "sliced_fit", "word_slices")
 """They start actors or processes of their own: half a minute of processor time even when tiny."""
 
 

@@ -38,7 +38,8 @@ PART_BYTES = 16 * 2**20
 """Larger files are uploaded in parts of so many bytes; the etag of S3 tells the parts."""
 _CHUNK_BYTES = 4 * 2**20
 _URI = re.compile(r"(?!bytes:)[A-Za-z][A-Za-z0-9+.-]+://")  # bytes: is a path that is no UTF-8, see names.py
-_CLIENT: ClientConfig = {"allow_http": True, "timeout": "5m"}
+_CLIENT: ClientConfig = {"allow_http": True, "read_timeout": "30s", "timeout": "30m"}
+"""A store that is silent for half a minute is away; a large file may take long."""
 _WAITING: RetryConfig = {
     "max_retries": 5,
     "backoff": {
