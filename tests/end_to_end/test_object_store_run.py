@@ -47,7 +47,10 @@ def test_a_run_from_a_store_equals_one_from_a_disk(tmp_path: Path, bucket: str, 
     one, two = tmp_path / "disk", tmp_path / "store"
     assert run_extract(one, str(tmp_path / "inputs")) == 0
     assert run_extract(two, uri) == 0
-    tables = [pq.read_table(root / "images.parquet").drop_columns(["path", "file_modified", "file_etag"]) for root in (one, two)]
+    tables = [
+        pq.read_table(root / "images.parquet").drop_columns(["path", "file_modified", "file_etag"])
+        for root in (one, two)
+    ]
     assert tables[0].equals(tables[1])
     assert set(tables[1]["status"].to_pylist()) == {"ok"}
     assert len(tables[1]) == 2 * IMAGES * len(CLASSES)
