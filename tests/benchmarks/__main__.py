@@ -31,6 +31,7 @@ SUITES = (
     "patterns",
     "classes",
     "gpu",
+    "reading",
 )
 """Modules of this folder, each with ``measure(tiny=False)``; imported when run."""
 

@@ -53,9 +53,10 @@ ROWS = {
         "EM pass over a product in float32",
         "EM pass over a product in bfloat16",
     ],
+    "reading": ["folder, disk", "tar, disk", "folder, store", "tar, store"],
 }
 """First column of each table."""
-WHOLE_RUNS = ("scopes", "sliced_fit", "word_slices", "classes", "gpu")
+WHOLE_RUNS = ("scopes", "sliced_fit", "word_slices", "classes", "gpu", "reading")
 """They start actors or processes of their own: half a minute of processor time even when tiny."""
 
 
