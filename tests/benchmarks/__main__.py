@@ -29,6 +29,7 @@ SUITES = (
     "dissection",
     "conductance",
     "patterns",
+    "weak_scaling",
 )
 """Modules of this folder, each with ``measure(tiny=False)``; imported when run."""
 
