@@ -29,13 +29,15 @@ def running_store(log: Path, bucket: str = "pictures") -> Iterator[str]:
         command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", address.rpartition(":")[2]]
         server = subprocess.Popen(command, stdout=out, stderr=out)
     try:
-        for _ in range(600):
+        for _ in range(2400):
             try:
                 urllib.request.urlopen(urllib.request.Request(f"{address}/{bucket}", method="PUT"), timeout=60)
                 break
             except OSError:
                 assert server.poll() is None, log.read_text()
                 time.sleep(0.1)
+        else:
+            raise AssertionError(f"the store has not answered: {log.read_text()}")
         yield f"s3://{bucket}"
     finally:
         server.kill()

@@ -32,6 +32,7 @@ SUITES = (
     "classes",
     "gpu",
     "reading",
+    "weak_scaling",
 )
 """Modules of this folder, each with ``measure(tiny=False)``; imported when run."""
 
