@@ -3,13 +3,15 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
+# Of what `make chaos` draws.
+SEED   ?= 0
 # An index to take torch from, e.g. that of the builds without CUDA; empty: pip's own.
 TORCH_INDEX ?=
 # Processes of the fast suite: one more than two cores, since tests of Ray and of killed processes mostly wait.
 WORKERS ?= 3
 TORCH  := "torch>=2.13,<2.14" "torchvision>=0.28,<0.29"
 
-.PHONY: demo paper install test test-slow lint style types contracts docs bench clean
+.PHONY: demo paper install test test-slow chaos lint style types contracts docs bench clean
 
 $(READY): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -46,6 +48,9 @@ test: lint                ## the fast suite: minutes on 2 cores
 
 test-slow: $(READY)       ## the large real-data checks (tens of minutes)
 	$(BIN)/python -m pytest -m "slow" --timeout=3600
+
+chaos: $(READY)           ## 20 kills and other trouble on hosts with networks of their own; as root, 20 minutes at most
+	$(BIN)/python -m tests.chaos --seed $(SEED)
 
 docs: $(READY)            ## code, queries, links and commands of the pages
 	$(BIN)/python -m pytest tests/test_documents.py

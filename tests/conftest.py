@@ -20,6 +20,10 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 
+from tests.local_store import claim_address, running_store
+
+claim_address()
+
 SHARED_DATA = Path(__file__).resolve().parents[1].parent / "shared" / "data"
 
 
@@ -49,6 +53,13 @@ def local_ray() -> Iterator[object]:
 
     with connect(num_cpus=2, num_gpus=0) as offered:
         yield offered
+
+
+@pytest.fixture(scope="session")
+def bucket(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """URI of an empty bucket in a local store that speaks S3: a process of its own, on a port of this one."""
+    with running_store(tmp_path_factory.mktemp("store") / "log") as uri:
+        yield uri
 
 
 BuildOnce = Callable[[str, Callable[[Path], object]], Path]

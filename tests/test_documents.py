@@ -196,6 +196,17 @@ def commands(text: str) -> Iterator[list[str]]:
         yield shlex.split(line)
 
 
+def test_named_tests_exist() -> None:
+    named = re.findall(r"`([\w/]+\.py)::(\w+)`", (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8"))
+    assert len(named) > 20
+    lost = [
+        f"{file}::{name}"
+        for file, name in named
+        if not re.search(rf"^ *def {name}\(", (ROOT / "tests" / file).read_text(encoding="utf-8"), re.MULTILINE)
+    ]
+    assert not lost
+
+
 @pytest.mark.parametrize("page", [*PAGES, ROOT / "infra/cluster/rayjob.yaml"], ids=relation)
 def test_commands_exist(page: Path) -> None:
     known = get_command(app).commands  # type: ignore[attr-defined]

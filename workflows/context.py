@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import importlib
 import json
-import os
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
 from workflows.settings import Settings
 from workflows.storage.ledger import Item, Ledger
+from workflows.storage.object_store import absolute
 from workflows.storage.run_folder import RunFolder
 
 if TYPE_CHECKING:
@@ -152,7 +152,7 @@ class WorkContext:
         device = plan_actors(self.settings.runtime, self.offered).device
         runtime = self.settings.runtime.model_copy(update={"device": device})
         root = self.settings.data.root
-        data = self.settings.data.model_copy(update={"root": os.path.realpath(root) if root else ""})
+        data = self.settings.data.model_copy(update={"root": absolute(root) if root else ""})
         network = refuse_foreign_code(self.settings.network)
         return self.settings.model_copy(update={"runtime": runtime, "data": data, "network": network})
 

@@ -50,6 +50,13 @@ class RunFolderError(RunError):
     """The output folder holds another run, or not what a stage needs."""
 
 
+class LostFile(RunFolderError):
+    """A file that an earlier stage wrote is not there.
+
+    To an actor this is storage that may be back: at its start the run has seen the file.
+    """
+
+
 class FolderInUse(RunFolderError):
     """Another driver works in the folder: later it may be free."""
 

@@ -50,7 +50,7 @@ def _figures(settings: Settings) -> str:
 STAGES: dict[str, Stage] = {
     stage.name: stage
     for stage in (
-        Stage("index", ("images.parquet", "plan.json", "objects.csv"), needs_ray=False),
+        Stage("index", ("images.parquet", "plan.json", "objects.csv", "fetched"), needs_ray=False),
         Stage("train", ("weights.pt", "checkpoints", "decoder.pt"), needs_ray=False),
         Stage("extract", ("activations", "predictions"), items=_checked_scopes),
         Stage("fit", ("scopes.json", "mixtures", "history.parquet"), items=_class_scopes, of_scopes=True),
@@ -313,6 +313,8 @@ def _forgotten_if_begun_in_vain(folder: RunFolder, stage: Stage) -> Iterator[Non
         if stage.name == "index" and not any((folder.root / name).exists() for name in written):
             with suppress(OSError):  # what stopped the index is what must be told
                 for name in stage.writes:
+                    if (folder.root / name).is_dir():
+                        shutil.rmtree(folder.root / name)
                     (folder.root / name).unlink(missing_ok=True)
                 folder.forget()
         raise

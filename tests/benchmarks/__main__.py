@@ -31,6 +31,8 @@ SUITES = (
     "patterns",
     "classes",
     "gpu",
+    "reading",
+    "weak_scaling",
 )
 """Modules of this folder, each with ``measure(tiny=False)``; imported when run."""
 

@@ -259,3 +259,7 @@ def test_the_process_ends_with_two_and_without_a_traceback(run: FolderRun) -> No
     assert "error network.layers" in ended.stderr
     assert "add3" in ended.stderr
     assert "Traceback" not in ended.stderr + ended.stdout
+
+
+def test_a_run_folder_in_an_object_store(run: FolderRun, refused: Refused) -> None:
+    refused(["run", str(run.preset), "--out", "s3://bucket/run"], "--out: must be a folder of a file system", "publish")

@@ -18,7 +18,7 @@ from rich.markup import escape
 
 from workflows.asking.image_parts import ImageShard, Parts, PartWorker, Phase, cut_images, item_of
 from workflows.context import LAYOUT, Progress, WorkContext
-from workflows.data.datasets import balanced_rows
+from workflows.data.image_index import balanced_rows
 from workflows.errors import SettingsError
 from workflows.fits.needs import planned_actors
 from workflows.plan.run_plan import Plan

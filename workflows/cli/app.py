@@ -26,6 +26,7 @@ from workflows.cli.layers import layers
 from workflows.cli.locate import locate
 from workflows.cli.options import console
 from workflows.cli.patterns import patterns
+from workflows.cli.publish import publish
 from workflows.cli.query import query
 from workflows.cli.relevance import relevance
 from workflows.cli.resample import resample
@@ -76,7 +77,7 @@ def guarded(command: Callable[..., None]) -> Callable[..., None]:
     return guard
 
 
-for command in (run, layers, status, show, query, serve, export, clean, demo, *ASKING):
+for command in (run, layers, status, show, query, serve, export, publish, clean, demo, *ASKING):
     app.command()(guarded(command))
 app.command(hidden=True)(guarded(parts))
 

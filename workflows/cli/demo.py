@@ -7,11 +7,11 @@ from pathlib import Path
 
 from rich.markup import escape
 
-from workflows.cli.options import Out, console, default_out, find_preset
+from workflows.cli.options import AcceptVersions, Out, console, default_out, find_preset
 from workflows.cli.show import show_graph
 
 
-def demo(out: Out = None) -> None:
+def demo(out: Out = None, accept_versions: AcceptVersions = False) -> None:
     """The whole main job on scikit-learn's handwritten digits: no download, no configuration, about two minutes.
 
     Example:
@@ -24,7 +24,7 @@ def demo(out: Out = None) -> None:
 
     settings = load_settings(find_preset("digits"))
     out_console = console()
-    folder = run_pipeline(settings, out or default_out(settings.name), out_console)
+    folder = run_pipeline(settings, out or default_out(settings.name), out_console, accept_versions=accept_versions)
     show_graph(open_run(folder.root), "class:3", out_console)
     command, shown = _command(), escape(str(out or default_out(settings.name)))
     out_console.print(

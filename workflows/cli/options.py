@@ -30,6 +30,10 @@ Set = Annotated[
 Out = Annotated[Path | None, typer.Option(help="Run folder; default runs/<name of the preset>.")]
 Until = Annotated[str | None, typer.Option(help=f"Last stage: {', '.join(STAGES)}.")]
 Address = Annotated[str | None, typer.Option(help="Ray cluster to join (auto, host:port); default: a local Ray.")]
+AcceptVersions = Annotated[
+    bool,
+    typer.Option("--accept-versions", help="Go on with a run begun with other code or libraries; noted in it."),
+]
 AllowCode = Annotated[
     list[str] | None,
     typer.Option(

@@ -7,7 +7,18 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
-from workflows.cli.options import Address, AllowCode, Out, Preset, Set, Until, console, default_out, find_preset
+from workflows.cli.options import (
+    AcceptVersions,
+    Address,
+    AllowCode,
+    Out,
+    Preset,
+    Set,
+    Until,
+    console,
+    default_out,
+    find_preset,
+)
 
 
 def run(
@@ -23,10 +34,7 @@ def run(
     verify: Annotated[
         bool, typer.Option("--verify", help="Look into every artefact, and make again what is damaged.")
     ] = False,
-    accept_versions: Annotated[
-        bool,
-        typer.Option("--accept-versions", help="Go on with a run begun with other code or libraries; noted in it."),
-    ] = False,
+    accept_versions: AcceptVersions = False,
 ) -> None:
     """Run a preset: what is finished is skipped, what was interrupted goes on.
 

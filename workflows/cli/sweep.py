@@ -8,7 +8,18 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
-from workflows.cli.options import Address, AllowCode, AsJson, Preset, Set, console, default_out, find_preset, print_json
+from workflows.cli.options import (
+    AcceptVersions,
+    Address,
+    AllowCode,
+    AsJson,
+    Preset,
+    Set,
+    console,
+    default_out,
+    find_preset,
+    print_json,
+)
 
 
 def sweep(
@@ -22,6 +33,7 @@ def sweep(
     out: Annotated[Path | None, typer.Option(help="Run folder; default runs/<name of the preset>-sweep.")] = None,
     address: Address = None,
     allow_code: AllowCode = None,
+    accept_versions: AcceptVersions = False,
     as_json: AsJson = False,
 ) -> None:
     """How many words: every layer with several K, by likelihood and by the labels (IG Fig. 4 right).
@@ -46,7 +58,8 @@ def sweep(
     told = load_settings(find_preset(preset), set_ or ()).allowing(allow_code or ())
     settings = sweep_settings(told, names, request.losses)
     out_console = console(stderr=as_json)
-    folder = run_sweep(settings, request, out or default_out(f"{settings.name}-sweep"), out_console, address)
+    root = out or default_out(f"{settings.name}-sweep")
+    folder = run_sweep(settings, request, root, out_console, address, accept_versions)
     out_console.print(f"run folder {escape(str(folder.root))}", highlight=False, soft_wrap=True)
     if as_json:
         print_json(StudyFolder(folder, STUDIES["sweep"]).summary())

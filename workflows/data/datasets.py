@@ -8,17 +8,29 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Bool, Int
+from jaxtyping import Int
 
 from workflows.data.class_names import Pairing, listed, named_classes, pair_classes, refuse_unnamed_labels
 from workflows.data.crops import BACKGROUND, photo_crops
+from workflows.data.file_states import fault
 from workflows.data.folders import FolderListing, joined_classes, scan_folders, scan_pictures
-from workflows.data.image_index import TRAIN, UNLABELLED, VALIDATION, ImageIndex, build_index
+from workflows.data.image_index import (
+    TRAIN,
+    UNLABELLED,
+    VALIDATION,
+    ImageIndex,
+    balanced_rows,
+    build_index,
+    validation_mask,
+)
+from workflows.data.imagenet import validation_classes
 from workflows.data.packaged import PackagedImages, load_cifar10, load_digits
-from workflows.data.parquet_index import LabelledRows, labelled_rows, parquet_files
+from workflows.data.parquet_index import LabelledRows, files_of_patterns, labelled_rows
 from workflows.data.scenes import load_scenes
+from workflows.data.tar_shards import labelled_samples
 from workflows.errors import DataError
 from workflows.settings import DataSettings, FolderLabel
+from workflows.storage.object_store import absolute, is_uri
 
 __all__ = ["TRAIN", "VALIDATION", "ImageIndex", "index_images"]
 
@@ -45,8 +57,17 @@ def index_images(settings: DataSettings, seed: int) -> ImageIndex:
 
     Raises:
         DataError: images, columns, labels or class names are missing or contradict each other.
+        StorageFault: an object store does not answer.
     """
-    listed = _SOURCES[settings.source](settings, seed)
+    try:
+        listed = _SOURCES[settings.source](settings, seed)
+    except OSError as error:
+        place = os.fsdecode(error.filename or "")
+        if isinstance(error, FileNotFoundError):
+            raise DataError(f"data: {place!r} must be there, got {error.strerror}; correct the path or URI") from None
+        if not is_uri(place):
+            raise
+        raise fault(place, error) from None
     paths, labels = listed.paths, listed.labels
     limits = {TRAIN: settings.max_train, VALIDATION: settings.max_validation}
     for split, limit in limits.items():
@@ -59,15 +80,27 @@ def index_images(settings: DataSettings, seed: int) -> ImageIndex:
 
 
 def _parquet(settings: DataSettings, seed: int) -> _Listed:
+    def rows(files: Sequence[str]) -> LabelledRows:
+        return labelled_rows(files, settings.image_column, settings.label_column)
+
+    return _of_files(settings, "Parquet", rows)
+
+
+def _tar(settings: DataSettings, seed: int) -> _Listed:
+    return _of_files(settings, "tar", lambda files: labelled_samples(files, settings.label_column))
+
+
+def _of_files(settings: DataSettings, kind: str, rows: Callable[[Sequence[str]], LabelledRows]) -> _Listed:
     names = named_classes(settings.class_names)
-    files = {split: parquet_files(getattr(settings, split), split) for split in (TRAIN, VALIDATION)}
+    files = {split: files_of_patterns(getattr(settings, split), split, kind) for split in (TRAIN, VALIDATION)}
     shared = sorted(set(files[TRAIN]) & set(files[VALIDATION]))
     if shared:
         raise DataError(f"data.train and data.validation both name {shared[0]!r}; an image belongs to one split")
-    every = labelled_rows([*files[TRAIN], *files[VALIDATION]], settings.image_column, settings.label_column)
+    every = rows([*files[TRAIN], *files[VALIDATION]])
     pairing = _pair_labels(names, every)
     labels = every.labels if pairing is None else np.array(pairing.labels)[every.labels]
-    first = every.paths.index(f"{files[VALIDATION][0]}#0")
+    begins = f"{files[VALIDATION][0]}#"
+    first = next(place for place, path in enumerate(every.paths) if path.startswith(begins))
     return _Listed(
         {TRAIN: every.paths[:first], VALIDATION: every.paths[first:]},
         {TRAIN: labels[:first], VALIDATION: labels[first:]},
@@ -137,10 +170,13 @@ def _of_folders(listing: FolderListing, pairing: Pairing) -> tuple[list[str], _L
 
 
 def _refuse_shared_folders(settings: DataSettings) -> None:
-    trained, counted = ([os.path.realpath(root) for root in roots] for roots in (settings.folders, settings.validation))
+    trained, counted = (
+        [absolute(root) if is_uri(root) else os.path.realpath(root) for root in roots]
+        for roots in (settings.folders, settings.validation)
+    )
     for one in trained:
         for other in counted:
-            if os.path.commonpath([one, other]) in (one, other):
+            if one == other or one.startswith(f"{other}/") or other.startswith(f"{one}/"):
                 raise DataError(
                     f"data.validation {other!r} and data.folders {one!r} are the same folder or lie in each other; "
                     "an image belongs to one split"
@@ -153,6 +189,20 @@ def _refuse_other_classes(trained: Collection[str], counted: Collection[str]) ->
         told = [f"data.validation lacks {listed(lacking)}"] if lacking else []
         told += [f"data.folders lacks {listed(more)}"] if more else []
         raise DataError(f"{' and '.join(told)}: both must have the same class folders; add these, or remove the others")
+
+
+def _imagenet(settings: DataSettings, seed: int) -> _Listed:
+    root = absolute(settings.root)
+    trained = _scanned(settings, [f"{root}/train"], "data.root")
+    pairing = pair_classes(named_classes(settings.class_names), list(trained.classes))
+    counted = validation_classes(f"{root}/val", absolute(settings.ground_truth), list(trained.classes))
+    paths, labels = _of_folders(trained, pairing)
+    return _Listed(
+        {TRAIN: paths, VALIDATION: counted.paths},
+        {TRAIN: labels, VALIDATION: np.array(pairing.labels)[counted.classes]},
+        pairing.names,
+        (*pairing.notes, *trained.notes, *counted.notes),
+    )
 
 
 def _digits(settings: DataSettings, seed: int) -> _Listed:
@@ -197,6 +247,9 @@ def _drawn(paths: Sequence[str], labels: _Labels, pairing: Pairing, settings: Da
 
 def _crops(settings: DataSettings, seed: int) -> _Listed:
     """Photos are drawn, by what they show, and their crops go with them."""
+    stored = next(filter(is_uri, settings.folders), None)
+    if stored is not None:
+        raise DataError(f"data.folders: must be on a file system with source = 'crops', got {stored!r}; copy it there")
     listing = scan_folders(settings.folders)
     photos, names = photo_crops(listing.classes, Path(settings.boxes), seed)
     pairing = pair_classes(
@@ -218,67 +271,11 @@ def _crops(settings: DataSettings, seed: int) -> _Listed:
 
 _SOURCES: dict[str, Callable[[DataSettings, int], _Listed]] = {
     "parquet": _parquet,
+    "tar": _tar,
+    "imagenet": _imagenet,
     "folders": _folders,
     "crops": _crops,
     "cifar10": _cifar10,
     "digits": _digits,
     "scenes": _scenes,
 }
-
-
-_VALIDATION_STREAM, _LIMIT_STREAM, _REMAINDER_STREAM = 1, 2, 3
-
-
-def validation_mask(labels: Int[np.ndarray, "N"], fraction: float, seed: int) -> Bool[np.ndarray, "N"]:
-    """True for the images that become S_V: about ``fraction`` of every class, drawn by image.
-
-    A class of two or more images keeps at least one on either side; a class of one image trains.
-    The draw of a class depends on its label and size alone, never on the other classes.
-    """
-    mask = np.zeros(len(labels), dtype=bool)
-    for label, rows in _rows_of_classes(labels):
-        if len(rows) > 1:
-            n_validation = min(max(round(fraction * len(rows)), 1), len(rows) - 1)
-            mask[_shuffled(rows, seed, _VALIDATION_STREAM, label)[:n_validation]] = True
-    return mask
-
-
-def balanced_rows(labels: Int[np.ndarray, "N"], limit: int | None, seed: int) -> Int[np.ndarray, "n"]:
-    """At most ``limit`` rows, as equal in number for every class as the classes allow, in ascending order.
-
-    Small classes are taken whole and the others share what they leave. A smaller limit takes a subset of
-    what a larger one takes, except for the remainder that does not divide among the classes.
-    """
-    if limit is None or limit >= len(labels):
-        return np.arange(len(labels), dtype=np.int64)
-    classes = _rows_of_classes(labels)
-    quotas = _quotas(np.array([len(rows) for _, rows in classes]), limit, seed)
-    chosen = [
-        _shuffled(rows, seed, _LIMIT_STREAM, label)[:quota]
-        for (label, rows), quota in zip(classes, quotas, strict=True)
-    ]
-    return np.sort(np.concatenate(chosen)).astype(np.int64)
-
-
-def _quotas(sizes: Int[np.ndarray, "M"], limit: int, seed: int) -> Int[np.ndarray, "M"]:
-    quotas = np.zeros_like(sizes)
-    while (left := limit - int(quotas.sum())) > 0:
-        open_classes = np.flatnonzero(quotas < sizes)
-        share = left // len(open_classes)
-        if share == 0:
-            # Fewer images left than classes: a seeded draw, so that no class is always the loser.
-            quotas[_shuffled(open_classes, seed, _REMAINDER_STREAM, 0)[:left]] += 1
-            break
-        quotas[open_classes] = np.minimum(quotas[open_classes] + share, sizes[open_classes])
-    return quotas
-
-
-def _rows_of_classes(labels: Int[np.ndarray, "N"]) -> list[tuple[int, Int[np.ndarray, "n"]]]:
-    order = np.argsort(labels, kind="stable")
-    values, starts = np.unique(labels[order], return_index=True)
-    return [(int(value), rows) for value, rows in zip(values, np.split(order, starts[1:]), strict=True)]
-
-
-def _shuffled(rows: Int[np.ndarray, "n"], seed: int, stream: int, label: int) -> Int[np.ndarray, "n"]:
-    # Seed sequences take no negative numbers; the modulus keeps distinct 64-bit seeds distinct.
-    return np.random.default_rng([seed % 2**64, stream, label]).permutation(rows)

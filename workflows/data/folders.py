@@ -10,30 +10,16 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 
 from workflows.data.decoding import PictureError, check_readable
+from workflows.data.image_files import EXTENSIONS, is_rubbish, stored_files, why_no_image
 from workflows.errors import DataError
 from workflows.networks.naming import shortened
 from workflows.settings import FolderLabel
 from workflows.storage.names import readable_name, stored_path
+from workflows.storage.object_store import absolute, is_uri, read_file
 
-EXTENSIONS = frozenset(
-    (
-        *(".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".jp2", ".j2k", ".jpx", ".png", ".apng", ".bmp", ".dib", ".gif"),
-        *(".tif", ".tiff", ".webp", ".ppm", ".pgm", ".pbm", ".pnm"),
-    )
-)
-"""Of the formats that ``decoding`` opens."""
-
-_RUBBISH = frozenset(
-    (
-        *("@eadir", "#recycle", "__macosx", "$recycle.bin", "system volume information", "lost+found"),
-        *("thumbs.db", "desktop.ini"),
-    )
-)
-"""What systems put into folders, besides hidden names: of no interest to anybody."""
-
+_BESIDE = "beside the class folders, in none of them"
 _SPLITS = frozenset(("train", "training", "val", "valid", "validation", "test", "testing", "dev"))
 
 
@@ -174,14 +160,14 @@ def scan_pictures(
 def _absolute(roots: Sequence[str], field: str) -> list[str]:
     if not roots:
         raise DataError(f"{field} is empty; give folders that hold one folder of images per class")
-    absolute_roots = [os.path.abspath(root) for root in roots]
+    absolute_roots = [absolute(root) for root in roots]
     if len(set(absolute_roots)) < len(roots):
         raise DataError(f"{field} names a folder twice ({', '.join(map(repr, roots))}); every image may occur once")
     return absolute_roots
 
 
 def _demand_folder(root: str, field: str, wanted: str = "folders that hold one folder per class") -> None:
-    if not os.path.isdir(root):
+    if not is_uri(root) and not os.path.isdir(root):
         raise DataError(f"{field}: {root!r} is not a folder; give {wanted}")
 
 
@@ -196,15 +182,9 @@ def _notes(field: str, left_out: Sequence[tuple[str, str]]) -> tuple[str, ...]:
 
 def _class_folders(root: str, field: str) -> list[ClassFolder]:
     _demand_folder(root, field)
-    with os.scandir(root) as entries:
-        names = sorted(
-            entry.name for entry in entries if not (_is_rubbish(entry.name) or _is_circle(entry)) and entry.is_dir()
-        )
-    if not names:
+    folders = _stored_classes(root) if is_uri(root) else _local_classes(root)
+    if not folders:
         raise DataError(f"{field}: {root!r} holds no class folder; put the images of each class in a folder of it")
-    # Links back to the root or across to another class must not make its images those of this class.
-    seen = {_identity(folder) for folder in (root, *(os.path.join(root, name) for name in names))}
-    folders = [_class_folder(name, os.path.join(root, name), seen) for name in names]
     _refuse_splits(root, folders, field)
     for folder in folders:
         if not folder.files:
@@ -212,6 +192,31 @@ def _class_folders(root: str, field: str) -> list[ClassFolder]:
                 f"class folder {folder.folder!r} holds no image (known are {', '.join(sorted(EXTENSIONS))}); "
                 "remove the folder or add images"
             )
+    return folders
+
+
+def _local_classes(root: str) -> list[ClassFolder]:
+    with os.scandir(root) as entries:
+        names = sorted(
+            entry.name for entry in entries if not (is_rubbish(entry.name) or _is_circle(entry)) and entry.is_dir()
+        )
+    # Links back to the root or across to another class must not make its images those of this class.
+    seen = {_identity(folder) for folder in (root, *(os.path.join(root, name) for name in names))}
+    return [_class_folder(name, os.path.join(root, name), seen) for name in names]
+
+
+def _stored_classes(root: str) -> list[ClassFolder]:
+    """The same in an object store, of one listing; what lies beside the classes is told with the first."""
+    found: dict[str, list[tuple[str, str]]] = {}
+    for path, reason in stored_files(root):
+        name, _, file = path.partition("/")
+        found.setdefault(name if file else "", []).append((file or name, reason))
+    beside = [(f"{root}/{file}", _BESIDE) for file, reason in found.pop("", ()) if not reason]
+    folders: list[ClassFolder] = []
+    for name in sorted(found):
+        files = sorted((file for file, reason in found[name] if not reason), key=natural_key)
+        left_out = sorted((f"{root}/{name}/{file}", reason) for file, reason in found[name] if reason)
+        folders.append(ClassFolder(name, f"{root}/{name}", tuple(files), (*([] if folders else beside), *left_out)))
     return folders
 
 
@@ -245,16 +250,17 @@ def _class_folder(name: str, folder: str, seen: set[tuple[int, int]], endings: S
 
 def _walk(folder: str, below: str, seen: set[tuple[int, int]]) -> Iterator[tuple[str, str]]:
     """Every file by its path in the class folder, with the reason why it is left out, or none."""
+    if is_uri(folder):
+        yield from stored_files(folder)
+        return
     with os.scandir(os.path.join(folder, below)) as entries:
-        listed = sorted((entry for entry in entries if not _is_rubbish(entry.name)), key=lambda entry: entry.name)
+        listed = sorted((entry for entry in entries if not is_rubbish(entry.name)), key=lambda entry: entry.name)
     for entry in listed:
         path = os.path.join(below, entry.name)
         if _is_circle(entry):
             yield path, "link that leads in a circle"
         elif entry.is_file():
-            extension = os.path.splitext(entry.name)[1].lower()
-            known = extension in EXTENSIONS
-            yield path, "" if known else f"without an image extension ({readable_name(extension) or 'none'})"
+            yield path, why_no_image(entry.name)
         elif not entry.is_dir():
             yield path, "link that leads nowhere" if entry.is_symlink() else "no regular file"
         elif (identity := _identity(entry.path)) not in seen:
@@ -275,34 +281,32 @@ def _is_circle(entry: os.DirEntry[str]) -> bool:
 
 
 def _identity(folder: str) -> tuple[int, int]:
+    if is_uri(folder):  # where nothing is a link
+        return 0, 0
     found = os.stat(folder)
     return found.st_dev, found.st_ino
 
 
 def _beside(root: str) -> Iterator[tuple[str, str]]:
-    """Pictures that lie beside the class folders."""
+    """Pictures that lie beside the class folders on a file system."""
+    if is_uri(root):
+        return
     with os.scandir(root) as entries:
         for entry in sorted(entries, key=lambda entry: entry.name):
-            if (
-                os.path.splitext(entry.name)[1].lower() in EXTENSIONS
-                and not _is_rubbish(entry.name)
-                and not _is_circle(entry)
-                and entry.is_file()
-            ):
-                yield entry.path, "beside the class folders, in none of them"
-
-
-def _is_rubbish(name: str) -> bool:
-    return name.startswith(".") or name.casefold() in _RUBBISH
+            if why_no_image(entry.name) or is_rubbish(entry.name) or _is_circle(entry) or not entry.is_file():
+                continue
+            yield entry.path, _BESIDE
 
 
 def _demand_readable(entry: ClassFolder, what: str = "class folder") -> None:
     reasons = []
     for file in entry.files:
         try:
-            check_readable(Path(entry.folder, file).read_bytes())
+            check_readable(read_file(os.path.join(entry.folder, file)))
             return
         except (PictureError, OSError) as error:
+            if is_uri(entry.folder) and not isinstance(error, PictureError | FileNotFoundError):
+                raise  # the store is away, and would be for the next file
             reasons.append(f"{file}: {error}")
     raise DataError(
         f"{what} {entry.folder!r} holds no readable image: none of its {len(entry.files)} files can be decoded "

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import pyarrow as pa
-from jaxtyping import Int
+from jaxtyping import Bool, Int
 
 from workflows.errors import DataError
 
@@ -26,7 +26,8 @@ class ImageIndex:
 
     Attributes:
         image: int64, the row number, the key of every table.
-        path: text; ``file.parquet#row``, a file, ``cifar10/train#i``, ``digits#i`` or ``scenes#i``.
+        path: text; a file or URI, ``file.parquet#row``, ``cifar10/train#i``, ``digits#i`` or ``scenes#i``; of a tar
+            file, or of Parquet in an object store, ``file#name@offset+length``: the bytes of the picture.
         label: int32, position of the class in ``class_names``; -1 without labels.
         split: text, ``train`` (S_T) or ``validation`` (S_V).
         class_names: the names in output order; more than the labels in use is allowed. None where labels are numbers
@@ -161,3 +162,61 @@ def _interned(values: np.ndarray) -> np.ndarray:
     result = np.full(len(values), VALIDATION, dtype=object)
     result[values == TRAIN] = TRAIN
     return result
+
+
+_VALIDATION_STREAM, _LIMIT_STREAM, _REMAINDER_STREAM = 1, 2, 3
+
+
+def validation_mask(labels: Int[np.ndarray, "N"], fraction: float, seed: int) -> Bool[np.ndarray, "N"]:
+    """True for the images that become S_V: about ``fraction`` of every class, drawn by image.
+
+    A class of two or more images keeps at least one on either side; a class of one image trains.
+    The draw of a class depends on its label and size alone, never on the other classes.
+    """
+    mask = np.zeros(len(labels), dtype=bool)
+    for label, rows in _rows_of_classes(labels):
+        if len(rows) > 1:
+            n_validation = min(max(round(fraction * len(rows)), 1), len(rows) - 1)
+            mask[_shuffled(rows, seed, _VALIDATION_STREAM, label)[:n_validation]] = True
+    return mask
+
+
+def balanced_rows(labels: Int[np.ndarray, "N"], limit: int | None, seed: int) -> Int[np.ndarray, "n"]:
+    """At most ``limit`` rows, as equal in number for every class as the classes allow, in ascending order.
+
+    Small classes are taken whole and the others share what they leave. A smaller limit takes a subset of
+    what a larger one takes, except for the remainder that does not divide among the classes.
+    """
+    if limit is None or limit >= len(labels):
+        return np.arange(len(labels), dtype=np.int64)
+    classes = _rows_of_classes(labels)
+    quotas = _quotas(np.array([len(rows) for _, rows in classes]), limit, seed)
+    chosen = [
+        _shuffled(rows, seed, _LIMIT_STREAM, label)[:quota]
+        for (label, rows), quota in zip(classes, quotas, strict=True)
+    ]
+    return np.sort(np.concatenate(chosen)).astype(np.int64)
+
+
+def _quotas(sizes: Int[np.ndarray, "M"], limit: int, seed: int) -> Int[np.ndarray, "M"]:
+    quotas = np.zeros_like(sizes)
+    while (left := limit - int(quotas.sum())) > 0:
+        open_classes = np.flatnonzero(quotas < sizes)
+        share = left // len(open_classes)
+        if share == 0:
+            # Fewer images left than classes: a seeded draw, so that no class is always the loser.
+            quotas[_shuffled(open_classes, seed, _REMAINDER_STREAM, 0)[:left]] += 1
+            break
+        quotas[open_classes] = np.minimum(quotas[open_classes] + share, sizes[open_classes])
+    return quotas
+
+
+def _rows_of_classes(labels: Int[np.ndarray, "N"]) -> list[tuple[int, Int[np.ndarray, "n"]]]:
+    order = np.argsort(labels, kind="stable")
+    values, starts = np.unique(labels[order], return_index=True)
+    return [(int(value), rows) for value, rows in zip(values, np.split(order, starts[1:]), strict=True)]
+
+
+def _shuffled(rows: Int[np.ndarray, "n"], seed: int, stream: int, label: int) -> Int[np.ndarray, "n"]:
+    # Seed sequences take no negative numbers; the modulus keeps distinct 64-bit seeds distinct.
+    return np.random.default_rng([seed % 2**64, stream, label]).permutation(rows)

@@ -9,8 +9,8 @@ import numpy as np
 from jaxtyping import Int, UInt8
 from PIL import Image
 
-from workflows.data.parquet_rows import absolute
 from workflows.errors import DataError
+from workflows.storage.object_store import absolute
 
 DIGITS_SIDE = 32
 

@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 from workflows.data.file_states import NOT_THERE, fault
 from workflows.errors import DataError, StorageFault
 from workflows.storage.names import file_path
+from workflows.storage.object_store import is_uri, opened
 
 IMAGE, LABEL = "image", "label"
 """Columns that are taken before all others."""
@@ -45,13 +46,15 @@ class LabelColumn:
 
 
 def open_parquet(file: str) -> pq.ParquetFile:
-    """Open a file, whatever bytes its name has.
+    """Open a file, whatever bytes its name has, or one in an object store.
 
     Raises:
         StorageFault: it does not exist or cannot be read. DataError: it is no Parquet file.
     """
     path = file_path(file)
     try:
+        if is_uri(file):
+            return pq.ParquetFile(opened(file))
         return pq.ParquetFile(path if path == file else pa.OSFile(os.fsencode(path)))
     except FileNotFoundError:
         raise StorageFault(f"the Parquet file {file!r} does not exist; see data.train and data.validation") from None

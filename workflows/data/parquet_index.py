@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-import glob
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
 from jaxtyping import Int
 
+from workflows.data.file_states import fault
 from workflows.data.folders import natural_key
 from workflows.data.parquet_columns import image_column, is_text_label, label_column, open_parquet
-from workflows.data.parquet_rows import absolute
+from workflows.data.parquet_rows import ParquetRows
 from workflows.errors import DataError
 from workflows.storage.names import stored_path
+from workflows.storage.object_store import absolute, is_uri, matching
+
+FILES_AT_ONCE = 8
+"""In an object store, where one file alone does not fill the line."""
 
 _HIGHEST = 10**6 - 1
 """Largest label. Labels are positions of classes, every one of which is named: a hash would take all memory."""
@@ -37,19 +42,20 @@ class LabelledRows:
     as_texts: bool
 
 
-def parquet_files(patterns: Sequence[str], field: str) -> list[str]:
-    """Absolute paths of the files that ``data.<field>`` names, in the order given, each pattern's in natural order.
+def files_of_patterns(patterns: Sequence[str], field: str, kind: str = "Parquet") -> list[str]:
+    """Absolute paths or URIs of the files that ``data.<field>`` names; each pattern's in natural order.
 
     Raises:
         DataError: no pattern at all, a pattern without a file, or a file named twice.
+        OSError: an object store does not answer.
     """
     if not patterns:
-        raise DataError(f"data.{field} is empty; give Parquet files or glob patterns of the {field} images")
+        raise DataError(f"data.{field} is empty; give {kind} files or glob patterns of the {field} images")
     files: list[str] = []
     for pattern in patterns:
-        found = sorted(glob.glob(absolute(pattern), recursive=True), key=natural_key)
+        found = sorted(matching(absolute(pattern)), key=natural_key)
         if not found:
-            raise DataError(f"data.{field}: no file matches {pattern!r}; give existing Parquet files")
+            raise DataError(f"data.{field}: no file matches {pattern!r}; give existing {kind} files")
         files += [stored_path(file) for file in found]
     repeated = sorted({file for file in files if files.count(file) > 1})
     if repeated:
@@ -61,7 +67,7 @@ def labelled_rows(files: Sequence[str], images: str = "", labels: str = "") -> L
     """List the rows of all files, which have the same classes.
 
     Args:
-        files: as ``parquet_files`` gives them.
+        files: as ``files_of_patterns`` gives them.
         images: ``data.image_column``; empty: the file tells.
         labels: ``data.label_column``; empty: the file tells.
 
@@ -69,7 +75,8 @@ def labelled_rows(files: Sequence[str], images: str = "", labels: str = "") -> L
         DataError: a file has no pictures, labels or rows, a label is missing, or names no class; or two files have
             different classes.
     """
-    found = [_rows_of_file(file, images, labels) for file in files]
+    with ThreadPoolExecutor(FILES_AT_ONCE if any(map(is_uri, files)) else 1) as pool:
+        found = list(pool.map(lambda file: _rows_of_file(file, images, labels), files))
     for file, rows in zip(files, found, strict=True):
         if rows.as_texts != found[0].as_texts:
             raise DataError(f"{files[0]!r} and {file!r}: labels must be of one kind, got texts and numbers; use one")
@@ -101,11 +108,18 @@ def _rows_of_file(file: str, images: str, labels: str) -> LabelledRows:
     try:
         cells = opened.read(columns=[column.name])[column.name]
     except (pa.ArrowException, OSError) as error:
+        if isinstance(error, OSError) and error.errno:  # without a number, Arrow means what the file holds
+            raise fault(file, error) from None
         raise DataError(f"the column {column.name} of {file!r} cannot be read: {error}") from None
     if cells.null_count:
         row = np.flatnonzero(cells.is_null().to_numpy())[0]
         raise DataError(f"row {row} of {file!r} has no label; every image needs one")
-    paths = [f"{file}#{row}" for row in range(len(cells))]
+    # Else every actor would walk the pages of every file it touches, through the network.
+    paths = (
+        list(ParquetRows(column=images).placed(file))
+        if is_uri(file)
+        else [f"{file}#{row}" for row in range(len(cells))]
+    )
     if texts:
         names, positions = np.unique(np.array(cells.cast(pa.string()).to_pylist(), dtype=object), return_inverse=True)
         return LabelledRows(paths, positions.astype(np.int64), tuple(map(str, names)), True)

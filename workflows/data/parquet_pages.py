@@ -13,7 +13,7 @@ Format: the Parquet specification (parquet.thrift, Encodings.md), Thrift's compa
 
 from __future__ import annotations
 
-import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +22,10 @@ from jaxtyping import Int
 
 _DATA_PAGE, _DICTIONARY_PAGE, _DATA_PAGE_V2 = 0, 2, 3
 _PLAIN, _PLAIN_DICTIONARY, _RLE, _RLE_DICTIONARY = 0, 2, 3, 8
+
+
+Fetch = Callable[[int, int], bytes]
+"""Bytes of the file from an offset on, so many or fewer at its end."""
 
 
 class UnknownLayoutError(Exception):
@@ -54,33 +58,33 @@ class Places:
 _NOWHERE = Places(np.zeros(0, np.int64), np.zeros(0, np.int64))
 
 
-def locate_rows(descriptor: int, chunk: Chunk) -> Places:
+def locate_rows(fetch: Fetch, chunk: Chunk) -> Places:
     """Walk the pages of a chunk, reading headers, levels and lengths but no value.
 
     Raises:
         UnknownLayoutError: an encoding other than plain or dictionary, or a damaged page.
     """
     try:
-        return _locate(descriptor, chunk)
+        return _locate(fetch, chunk)
     except (KeyError, IndexError, TypeError, RecursionError) as error:
         raise UnknownLayoutError(f"a page header without a required field ({error})") from None
 
 
-def _locate(descriptor: int, chunk: Chunk) -> Places:
+def _locate(fetch: Fetch, chunk: Chunk) -> Places:
     dictionary: Places | None = None
     parts: list[Places] = [_NOWHERE]
     position, n_rows = chunk.start, 0
     while n_rows < chunk.n_rows:
-        header = _HeaderCursor(descriptor, position, chunk.stop)
+        header = _HeaderCursor(fetch, position, chunk.stop)
         page = header.struct()
         body, kind = header.position, page.get(1)
         stop = body + _natural(page, 3)
         if stop > chunk.stop:
             raise UnknownLayoutError("a page ends behind its column chunk")
         if kind == _DICTIONARY_PAGE:
-            dictionary = _walk(descriptor, body, stop, _natural(page[7], 1))
+            dictionary = _walk(fetch, body, stop, _natural(page[7], 1))
         elif kind in (_DATA_PAGE, _DATA_PAGE_V2):
-            parts.append(_data_page(descriptor, (body, stop), page, chunk, dictionary))
+            parts.append(_data_page(fetch, (body, stop), page, chunk, dictionary))
             n_rows += len(parts[-1].offset)
         position = stop
     if n_rows != chunk.n_rows:
@@ -89,7 +93,7 @@ def _locate(descriptor: int, chunk: Chunk) -> Places:
 
 
 def _data_page(
-    descriptor: int, span: tuple[int, int], page: dict[int, Any], chunk: Chunk, dictionary: Places | None
+    fetch: Fetch, span: tuple[int, int], page: dict[int, Any], chunk: Chunk, dictionary: Places | None
 ) -> Places:
     position, stop = span
     max_definition = chunk.max_definition
@@ -105,43 +109,43 @@ def _data_page(
     elif max_definition and header[3] != _RLE:
         raise UnknownLayoutError("definition levels that are not run-length encoded")
     elif max_definition:
-        levels_length, position = int.from_bytes(_read(descriptor, position, 4), "little"), position + 4
+        levels_length, position = int.from_bytes(_read(fetch, position, 4), "little"), position + 4
     else:
         levels_length = 0
-    levels = _read(descriptor, position, levels_length) if max_definition else b""
+    levels = _read(fetch, position, levels_length) if max_definition else b""
     position += levels_length
     present = np.ones(n_rows, dtype=bool)
     if max_definition:
         present = hybrid_values(levels, max_definition.bit_length(), n_rows) == max_definition
-    values = _page_values(descriptor, (position, stop), encoding, int(present.sum()), dictionary)
+    values = _page_values(fetch, (position, stop), encoding, int(present.sum()), dictionary)
     offset, length = np.zeros(n_rows, np.int64), np.full(n_rows, -1, np.int64)
     offset[present], length[present] = values.offset, values.length
     return Places(offset, length)
 
 
 def _page_values(
-    descriptor: int, span: tuple[int, int], encoding: int, n_values: int, dictionary: Places | None
+    fetch: Fetch, span: tuple[int, int], encoding: int, n_values: int, dictionary: Places | None
 ) -> Places:
     position, stop = span
     if encoding == _PLAIN:
-        return _walk(descriptor, position, stop, n_values)
+        return _walk(fetch, position, stop, n_values)
     if encoding not in (_PLAIN_DICTIONARY, _RLE_DICTIONARY) or dictionary is None:
         raise UnknownLayoutError(f"encoding {encoding}")
-    encoded = _read(descriptor, position, stop - position)
+    encoded = _read(fetch, position, stop - position)
     codes = hybrid_values(encoded[1:], encoded[0], n_values) if n_values else np.zeros(0, np.int64)
     if codes.max(initial=-1) >= len(dictionary.offset):
         raise UnknownLayoutError("a code outside the dictionary")
     return Places(dictionary.offset[codes], dictionary.length[codes])
 
 
-def _walk(descriptor: int, position: int, stop: int, n_values: int) -> Places:
+def _walk(fetch: Fetch, position: int, stop: int, n_values: int) -> Places:
     # Plain byte arrays: a length of four bytes before each value. Four bytes are fetched at a time, for the
     # values between them are exactly what must not be read.
     if 4 * n_values > stop - position:
         raise UnknownLayoutError("a page is too short for its values")
     offset, length = np.empty(n_values, np.int64), np.empty(n_values, np.int64)
     for i in range(n_values):
-        size = int.from_bytes(_read(descriptor, position, 4), "little")
+        size = int.from_bytes(_read(fetch, position, 4), "little")
         offset[i], length[i] = position + 4, size
         position += 4 + size
         if position > stop:
@@ -185,8 +189,8 @@ class _HeaderCursor:
 
     _PIECE = 64
 
-    def __init__(self, descriptor: int, position: int, stop: int) -> None:
-        self._descriptor = descriptor
+    def __init__(self, fetch: Fetch, position: int, stop: int) -> None:
+        self._fetch = fetch
         self._stop = stop
         self._piece, self._piece_start = b"", position
         self.position = position
@@ -220,7 +224,7 @@ class _HeaderCursor:
         if not 0 <= index < len(self._piece):
             if self.position >= self._stop:
                 raise UnknownLayoutError("a page header ends behind its column chunk")
-            self._piece, self._piece_start = os.pread(self._descriptor, self._PIECE, self.position), self.position
+            self._piece, self._piece_start = self._fetch(self.position, self._PIECE), self.position
             index = 0
             if not self._piece:
                 raise UnknownLayoutError("the file ends within a page header")
@@ -253,8 +257,8 @@ def _varint(encoded: bytes, position: int) -> tuple[int, int]:
     raise UnknownLayoutError("runs end too early")
 
 
-def _read(descriptor: int, position: int, length: int) -> bytes:
-    data = os.pread(descriptor, length, position)
+def _read(fetch: Fetch, position: int, length: int) -> bytes:
+    data = fetch(position, length)
     if len(data) != length:
         raise UnknownLayoutError("the file ends within a page")
     return data

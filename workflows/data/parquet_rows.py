@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -14,16 +15,20 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from workflows.data.decoding import PictureError
-from workflows.data.file_states import FileState, fault
+from workflows.data.file_states import FileState, fault, read_part
 from workflows.data.parquet_columns import ImageColumn, image_column, open_parquet
 from workflows.data.parquet_pages import Chunk, Places, UnknownLayoutError, locate_rows
 from workflows.errors import DataError
 from workflows.storage.names import file_path
+from workflows.storage.object_store import is_uri, opened
 
 CACHE_BYTES = 128 * 2**20
 """Most bytes of encoded pictures that are kept for the next call; used only where rows cannot be read singly."""
 
 _PLACES_BYTES = 64 * 2**20
+_WORTH_A_REQUEST, _HEADERS_BYTES = 2**20, 2**12
+"""Pictures of an object store above so many bytes are stepped over; then so many are fetched at a time."""
+_PLACE = re.compile(r"(?s)(.*)#([^#]*)@([0-9]+)\+([0-9]+)")
 
 
 @dataclass(frozen=True)
@@ -35,18 +40,23 @@ class Span:
     length: int
 
     def read(self, state: FileState | None = None) -> bytes:
-        """The bytes; fewer where the file has been cut short.
+        """The bytes; fewer where a local file has been cut short.
 
         Raises:
             OSError. DataError: it is not the file of that state.
         """
-        descriptor = os.open(file_path(self.file), os.O_RDONLY)
-        try:
-            if state is not None:
-                state.refuse_other(self.file, os.fstat(descriptor))
-            return os.pread(descriptor, self.length, self.offset)
-        finally:
-            os.close(descriptor)
+        return read_part(self.file, self.offset, self.length, state)
+
+
+def span_path(file: str, name: str, offset: int, length: int) -> str:
+    """``file#name@offset+length``, as the index names a picture whose place in a file is known."""
+    return f"{file}#{name.replace('%', '%25').replace('#', '%23')}@{offset}+{length}"
+
+
+def parse_span(path: str) -> Span | None:
+    """The place of a picture; None: the path tells none."""
+    found = _PLACE.fullmatch(path)
+    return None if found is None else Span(found[1], int(found[3]), int(found[4]))
 
 
 Encoded = Span | bytes | Path | PictureError | None
@@ -132,6 +142,23 @@ class ParquetRows:
             if isinstance(picture, Path):
                 yield positions[place], picture
 
+    def placed(self, file: str) -> Iterator[str]:
+        """Paths in the index of all rows of a file, each with its place, where it can be told.
+
+        Raises:
+            DataError: it has no pictures.
+            OSError: it cannot be read.
+        """
+        layout = self._layout(file)
+        for group, first in enumerate(layout.first_rows[:-1].tolist()):
+            n_rows = int(layout.first_rows[group + 1]) - first
+            places = self._places_of(layout, group)
+            if places is None:
+                places = Places(np.full(n_rows, -1), np.full(n_rows, -1))
+            spans = zip(places.offset.tolist(), places.length.tolist(), strict=True)
+            for row, (offset, length) in enumerate(spans, first):
+                yield f"{file}#{row}" if length < 0 else span_path(file, str(row), offset, length)
+
     def _of_group(self, layout: _Layout, group: int, wanted: list[tuple[int, int]]) -> Iterator[tuple[int, Encoded]]:
         missing = []
         for position, row, cell in self._bytes_of_group(layout, group, wanted):
@@ -164,14 +191,11 @@ class ParquetRows:
             return None
         places = self._places.get((layout.file, group))
         if places is None:
-            descriptor = os.open(file_path(layout.file), os.O_RDONLY)
             try:
-                places = locate_rows(descriptor, chunk)
+                places = _walked(layout.file, chunk)
             except UnknownLayoutError:
                 layout.chunks[group] = None
                 return None
-            finally:
-                os.close(descriptor)
             self._places.put((layout.file, group), places)
         return places
 
@@ -242,12 +266,33 @@ def _chunk(metadata: Any, leaf: Any, group: int, position: int) -> Chunk | None:
     return Chunk(start, start + column.total_compressed_size, n_rows, leaf.max_definition_level)
 
 
+def _walked(file: str, chunk: Chunk) -> Places:
+    """Raises UnknownLayoutError, OSError."""
+    if not is_uri(file):
+        descriptor = os.open(file_path(file), os.O_RDONLY)
+        try:
+            return locate_rows(lambda offset, length: os.pread(descriptor, length, offset), chunk)
+        finally:
+            os.close(descriptor)
+    # A request takes as long as some megabytes: where pictures are smaller, all is fetched, though little is looked at.
+    large = (chunk.stop - chunk.start) / max(chunk.n_rows, 1) > _WORTH_A_REQUEST
+    with opened(file, _HEADERS_BYTES) if large else opened(file) as content:
+
+        def fetch(offset: int, length: int) -> bytes:
+            content.seek(offset)
+            return content.read(length)
+
+        return locate_rows(fetch, chunk)
+
+
 def _followed(path: str | None, file: str) -> Path | PictureError | None:
     """The picture that a cell without bytes names; relative paths stay in the folder of the Parquet file."""
     if not path:
         return None
-    if "://" in path:
+    if is_uri(path):
         return PictureError(f"its path {path!r} is no local file; store the bytes, or download the files")
+    if is_uri(file):
+        return PictureError(f"its path {path!r} is no part of {file!r}; store the bytes in files of an object store")
     if os.path.isabs(path):
         return Path(path)
     inside = os.path.normpath(path)
@@ -266,8 +311,3 @@ def parse_row_path(path: str) -> tuple[str, int]:
     if not hash_sign or not row.isdecimal():
         raise DataError(f"image path {path!r} must be <file>#<row>; run the index stage again")
     return file, int(row)
-
-
-def absolute(path: str) -> str:
-    """The path without ``..``, so that an actor started in another folder finds it."""
-    return os.path.abspath(Path(path).expanduser())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -13,23 +12,27 @@ import numpy as np
 
 from workflows.data.crops import Crop, parse_crop
 from workflows.data.decoding import BrokenPicture, Picture, PictureError, Pixels, decode_picture, unbroken
-from workflows.data.file_states import NOT_THERE, FileState, fault, read_whole
+from workflows.data.file_states import NOT_THERE, FileState, StoredPicture, fault, read_whole, state_of
 from workflows.data.packaged import load_cifar10, load_digits
-from workflows.data.parquet_rows import CACHE_BYTES, Encoded, ParquetRows, parse_row_path
+from workflows.data.parquet_rows import CACHE_BYTES, Encoded, ParquetRows, parse_row_path, parse_span
 from workflows.data.scenes import load_scenes
 from workflows.errors import DataError, StorageFault
 from workflows.settings import DataSettings
 from workflows.storage.names import file_path
+from workflows.storage.object_store import is_uri
 
 __all__ = ["BrokenPicture", "Picture", "PictureReader"]
 
 Result = Picture | BrokenPicture
 States = Sequence[FileState | None]
 Geometry = Callable[[Pixels], Pixels]
-_Encoded = Encoded | Crop | np.ndarray
+_Encoded = Encoded | Crop | StoredPicture | np.ndarray
 
 # A task for the pool: enough small pictures to pay for handing it over, few enough to keep all threads busy.
 _MOST_IN_TASK = 32
+
+REQUESTS_AT_ONCE = 16
+"""Threads of a reader whose pictures lie in an object store: each waits for its own most of the time."""
 
 
 class PictureReader:
@@ -54,7 +57,10 @@ class PictureReader:
         self._threads = threads
         self._geometry = geometry
         self._rows = ParquetRows(cache_bytes, settings.image_column)
-        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="decode")
+        named = (*settings.train, *settings.validation, *settings.folders, settings.root)
+        if any(map(is_uri, named)):  # whose pictures are waited for
+            self._threads = max(threads, REQUESTS_AT_ONCE)
+        self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="decode")
 
     def read(self, paths: Sequence[str], states: States = ()) -> list[Result]:
         """The pictures in the order of ``paths``; broken ones in their places, with the reason.
@@ -125,22 +131,35 @@ class PictureReader:
 
     def _find(self, paths: Sequence[str], states: States) -> Iterator[tuple[int, _Encoded]]:
         source = self._settings.source
-        if source == "parquet":
-            yield from self._find_rows([parse_row_path(path) for path in paths], states)
-        elif source == "folders":
-            yield from enumerate(Path(file_path(path)) for path in paths)
+        if source in ("parquet", "tar"):
+            yield from self._find_rows(paths, states)
+        elif source in ("folders", "imagenet"):
+            yield from enumerate(StoredPicture(path) if is_uri(path) else Path(file_path(path)) for path in paths)
         elif source == "crops":
             yield from enumerate(parse_crop(path) for path in paths)
         else:
             yield from enumerate(self._packaged(path) for path in paths)
 
-    def _find_rows(self, rows: Sequence[tuple[str, int]], states: States) -> Iterator[tuple[int, _Encoded]]:
+    def _find_rows(self, paths: Sequence[str], states: States) -> Iterator[tuple[int, _Encoded]]:
+        """Pictures whose places the index has told, then those that are looked for."""
+        looked_for = []
+        for position, path in enumerate(paths):
+            span = parse_span(path)
+            if span is None:
+                looked_for.append(position)
+            else:
+                yield position, span
+        rows = [parse_row_path(paths[position]) for position in looked_for]
+        for place, picture in self._look_for(rows, [states[position] for position in looked_for]):
+            yield looked_for[place], picture
+
+    def _look_for(self, rows: Sequence[tuple[str, int]], states: States) -> Iterator[tuple[int, _Encoded]]:
         compared = set()
         try:
             for position, picture in self._rows.find(rows):
                 file, state = rows[position][0], states[position]
                 if isinstance(picture, bytes) and state is not None and file not in compared:
-                    state.refuse_other(file, os.stat(file_path(file)))
+                    state.refuse_other(file, state_of(file))
                     compared.add(file)
                 yield position, picture
         except OSError as error:
@@ -150,7 +169,7 @@ class PictureReader:
         except DataError:  # it may be unreadable because it is another file now
             for (file, _), state in zip(rows, states, strict=True):
                 if state is not None:
-                    state.refuse_other(file, os.stat(file_path(file)))
+                    state.refuse_other(file, state_of(file))
             raise
 
     def _packaged(self, path: str) -> np.ndarray:
@@ -222,6 +241,6 @@ def _pixels(encoded: _Encoded, state: FileState | None) -> Pixels:
         return encoded.cut(read_whole(encoded.photo, state))
     if isinstance(encoded, bytes):
         return decode_picture(encoded)
-    if isinstance(encoded, Path):
+    if isinstance(encoded, Path | StoredPicture):
         return decode_picture(read_whole(encoded, state))
     return decode_picture(encoded.read(state))

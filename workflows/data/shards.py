@@ -18,6 +18,10 @@ class Shard:
     def __len__(self) -> int:
         return self.stop - self.first
 
+    def __str__(self) -> str:
+        """As messages and ledgers call it."""
+        return str(self.index)
+
 
 def plan_shards(n_images: int, images_per_shard: int) -> list[Shard]:
     """Cut the index into shards of ``images_per_shard`` images; only the last one may be shorter.

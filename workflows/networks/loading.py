@@ -20,6 +20,7 @@ from workflows.networks.naming import nearest_names, shortened
 from workflows.networks.timm_models import TIMM, timm_builder, timm_weights
 from workflows.settings import NetworkSettings
 
+_SAFETENSORS = ".safetensors"
 _TORCHVISION = "torchvision:"
 _WRAPPERS = (
     *("state_dict", "model_state_dict", "model_state", "model", "net", "network", "weights", "params", "module"),
@@ -92,7 +93,9 @@ def is_downloaded(weights: str) -> bool:
 def read_state_dict(source: str, field: str = "network.weights") -> dict[str, Tensor]:
     """Read weights from a file or, by ``torchvision:<WEIGHTS>`` or ``timm:<model>.<tag>``, download them.
 
-    Only tensors are read, never code. Dictionaries that a checkpoint wraps around its weights are unpacked.
+    Files are those of torch or, with the ending .safetensors, of safetensors; of one at a URI a run has its own copy,
+    see ``with_fetched_weights``. Only tensors are read, never code. Dictionaries that a checkpoint wraps around its
+    weights are unpacked.
 
     Args:
         source: of the weights.
@@ -103,14 +106,15 @@ def read_state_dict(source: str, field: str = "network.weights") -> dict[str, Te
     """
     if not source:
         raise NetworkError(
-            "network.weights is empty: give the file of a state dict, torchvision:<WEIGHTS> or timm:<model>.<tag> to "
-            "download, or train"
+            "network.weights is empty: give the file or URI of a state dict, torchvision:<WEIGHTS> or "
+            "timm:<model>.<tag> to download, or train"
         )
     if source.startswith(_TORCHVISION):
         return _downloaded(source.removeprefix(_TORCHVISION))
     if source.startswith(TIMM):
         return timm_weights(source.removeprefix(TIMM))
-    state = _unwrapped(_unpickle(Path(source).expanduser(), field))
+    path = Path(source).expanduser()
+    state = _unwrapped((_read_safetensors if path.suffix == _SAFETENSORS else _unpickle)(path, field))
     if not isinstance(state, dict) or not state or not all(isinstance(value, Tensor) for value in state.values()):
         raise NetworkError(
             f"{field} {source!r} holds a {_describe(state)}, not a plain state dict (parameter names to "
@@ -235,6 +239,25 @@ def _unpickle(path: Path, field: str) -> Any:
             f"{field} {str(path)!r} is not a plain state dict: {held}, which could run "
             "foreign code and is not loaded; save it with torch.save(network.state_dict(), file)"
         ) from error
+
+
+def _read_safetensors(path: Path, field: str) -> dict[str, Tensor]:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with path.open("rb"):  # the library says of whatever the system says that there is no such file
+            pass
+        with safe_open(path, framework="pt") as held:
+            return {name: held.get_tensor(name) for name in held.keys()}  # noqa: SIM118 (no mapping)
+    except FileNotFoundError:
+        raise NetworkError(f"{field} {str(path)!r} does not exist; give the file of a state dict") from None
+    except IsADirectoryError:
+        raise NetworkError(f"{field} {str(path)!r} is a folder; give the file of a state dict") from None
+    except SafetensorError as error:
+        raise NetworkError(
+            f"{field} {str(path)!r} cannot be read, it is damaged or no file of safetensors ({error}); save it with "
+            "safetensors.torch.save_file(network.state_dict(), file)"
+        ) from None
 
 
 def _downloaded(name: str) -> dict[str, Tensor]:

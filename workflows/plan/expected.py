@@ -9,10 +9,12 @@ from functools import cached_property
 from pathlib import Path
 
 from workflows.errors import StorageFault
+from workflows.plan.run_inputs import fetched_path
 from workflows.plan.run_plan import Plan, plan_path
 from workflows.settings import Settings
 from workflows.storage.ledger import Item, LedgerContent
 from workflows.storage.names import CHAIN, JOINT, item_name, split_item
+from workflows.storage.object_store import is_uri
 from workflows.storage.run_folder import RunFolder
 
 Items = Collection[Item]
@@ -59,6 +61,9 @@ class Made:
 
 def _index(made: Made) -> Expected:
     paths = [made.folder.images_table, plan_path(made.folder)]
+    given = made.settings.network.weights
+    if is_uri(given):
+        paths.append(fetched_path(given, "network.weights", made.folder))
     if made.settings.data.source == "scenes":
         paths.append(made.folder.root / "objects.csv")
     return made.done("images", *paths)

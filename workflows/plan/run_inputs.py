@@ -1,4 +1,7 @@
-"""What a run was planned with and must still find: the weights file, and the source of an imported network."""
+"""What a run was planned with and must still find: the weights file, and the source of an imported network.
+
+Of weights at a URI the run fetches a copy of its own once, beside a note of what was there, with its SHA-256.
+"""
 
 from __future__ import annotations
 
@@ -6,19 +9,74 @@ import ast
 import hashlib
 import importlib
 import importlib.util
+import json
 import os
+import posixpath
 import sys
 import sysconfig
 from collections.abc import Iterator
 from pathlib import Path
 
-from workflows.errors import RunFolderError
+from workflows.data.file_states import fault
+from workflows.errors import NetworkError, RunFolderError
 from workflows.plan.run_plan import Plan, is_library
+from workflows.settings import Settings
+from workflows.storage.atomic import write_bytes
 from workflows.storage.identities import FileIdentity, hash_of
+from workflows.storage.names import slug
+from workflows.storage.object_store import download, is_uri
 from workflows.storage.run_folder import RunFolder
 
 _DIGITS = 12
 """Of a hash, in messages."""
+
+
+def with_fetched_weights(settings: Settings, folder: RunFolder) -> Settings:
+    """Settings that name the run's own copies where they name weights at a URI; what is not there yet is fetched.
+
+    Raises:
+        NetworkError: there is no such file, or no longer the one that the run has fetched first.
+        StorageFault: the object store does not answer.
+    """
+    network, training = settings.network, settings.training
+    if is_uri(network.weights):
+        weights = str(_fetched(network.weights, "network.weights", folder))
+        network = network.model_copy(update={"weights": weights})
+    if training is not None and is_uri(training.start):
+        training = training.model_copy(update={"start": str(_fetched(training.start, "training.start", folder))})
+    return settings.model_copy(update={"network": network, "training": training})
+
+
+def fetched_path(uri: str, field: str, folder: RunFolder) -> Path:
+    """Where a run keeps its copy of weights; the ending tells files of safetensors from all others."""
+    stem, ending = posixpath.splitext(posixpath.basename(uri))
+    ending = ending if ending == ".safetensors" else ".state"
+    return folder.fetched / f"{field.rpartition('.')[2]}-{slug(stem or 'file')}{ending}"
+
+
+def _fetched(uri: str, field: str, folder: RunFolder) -> Path:
+    path = fetched_path(uri, field, folder)
+    note = path.with_name(f"{path.name}.json")
+    known = json.loads(note.read_bytes()) if note.exists() else None
+    if known is not None and path.exists() and hash_of(path) == known["sha256"]:
+        return path
+    try:
+        seen, sha256 = download(uri, path)
+    except FileNotFoundError as error:
+        raise NetworkError(f"{field} {uri!r}: {error.strerror}; correct the URI of the state dict") from None
+    except OSError as error:
+        if error.filename != uri:  # it cannot be written
+            raise
+        raise fault(uri, error) from None
+    if known is not None and known["sha256"] != sha256:
+        path.unlink()
+        raise NetworkError(
+            f"{field} {uri!r}: must be the file that the run has fetched first, whose copy is lost or damaged: "
+            f"{_both(known['sha256'], sha256)}; restore either, or give another --out"
+        )
+    told = {"uri": uri, "size": seen.size, "etag": seen.etag, "modified": seen.modified.isoformat()}
+    write_bytes(note, json.dumps(told | {"sha256": sha256}, indent=1).encode())
+    return path
 
 
 def weights_identity(weights: str) -> FileIdentity | None:

@@ -21,7 +21,7 @@ from ray import cloudpickle
 from ray.exceptions import ActorUnavailableError, RayError
 
 from gmm_ops.errors import RefusedInput
-from workflows.errors import RunError, StorageFault, full_disk, is_full
+from workflows.errors import LostFile, RunError, StorageFault, full_disk, is_full
 from workflows.runtime.handshake import Terms, prove
 from workflows.runtime.nodes import root_cause
 
@@ -53,7 +53,7 @@ def attempt(call: Callable[..., Any], *args: Any, **kwargs: Any) -> Outcome:
     """Run a call and catch what it raises."""
     try:
         return Outcome(value=call(*args, **kwargs))
-    except StorageFault as error:
+    except (StorageFault, LostFile) as error:
         return Outcome(failure=str(error), passing=True)
     except DETERMINISTIC as error:
         return Outcome(refusal=_sendable(error))

@@ -18,7 +18,7 @@ from typing import Any
 import ray
 from ray import cloudpickle
 
-from workflows.errors import BudgetError, RunError, ShardError
+from workflows.errors import BudgetError, ClusterError, RunError, ShardError
 from workflows.runtime import kept_actors, nodes
 from workflows.runtime.actor_process import Outcome, fetch
 from workflows.runtime.blame import ItemAttempts, hang_limit
@@ -135,6 +135,8 @@ class _Pool:
         self._seconds: list[float] = []
         """Of finished items."""
         self._seats: list[_Seat] = []
+        self._vacant: list[float] = []
+        """When the seats of actors that storage failed are taken again."""
         self._failed_starts = 0
         self._manned = self._looked = time.monotonic()
         """When an actor that has started was last seen; at first, when the pool was opened."""
@@ -181,6 +183,10 @@ class _Pool:
         now = time.monotonic()
         self._waiting.extend(item for due, item in self._resting if due <= now)
         self._resting = [(due, item) for due, item in self._resting if due > now]
+        for due in [due for due in self._vacant if due <= now and self._nodes.usable()]:
+            self._vacant.remove(due)
+            if len(self._seats) < self._left():
+                self._seats.append(self._seat())
 
     def _hand_out(self) -> None:
         # Breadth first: a second item waits at an actor only when every actor has one.
@@ -218,33 +224,38 @@ class _Pool:
         seat.node = outcome.node
         if outcome.unfit:
             self._nodes.refuse(seat.node, outcome.unfit)
-            if not self._nodes.usable():
+            if self._nodes.usable():
+                self._replace(seat)
+            elif self._nodes.may_return:
+                self._vacate(seat, 0.0)
+            else:
                 raise RunError(self._nodes.refusals())
-            self._replace(seat)
         elif outcome.refusal is not None:
             self._refused(seat, outcome.refusal)
         elif outcome.failure:
-            self._failed_start(seat, outcome.failure, outcome.process_died)
+            self._failed_start(seat, outcome)
         elif seat.node in self._shunned():
             self._replace(seat)  # it was kept, or placed before that was known
         else:
             seat.starting, self._failed_starts = None, 0
 
-    def _failed_start(self, seat: _Seat, reason: str, process_died: bool) -> None:
+    def _failed_start(self, seat: _Seat, outcome: Outcome) -> None:
         self._nodes.greet()  # a node that has just joined may be why
-        self._nodes.failed(seat.node, seat, f"an actor could not be started: {reason}")
-        if seat.kept and process_died:
+        self._nodes.failed(seat.node, seat, f"an actor could not be started: {outcome.failure}")
+        if seat.kept and outcome.process_died:
             self._replace(seat)
             return
         self._failed_starts += 1
-        if self._failed_starts < self._settings.max_attempts:
+        if self._failed_starts < self._settings.max_attempts and outcome.passing:
+            self._vacate(seat, wait_before(self._failed_starts, self._settings.retry_wait_s))
+        elif self._failed_starts < self._settings.max_attempts:
             self._replace(seat)
         elif any(other.starting is None for other in self._seats):
             self._remove(seat)
         else:
             raise ShardError(
                 f"workers could not be started {self._failed_starts} times in a row: "
-                f"{reason}{self._nodes.where(seat.node)}"
+                f"{outcome.failure}{self._nodes.where(seat.node)}"
             )
 
     def _refused(self, seat: _Seat, error: Exception) -> None:
@@ -344,6 +355,12 @@ class _Pool:
         self._seats[self._seats.index(seat)] = self._seat()
         self.report.replaced_actors += 1
 
+    def _vacate(self, seat: _Seat, wait_s: float) -> None:
+        """Another actor comes after a while, once there is a node for it: storage may be back then."""
+        self._remove(seat)
+        self._vacant.append(time.monotonic() + wait_s)
+        self.report.replaced_actors += 1
+
     def _remove(self, seat: _Seat) -> None:
         seat.crew.end()
         self._seats.remove(seat)
@@ -353,6 +370,8 @@ class _Pool:
         if any(seat.starting is None for seat in self._seats):
             self._manned = now
         elif now - self._manned > self._settings.start_timeout_s:
+            if self._nodes.may_return and not self._nodes.usable():
+                raise ClusterError(self._nodes.refusals())
             words = no_actor_words(self._settings, f"none started within {self._settings.start_timeout_s:g} s")
             raise BudgetError(f"{words}, or add nodes and run the same command again")
         for seat in list(self._seats):
@@ -396,7 +415,7 @@ class _Pool:
         self._nodes.greet()
         if self._settings.width is not None:
             wanted = min(self._settings.width(), self._left())
-            while len(self._seats) < wanted:
+            while len(self._seats) + len(self._vacant) < wanted:
                 self._seats.append(self._seat())
             starting = [seat for seat in self._seats if seat.starting is not None]
             for seat in starting[: max(0, len(self._seats) - wanted)]:

@@ -21,6 +21,7 @@ from workflows.errors import ShardError
 from workflows.runtime import kept_actors, nodes
 from workflows.runtime.cluster import Resources, resources
 from workflows.runtime.generation import FitGroup, GenerationLost, GroupSettings, Rooms, Stopped
+from workflows.runtime.patience import wait_before
 from workflows.runtime.progress import Heartbeat
 
 Progress = dict[str, Any]
@@ -98,8 +99,12 @@ class _Waiting:
             self._lost[job.name, True] = self._lost[job.name, False] = 0
             self._furthest[job.name] = taken
 
-    def lose(self, job: FitJob, error: GenerationLost) -> None:
-        """Take a fit back. Raises ShardError after so many losses in a row; of nodes there may be more."""
+    def lose(self, job: FitJob, error: GenerationLost) -> float:
+        """Seconds that a fit should wait for its next try.
+
+        Raises:
+            ShardError: so many losses in a row; of nodes there may be more.
+        """
         self._lost[job.name, error.node_lost] += 1
         lost = self._lost[job.name, error.node_lost]
         if lost >= (self._settings.max_node_losses if error.node_lost else self._settings.max_attempts):
@@ -107,6 +112,10 @@ class _Waiting:
                 f"fit {job.name} lost its actors {lost} times in a row without getting further: "
                 f"{error}; run the same command again to continue from its checkpoint"
             ) from error
+        return wait_before(lost, self._settings.retry_wait_s) if error.passing else 0.0
+
+    def take_back(self, job: FitJob) -> None:
+        """It comes first."""
         with self._lock:
             self._jobs.appendleft(job)
 
@@ -207,8 +216,10 @@ class _Fits:
                     self._run(group, job)
                 except GenerationLost as error:
                     group.end()
-                    self._waiting.lose(job, error)
+                    wait_s = self._waiting.lose(job, error)
                     self._tell(self._on_restart, job.name, str(error))
+                    self.stop.wait(wait_s)
+                    self._waiting.take_back(job)
                 else:
                     self._tell(self._on_result, job.name, self.results[job.name])
 

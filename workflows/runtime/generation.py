@@ -18,6 +18,7 @@ from workflows.errors import BudgetError, ShardError
 from workflows.runtime import kept_actors, nodes
 from workflows.runtime.actor_process import Outcome, fetch
 from workflows.runtime.cluster import resources
+from workflows.runtime.handshake import may_pass
 from workflows.runtime.kept_actors import Claim, Crew, hire
 from workflows.runtime.progress import Heartbeat
 from workflows.runtime.rendezvous import Rendezvous, meet
@@ -50,6 +51,8 @@ class GroupSettings:
     """Groups that may be lost in a row without a new checkpoint."""
     max_node_losses: int = 10
     """The same where a node was lost, which is no fault of the fit."""
+    retry_wait_s: float = 15.0
+    """How long a fit waits for its second try where storage failed; four times as long before each further one."""
     start_timeout_s: float = 300.0
     segment_timeout_s: float = 1800.0
     """A rank that has not acknowledged a segment by then is taken for hung."""
@@ -60,12 +63,12 @@ class GroupSettings:
 class GenerationLost(Exception):
     """A rank died, hung or failed: the group is no use any more, its last checkpoint is.
 
-    ``node_lost``: because a node of the group is gone.
+    ``node_lost``: because a node of the group is gone. ``passing``: because storage failed, which may be back.
     """
 
-    def __init__(self, reason: str, node_lost: bool = False) -> None:
+    def __init__(self, reason: str, node_lost: bool = False, passing: bool = False) -> None:
         super().__init__(reason)
-        self.node_lost = node_lost
+        self.node_lost, self.passing = node_lost, passing
 
 
 class Stopped(Exception):
@@ -99,6 +102,8 @@ class FitGroup:
         self._crew: Crew | None = None
         self._asked: Any = None
         """The placement group of actors that have yet to be hired."""
+        self._asked_off: dict[str, str] = {}
+        """Which nodes it keeps off."""
         self._joined = False
         self._places: dict[int, str] = {}
         """Nodes of the ranks."""
@@ -157,9 +162,8 @@ class FitGroup:
         if self._takes_kept(claim):
             return True
         self._reserve(claim)
-        given = self._asked.ready()
         deadline = time.monotonic() + self._settings.start_timeout_s
-        while not ray.wait([given], timeout=_POLL_S)[0]:
+        while not ray.wait([self._asked.ready()], timeout=_POLL_S)[0]:
             if self._stop.is_set():
                 raise Stopped
             if not wanted():
@@ -167,12 +171,19 @@ class FitGroup:
                 return False
             if self._takes_kept(claim):
                 return True
+            self._ask_elsewhere(claim)
             if self._rooms.taken:
                 deadline = time.monotonic() + self._settings.start_timeout_s
             elif time.monotonic() > deadline:
                 raise GenerationLost(f"the cluster had no room for them within {self._settings.start_timeout_s:g} s")
         self._begin_generation(claim)
         return True
+
+    def _ask_elsewhere(self, claim: Claim) -> None:
+        """A node that was refused may be back, or another one avoided, since room was asked for."""
+        if nodes.current().place() != self._asked_off:
+            self.end()
+            self._reserve(claim)
 
     def _takes_kept(self, claim: Claim) -> bool:
         """Whether the actors come from those that are kept; that some died since is no failure."""
@@ -220,6 +231,7 @@ class FitGroup:
         # Close together: they reduce sums at every step.
         bundles, place = [bundle] * self._settings.n_actors, nodes.current().place()
         where = [place] * len(bundles) if place else None
+        self._asked_off = place
         self._asked = placement_group(bundles, strategy="PACK", bundle_label_selector=where)
 
     def _begin_generation(self, claim: Claim) -> None:
@@ -311,13 +323,14 @@ class FitGroup:
         """Whose fault it is: a lost node's nobody's, else that of the node of the rank that explains the others."""
         known, rank = nodes.current(), _at_fault(failed, silent)
         node = self._places.get(rank, "")
+        passing = rank in failed and (failed[rank].passing or may_pass(failed[rank].unfit))
         if rank in failed and failed[rank].unfit:
             known.refuse(node, failed[rank].unfit)
         elif self._node_is_lost(any(outcome.silent for outcome in failed.values())):
             return GenerationLost(f"{reason}{known.where(node)}, a node was lost", node_lost=True)
         else:
             known.failed(node, (self, self._generation), reason)
-        return GenerationLost(f"{reason}{known.where(node)}")
+        return GenerationLost(f"{reason}{known.where(node)}", passing=passing)
 
     def _node_is_lost(self, silent: bool) -> bool:
         """Whether a rank's node is gone, which Ray may know some time after the rank is."""

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from workflows.versions import unlike_versions, versions
 
+_MUST_SEE, _MUST_WRITE = "must see", "must be able to write in"
 _LATE_S = 5.0
 """How long a network file system may show a file as it was before."""
 
@@ -41,6 +42,11 @@ def prove(terms: Terms | None) -> str:
     return _prove_sight(terms.seen, terms.digest) or _prove_writing(terms.seen.parent)
 
 
+def may_pass(unfit: str) -> bool:
+    """Whether what ``prove`` has said may be otherwise in a while: storage comes back, versions do not."""
+    return unfit.startswith((_MUST_SEE, _MUST_WRITE))
+
+
 def _prove_sight(seen: Path, digest: str) -> str:
     deadline = time.monotonic() + _LATE_S
     while True:
@@ -53,7 +59,7 @@ def _prove_sight(seen: Path, digest: str) -> str:
         time.sleep(0.5)
     if not got:
         return ""
-    return f"must see {str(seen)!r} as the driver does, got {got}; mount the run folder under the same path"
+    return f"{_MUST_SEE} {str(seen)!r} as the driver does, got {got}; mount the run folder under the same path"
 
 
 def _prove_writing(folder: Path) -> str:
@@ -62,7 +68,7 @@ def _prove_writing(folder: Path) -> str:
             trial.write(b"trial")
     except OSError as error:
         return (
-            f"must be able to write in {str(folder)!r}, got {type(error).__name__} ({error.strerror}); mount the run "
+            f"{_MUST_WRITE} {str(folder)!r}, got {type(error).__name__} ({error.strerror}); mount the run "
             "folder with leave to write for the user that Ray runs as"
         )
     return ""

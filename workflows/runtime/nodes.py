@@ -19,7 +19,8 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from workflows.errors import ClusterError, RunError
 from workflows.runtime.blame import NodeTrust
-from workflows.runtime.handshake import Terms, prove
+from workflows.runtime.handshake import Terms, may_pass, prove
+from workflows.runtime.patience import wait_before
 
 Claim = tuple[float, float]
 """Cores and GPUs of an actor."""
@@ -29,6 +30,8 @@ _LOOK_S = 1.0
 _GREETING_S = 60.0
 """A driver that joins waits so long for the nodes that are there; one that is slower is used once it has answered."""
 _POLL_S = 0.2
+_AGAIN_S, _LONGEST_S = 5.0, 60.0
+"""A node whose storage is away is greeted again after so long, four times as long the next time, and so on."""
 _WITNESSES = 3
 """Nodes that refuse something before that is taken for the run's own fault."""
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
@@ -47,6 +50,8 @@ class Nodes:
         self.terms, self._tell = terms, warn
         self._trust = NodeTrust()
         self._refused: dict[str, str] = {}
+        self._again: dict[str, tuple[float, int]] = {}
+        """Of refused nodes, those that may pass: when they are greeted again, and how often they have failed."""
         self._proved: set[str] = set()
         self._greetings: dict[str, Any] = {}
         self._told: set[str] = set()
@@ -136,13 +141,26 @@ class Nodes:
         return False
 
     def refuse(self, node: str, reason: str) -> None:
-        """A node has not proved what it must: nothing runs there."""
+        """A node has not proved what it must: nothing runs there, unless it proves it later (``may_return``)."""
         with self._lock:
-            if not node or node in self._refused:
+            known = node in self._refused
+            due, failed = self._again.get(node, (0.0, 0))
+            if not node or (known and time.monotonic() < due):
                 return
             self._refused[node] = reason
             self._proved.discard(node)
-        self.warn(f"{self.name(node)} is not used: {reason}")
+            self._again.pop(node, None)
+            if may_pass(reason):
+                wait_s = min(wait_before(failed + 1, _AGAIN_S), _LONGEST_S)
+                self._again[node] = (time.monotonic() + wait_s, failed + 1)
+        if not known:
+            self.warn(f"{self.name(node)} is not used: {reason}")
+
+    @property
+    def may_return(self) -> bool:
+        """Whether a node is refused for what may pass: storage that is away."""
+        with self._lock:
+            return bool(self._again)
 
     def is_dead(self, *nodes: str) -> bool:
         """Whether Ray knows that one of these nodes is gone."""
@@ -160,23 +178,35 @@ class Nodes:
         return f" on {self.name(node)}" if self.joined and node else ""
 
     def greet(self) -> None:
-        """Ask nodes that have joined since; take the answers that are there. Does not wait."""
+        """Ask nodes that have joined since, or whose storage may be back; take the answers so far. Does not wait."""
         if not self.joined:
             return
         with self._lock:
             for node in self.listed():
                 name = node["NodeID"]
-                if node["Alive"] and name not in self._proved | self._refused.keys() | self._greetings.keys():
+                if node["Alive"] and name not in self._settled() and name not in self._greetings:
                     there = NodeAffinitySchedulingStrategy(name, soft=False)
                     self._greetings[name] = _greet.options(scheduling_strategy=there).remote(self.terms)
             pending = list(self._greetings.values())
             answered = set(ray.wait(pending, num_returns=len(pending), timeout=0)[0]) if pending else set()
             names = [name for name, reference in self._greetings.items() if reference in answered]
             answers = {name: _answer(self._greetings.pop(name)) for name in names}
-            self._proved.update(name for name, words in answers.items() if not words)
+            proved = [name for name, words in answers.items() if not words]
+            self._proved.update(proved)
+            back = [name for name in proved if self._refused.pop(name, "")]
+            for name in back:
+                del self._again[name]
+        for name in back:
+            self.warn(f"{self.name(name)} is used again: its storage is back")
         for name, words in answers.items():
             if words and not self.is_dead(name):
                 self.refuse(name, words)
+
+    def _settled(self) -> set[str]:
+        """Nodes that need not be asked, at least for a while."""
+        now = time.monotonic()
+        waiting = {name for name in self._refused if self._again.get(name, (now + 1, 0))[0] > now}
+        return self._proved | waiting
 
     def greet_all(self) -> None:
         """The same, waiting for the nodes that are there.

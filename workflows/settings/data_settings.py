@@ -40,15 +40,19 @@ LabelChoice = Annotated[
 class DataSettings(Section):
     """Which images, and which of them train the dictionaries (S_T) or are counted (S_V)."""
 
-    source: Literal["parquet", "folders", "crops", "cifar10", "digits", "scenes"] = Field(
-        description="parquet files (image{bytes,path}, label) | image folders by class | crops of the objects and of "
-        "the background in image folders by class | torchvision's CIFAR-10 | scikit-learn's digits | drawn objects "
-        "whose parts move"
+    source: Literal["parquet", "tar", "folders", "imagenet", "crops", "cifar10", "digits", "scenes"] = Field(
+        description="parquet files (image{bytes,path}, label) | tar files of WebDataset | image folders by class | "
+        "ImageNet as it is published | crops of the objects and of the background in image folders by class | "
+        "torchvision's CIFAR-10 | scikit-learn's digits | drawn objects whose parts move; the first four by path, or "
+        "by URI of an object store (s3://, gs://, https://)"
     )
-    train: UserPaths = Field((), description="parquet: files or glob patterns of the training images")
+    train: UserPaths = Field(
+        (),
+        description="parquet, tar: files or patterns of the training images; `*`, `**`, `{000..146}`",
+    )
     validation: UserPaths = Field(
         (),
-        description="parquet: files or glob patterns of the validation images; folders: as `folders`, with the same "
+        description="parquet, tar: files or patterns of the validation images; folders: as `folders`, with the same "
         "class folders, instead of drawing them",
     )
     folders: UserPaths = Field(
@@ -76,8 +80,20 @@ class DataSettings(Section):
         (), description="labels = none: read files with these endings only, such as .jpg where masks lie beside photos"
     )
     image_column: str = Field("", description="parquet: of pictures; default: image, or the only one that can be")
-    label_column: str = Field("", description="parquet: of labels; default: label, or the only one called like it")
-    root: UserPath = Field("", description="cifar10: where torchvision keeps its files")
+    label_column: str = Field(
+        "",
+        description="parquet: of labels; default: label, or the only one called like it; tar: key of the label in "
+        ".json; default: .cls, label in .json, or the folder",
+    )
+    root: UserPath = Field(
+        "",
+        description="cifar10: where torchvision keeps its files; imagenet: the folder of train/ and val/",
+    )
+    ground_truth: UserPath = Field(
+        "",
+        description="imagenet: classes of the pictures in val/: LOC_val_solution.csv, a file of names and classes or "
+        "of classes alone, or the development kit's ILSVRC2012_validation_ground_truth.txt with its meta.mat beside it",
+    )
     download: bool = Field(False, description="cifar10: let torchvision download the files")
     validation_fraction: float = Field(
         0.25,
@@ -142,14 +158,22 @@ class DataSettings(Section):
     def _reads_what_is_named(self) -> DataSettings:
         reads = {
             "parquet": ("train", "validation"),
+            "tar": ("train", "validation"),
+            "imagenet": ("root", "ground_truth"),
             "folders": ("folders", "validation"),
             "crops": ("folders", "boxes"),
             "cifar10": ("root",),
         }
         if self.source == "crops" and not self.boxes:
             raise ValueError("data.boxes: must be a CSV file with source = 'crops', got none; name the objects' boxes")
+        lacking = [field for field in reads["imagenet"] if not getattr(self, field)]
+        if self.source == "imagenet" and lacking:
+            raise ValueError(
+                f"data.{lacking[0]}: must be given with source = 'imagenet', got none; where val/ holds a folder a "
+                "class, use source = 'folders' with data.validation"
+            )
         offers = {"train": "folders", "folders": "train"}
-        for field in ("train", "validation", "folders", "boxes", "root"):
+        for field in ("train", "validation", "folders", "boxes", "root", "ground_truth"):
             instead = offers.get(field, "")
             if getattr(self, field) and field not in reads.get(self.source, ()):
                 offer = f"name them in data.{instead}" if instead in reads.get(self.source, ()) else "leave it out"

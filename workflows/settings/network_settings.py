@@ -26,8 +26,8 @@ class NetworkSettings(Section):
     )
     arguments: dict[str, Any] = Field(default_factory=dict, description="keyword arguments of the callable")
     weights: UserPath = Field(
-        description="a state dict file, torchvision:<WEIGHTS> or timm:<model>.<tag> to download, or `train` for the "
-        "training section"
+        description="file or URI (s3://, https://) of a state dict, of torch or .safetensors; torchvision:<WEIGHTS> or "
+        "timm:<model>.<tag> to download; or `train` for the training section"
     )
     layers: Names = Field(
         min_length=1,
@@ -71,8 +71,8 @@ class TrainingSettings(Section):
 
     start: UserPath = Field(
         "",
-        description="file of a state dict to begin from; what it lacks, or has in another shape, begins at random and "
-        "must be the head, the last parameters of the network; empty: all begin at random",
+        description="file or URI of a state dict to begin from; what it lacks, or has in another shape, begins at "
+        "random and must be the head, the last parameters of the network; empty: all begin at random",
     )
     objective: Literal["classes", "vae", "vae_gan"] = Field(
         "classes",

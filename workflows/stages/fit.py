@@ -162,6 +162,7 @@ def group_settings(context: StageContext, actors: int, segment_steps: int, check
         segment_steps=segment_steps,
         checkpoint_steps=checkpoint_steps,
         max_attempts=runtime.max_attempts,
+        retry_wait_s=runtime.retry_wait_s,
         segment_timeout_s=runtime.hung_after_s,
         beat=context.folder.beat,
     )

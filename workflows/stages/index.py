@@ -31,7 +31,7 @@ from workflows.networks.taps import resolve_layers
 from workflows.networks.vae_gan import check_encoder
 from workflows.plan.graph_requests import named_figures, refuse_unexplained_names
 from workflows.plan.requests import ALL, check_image_request, class_id
-from workflows.plan.run_inputs import network_sources, weights_identity
+from workflows.plan.run_inputs import network_sources, weights_identity, with_fetched_weights
 from workflows.plan.run_plan import LayerPlan, Plan, plan_path
 from workflows.plan.scope_sizes import (
     refuse_lone_classes,
@@ -52,8 +52,8 @@ WHOLE_MAP_POSITIONS = 16 * 16
 
 def run(context: StageContext) -> None:
     """The stage: index the images, plan the layers, refuse or warn."""
-    settings = context.settings
     context.begin(1)
+    settings = with_fetched_weights(context.settings, context.folder)
     index = index_images(settings.data, settings.seed)
     planned = planned_network(settings)
     plan = make_plan(settings, index, context.folder, planned.network)

@@ -26,6 +26,7 @@ from workflows.networks.equivalence import check_network
 from workflows.networks.starting import cut_head, started_network
 from workflows.networks.training import accuracy, train_classifier
 from workflows.networks.vae_gan import AutoencoderLosses, rebuilt, train_autoencoder
+from workflows.plan.run_inputs import with_fetched_weights
 from workflows.plan.run_plan import Plan
 from workflows.report.rebuilt_figure import draw_rebuilt
 from workflows.runtime.patience import patiently
@@ -41,15 +42,17 @@ _SHOWN = 12
 
 def run(context: StageContext) -> None:
     """The stage: nothing, or a network trained in memory on S_T, and what it is worth on S_V."""
-    settings, folder, plan = context.settings, context.folder, context.plan()
-    if settings.training is None or settings.network.weights != "train":
+    folder, plan = context.folder, context.plan()
+    if context.settings.training is None or context.settings.network.weights != "train":
         context.begin(0)
         return
     context.begin(1)
+    settings = with_fetched_weights(context.settings, folder)
+    assert settings.training is not None, "as before"
     # Weights must not depend on how many cores this machine has, and two threads gain nothing on small networks.
     torch.set_num_threads(settings.training.threads or settings.runtime.threads)
     train = _autoencoder if settings.learns_pictures else _classifier
-    trained = train(context, plan, settings.training)
+    trained = train(replace(context, settings=settings), plan, settings.training)
     network = trained.network
     # The index stage checked the rewriting with random weights, which hide faults: normalisation does nothing yet.
     network.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]

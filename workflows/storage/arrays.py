@@ -17,7 +17,7 @@ import pyarrow as pa
 import zarr
 from zarr.codecs import Crc32cCodec, ZstdCodec
 
-from workflows.errors import RunFolderError
+from workflows.errors import LostFile, RunFolderError, StorageFault, system_words
 from workflows.storage.atomic import full_disk_in_words, replacing
 from workflows.storage.shard_files import Rows, encoded_shard, read_shard, shard_rows_of
 
@@ -103,7 +103,7 @@ def open_array(path: Path) -> zarr.Array[Any]:
         # open_array takes a config too, and ignores it for an array that exists (zarr 3.1.6).
         return zarr.open_array(store=str(path), mode="r+").with_config({"write_empty_chunks": True})
     except FileNotFoundError:
-        raise RunFolderError(f"array {str(path)!r} is missing: run the stage that writes it") from None
+        raise LostFile(f"array {str(path)!r} is missing: run the stage that writes it") from None
 
 
 def write_shard(target: Path | zarr.Array[Any], first_row: int, block: Rows) -> None:
@@ -137,8 +137,8 @@ def read_rows(source: Path | zarr.Array[Any], start: int, stop: int) -> Rows:
     """Rows ``start`` to ``stop`` (exclusive) as a new array; fast when they are whole chunks.
 
     Raises:
-        RunFolderError: the array or one of these shards is missing (Zarr itself would read zeros), or a chunk's
-            checksum is wrong.
+        LostFile: the array or one of these shards is missing (Zarr itself would read zeros). StorageFault: it cannot be
+            read just now. RunFolderError: a chunk's checksum is wrong.
     """
     array = source if isinstance(source, zarr.Array) else open_array(source)
     size, stop = shard_rows_of(array), min(stop, array.shape[0])
@@ -154,10 +154,13 @@ def read_rows(source: Path | zarr.Array[Any], start: int, stop: int) -> Rows:
             else:
                 part[...] = array.fill_value
     except FileNotFoundError:
-        raise RunFolderError(
-            f"shard {index} of {_place(array)!r} is missing: delete the ledger of its stage, then run again"
+        raise LostFile(
+            f"shard {index} of {_place(array)!r} is missing: see that its storage is there, then run again, which "
+            "makes what is lost"
         ) from None
     except (ValueError, RuntimeError, OSError) as error:
+        if isinstance(error, OSError) and error.errno is not None:  # of the system, which says nothing of the content
+            raise StorageFault(system_words(error)) from None
         raise RunFolderError(
             f"rows {start} to {stop} of {_place(array)!r} cannot be read ({error}): "
             "delete that array and the ledger of its stage, then run again"

@@ -27,7 +27,7 @@ from workflows.storage.log_unit import LOG_UNIT
 GRAPH_COLUMNS: dict[str, list[pa.Field]] = {
     "images": [
         IMAGE,
-        field("path", TEXT, "", "file, `file.parquet#row`, `digits#i` or `scenes#i`"),
+        field("path", TEXT, "", "file, `file.parquet#row`, `file#name@offset+length`, `digits#i` or `scenes#i`"),
         field("split", TEXT, "", "`train` (S_T) or `validation` (S_V)"),
         field("label", INT, "class", "true class; null without labels", nullable=True),
         field("label_name", TEXT, "", "name of the true class", nullable=True),
@@ -38,6 +38,7 @@ GRAPH_COLUMNS: dict[str, list[pa.Field]] = {
         field("reason", TEXT, "", "why the image is broken", nullable=True),
         field("file_size", LONG, "bytes", "size of its file when it was indexed; null without a file", nullable=True),
         field("file_modified", LONG, "ns", "when its file was changed last, since 1970; null as before", nullable=True),
+        field("file_etag", TEXT, "", "of its file, as an object store told it; else null", nullable=True),
     ],
     "nodes": [
         GRAPH,

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from workflows.errors import RunFolderError
+from workflows.errors import LostFile, RunFolderError
 from workflows.storage.damage import undamaged
 from workflows.storage.run_folder import RunFolder
 from workflows.storage.tables import read_table, write_table
@@ -32,13 +32,13 @@ def read_image_rows(path: Path, first: int, stop: int, columns: Sequence[str]) -
     """Rows [first, stop) of images.parquet; reads only the row groups that hold them, so memory stays bounded.
 
     Raises:
-        RunFolderError: the table is missing, damaged or shorter.
+        LostFile: the table is missing. RunFolderError: it is damaged or shorter.
     """
     try:
         with undamaged(path, "delete the run folder and run again"):
             return _image_rows(path, first, stop, columns)
     except FileNotFoundError:
-        raise RunFolderError(f"table {str(path)!r} is missing: run the index stage") from None
+        raise LostFile(f"table {str(path)!r} is missing: run the index stage") from None
 
 
 def _image_rows(path: Path, first: int, stop: int, columns: Sequence[str]) -> pa.Table:

@@ -19,6 +19,7 @@ from workflows.storage.damage import undamaged
 from workflows.storage.folder_lock import BEAT_S, LOCK_FILE, OWNER_FILE, held, is_held
 from workflows.storage.ledger import Ledger
 from workflows.storage.names import JOINT, joined_slug, readable_name, slug
+from workflows.storage.object_store import is_uri
 from workflows.storage.run_record import FORMAT, RUN_FILE, differing_fields, read_record, recorded_settings
 from workflows.versions import unlike_versions, versions
 
@@ -236,6 +237,11 @@ class RunFolder:
         return self.root / "weights.pt"
 
     @property
+    def fetched(self) -> Path:
+        """Folder of the run's own copies of weights at URIs, each with a note of what was there."""
+        return self.root / "fetched"
+
+    @property
     def decoder(self) -> Path:
         """State dict of the decoder that was trained with an encoder; see ``workflows.networks.vae_gan``."""
         return self.root / "decoder.pt"
@@ -338,6 +344,11 @@ def _as_refusals() -> Iterator[None]:
 
 def _resolved(root: Path) -> Path:
     """Absolute; the shell leaves ``~`` in ``--out=~/run``."""
+    if is_uri(str(root).replace(":/", "://", 1)):  # Path has made one slash of two
+        raise RunFolderError(
+            f"--out: must be a folder of a file system that all nodes share, got {str(root)!r}; publish copies a run's "
+            "tables and figures into an object store"
+        )
     try:
         resolved = root.expanduser().resolve()
     except (OSError, RuntimeError) as error:  # of links that lead in a circle, of a home that nobody has

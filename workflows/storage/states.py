@@ -9,7 +9,7 @@ from zipfile import BadZipFile
 
 import numpy as np
 
-from workflows.errors import RunFolderError
+from workflows.errors import LostFile, RunFolderError, StorageFault, system_words
 from workflows.storage.atomic import replacing
 
 
@@ -26,14 +26,16 @@ def load_state(path: Path) -> dict[str, np.ndarray]:
     """Read named arrays that ``save_state`` wrote.
 
     Raises:
-        RunFolderError: the file is missing or damaged.
+        LostFile: the file is missing. StorageFault: it cannot be read just now. RunFolderError: it is damaged.
     """
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             return {name: archive[name] for name in archive.files}
     except FileNotFoundError:
-        raise RunFolderError(f"{str(path)!r} is missing: run the fit stage") from None
+        raise LostFile(f"{str(path)!r} is missing: run the fit stage") from None
     except (BadZipFile, ValueError, OSError, EOFError) as error:
+        if isinstance(error, OSError) and error.errno is not None:  # of the system, which says nothing of the content
+            raise StorageFault(system_words(error)) from None
         raise RunFolderError(f"{str(path)!r} is damaged ({error}): delete it and run again") from error
 
 

@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
-from workflows.errors import RunFolderError
+from workflows.errors import LostFile, RunFolderError
 from workflows.storage.atomic import TEMPORARY_SUFFIX, replacing
 from workflows.storage.damage import undamaged
 from workflows.storage.schemas import ADDED, RECODED, RENAMED, SCHEMAS, SORT_KEYS, schema_markdown
@@ -118,7 +118,7 @@ def read_table(
         filters: (column, operator, value) triples that all must hold, as in pyarrow; they skip whole row groups.
 
     Raises:
-        RunFolderError: the file is missing or damaged.
+        LostFile: the file is missing. RunFolderError: it is damaged.
     """
     try:
         with undamaged(path):
@@ -126,7 +126,7 @@ def read_table(
                 return _read_older(path, columns, list(filters or ()))
             return _read(path, columns, list(filters or ()))
     except FileNotFoundError:
-        raise RunFolderError(f"table {str(path)!r} is missing: run the stage that writes it") from None
+        raise LostFile(f"table {str(path)!r} is missing: run the stage that writes it") from None
 
 
 _CHANGED = RENAMED.keys() | RECODED.keys() | ADDED.keys()

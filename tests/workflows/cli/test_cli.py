@@ -25,6 +25,7 @@ COMMANDS = (
     "layers",
     "status",
     "show",
+    "publish",
     "clean",
     "demo",
     "sweep",

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.workflows.data.made_files import write_parquet
-from workflows.data.parquet_pages import Chunk, UnknownLayoutError, hybrid_values, locate_rows
+from workflows.data.parquet_pages import Chunk, Fetch, UnknownLayoutError, hybrid_values, locate_rows
 from workflows.data.parquet_rows import _Layout
 
 
@@ -25,6 +25,10 @@ def cells(count: int, empty_every: int = 0) -> list[bytes | None]:
     return made
 
 
+def fetch_of(descriptor: int) -> Fetch:
+    return lambda offset, length: os.pread(descriptor, length, offset)
+
+
 def located(path: Path) -> Iterator[bytes | None]:
     layout = _Layout.of(str(path))
     content = path.read_bytes()
@@ -32,7 +36,7 @@ def located(path: Path) -> Iterator[bytes | None]:
     try:
         for chunk in layout.chunks:
             assert chunk is not None
-            places = locate_rows(descriptor, chunk)
+            places = locate_rows(fetch_of(descriptor), chunk)
             for offset, length in zip(places.offset, places.length, strict=True):
                 yield content[offset : offset + length] if length >= 0 else None
     finally:
@@ -86,7 +90,7 @@ def test_damaged_pages_end_in_an_unknown_layout_or_in_the_chunk(tmp_path: Path) 
         damaged_path.write_bytes(damaged)
         descriptor = os.open(damaged_path, os.O_RDONLY)
         try:
-            places = locate_rows(descriptor, chunk)
+            places = locate_rows(fetch_of(descriptor), chunk)
             assert len(places.offset) == 60
             assert ((places.offset + places.length) <= chunk.stop).all()
         except UnknownLayoutError:
@@ -104,7 +108,7 @@ def test_a_chunk_that_ends_too_early(tmp_path: Path) -> None:
     try:
         for stop in range(chunk.start, chunk.stop, 37):
             with pytest.raises(UnknownLayoutError):
-                locate_rows(descriptor, Chunk(chunk.start, stop, chunk.n_rows, chunk.max_definition))
+                locate_rows(fetch_of(descriptor), Chunk(chunk.start, stop, chunk.n_rows, chunk.max_definition))
     finally:
         os.close(descriptor)
 
@@ -114,7 +118,7 @@ def test_an_empty_row_group_has_no_places(tmp_path: Path) -> None:
     path.write_bytes(b"")
     descriptor = os.open(path, os.O_RDONLY)
     try:
-        assert len(locate_rows(descriptor, Chunk(4, 4, 0, 2)).offset) == 0
+        assert len(locate_rows(fetch_of(descriptor), Chunk(4, 4, 0, 2)).offset) == 0
     finally:
         os.close(descriptor)
 

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from workflows.data.datasets import balanced_rows, validation_mask
+from workflows.data.image_index import balanced_rows, validation_mask
 
 LABELS = st.lists(st.integers(0, 6), min_size=1, max_size=200).map(np.array)
 

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from gmm_ops.fitting.collective import Collective, gathered
-from workflows.errors import DataError
+from workflows.errors import DataError, StorageFault
 from workflows.storage.states import load_state, save_state
 
 N_CHUNKS = 7
@@ -84,6 +84,10 @@ class SummingFit:
             raise DataError("layer add2: image 17 holds NaN")
         if self.fault == "raise":
             raise ValueError("no chunk 3")
+        if self.fault == "storage" and not (self.folder / "back").exists():
+            raise StorageFault("'columns' cannot be read")
+        if self.fault == "storage":
+            return
         marker = self.folder / "misbehaved"
         if marker.exists():
             return
@@ -112,7 +116,7 @@ class UnfinishedFit(SummingFit):
     """Every step succeeds, what it comes to cannot be written."""
 
     def result(self) -> bytes:
-        raise OSError(28, "No space left on device")
+        raise OSError(5, "Input/output error")
 
 
 class Holder:

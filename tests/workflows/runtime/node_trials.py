@@ -24,6 +24,7 @@ import workflows.runtime  # noqa: F401, I001 - it sets what Ray reads while it i
 import ray
 from ray.cluster_utils import Cluster
 
+from tests.network_hosts import places_of_the_project
 from tests.workflows.runtime.host_workers import Looker, LookingFit, look, together
 from workflows.runtime import nodes
 from workflows.runtime.cluster import connect, resources
@@ -127,7 +128,7 @@ def strange_hosts(folder: Path, hosts: Hosts) -> dict[str, Any]:
     copy.write_text((PROJECT / "workflows" / "errors.py").read_text() + "# another\n")
     started = {
         "code": f"mount --bind {copy} {PROJECT / 'workflows' / 'errors.py'}",
-        "project": f"mount -t tmpfs none {PROJECT / 'workflows'}",
+        "project": "; ".join(f"mount -t tmpfs none {place}" for place in places_of_the_project()),
         "folder": f"mount -t tmpfs none {folder / 'run'}",
         "write": f"mount --bind {folder / 'run'} {folder / 'run'}; mount -o remount,ro,bind {folder / 'run'}",
         "good": "true",

@@ -78,6 +78,15 @@ def failing_factory() -> Refusing:
     raise OSError("cannot open the library")
 
 
+def late_factory(tries: Path) -> Refusing:
+    """Storage is away when the first two actors start."""
+    with tries.open("a") as file:
+        file.write(f"{time.monotonic()}\n")
+    if len(tries.read_text().split()) <= 2:
+        raise StorageFault("'columns' cannot be read")
+    return Refusing()
+
+
 class Introspective:
     """Tells how torch is set up in its process."""
 

@@ -18,6 +18,7 @@ from tests.workflows.runtime.shard_workers import (
     Refusing,
     ShardWriter,
     failing_factory,
+    late_factory,
     refusing_factory,
 )
 from workflows.errors import BudgetError, NetworkError, ShardError
@@ -162,7 +163,17 @@ def test_a_factory_that_refuses_or_fails() -> None:
     with pytest.raises(NetworkError, match=r"^network.weights: keys are missing: conv1.weight$"):
         map_shards(refusing_factory, {}, [1, 2], settings())
     with pytest.raises(ShardError, match="could not be started 2 times in a row: OSError: cannot open the library"):
-        map_shards(failing_factory, {}, [1], settings(n_actors=1, max_attempts=2))
+        map_shards(failing_factory, {}, [1], settings(n_actors=1, max_attempts=2, retry_wait_s=0.1))
+
+
+def test_an_actor_that_storage_stops_at_its_start_comes_later(tmp_path: Path) -> None:
+    """Two of them, and another item finds the pool as wide as before."""
+    tries = tmp_path / "tries"
+    report = map_shards(late_factory, {"tries": tries}, range(4, 10), settings(n_actors=2, retry_wait_s=0.3))
+    assert sorted(report.records) == list(range(4, 10))
+    moments = [float(moment) for moment in tries.read_text().split()]
+    assert moments[-1] - moments[0] >= 0.3
+    assert report.replaced_actors == 2
 
 
 def test_an_actor_that_fits_no_node_is_refused_with_both_numbers() -> None:

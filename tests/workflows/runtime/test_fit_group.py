@@ -103,6 +103,21 @@ def test_a_repeated_failure_stops_and_the_checkpoint_stays(tmp_path: Path) -> No
     assert int(load_state(tmp_path / "fit.npz")["step"]) == 10
 
 
+def test_a_fit_waits_for_storage_that_is_away(tmp_path: Path) -> None:
+    lost: list[float] = []
+
+    def later(name: str, reason: str) -> None:
+        assert "'columns' cannot be read" in reason
+        lost.append(time.monotonic())
+        if len(lost) == 2:
+            (tmp_path / "back").touch()
+
+    away = run_fit(job(tmp_path, fault="storage", at=12), group(1, retry_wait_s=0.4), on_restart=later)
+    assert away == run_fit(job(tmp_path / "calm"), group(1))
+    assert len(lost) == 2
+    assert lost[1] - lost[0] >= 0.4
+
+
 def test_ranks_that_drift_apart_are_stopped(tmp_path: Path) -> None:
     with pytest.raises(ShardError, match="the ranks of a fit disagree on 'digest'"):
         run_fit(job(tmp_path, fault="drift"), group(2))
@@ -261,9 +276,9 @@ def test_a_result_that_keeps_failing_ends_in_words(tmp_path: Path) -> None:
     """The fit is done and restored as done, which is no step further."""
     restarts = list[str]()
     unfinished = replace(job(tmp_path), factory=UnfinishedFit)
-    words = r"fit fit lost its actors 3 times in a row without getting further: rank 0: OSError: .*No space left"
+    words = r"fit fit lost its actors 3 times in a row without getting further: rank 0: OSError: .*Input/output error"
     with pytest.raises(ShardError, match=words):
-        run_fit(unfinished, group(1), on_restart=lambda name, reason: restarts.append(reason))
+        run_fit(unfinished, group(1, retry_wait_s=0), on_restart=lambda name, reason: restarts.append(reason))
     assert len(restarts) == 2
     assert int(load_state(tmp_path / "fit.npz")["step"]) == 20, "what was reached is kept"
 

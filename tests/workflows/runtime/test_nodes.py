@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -61,6 +62,26 @@ def test_a_node_of_another_version_is_refused_by_name(known: Nodes, image: Path,
     assert first == "no node of the cluster may work for this run:"
     assert second.startswith("  node ")
     assert f"got code: the driver has 'another', it {versions()['code']!r}; install the same on every node" in second
+
+
+@pytest.mark.slow  # a node looks for five seconds before it says no
+def test_a_node_whose_storage_comes_back_works(
+    known: Nodes, image: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is away when the actor starts, which no attempt and no run should end by."""
+    told: list[str] = []
+    monkeypatch.setattr(nodes, "_AGAIN_S", 1.0)
+    monkeypatch.setattr(known, "_tell", told.append)
+    known.greet_all()
+    run_file = tmp_path / "run.json"
+    run_file.rename(tmp_path / "away")
+    back = threading.Timer(8.0, (tmp_path / "away").rename, [run_file])
+    back.start()
+    pool = PoolSettings(1, threads=None, width=lambda: max(1, resources().cpus), max_attempts=1)
+    assert len(map_shards(Looker, {"image": image}, range(3), pool).records) == 3
+    assert len(told) == 2
+    assert "is not used: must see" in told[0]
+    assert told[1].endswith("is used again: its storage is back")
 
 
 def test_the_only_node_repeats_what_it_refuses(known: Nodes) -> None:

@@ -71,7 +71,7 @@ def rows_of(root: Path, **wanted: Any) -> list[dict[str, Any]]:
 
 def images_of(root: Path, split: str) -> tuple[list[int], np.ndarray, torch.Tensor]:
     """Those that the study looks at: ids, labels, and what the network sees."""
-    from workflows.data.datasets import balanced_rows
+    from workflows.data.image_index import balanced_rows
 
     run = open_run(root)
     labels = ImageColumns.read(run.folder, 0, run.plan.images).label

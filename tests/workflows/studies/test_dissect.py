@@ -46,7 +46,7 @@ def summary(root: Path, capsys: pytest.CaptureFixture[str]) -> dict[str, object]
 
 def looked_at(run: Run) -> list[int]:
     """The images of the study, by its own rule: readable, with masks, spread over the classes."""
-    from workflows.data.datasets import balanced_rows
+    from workflows.data.image_index import balanced_rows
 
     table = run.table("images", ["label"])
     labels = np.array(table["label"].to_pylist())[::2]

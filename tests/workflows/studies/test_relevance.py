@@ -89,7 +89,7 @@ def slow_sums(root: Path) -> dict[int, tuple[np.ndarray, np.ndarray, int]]:
 
 
 def chosen_images(root: Path) -> list[int]:
-    from workflows.data.datasets import balanced_rows
+    from workflows.data.image_index import balanced_rows
 
     run = open_run(root)
     labels = ImageColumns.read(run.folder, 0, run.plan.images).label

@@ -20,7 +20,7 @@ from tests.end_to_end.small_digits import command
 from tests.references import resampling as slow
 from tests.workflows.report.test_unit_figures import texts
 from workflows.asking.study import Asked
-from workflows.data.datasets import validation_mask
+from workflows.data.image_index import validation_mask
 from workflows.errors import DataError, NetworkError, SettingsError
 from workflows.networks.attribution.resampled import noisy_copies
 from workflows.plan.run_plan import Plan

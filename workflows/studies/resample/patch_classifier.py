@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from gmm_ops.units.selections import bootstrap_means
-from workflows.data.datasets import balanced_rows, validation_mask
+from workflows.data.image_index import balanced_rows, validation_mask
 from workflows.networks.architectures import patch_classifier
 from workflows.networks.training import train_classifier
 from workflows.plan.run_plan import Plan

@@ -81,7 +81,12 @@ def sweep_settings(settings: Settings, layers: Sequence[str], losses: Losses) ->
 
 
 def run_sweep(
-    settings: Settings, request: SweepRequest, root: Path, console: Console, address: str | None = None
+    settings: Settings,
+    request: SweepRequest,
+    root: Path,
+    console: Console,
+    address: str | None = None,
+    accept_versions: bool = False,
 ) -> RunFolder:
     """Extract what is not extracted, fit the cells that are not fitted, write the table, the plot and the verdicts.
 
@@ -91,15 +96,16 @@ def run_sweep(
         root: the run folder; a folder of ``run`` with the same settings will do.
         console: where the bars and the verdicts go.
         address: of a Ray cluster; None starts a local Ray.
+        accept_versions: go on with a run that was begun with other code or libraries.
 
     Raises:
         RunError: whatever stops it; the same call goes on where it was, cell by cell.
     """
     begun = time.monotonic()
-    folder = run_pipeline(settings, root, console, "index", address)
+    folder = run_pipeline(settings, root, console, "index", address, accept_versions=accept_versions)
     sweep.refuse_impossible(folder, settings, request)
     refuse_freed(folder, [SWEEP])
-    run_pipeline(settings, root, console, "extract", address)
+    run_pipeline(settings, root, console, "extract", address, accept_versions=accept_versions)
     bar = StageBar(console)
     connected = connect(address, seen=folder.run_file, warn=bar.warn)
     with folder.lock(), connected as offered, bar.stage(SWEEP) as progress:

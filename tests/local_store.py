@@ -1,0 +1,44 @@
+"""A local object store that speaks S3, for tests and benchmarks: a process of its own."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+def claim_address() -> None:
+    """Say in the environment where ``running_store`` starts its store: before Ray, whose actors get it of now."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        os.environ["AWS_ENDPOINT_URL"] = f"http://127.0.0.1:{free.getsockname()[1]}"
+    os.environ |= {"AWS_ACCESS_KEY_ID": "testing", "AWS_SECRET_ACCESS_KEY": "testing", "AWS_REGION": "us-east-1"}
+
+
+@contextmanager
+def running_store(log: Path, bucket: str = "pictures") -> Iterator[str]:
+    """URI of an empty bucket, while the store runs."""
+    address = os.environ["AWS_ENDPOINT_URL"]
+    with log.open("w") as out:
+        command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", address.rpartition(":")[2]]
+        server = subprocess.Popen(command, stdout=out, stderr=out)
+    try:
+        for _ in range(2400):
+            try:
+                urllib.request.urlopen(urllib.request.Request(f"{address}/{bucket}", method="PUT"), timeout=60)
+                break
+            except OSError:
+                assert server.poll() is None, log.read_text()
+                time.sleep(0.1)
+        else:
+            raise AssertionError(f"the store has not answered: {log.read_text()}")
+        yield f"s3://{bucket}"
+    finally:
+        server.kill()
+        server.wait()
