@@ -134,6 +134,7 @@ class WorkContext:
             width=partial(actors_now, runtime, actors) if offered.joined else None,
             beat=self.folder.beat,
             name=name,
+            alone=self.offered.alone,
         )
 
     def worker_settings(self) -> Settings:

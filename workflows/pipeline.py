@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -107,6 +107,7 @@ def run_pipeline(
     restore_columns: bool = False,
     verify: bool = False,
     accept_versions: bool = False,
+    offered: Resources | None = None,
 ) -> RunFolder:
     """Run every stage that is not done, up to ``until``; the same call resumes an interrupted run.
 
@@ -119,6 +120,7 @@ def run_pipeline(
         restore_columns: extract again what ``free_columns`` freed; otherwise a stage that needs it is refused.
         verify: look into every artefact that is there, and make again what is damaged.
         accept_versions: go on with a run that was begun with other code or libraries; otherwise that is refused.
+        offered: what the stages run on, such as this process alone; None connects to Ray when a stage needs it.
 
     Raises:
         RunError: whatever stops the run; what is finished stays finished.
@@ -135,7 +137,7 @@ def run_pipeline(
         if left:
             refuse_freed(folder, [stage.name for stage in left if stage.name in _readers(settings)])
             folder.claim_versions(accept_versions)
-            _run_stages(left, folder, settings, console, address)
+            _run_stages(left, folder, settings, console, address, offered)
     return folder
 
 
@@ -280,7 +282,12 @@ def refuse_freed(folder: RunFolder, readers: Sequence[str]) -> None:
 
 
 def _run_stages(
-    left: Sequence[Stage], folder: RunFolder, settings: Settings, console: Console, address: str | None
+    left: Sequence[Stage],
+    folder: RunFolder,
+    settings: Settings,
+    console: Console,
+    address: str | None,
+    given: Resources | None,
 ) -> None:
     from workflows.runtime.progress import StageBar
 
@@ -293,7 +300,8 @@ def _run_stages(
     if on_cluster:
         from workflows.runtime.cluster import connect
 
-        with connect(address, seen=folder.run_file, warn=bar.warn) as offered:
+        connecting = connect(address, seen=folder.run_file, warn=bar.warn) if given is None else nullcontext(given)
+        with connecting as offered:
             for stage in on_cluster:
                 _run_stage(stage, folder, settings, bar, offered)
 

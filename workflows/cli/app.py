@@ -25,6 +25,7 @@ from workflows.cli.layers import layers
 from workflows.cli.locate import locate
 from workflows.cli.options import console
 from workflows.cli.patterns import patterns
+from workflows.cli.plan import plan
 from workflows.cli.relevance import relevance
 from workflows.cli.resample import resample
 from workflows.cli.run import run
@@ -73,7 +74,7 @@ def guarded(command: Callable[..., None]) -> Callable[..., None]:
     return guard
 
 
-for command in (run, layers, status, show, clean, demo, *ASKING):
+for command in (plan, run, layers, status, show, clean, demo, *ASKING):
     app.command()(guarded(command))
 app.command(hidden=True)(guarded(parts))
 

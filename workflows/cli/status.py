@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -15,6 +15,7 @@ from rich.text import Text
 from workflows.asking.registry import STUDIES
 from workflows.cli.options import AsJson, Folder, console, print_json
 from workflows.context import Stage
+from workflows.forecast.forecasts import forecast_of
 from workflows.pipeline import STAGES, stages_until, without_outputs
 from workflows.plan.run_plan import ForwardChoice, Plan, plan_path
 from workflows.report.numbers import duration, size
@@ -53,7 +54,8 @@ class StageStatus:
 
     A stage that is ``cleaned`` is done, and what it wrote is freed (``inference-graphs clean``). For a network without
     outputs a stage behind index is ``not asked`` until ``run --until`` names it, or does not apply: ``no outputs``.
-    ``left`` is None while the number of items is unknown.
+    ``left`` is None while the number of items is unknown; ``planned_seconds`` and ``planned_size`` where ``plan`` was
+    asked before.
     """
 
     name: str
@@ -63,6 +65,8 @@ class StageStatus:
     left: int | None
     seconds: float
     size: int
+    planned_seconds: float | None = None
+    planned_size: int | None = None
 
 
 @dataclass(frozen=True)
@@ -85,7 +89,7 @@ class StudyStatus:
 
 
 def status(folder: Folder, as_json: AsJson = False) -> None:
-    """Stages of a run: shards done, failed and left, time, sizes; and which studies it was asked.
+    """Stages of a run: shards done, failed and left, time, sizes, as planned if it was; and the studies it was asked.
 
     Examples:
 
@@ -120,7 +124,15 @@ def stage_statuses(root: Path) -> list[StageStatus]:
     """
     folder = RunFolder.open(root)
     driven, settings = folder.is_locked(), folder.settings()
-    return [_status(folder, stage, settings, driven) for stage in STAGES.values()]
+    forecast = forecast_of(folder)
+    planned = {stage.name: stage for stage in forecast.stages} if forecast is not None else {}
+    found = [_status(folder, stage, settings, driven) for stage in STAGES.values()]
+    return [
+        replace(one, planned_seconds=planned[one.name].seconds, planned_size=planned[one.name].size)
+        if one.name in planned
+        else one
+        for one in found
+    ]
 
 
 def study_statuses(root: Path) -> list[StudyStatus]:
@@ -217,6 +229,13 @@ def status_table(stages: Sequence[StageStatus]) -> Table:
         table.add_column(name, str(count), justify="right", no_wrap=True)
     table.add_column("time", duration(sum(stage.seconds for stage in stages)), justify="right", no_wrap=True)
     table.add_column("size", size(sum(stage.size for stage in stages)), justify="right", no_wrap=True)
+    planned = any(stage.planned_seconds is not None for stage in stages)
+    if planned:
+        seconds, written = (
+            sum(getattr(stage, name) or 0 for stage in stages) for name in ("planned_seconds", "planned_size")
+        )
+        table.add_column("planned time", duration(seconds), justify="right", no_wrap=True, style="dim")
+        table.add_column("planned size", size(int(written)), justify="right", no_wrap=True, style="dim")
     for stage in stages:
         table.add_row(
             Text(stage.name),
@@ -226,5 +245,10 @@ def status_table(stages: Sequence[StageStatus]) -> Table:
             "?" if stage.left is None else str(stage.left),
             duration(stage.seconds) if stage.seconds else "–",
             size(stage.size) if stage.size else "–",
+            *(_planned(stage) if planned else ()),
         )
     return table
+
+
+def _planned(stage: StageStatus) -> tuple[str, str]:
+    return duration(stage.planned_seconds or 0), size(stage.planned_size or 0)

@@ -49,6 +49,8 @@ class Resources:
     """Bytes that Ray plans with on the smallest node."""
     joined: bool
     """A cluster that others started: it may grow, and is never shut down from here."""
+    alone: bool = False
+    """There is no Ray: this process does everything itself, as in a trial."""
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from ray import cloudpickle
 from workflows.errors import BudgetError, RunError, ShardError
 from workflows.runtime import kept_actors, nodes
 from workflows.runtime.actor_process import Outcome, fetch
+from workflows.runtime.alone import map_here
 from workflows.runtime.blame import ItemAttempts, hang_limit
 from workflows.runtime.kept_actors import Crew
 from workflows.runtime.patience import wait_before
@@ -74,6 +75,8 @@ def map_shards(
         ShardError: items kept failing; every other item has finished, each failed one is named with its reason.
         BudgetError: no actor fits the cluster, or what is left of it.
     """
+    if settings.alone:
+        return DispatchReport(map_here(factory, kwargs, items, on_done))
     pool = _Pool(cloudpickle.dumps((factory, kwargs)), list(items), settings, on_done, on_failure)
     try:
         pool.run()

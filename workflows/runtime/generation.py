@@ -55,6 +55,8 @@ class GroupSettings:
     """A rank that has not acknowledged a segment by then is taken for hung."""
     beat: Callable[[Heartbeat | None], None] | None = None
     """Told every second what is at work, and None at the end."""
+    alone: bool = False
+    """Without Ray, in this process."""
 
 
 class GenerationLost(Exception):

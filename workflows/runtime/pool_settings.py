@@ -42,6 +42,8 @@ class PoolSettings:
     """Told every few seconds what is at work, and None at the end."""
     name: str = "shard"
     """What an item is called in messages."""
+    alone: bool = False
+    """Without Ray, in this process."""
 
 
 @dataclass

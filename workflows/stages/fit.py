@@ -164,6 +164,7 @@ def group_settings(context: StageContext, actors: int, segment_steps: int, check
         max_attempts=runtime.max_attempts,
         segment_timeout_s=runtime.hung_after_s,
         beat=context.folder.beat,
+        alone=pool.alone,
     )
 
 

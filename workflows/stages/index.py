@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import nn
 
 from workflows.context import StageContext
@@ -41,7 +42,7 @@ from workflows.plan.scope_sizes import (
     thin_dictionaries,
 )
 from workflows.plan.scopes import Scope, joint_scope, known_scopes
-from workflows.runtime.budget import check_disk, check_memory
+from workflows.runtime.budget import Budget, check_disk, check_memory
 from workflows.settings import Settings
 from workflows.storage.run_folder import RunFolder
 from workflows.storage.tables import write_table
@@ -50,13 +51,51 @@ WHOLE_MAP_POSITIONS = 16 * 16
 """``columns_per_image = auto`` stores maps up to this size whole, and a sample of so many columns of larger ones."""
 
 
+@dataclass(frozen=True)
+class Draft:
+    """What a run will do, before anything is written.
+
+    Attributes:
+        index: its images. plan: its layers and windows. known: scopes that need no predictions. warnings: in words.
+        network: before its images have taught it anything.
+    """
+
+    index: ImageIndex
+    plan: Plan
+    known: tuple[Scope, ...]
+    warnings: tuple[str, ...]
+    network: nn.Module
+
+
 def run(context: StageContext) -> None:
     """The stage: index the images, plan the layers, refuse or warn."""
-    settings = context.settings
+    settings, folder = context.settings, context.folder
     context.begin(1)
+    drafted = draft(settings, folder)
+    for words in drafted.warnings:
+        context.warn(words)
+    index, plan = drafted.index, drafted.plan
+    refuse_too_large(settings, plan, drafted.known, index.label, folder)
+    images = index.to_table().append_column("status", pa.array(["indexed"] * len(index)))
+    for name, values in find_states(settings.data, index.path.tolist()).items():
+        images = images.append_column(name, values)
+    write_table(folder.images_table, images, "images", network=settings.name)
+    if settings.data.source == "scenes":
+        load_scenes().write_boxes(folder.root / "objects.csv")
+    _keep_or_write(plan, folder)
+    # The fit stage looks at scopes again, and does not repeat what was told here.
+    context.finished("images", {"images": len(index), "warnings": list(drafted.warnings)})
+
+
+def draft(settings: Settings, folder: RunFolder) -> Draft:
+    """Look at images and network, and refuse what cannot work; nothing is written.
+
+    Raises:
+        RunError: images, network, layers, scopes or requests that cannot be.
+    """
     index = index_images(settings.data, settings.seed)
     planned = planned_network(settings)
-    plan = make_plan(settings, index, context.folder, planned.network)
+    plan = make_plan(settings, index, folder, planned.network)
     index = index.for_outputs(len(plan.class_names))
     known = known_scopes(settings, plan)
     if plan.outputs:
@@ -68,24 +107,37 @@ def run(context: StageContext) -> None:
     sizes = scope_sizes(settings, plan, known, labels)
     refuse_small_scopes(settings, plan, sizes)
     told = [planned.told] if planned.told else []
-    warnings = [*index.notes, *told, *_untold(settings), *thin_dictionaries(settings, plan, sizes)]
-    for words in warnings:
-        context.warn(words)
+    warnings = (*index.notes, *told, *_untold(settings), *thin_dictionaries(settings, plan, sizes))
+    return Draft(index, plan, tuple(known), warnings, planned.network)
+
+
+def refuse_too_large(
+    settings: Settings,
+    plan: Plan,
+    known: Sequence[Scope],
+    labels: Int[np.ndarray, " N"],
+    folder: RunFolder,
+    actors: int | None = None,
+) -> tuple[Budget, Budget]:
+    """Disk and memory of a machine that a plan takes at most, whatever the codec reaches.
+
+    Args:
+        settings, plan: of the run.
+        known: scopes that need no predictions.
+        labels: class of every image.
+        folder: of the run, which need not exist yet.
+        actors: of a machine; None: as this one has.
+
+    Raises:
+        BudgetError: either is too little; names both numbers, and the settings to change.
+    """
     runtime = settings.runtime
-    assigned, of_scopes = least_assigned(settings, plan, known, index.label), least_labels(settings, plan, known)
+    assigned, of_scopes = least_assigned(settings, plan, known, labels), least_labels(settings, plan, known)
     needed = disk_needs(settings, plan, assigned, of_scopes)
     fewer = "lower data.max_train or extract.columns_per_image, ask for fewer scopes (mine.classes, fit.lists)"
-    check_disk(context.folder.root, needed, margin=runtime.disk_margin, change=fewer)
-    check_memory(memory_needs(settings, plan, planned_actors(runtime)), limit_gb=runtime.memory_gb)
-    images = index.to_table().append_column("status", pa.array(["indexed"] * len(index)))
-    for name, values in find_states(settings.data, index.path.tolist()).items():
-        images = images.append_column(name, values)
-    write_table(context.folder.images_table, images, "images", network=settings.name)
-    if settings.data.source == "scenes":
-        load_scenes().write_boxes(context.folder.root / "objects.csv")
-    _keep_or_write(plan, context.folder)
-    # The fit stage looks at scopes again, and does not repeat what was told here.
-    context.finished("images", {"images": len(index), "warnings": warnings})
+    disk = check_disk(folder.root, needed, margin=runtime.disk_margin, change=fewer)
+    held = memory_needs(settings, plan, actors or planned_actors(runtime))
+    return disk, check_memory(held, limit_gb=runtime.memory_gb)
 
 
 def _keep_or_write(plan: Plan, folder: RunFolder) -> None:

@@ -21,6 +21,7 @@ from workflows.pipeline import STAGES
 from workflows.settings import load_settings
 
 COMMANDS = (
+    "plan",
     "run",
     "layers",
     "status",
