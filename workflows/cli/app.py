@@ -18,6 +18,7 @@ from rich.markup import escape
 from gmm_ops.errors import RefusedInput
 from workflows.cli.ablate import ablate
 from workflows.cli.boxes import boxes, parts
+from workflows.cli.check import check
 from workflows.cli.clean import clean
 from workflows.cli.demo import demo
 from workflows.cli.dissect import dissect
@@ -74,7 +75,7 @@ def guarded(command: Callable[..., None]) -> Callable[..., None]:
     return guard
 
 
-for command in (plan, run, layers, status, show, clean, demo, *ASKING):
+for command in (plan, check, run, layers, status, show, clean, demo, *ASKING):
     app.command()(guarded(command))
 app.command(hidden=True)(guarded(parts))
 

@@ -84,11 +84,16 @@ def forecast_path(root: Path) -> Path:
 
 def forecast_of(folder: RunFolder) -> Forecast | None:
     """What was expected of a run; None where nothing was, it cannot be read, or other settings were meant."""
+    return kept_forecast(folder.root, folder.settings())
+
+
+def kept_forecast(root: Path, settings: Settings) -> Forecast | None:
+    """The same for a folder where there is no run yet."""
     try:
-        content: dict[str, Any] = json.loads(forecast_path(folder.root).read_text(encoding="utf-8"))
+        content: dict[str, Any] = json.loads(forecast_path(root).read_text(encoding="utf-8"))
         meant, found = parse_settings(content["settings"]), dict(content["forecast"])
         stages = tuple(StageForecast(**stage) for stage in found.pop("stages"))
         forecast = Forecast(stages=stages, assumptions=tuple(found.pop("assumptions")), **found)
     except (OSError, ValueError, KeyError, TypeError, SettingsError):
         return None
-    return None if differing_fields(meant, folder.settings()) else forecast
+    return None if differing_fields(meant, settings) else forecast

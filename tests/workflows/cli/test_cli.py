@@ -22,6 +22,7 @@ from workflows.settings import load_settings
 
 COMMANDS = (
     "plan",
+    "check",
     "run",
     "layers",
     "status",
