@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
 
@@ -43,10 +44,24 @@ GpuSpeed = Annotated[
 ]
 
 
+Images = Annotated[
+    int | None,
+    typer.Option(min=2, help="Images that the run shall have, if those that are there are only some like them."),
+]
+MeantClasses = Annotated[int | None, typer.Option(min=1, help="Classes that they are of, evenly.")]
+FreeDisk = Annotated[
+    float | None,
+    typer.Option("--free-disk", min=0.0, help="Free disk where the run folder will be, in TB; default: as here."),
+]
+
+
 def plan(
     preset: Preset,
     set_: Set = None,
     out: Out = None,
+    images: Images = None,
+    classes: MeantClasses = None,
+    free_disk: FreeDisk = None,
     nodes: Nodes = 1,
     gpus_per_node: Gpus = None,
     gpu_speed: GpuSpeed = None,
@@ -64,15 +79,20 @@ def plan(
 
         inference-graphs plan cifar10_resnet20 --set fit.words=50 --out runs/fifty
 
-        inference-graphs plan imagenet_resnet50 --nodes 8 --gpus-per-node 8 --gpu-speed 200
+        inference-graphs plan imagenet_resnet50 --set data.folders=few --images 1281167 --classes 1000 --nodes 8
+        --gpus-per-node 8 --gpu-speed 100 --free-disk 10
     """
-    from workflows.forecast.foreseeing import foresee
+    begun = time.perf_counter()
+    from workflows.forecast.foreseeing import Meant, foresee
     from workflows.forecast.scaling import Machines
     from workflows.settings import load_settings
 
     settings = load_settings(find_preset(preset), set_ or ()).allowing(allow_code or ())
     root = out or default_out(settings.name)
-    found = foresee(settings, root, Machines(nodes, gpus_per_node, _speed(gpus_per_node, gpu_speed)))
+    disk = None if free_disk is None else int(free_disk * 1e12)
+    machines = Machines(nodes, gpus_per_node, _speed(gpus_per_node, gpu_speed), disk)
+    meant = Meant(images, classes) if images or classes else None
+    found = foresee(settings, root, machines, meant, begun)
     written = found.write(root, settings)
     if as_json:
         print_json(asdict(found) | {"seconds": found.seconds, "size": found.size, "file": str(written)})

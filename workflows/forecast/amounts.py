@@ -11,6 +11,7 @@ from jaxtyping import Int
 
 from workflows.data.shards import plan_shards
 from workflows.fits.chain_fit import chain_settings
+from workflows.fits.discriminative_training import global_batch
 from workflows.fits.layer_fit import em_settings
 from workflows.fits.needs import mixtures_bytes
 from workflows.plan.requests import ALL, MISCLASSIFIED, class_id
@@ -47,10 +48,12 @@ class Amounts:
     """How much there is to do.
 
     Attributes:
-        images, stored, shards: of the run; those whose columns are stored; work items.
+        images, stored, shards: of the run; those whose columns are stored, as whole chunks; work items.
+        padding: rows of whole chunks for an image of the run.
         trained: images that the train stage sees, epoch by epoch.
         scopes: dictionaries' images.
-        fits: work of every fit, in operations that are alike.
+        fits: work of every fit, in operations that are alike, by layer (of a chain: by nothing).
+        steps: of all fits, as many as there may be; each has a row in their history.
         mixtures: bytes of all dictionaries.
         graphs: that are mined.
         figures: that are drawn, by kind (what stands before the colon of their item).
@@ -58,10 +61,12 @@ class Amounts:
 
     images: int
     stored: int
+    padding: float
     shards: int
     trained: int
     scopes: tuple[ScopeLoad, ...]
-    fits: tuple[float, ...]
+    fits: Mapping[str, tuple[float, ...]]
+    steps: int
     mixtures: int
     graphs: int
     figures: Mapping[str, int]
@@ -81,9 +86,10 @@ class Amounts:
         """Figures of all kinds."""
         return sum(self.figures.values())
 
-    def longest_fit(self, slots: int) -> float:
-        """Work of the slot that is busy longest, where so many groups take the fits, long ones first."""
-        return makespan(self.fits, slots)
+    @property
+    def fitted(self) -> int:
+        """Fits of all layers."""
+        return sum(map(len, self.fits.values()))
 
 
 Measure = Callable[[Amounts], float]
@@ -99,7 +105,7 @@ TIMES: dict[str, Measure] = {
     "mine": lambda amounts: amounts.graphs,
     "draw": lambda amounts: amounts.drawn,
 }
-"""What the time of a stage grows with; that of the fits grows with ``longest_fit``."""
+"""What the time of a stage grows with; that of the fits grows with their work, layer by layer."""
 
 SIZES: dict[str, Measure] = {
     "index": lambda amounts: amounts.images,
@@ -107,9 +113,9 @@ SIZES: dict[str, Measure] = {
     "extract": lambda amounts: amounts.stored,
     "fit": lambda amounts: amounts.mixtures,
     "errors": lambda amounts: amounts.counted,
-    "words": lambda amounts: amounts.assigned,
+    "words": lambda amounts: amounts.assigned * amounts.padding,
     "paths": lambda amounts: amounts.images,
-    "count": lambda amounts: amounts.counted,
+    "count": lambda amounts: len(amounts.scopes),
     "mine": lambda amounts: amounts.graphs,
     "draw": lambda amounts: amounts.drawn,
 }
@@ -119,7 +125,7 @@ FILES: dict[str, Measure] = {
     "index": lambda amounts: 1.0,
     "train": lambda amounts: 1.0,
     "extract": lambda amounts: amounts.shards,
-    "fit": lambda amounts: len(amounts.fits),
+    "fit": lambda amounts: amounts.fitted,
     "errors": lambda amounts: amounts.shards,
     "words": lambda amounts: max(amounts.shards, amounts.shards * amounts.assigned / max(1, amounts.images)),
     "paths": lambda amounts: amounts.shards,
@@ -152,15 +158,23 @@ def amounts_of(
     training = settings.training if settings.network.weights == "train" else None
     return Amounts(
         images=plan.images,
-        stored=plan.stored_images,
+        stored=_in_chunks(plan.stored_images, settings),
+        padding=_in_chunks(plan.images, settings) / plan.images,
         shards=len(plan_shards(plan.images, settings.extract.images_per_shard)),
         trained=0 if training is None else training.epochs * plan.train_images,
         scopes=tuple(scopes),
         fits=fit_work(settings, plan, scopes),
+        steps=0 if settings.hmm is not None else fit_steps(settings, plan, scopes),
         mixtures=mixtures_bytes(settings, plan, [scope.labels for scope in scopes]),
         graphs=graphs,
         figures=figures,
     )
+
+
+def _in_chunks(images: int, settings: Settings) -> int:
+    """Rows of an array for so many images: its last chunk is written whole."""
+    rows = settings.extract.images_per_chunk
+    return -(-images // rows) * rows
 
 
 def scope_loads(
@@ -210,20 +224,45 @@ def graphs_of(settings: Settings, plan: Plan, known: Sequence[Scope], wrong: flo
     return {"class": of_classes, "image": round(images * explaining)}
 
 
-def fit_work(settings: Settings, plan: Plan, scopes: Sequence[ScopeLoad]) -> tuple[float, ...]:
-    """Operations of every fit, as many passes as it takes at most: one a scope and layer, or one a start of a chain."""
+def fit_work(settings: Settings, plan: Plan, scopes: Sequence[ScopeLoad]) -> dict[str, tuple[float, ...]]:
+    """Operations of every fit by layer, as many passes as it takes at most: one a scope, or one a start of a chain."""
     fitted = 1 - settings.fit.held_out
     if settings.hmm is not None:
         images = max(1, int(plan.train_images * fitted))
         each = sum(layer.words * (layer.units + COLUMN_COST) for layer in plan.layers)
         each += sum(low.words * high.words for low, high in zip(plan.layers, plan.layers[1:], strict=False))
-        return (float(chain_settings(settings, plan, images).epochs * images * each),) * settings.hmm.restarts
-    return tuple(_work(settings, layer, scope.train * fitted) for scope in scopes for layer in plan.layers)
+        passes = chain_settings(settings, plan, images).epochs
+        return {"": (float(passes * images * each),) * settings.hmm.restarts}
+    return {
+        layer.name: tuple(layer_work(settings, layer, scope.train * fitted) for scope in scopes)
+        for layer in plan.layers
+    }
 
 
-def _work(settings: Settings, layer: LayerPlan, images: float) -> float:
+def fit_steps(settings: Settings, plan: Plan, scopes: Sequence[ScopeLoad]) -> int:
+    """Minibatches of all fits, those of both losses."""
+    steps, fitted = 0.0, 1 - settings.fit.held_out
+    for layer in plan.layers:
+        for images in (scope.train * fitted for scope in scopes):
+            columns = max(1, int(images * layer.stored))
+            em, by_gradient = most_passes(settings, layer, columns)
+            steps += em * columns / em_settings(settings.fit).for_columns(columns, layer.words).minibatch
+            if by_gradient:
+                steps += by_gradient * images / global_batch(settings.discriminative.batch, max(1, int(images)))
+    return round(steps)
+
+
+def layer_work(settings: Settings, layer: LayerPlan, images: float, passes: tuple[float, float] | None = None) -> float:
+    """Operations of one fit on so many images.
+
+    passes: of online EM, and of the training by gradient; None: as many as there may be.
+    """
     columns = max(1, int(images * layer.stored))
-    passes = float(em_settings(settings.fit).for_columns(columns, layer.words).epochs)
-    if settings.fit.loss == "discriminative":
-        passes += GRADIENT_PASS * settings.discriminative.epochs
-    return passes * columns * layer.words * (layer.units + COLUMN_COST)
+    em, by_gradient = most_passes(settings, layer, columns) if passes is None else passes
+    return (em + GRADIENT_PASS * by_gradient) * columns * layer.words * (layer.units + COLUMN_COST)
+
+
+def most_passes(settings: Settings, layer: LayerPlan, columns: int) -> tuple[float, float]:
+    """Of online EM and of the training by gradient over so many columns, if neither stops early."""
+    by_gradient = settings.discriminative.epochs if settings.fit.loss == "discriminative" else 0
+    return float(em_settings(settings.fit).for_columns(columns, layer.words).epochs), float(by_gradient)

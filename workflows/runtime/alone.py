@@ -10,6 +10,7 @@ import psutil
 import torch
 
 from gmm_ops.fitting.collective import LONE
+from workflows.phases import taken
 from workflows.runtime.actor_process import forget_peak_memory, peak_memory, set_threads
 from workflows.runtime.cluster import Resources
 from workflows.settings import RuntimeSettings
@@ -41,8 +42,8 @@ def map_here(
     forget_peak_memory()
     worker, records = factory(**kwargs), {}
     for item in items:
-        started = time.perf_counter()
-        record = dict(worker(item) or {}) | {"seconds": time.perf_counter() - started}
+        started, _ = time.perf_counter(), taken()
+        record = dict(worker(item) or {}) | {"seconds": time.perf_counter() - started, "profile": taken()}
         records[item] = record | {"peak_memory": peak_memory(), "attempts": 1}
         if on_done is not None:
             on_done(item, records[item])

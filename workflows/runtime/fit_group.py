@@ -18,6 +18,7 @@ from typing import Any, Protocol
 
 from gmm_ops.fitting.collective import Collective
 from workflows.errors import ShardError
+from workflows.phases import taken
 from workflows.runtime import kept_actors, nodes
 from workflows.runtime.alone import fit_here
 from workflows.runtime.cluster import Resources, resources
@@ -244,7 +245,9 @@ def _fits_here(
 ) -> dict[str, Any]:
     results = {}
     for job in jobs:
-        results[job.name] = fit_here(job.factory, job.kwargs, settings.segment_steps)
+        started, _ = time.perf_counter(), taken()
+        record = fit_here(job.factory, job.kwargs, settings.segment_steps)
+        results[job.name] = {**record, "seconds": time.perf_counter() - started, "profile": taken()}
         if on_result is not None:
             on_result(job.name, results[job.name])
     return results

@@ -273,7 +273,7 @@ class FitGroup:
 
     def result(self) -> Any:
         """What rank 0's worker comes to."""
-        return self._first("result")
+        return self._wait([self._actors()[0].result.remote()], self._settings.segment_timeout_s, "result")[0]
 
     def _first(self, method: str, *args: Any) -> Any:
         call = self._actors()[0].call.remote(method, *args)

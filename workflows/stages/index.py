@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,6 +47,8 @@ from workflows.settings import Settings
 from workflows.storage.run_folder import RunFolder
 from workflows.storage.tables import write_table
 
+Labels = Int[np.ndarray, " N"]
+
 WHOLE_MAP_POSITIONS = 16 * 16
 """``columns_per_image = auto`` stores maps up to this size whole, and a sample of so many columns of larger ones."""
 
@@ -57,11 +59,13 @@ class Draft:
 
     Attributes:
         index: its images. plan: its layers and windows. known: scopes that need no predictions. warnings: in words.
+        labels: class of every image of the plan, the training images first.
         network: before its images have taught it anything.
     """
 
     index: ImageIndex
     plan: Plan
+    labels: Labels
     known: tuple[Scope, ...]
     warnings: tuple[str, ...]
     network: nn.Module
@@ -87,8 +91,15 @@ def run(context: StageContext) -> None:
     context.finished("images", {"images": len(index), "warnings": list(drafted.warnings)})
 
 
-def draft(settings: Settings, folder: RunFolder) -> Draft:
+def draft(
+    settings: Settings, folder: RunFolder, assume: Callable[[Plan, Labels], tuple[Plan, Labels]] | None = None
+) -> Draft:
     """Look at images and network, and refuse what cannot work; nothing is written.
+
+    Args:
+        settings: of the run.
+        folder: of the run, which need not exist yet.
+        assume: puts other images into the plan and their labels; None: those that are there.
 
     Raises:
         RunError: images, network, layers, scopes or requests that cannot be.
@@ -97,27 +108,29 @@ def draft(settings: Settings, folder: RunFolder) -> Draft:
     planned = planned_network(settings)
     plan = make_plan(settings, index, folder, planned.network)
     index = index.for_outputs(len(plan.class_names))
+    plan, every = (plan, index.label) if assume is None else assume(plan, index.label)
     known = known_scopes(settings, plan)
     if plan.outputs:
         check_requests(settings, plan, known)
-    refuse_lone_classes(settings, plan, index.label)
-    labels = index.label[: plan.train_images]
+    refuse_lone_classes(settings, plan, every)
+    labels = every[: plan.train_images]
     # Scopes of classes are known after the extract stage; until then, none is larger than all classes together.
     refuse_more_words_than_columns(settings, plan, scope_sizes(settings, plan, [joint_scope(plan)], labels))
     sizes = scope_sizes(settings, plan, known, labels)
     refuse_small_scopes(settings, plan, sizes)
     told = [planned.told] if planned.told else []
     warnings = (*index.notes, *told, *_untold(settings), *thin_dictionaries(settings, plan, sizes))
-    return Draft(index, plan, tuple(known), warnings, planned.network)
+    return Draft(index, plan, every, tuple(known), warnings, planned.network)
 
 
 def refuse_too_large(
     settings: Settings,
     plan: Plan,
     known: Sequence[Scope],
-    labels: Int[np.ndarray, " N"],
+    labels: Labels,
     folder: RunFolder,
     actors: int | None = None,
+    free_disk: int | None = None,
 ) -> tuple[Budget, Budget]:
     """Disk and memory of a machine that a plan takes at most, whatever the codec reaches.
 
@@ -127,6 +140,7 @@ def refuse_too_large(
         labels: class of every image.
         folder: of the run, which need not exist yet.
         actors: of a machine; None: as this one has.
+        free_disk: bytes where the run folder will be; None: as there are now.
 
     Raises:
         BudgetError: either is too little; names both numbers, and the settings to change.
@@ -135,7 +149,7 @@ def refuse_too_large(
     assigned, of_scopes = least_assigned(settings, plan, known, labels), least_labels(settings, plan, known)
     needed = disk_needs(settings, plan, assigned, of_scopes)
     fewer = "lower data.max_train or extract.columns_per_image, ask for fewer scopes (mine.classes, fit.lists)"
-    disk = check_disk(folder.root, needed, margin=runtime.disk_margin, change=fewer)
+    disk = check_disk(folder.root, needed, margin=runtime.disk_margin, change=fewer, free=free_disk)
     held = memory_needs(settings, plan, actors or planned_actors(runtime))
     return disk, check_memory(held, limit_gb=runtime.memory_gb)
 

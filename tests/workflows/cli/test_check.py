@@ -48,9 +48,7 @@ def test_what_a_node_lacks_is_a_line_each_and_the_exit_code(
     assert "1 node asked, 1 with problems; a run has none" in told
 
 
-def test_a_folder_without_images_is_refused_at_once(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_folder_without_images_is_refused_at_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert check(tmp_path / "new", tmp_path / "none") == 2
     assert "must be a folder with images here, got none; correct the setting" in " ".join(
         capsys.readouterr().err.split()

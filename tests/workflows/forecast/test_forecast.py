@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 
+import numpy as np
 import pytest
 
 from tests.end_to_end.small_digits import command
+from tests.workflows.plan.test_scopes import PLAN
 from workflows.cli.options import find_preset
 from workflows.cli.status import stage_statuses, status_table
+from workflows.errors import SettingsError
 from workflows.forecast.amounts import Amounts, ScopeLoad, makespan
 from workflows.forecast.forecasts import forecast_of, forecast_path
-from workflows.forecast.foreseeing import foresee
+from workflows.forecast.foreseeing import Meant, foresee
 from workflows.forecast.scaling import Machines
 from workflows.settings import Settings, load_settings
 from workflows.storage.run_folder import RunFolder
@@ -102,6 +104,27 @@ def test_a_plan_says_what_every_stage_takes_and_status_shows_it(tmp_path: Path) 
     assert forecast_of(folder) is None
 
 
+def test_images_that_are_elsewhere_are_spread_over_the_classes() -> None:
+    settings, labels = settings_of(), np.array([0, 1, 1, 0, 1], np.int32)
+    plan, spread = Meant(1000, 3)(settings, PLAN, labels)
+    assert (plan.images, plan.train_images) == (1000, 750), "as the source draws its validation images"
+    assert np.bincount(spread[:750]).tolist() == [250, 250, 250]
+    assert np.bincount(spread[750:]).tolist() == [84, 83, 83]
+    assert np.unique(Meant(1000)(settings, PLAN, labels)[1]).tolist() == [0, 1]
+    with pytest.raises(SettingsError, match="--classes: must be at most 5, the outputs of the network, got 11"):
+        Meant(1000, 11)(settings, PLAN, labels)
+    with pytest.raises(SettingsError, match="--images: must leave each of 4 classes an image to train with, got 4"):
+        Meant(4, 4)(settings, PLAN, labels)
+
+
+def test_images_that_are_elsewhere_must_fit_as_well(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert plan_of(tmp_path / "run", [], "--images", "20000000", "--free-disk", "0.1") == 2
+    told = " ".join(capsys.readouterr().err.split())
+    assert "the run needs " in told
+    assert "and 100 GB are free" in told
+    assert "lower data.max_train" in told
+
+
 def test_the_busiest_slot_is_what_fits_take() -> None:
     assert makespan([3.0, 1.0, 2.0], 1) == 6.0
     assert makespan([3.0, 1.0, 2.0], 2) == 3.0
@@ -113,14 +136,15 @@ def test_amounts_add_up_over_scopes() -> None:
     few = Amounts(
         images=12,
         stored=12,
+        padding=1.0,
         shards=2,
         trained=0,
         scopes=(ScopeLoad(8, 4, 2), ScopeLoad(2, 1, 2)),
-        fits=(5.0, 4.0, 3.0),
+        fits=MappingProxyType({"low": (5.0, 4.0), "high": (3.0,)}),
+        steps=12,
         mixtures=100,
         graphs=3,
         figures=MappingProxyType({"class": 3, "fit": 2}),
     )
     assert (few.assigned, few.counted, few.drawn) == (15, 5, 5)
-    assert few.longest_fit(2) == 7.0
-    assert replace(few, fits=few.fits * 2).longest_fit(1) == 2 * few.longest_fit(1)
+    assert few.fitted == 3
