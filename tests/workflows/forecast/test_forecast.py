@@ -76,6 +76,7 @@ def test_gpus_that_nobody_can_measure_need_their_speed(tmp_path: Path, capsys: p
     assert "--gpu-speed: must be given with --gpus-per-node 8" in " ".join(capsys.readouterr().err.split())
 
 
+@pytest.mark.slow
 def test_a_plan_says_what_every_stage_takes_and_status_shows_it(tmp_path: Path) -> None:
     settings, root = settings_of(), tmp_path / "run"
     found = foresee(settings, root, Machines())
