@@ -6,7 +6,7 @@ import hashlib
 import importlib
 import json
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
@@ -91,11 +91,30 @@ class Progress(Protocol):
     def start(self, total: int, done: int = 0) -> None:
         """Show a bar of ``total`` items, ``done`` of them finished by an earlier run."""
 
-    def advance(self, items: int = 1) -> None:
-        """So many more items are done."""
+    def advance(self, items: int = 1, images: int = 0, columns: int = 0) -> None:
+        """So many more items are done, with what they were of."""
+
+    def at_work(self, item: str, share: float, columns: int = 0) -> None:
+        """So much of an item is done; so many columns more were seen."""
 
     def note(self, text: str) -> None:
         """Show a short text beside the bar."""
+
+
+class Watch:
+    """Who is told of what happens to work items: nobody, unless overridden (see ``workflows.watching``)."""
+
+    def beat(self, told: Any) -> None:
+        """What is at work, a ``workflows.runtime.progress.Heartbeat``; None: nothing."""
+
+    def tell(self, event: str, *, place: str = "", **fields: Any) -> None:
+        """Something happened; see ``workflows.storage.run_log.RunLog.tell``."""
+
+    def done(self, item: Item, record: dict[str, Any]) -> None:
+        """An item is in the ledger."""
+
+    def failed(self, item: Item, reason: str, last: bool) -> None:
+        """A try of an item failed."""
 
 
 class WorkContext:
@@ -105,6 +124,7 @@ class WorkContext:
     folder: RunFolder
     progress: Progress
     warn: Callable[[str], None]
+    watch: Watch
 
     @property
     def offered(self) -> Resources | None:
@@ -135,8 +155,10 @@ class WorkContext:
             retry_wait_s=runtime.retry_wait_s,
             hang_floor_s=runtime.hang_floor_s,
             width=partial(actors_now, runtime, actors) if offered.joined else None,
-            beat=self.folder.beat,
+            beat=self.beat,
+            tell=self.watch.tell,
             name=name,
+            alone=self.offered.alone,
         )
 
     def worker_settings(self) -> Settings:
@@ -158,13 +180,20 @@ class WorkContext:
 
     def failed(self, item: Item, reason: str, last: bool) -> None:
         """Write to the ledger that an item is given up, once its last try has failed."""
+        self.watch.failed(item, reason, last)
         if last:
             self.ledger.record_failure(item, reason)
 
     def finished(self, item: Item, record: dict[str, Any]) -> None:
         """Write an item's record to the ledger and move the bar."""
         self.ledger.record(item, **record)
-        self.progress.advance()
+        self.watch.done(item, record)
+        self.progress.advance(images=record.get("images", 0), columns=record.get("columns", 0))
+
+    def beat(self, told: Any) -> None:
+        """Tell who asks for the status, and who watches, what is at work; None: nothing."""
+        self.folder.beat(told)
+        self.watch.beat(told)
 
 
 @dataclass(frozen=True)
@@ -178,6 +207,8 @@ class StageContext(WorkContext):
     warn: Callable[[str], None]
     offered: Resources | None = None
     """What the connected Ray offers; None in the stages that need no actors."""
+    watch: Watch = field(default_factory=Watch)
+    """Who is told of what happens."""
 
     @property
     def scheduler(self) -> Literal["ray", "threads"]:

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,10 +25,13 @@ from workflows.report.numbers import duration
 from workflows.settings import Settings
 from workflows.settings.graph_settings import ALL_FIGURES
 from workflows.storage.run_folder import RunFolder, size_of
+from workflows.storage.run_log import RunLog
+from workflows.versions import versions
 
 if TYPE_CHECKING:
     from workflows.runtime.cluster import Resources
     from workflows.runtime.progress import StageBar
+    from workflows.watching import Watching
 
 _OF_SCOPES = ("scopes", "lists", "loss", "min_confusions", "max_neighbours", "min_images")
 """Fields of ``[fit]`` that the extract stage checks once it knows the confusion matrix."""
@@ -109,6 +113,7 @@ def run_pipeline(
     restore_columns: bool = False,
     verify: bool = False,
     accept_versions: bool = False,
+    offered: Resources | None = None,
 ) -> RunFolder:
     """Run every stage that is not done, up to ``until``; the same call resumes an interrupted run.
 
@@ -121,6 +126,7 @@ def run_pipeline(
         restore_columns: extract again what ``free_columns`` freed; otherwise a stage that needs it is refused.
         verify: look into every artefact that is there, and make again what is damaged.
         accept_versions: go on with a run that was begun with other code or libraries; otherwise that is refused.
+        offered: what the stages run on, such as this process alone; None connects to Ray when a stage needs it.
 
     Raises:
         RunError: whatever stops the run; what is finished stays finished.
@@ -137,7 +143,7 @@ def run_pipeline(
         if left:
             refuse_freed(folder, [stage.name for stage in left if stage.name in _readers(settings)])
             folder.claim_versions(accept_versions)
-            _run_stages(left, folder, settings, console, address)
+            _run_stages(left, folder, settings, console, address, offered)
     return folder
 
 
@@ -282,22 +288,40 @@ def refuse_freed(folder: RunFolder, readers: Sequence[str]) -> None:
 
 
 def _run_stages(
-    left: Sequence[Stage], folder: RunFolder, settings: Settings, console: Console, address: str | None
+    left: Sequence[Stage],
+    folder: RunFolder,
+    settings: Settings,
+    console: Console,
+    address: str | None,
+    given: Resources | None,
 ) -> None:
     from workflows.runtime.progress import StageBar
+    from workflows.watching import Watching
 
     bar = StageBar(console)
-    for stage in left:
-        if not stage.needs_ray:
-            with _forgotten_if_begun_in_vain(folder, stage):
-                _run_stage(stage, folder, settings, bar, None)
-    on_cluster = [stage for stage in left if stage.needs_ray]
-    if on_cluster:
-        from workflows.runtime.cluster import connect
+    with RunLog(folder.root) as log, bar.run(len(left)):
+        log.tell("run begins", run=settings.name, stages=[stage.name for stage in left], versions=versions())
+        watching = Watching(settings.name, log, bar.warn)
+        for stage in left:
+            if not stage.needs_ray:
+                with _forgotten_if_begun_in_vain(folder, stage):
+                    _run_stage(stage, folder, settings, bar, watching, None)
+        on_cluster = [stage for stage in left if stage.needs_ray]
+        if on_cluster:
+            with _connected(address, folder, watching, given) as offered:
+                for stage in on_cluster:
+                    _run_stage(stage, folder, settings, bar, watching, offered)
+        log.tell("run ends", run=settings.name)
 
-        with connect(address, seen=folder.run_file, warn=bar.warn) as offered:
-            for stage in on_cluster:
-                _run_stage(stage, folder, settings, bar, offered)
+
+def _connected(
+    address: str | None, folder: RunFolder, watching: Watching, given: Resources | None
+) -> AbstractContextManager[Resources]:
+    from workflows.runtime.cluster import connect
+
+    if given is not None:
+        return nullcontext(given)
+    return connect(address, seen=folder.run_file, warn=watching.warn)
 
 
 @contextmanager
@@ -320,8 +344,17 @@ def _forgotten_if_begun_in_vain(folder: RunFolder, stage: Stage) -> Iterator[Non
         raise
 
 
-def _run_stage(stage: Stage, folder: RunFolder, settings: Settings, bar: StageBar, offered: Resources | None) -> None:
-    with bar.stage(stage.name) as progress:
-        stage.run(StageContext(settings, folder, stage, progress, bar.warn, offered))
+def _run_stage(
+    stage: Stage,
+    folder: RunFolder,
+    settings: Settings,
+    bar: StageBar,
+    watching: Watching,
+    offered: Resources | None,
+) -> None:
+    watch, processor = watching.of(stage.name), time.process_time()
+    with bar.stage(stage.name) as progress, watch.at_work():
+        stage.run(StageContext(settings, folder, stage, progress, watch.warn, offered, watch))
     # The one walk over its files, when they are new: a look at a run of a thousand scopes must not take another.
-    folder.ledger(stage.name).end(bytes={name: folder.remove_leftovers([name]) for name in stage.writes})
+    sizes = {name: folder.remove_leftovers([name]) for name in stage.writes}
+    folder.ledger(stage.name).end(bytes=sizes, driver_cpu=round(time.process_time() - processor, 4))

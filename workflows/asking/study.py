@@ -35,7 +35,9 @@ from workflows.plan.run_plan import plan_path
 from workflows.run import Run
 from workflows.runtime.progress import StageBar
 from workflows.settings import Settings
+from workflows.storage.run_log import RunLog
 from workflows.storage.study_folder import Basis, Study, StudyFolder, StudyRecord, basis_of, changes, unlike
+from workflows.watching import Watching
 
 __all__ = ["Asked", "StudyContext", "open_study", "refuse_without_outputs"]
 
@@ -73,10 +75,12 @@ def open_study(
         plain = json.loads(json.dumps({**request, "images": asked.images}, default=str))
         done, claim = _claim(own, StudyRecord(plain, _basis(run, study, after, reads)), asked)
         bar = StageBar(asked.console)
+        watch = Watching(run.settings.name, opened.enter_context(RunLog(folder.root)), bar.warn).of(name)
         progress = opened.enter_context(bar.stage(name))
         context = StudyContext(
-            run, run.settings, folder, run.plan, own, plain, asked, done, progress, bar.warn, opened, claim
+            run, run.settings, folder, run.plan, own, plain, asked, done, progress, watch.warn, opened, claim
         )
+        context.watch = watch
         yield context
         if context.begun:
             context.finish()

@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from workflows.asking.image_parts import ImageShard, Parts, PartWorker, Phase, cut_images, item_of
-from workflows.context import LAYOUT, Progress, WorkContext
+from workflows.context import LAYOUT, Progress, Watch, WorkContext
 from workflows.data.image_index import balanced_rows
 from workflows.errors import SettingsError
 from workflows.fits.needs import planned_actors
@@ -74,6 +74,7 @@ class StudyContext(WorkContext):
         done: the same was asked of the same run before, and answered.
         progress, warn: a bar, and a line above it.
         begun: whether there is something to finish.
+        watch: who is told of its shards.
     """
 
     run: Run
@@ -90,6 +91,7 @@ class StudyContext(WorkContext):
     _claim: Callable[[], None] | None
     """What makes room for a new request; None goes on with an earlier one."""
     begun: bool = False
+    watch: Watch = field(default_factory=Watch)
     _told: dict[str, Any] = field(default_factory=dict)
 
     @property

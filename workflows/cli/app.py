@@ -18,6 +18,7 @@ from rich.markup import escape
 from gmm_ops.errors import RefusedInput
 from workflows.cli.ablate import ablate
 from workflows.cli.boxes import boxes, parts
+from workflows.cli.check import check
 from workflows.cli.clean import clean
 from workflows.cli.demo import demo
 from workflows.cli.dissect import dissect
@@ -26,6 +27,7 @@ from workflows.cli.layers import layers
 from workflows.cli.locate import locate
 from workflows.cli.options import console
 from workflows.cli.patterns import patterns
+from workflows.cli.plan import plan
 from workflows.cli.publish import publish
 from workflows.cli.query import query
 from workflows.cli.relevance import relevance
@@ -77,7 +79,9 @@ def guarded(command: Callable[..., None]) -> Callable[..., None]:
     return guard
 
 
-for command in (run, layers, status, show, query, serve, export, publish, clean, demo, *ASKING):
+OFTEN = (plan, check, run, layers, status, show, query, serve, export, publish, clean, demo)
+
+for command in (*OFTEN, *ASKING):
     app.command()(guarded(command))
 app.command(hidden=True)(guarded(parts))
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias
 
+import typer
 from rich import box
 from rich.table import Table
 from rich.text import Text
@@ -15,6 +17,7 @@ from rich.text import Text
 from workflows.asking.registry import STUDIES
 from workflows.cli.options import AsJson, Folder, console, print_json
 from workflows.context import Stage
+from workflows.forecast.forecasts import forecast_of
 from workflows.pipeline import STAGES, stages_until, without_outputs
 from workflows.plan.run_plan import ForwardChoice, Plan, plan_path
 from workflows.report.numbers import duration, size
@@ -53,7 +56,9 @@ class StageStatus:
 
     A stage that is ``cleaned`` is done, and what it wrote is freed (``inference-graphs clean``). For a network without
     outputs a stage behind index is ``not asked`` until ``run --until`` names it, or does not apply: ``no outputs``.
-    ``left`` is None while the number of items is unknown.
+    ``left`` is None while the number of items is unknown; ``planned_seconds`` and ``planned_size`` where ``plan`` was
+    asked before. ``profile``: seconds of all actors by phase (``workflows.phases``), ``compute`` being what is left,
+    and ``actors`` all of them.
     """
 
     name: str
@@ -63,6 +68,9 @@ class StageStatus:
     left: int | None
     seconds: float
     size: int
+    planned_seconds: float | None = None
+    planned_size: int | None = None
+    profile: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -84,12 +92,18 @@ class StudyStatus:
     changed: tuple[str, ...]
 
 
-def status(folder: Folder, as_json: AsJson = False) -> None:
-    """Stages of a run: shards done, failed and left, time, sizes; and which studies it was asked.
+def status(
+    folder: Folder,
+    profile: Annotated[bool, typer.Option("--profile", help="And where the seconds of the actors went.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Stages of a run: shards done, failed and left, time, sizes, as planned if it was; and the studies it was asked.
 
     Examples:
 
         inference-graphs status runs/digits
+
+        inference-graphs status runs/digits --profile
 
         inference-graphs status runs/digits --json
     """
@@ -102,6 +116,8 @@ def status(folder: Folder, as_json: AsJson = False) -> None:
         print_json({"run": str(folder.resolve()), **told, **more})
     else:
         console().print(status_table(stages))
+        if profile:
+            console().print(profile_table(stages))
         if heartbeat is not None:
             console().print(heartbeat_line(heartbeat, time.time()), highlight=False, soft_wrap=True)
         if untold:
@@ -120,7 +136,19 @@ def stage_statuses(root: Path) -> list[StageStatus]:
     """
     folder = RunFolder.open(root)
     driven, settings = folder.is_locked(), folder.settings()
-    return [_status(folder, stage, settings, driven) for stage in STAGES.values()]
+    forecast = forecast_of(folder)
+    planned = {stage.name: stage for stage in forecast.stages} if forecast is not None else {}
+    found = []
+    for stage in STAGES.values():
+        content = folder.ledger(stage.name).content()
+        told = _status(folder, stage, content, settings, driven)
+        found.append(replace(told, profile=_profile(content.items.values())))
+    return [
+        replace(one, planned_seconds=planned[one.name].seconds, planned_size=planned[one.name].size)
+        if one.name in planned
+        else one
+        for one in found
+    ]
 
 
 def study_statuses(root: Path) -> list[StudyStatus]:
@@ -172,8 +200,7 @@ def study_line(study: StudyStatus) -> Text:
     return line.append(f"{study.question}?  {told[study.state]}")
 
 
-def _status(folder: RunFolder, stage: Stage, settings: Settings, driven: bool) -> StageStatus:
-    content = folder.ledger(stage.name).content()
+def _status(folder: RunFolder, stage: Stage, content: LedgerContent, settings: Settings, driven: bool) -> StageStatus:
     written = _written(folder, stage, content)
     if not stage.applies(settings):
         return StageStatus(stage.name, "no outputs", 0, 0, 0, 0.0, written)
@@ -217,6 +244,13 @@ def status_table(stages: Sequence[StageStatus]) -> Table:
         table.add_column(name, str(count), justify="right", no_wrap=True)
     table.add_column("time", duration(sum(stage.seconds for stage in stages)), justify="right", no_wrap=True)
     table.add_column("size", size(sum(stage.size for stage in stages)), justify="right", no_wrap=True)
+    planned = any(stage.planned_seconds is not None for stage in stages)
+    if planned:
+        seconds, written = (
+            sum(getattr(stage, name) or 0 for stage in stages) for name in ("planned_seconds", "planned_size")
+        )
+        table.add_column("planned time", duration(seconds), justify="right", no_wrap=True, style="dim")
+        table.add_column("planned size", size(int(written)), justify="right", no_wrap=True, style="dim")
     for stage in stages:
         table.add_row(
             Text(stage.name),
@@ -226,5 +260,40 @@ def status_table(stages: Sequence[StageStatus]) -> Table:
             "?" if stage.left is None else str(stage.left),
             duration(stage.seconds) if stage.seconds else "–",
             size(stage.size) if stage.size else "–",
+            *(_planned(stage) if planned else ()),
         )
     return table
+
+
+SHOWN_PHASES = ("read", "decode", "forward", "write", "wait", "compute")
+
+
+def profile_table(stages: Sequence[StageStatus]) -> Table:
+    """Seconds of all actors by phase, of the stages that have some; decoding goes on beside the other phases."""
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
+    table.add_column("stage", no_wrap=True)
+    for name in ("actors", *SHOWN_PHASES, "processor"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for stage in stages:
+        if stage.profile:
+            spent = (stage.profile.get(name, 0.0) for name in ("actors", *SHOWN_PHASES, "cpu"))
+            table.add_row(Text(stage.name), *(duration(seconds) if seconds else "–" for seconds in spent))
+    return table
+
+
+def _profile(items: Iterable[Mapping[str, Any]]) -> dict[str, float]:
+    """Sums over items; none where no item has told."""
+    found: dict[str, float] = defaultdict(float)
+    for record in items:
+        if "profile" in record:
+            profile = record["profile"]
+            besides = sum(seconds for name, seconds in profile.items() if name not in ("decode", "cpu"))
+            found["actors"] += record["seconds"]
+            found["compute"] += max(0.0, record["seconds"] - besides)
+            for name, seconds in profile.items():
+                found[name] += seconds
+    return {name: round(seconds, 3) for name, seconds in found.items()}
+
+
+def _planned(stage: StageStatus) -> tuple[str, str]:
+    return duration(stage.planned_seconds or 0), size(stage.planned_size or 0)

@@ -17,6 +17,7 @@ from workflows.data.packaged import load_cifar10, load_digits
 from workflows.data.parquet_rows import CACHE_BYTES, Encoded, ParquetRows, parse_row_path, parse_span
 from workflows.data.scenes import load_scenes
 from workflows.errors import DataError, StorageFault
+from workflows.phases import phase
 from workflows.settings import DataSettings
 from workflows.storage.names import file_path
 from workflows.storage.object_store import is_uri
@@ -123,7 +124,9 @@ class PictureReader:
     def _collect(self, paths: Sequence[str], tasks: list[_Task]) -> list[Result]:
         results: list[Result | None] = [None] * len(paths)
         for positions, future in tasks:
-            for position, result in zip(positions, future.result(), strict=True):
+            with phase("wait"):
+                decoded = future.result()
+            for position, result in zip(positions, decoded, strict=True):
                 results[position] = result
         complete = [result for result in results if result is not None]
         assert len(complete) == len(paths)
@@ -210,6 +213,7 @@ def _only_size(pixels: Pixels) -> Pixels:
     return np.empty((*pixels.shape[:2], 0), np.uint8)
 
 
+@phase("decode")
 def _decode_all(
     pictures: list[tuple[str, FileState | None]], encoded: list[_Encoded], geometry: Geometry | None
 ) -> list[Result]:

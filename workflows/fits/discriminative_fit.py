@@ -179,6 +179,7 @@ class DiscriminativeFit:
             rows = self._training.rows
             progress |= {"phase": "discriminative", "step": len(rows), "steps": self._training.steps}
             progress["taken"] += len(rows)
+            progress["columns"] += int(rows[-1].columns) if rows else 0
             # The words may have stopped, and the linear layer on generative words go on.
             last = next((row.loss for row in reversed(rows) if not math.isnan(row.loss)), math.nan)
             progress |= {"loss": last, "digest": self._digest(progress["digest"])}

@@ -94,6 +94,7 @@ class OnlineFit(ABC, Generic[State, Rows, Batch]):
             "steps": self.steps,
             "taken": self.state.step,
             "held_out": self.history.held_out,
+            "columns": int(self.history.columns),
             "digest": self.digest(),
         }
 

@@ -8,6 +8,7 @@ import os
 import pickle
 import re
 import resource
+import socket
 import sys
 import time
 import traceback
@@ -22,6 +23,7 @@ from ray.exceptions import ActorUnavailableError, RayError
 
 from gmm_ops.errors import RefusedInput
 from workflows.errors import LostFile, RunError, StorageFault, full_disk, is_full
+from workflows.phases import taken
 from workflows.runtime.handshake import Terms, prove
 from workflows.runtime.nodes import root_cause
 
@@ -47,6 +49,8 @@ class Outcome:
     """Ray's id of the node of the process, where that is asked for."""
     unfit: str = ""
     """Of a start: what speaks against this node or installation."""
+    place: str = ""
+    """Of a start: host and process."""
 
 
 def attempt(call: Callable[..., Any], *args: Any, **kwargs: Any) -> Outcome:
@@ -82,6 +86,7 @@ class ActorProcess:
     """
 
     _worker: Any = None
+    _begun = 0.0
     _collective: Any = None
     _imported = False
 
@@ -96,7 +101,7 @@ class ActorProcess:
         """
         unfit = prove(terms)
         built = Outcome(failure=unfit, unfit=unfit) if unfit else self._started(pickled, threads, kwargs)
-        return replace(built, node=ray.get_runtime_context().get_node_id())
+        return replace(built, node=ray.get_runtime_context().get_node_id(), place=here())
 
     def _started(self, pickled: bytes, threads: int | None, kwargs: dict[str, Any]) -> Outcome:
         with contextlib.nullcontext() if self._imported else importing():
@@ -111,7 +116,7 @@ class ActorProcess:
     def _build(self, factory: Callable[..., Any], kwargs: dict[str, Any], more: dict[str, Any]) -> None:
         # Before the next one is built, so that a process never holds two.
         self._drop()
-        self._worker = factory(**kwargs, **more)
+        self._worker, self._begun, _ = factory(**kwargs, **more), time.perf_counter(), taken()
 
     def _drop(self) -> None:
         self._worker = None
@@ -129,12 +134,13 @@ class ActorProcess:
             leave()
 
     def work(self, item: Any) -> Outcome:
-        """What the worker, a callable, says of an item, with its peak of memory and its seconds."""
-        started = time.perf_counter()
+        """What the worker, a callable, says of an item; and peak of memory, seconds, where they went, which process."""
+        started, _ = time.perf_counter(), taken()
         outcome = attempt(lambda: dict(self._worker(item) or {}))
         if outcome.value is None:
             return outcome
-        return Outcome({**outcome.value, "peak_memory": peak_memory(), "seconds": time.perf_counter() - started})
+        spent = {"seconds": time.perf_counter() - started, "profile": taken(), "place": here()}
+        return Outcome({**outcome.value, "peak_memory": peak_memory(), **spent})
 
     def join(self, pickled: bytes) -> Outcome:
         """Meet the other ranks of a fit, at a collective that a pickled callable makes here; it outlives the worker."""
@@ -147,9 +153,22 @@ class ActorProcess:
         """Steps of a fit, together with the other ranks."""
         return attempt(self._worker.advance, n_steps, self._collective)
 
+    def result(self) -> Outcome:
+        """What a fit comes to; if that is a record, with the same as of an item, since this worker was built."""
+        outcome = attempt(lambda: self._worker.result())
+        if not isinstance(outcome.value, dict):
+            return outcome
+        spent = {"seconds": time.perf_counter() - self._begun, "profile": taken(), "place": here()}
+        return Outcome({**outcome.value, "peak_memory": peak_memory(), **spent})
+
     def call(self, method: str, *args: Any) -> Outcome:
         """Any other method of the worker."""
         return attempt(getattr(self._worker, method), *args)
+
+
+def here() -> str:
+    """Host and number of this process, for people."""
+    return f"{socket.gethostname()}:{os.getpid()}"
 
 
 @contextlib.contextmanager

@@ -26,7 +26,13 @@ class Budget:
 
 
 def check_disk(
-    folder: Path, needed: Mapping[str, int], *, margin: float = 1.1, written: int = 0, change: str = ""
+    folder: Path,
+    needed: Mapping[str, int],
+    *,
+    margin: float = 1.1,
+    written: int = 0,
+    change: str = "",
+    free: int | None = None,
 ) -> Budget:
     """Refuse a plan that does not fit on the disk of ``folder`` (which need not exist yet).
 
@@ -36,11 +42,12 @@ def check_disk(
         margin: free disk must be the plan's size times this (``runtime.disk_margin``).
         written: bytes of the plan that an interrupted run has already written there.
         change: settings that make the plan smaller, for the message.
+        free: bytes of another disk that is meant; None: what is free there now.
 
     Raises:
         BudgetError: it does not fit.
     """
-    free = shutil.disk_usage(_existing(folder)).free
+    free = shutil.disk_usage(_existing(folder)).free if free is None else free
     wanted = int(max(0, sum(needed.values()) - written) * margin)
     if wanted > free:
         raise BudgetError(

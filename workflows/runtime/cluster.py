@@ -49,6 +49,8 @@ class Resources:
     """Bytes that Ray plans with on the smallest node."""
     joined: bool
     """A cluster that others started: it may grow, and is never shut down from here."""
+    alone: bool = False
+    """There is no Ray: this process does everything itself, as in a trial."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,7 @@ def connect(
     num_gpus: int | None = None,
     seen: Path | None = None,
     warn: Callable[[str], None] | None = None,
+    greet: bool = True,
 ) -> Iterator[Resources]:
     """Start a quiet local Ray, or join a cluster, for the length of the block.
 
@@ -83,6 +86,7 @@ def connect(
         num_gpus: GPUs of a local Ray; None finds them.
         seen: a file that every node of a cluster must see, in a folder that it must be able to write.
         warn: told of nodes that are not used, and of work that hangs.
+        greet: False asks no node what it must prove, for who asks each of them more (``workflows.runtime.preflight``).
 
     Raises:
         RunError: ``address`` is none, the cluster there refuses the token, none of its nodes may work, or the temporary
@@ -90,7 +94,7 @@ def connect(
             not start, or Ray fails.
     """
     if ray.is_initialized():
-        nodes.begin(seen, warn, joined=_connection["joined"]).greet_all()
+        _begin(seen, warn, greet)
         yield resources()
         return
     asked_by = "--address" if address else "RAY_ADDRESS"
@@ -104,7 +108,7 @@ def connect(
     try:
         with ExitStack() as watches:
             _watch_node(watches)
-            nodes.begin(seen, warn, joined=_connection["joined"]).greet_all()
+            _begin(seen, warn, greet)
             yield resources()
     except RayError as error:
         raise ClusterError(
@@ -115,6 +119,12 @@ def connect(
         kept_actors.release()
         ray.shutdown()
         nodes.begin(None, None, joined=False)
+
+
+def _begin(seen: Path | None, warn: Callable[[str], None] | None, greet: bool) -> None:
+    known = nodes.begin(seen, warn, joined=_connection["joined"])
+    if greet:
+        known.greet_all()
 
 
 @contextmanager

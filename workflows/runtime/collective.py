@@ -12,6 +12,8 @@ import torch.distributed as dist
 from jaxtyping import Shaped
 from torch import Tensor
 
+from workflows.phases import phase
+
 
 class CollectiveLost(RuntimeError):
     """Another rank is gone or hung: whatever this rank holds from the collective is garbage."""
@@ -64,6 +66,7 @@ class GroupCollective:
         """Maximum over ranks."""
         return self._all_reduce(tensor, dist.ReduceOp.MAX)
 
+    @phase("wait")
     def _all_reduce(self, tensor: Shaped[Tensor, "..."], operation: Any) -> Shaped[Tensor, "..."]:
         reduced = tensor.clone(memory_format=torch.contiguous_format)
         try:

@@ -21,6 +21,7 @@ from ray import cloudpickle
 from workflows.errors import BudgetError, ClusterError, RunError, ShardError
 from workflows.runtime import kept_actors, nodes
 from workflows.runtime.actor_process import Outcome, fetch
+from workflows.runtime.alone import map_here
 from workflows.runtime.blame import ItemAttempts, hang_limit
 from workflows.runtime.kept_actors import Crew
 from workflows.runtime.patience import wait_before
@@ -74,6 +75,8 @@ def map_shards(
         ShardError: items kept failing; every other item has finished, each failed one is named with its reason.
         BudgetError: no actor fits the cluster, or what is left of it.
     """
+    if settings.alone:
+        return DispatchReport(map_here(factory, kwargs, items, on_done))
     pool = _Pool(cloudpickle.dumps((factory, kwargs)), list(items), settings, on_done, on_failure)
     try:
         pool.run()
@@ -99,6 +102,8 @@ class _Seat:
     """When the oldest given item can have begun."""
     node: str = ""
     """Where it is, once it has started."""
+    place: str = ""
+    """The same, as host and process."""
 
 
 @dataclass(frozen=True)
@@ -221,7 +226,7 @@ class _Pool:
 
     def _started(self, seat: _Seat) -> None:
         outcome = fetch(seat.starting)
-        seat.node = outcome.node
+        seat.node, seat.place = outcome.node, outcome.place
         if outcome.unfit:
             self._nodes.refuse(seat.node, outcome.unfit)
             if self._nodes.usable():
@@ -238,6 +243,7 @@ class _Pool:
             self._replace(seat)  # it was kept, or placed before that was known
         else:
             seat.starting, self._failed_starts = None, 0
+            self._tell("actor started", seat, kept=seat.kept or None)
 
     def _failed_start(self, seat: _Seat, outcome: Outcome) -> None:
         self._nodes.greet()  # a node that has just joined may be why
@@ -245,6 +251,7 @@ class _Pool:
         if seat.kept and outcome.process_died:
             self._replace(seat)
             return
+        self._tell("actor did not start", seat, words=outcome.failure)
         self._failed_starts += 1
         if self._failed_starts < self._settings.max_attempts and outcome.passing:
             self._vacate(seat, wait_before(self._failed_starts, self._settings.retry_wait_s))
@@ -287,6 +294,7 @@ class _Pool:
             seat.given.remove(entry)
             seat.since = time.monotonic()
             if outcome.failure:
+                self._tell("failed", seat, item=entry[0], words=outcome.failure)
                 self._blame(entry[0], outcome.failure, seat.node, passing=outcome.passing)
             else:
                 self._done(entry[0], outcome.value, seat.node)
@@ -307,6 +315,7 @@ class _Pool:
         """The actor is gone. What becomes of its items depends on whether its node is."""
         patience = 0.0 if not self._nodes.joined else _SILENCE_S if death.silent else _VERDICT_S
         items = [item for item, _ in seat.given]
+        self._tell("actor lost", seat, items=[str(item) for item in items], words=death.failure)
         self._unclear.append(_Loss(items, death.failure, seat.node, time.monotonic() + patience))
         seat.given.clear()
         if self._left() >= len(self._seats):
@@ -402,6 +411,7 @@ class _Pool:
         (item, _), *others = seat.given
         why = f"it was still at work after {limit:g} s and was stopped"
         self._nodes.warn(f"{self._settings.name} {item} is overdue: {why}{self._nodes.where(seat.node)}")
+        self._tell("overdue", seat, item=item, words=why)
         seat.given.clear()
         self._waiting.extendleft(other for other, _ in reversed(others))
         self._blame(item, why, seat.node)
@@ -422,6 +432,11 @@ class _Pool:
                 self._remove(seat)  # nobody has room for it any more
         if self._settings.beat is not None:
             self._settings.beat(self._heartbeat())
+
+    def _tell(self, event: str, seat: _Seat, **fields: Any) -> None:
+        if self._settings.tell is not None:
+            node = self._nodes.name(seat.node) if self._nodes.joined and seat.node else None
+            self._settings.tell(event, place=seat.place, node=node, **fields)
 
     def _heartbeat(self) -> Heartbeat:
         starting = sum(seat.starting is not None for seat in self._seats)

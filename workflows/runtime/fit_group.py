@@ -18,7 +18,9 @@ from typing import Any, Protocol
 
 from gmm_ops.fitting.collective import Collective
 from workflows.errors import ShardError
+from workflows.phases import taken
 from workflows.runtime import kept_actors, nodes
+from workflows.runtime.alone import fit_here
 from workflows.runtime.cluster import Resources, resources
 from workflows.runtime.generation import FitGroup, GenerationLost, GroupSettings, Rooms, Stopped
 from workflows.runtime.patience import wait_before
@@ -165,6 +167,8 @@ def run_fits(
         ShardError: groups were lost ``max_attempts`` times without a new checkpoint, could not be started as often,
             or the ranks disagree.
     """
+    if settings.alone:
+        return _fits_here(jobs, settings, on_result)
     fits = _Fits(jobs, settings, slots, on_progress, on_result, on_restart)
     # Whoever is kept beyond those that may serve would hold memory that the fits were promised.
     kept_actors.release(all_but=fits.width())
@@ -245,6 +249,19 @@ def _heartbeat(told: dict[str, float], left: int, groups: int) -> Heartbeat:
     name = min(told, key=told.__getitem__, default="")
     seconds = time.monotonic() - told[name] if name else 0.0
     return Heartbeat(groups, 0, max(0, left - len(told)), f"fit {name}" if name else "", seconds)
+
+
+def _fits_here(
+    jobs: Sequence[FitJob], settings: GroupSettings, on_result: Callable[[str, Any], None] | None
+) -> dict[str, Any]:
+    results = {}
+    for job in jobs:
+        started, _ = time.perf_counter(), taken()
+        record = fit_here(job.factory, job.kwargs, settings.segment_steps)
+        results[job.name] = {**record, "seconds": time.perf_counter() - started, "profile": taken()}
+        if on_result is not None:
+            on_result(job.name, results[job.name])
+    return results
 
 
 def _placed(group: FitGroup, waiting: _Waiting, settings: GroupSettings) -> bool:

@@ -58,6 +58,8 @@ class GroupSettings:
     """A rank that has not acknowledged a segment by then is taken for hung."""
     beat: Callable[[Heartbeat | None], None] | None = None
     """Told every second what is at work, and None at the end."""
+    alone: bool = False
+    """Without Ray, in this process."""
 
 
 class GenerationLost(Exception):
@@ -283,7 +285,7 @@ class FitGroup:
 
     def result(self) -> Any:
         """What rank 0's worker comes to."""
-        return self._first("result")
+        return self._wait([self._actors()[0].result.remote()], self._settings.segment_timeout_s, "result")[0]
 
     def _first(self, method: str, *args: Any) -> Any:
         call = self._actors()[0].call.remote(method, *args)

@@ -40,8 +40,12 @@ class PoolSettings:
     """How many actors have room on the cluster now; None: always ``n_actors``."""
     beat: Callable[[Heartbeat | None], None] | None = None
     """Told every few seconds what is at work, and None at the end."""
+    tell: Callable[..., None] | None = None
+    """Told of actors that start, are lost or fail: the event, ``place`` (host and process) and fields."""
     name: str = "shard"
     """What an item is called in messages."""
+    alone: bool = False
+    """Without Ray, in this process."""
 
 
 @dataclass

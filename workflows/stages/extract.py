@@ -73,7 +73,12 @@ class ExtractWorker:
         write_table(predictions_path(self.folder, shard), predictions, PREDICTIONS)
         sync_file_system(self.folder.root)  # before the ledger says that they are there
         broken = [row for row in predictions if row["status"] == "broken"]
-        return {"images": shard.stop - shard.first, "broken": [[row["image"], row["reason"]] for row in broken]}
+        columns = stored * sum(layer.stored for layer in self.plan.layers)
+        return {
+            "images": shard.stop - shard.first,
+            "columns": columns,
+            "broken": [[row["image"], row["reason"]] for row in broken],
+        }
 
     def _keep(self, batch: ForwardBatch, row: int, stored: int) -> None:
         kept = min(len(batch.logits), stored - row)

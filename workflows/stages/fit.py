@@ -6,6 +6,7 @@ Dictionaries are fitted by online EM; with the discriminative loss they are trai
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -130,10 +131,21 @@ def _run_jobs(
         jobs,
         group,
         slots_now(group, context.offered, context.settings.runtime.actors),
-        on_progress=lambda name, progress: context.progress.note(_line(name, progress, each)),
+        on_progress=partial(_show, context, {}, each),
         on_result=finish,
         on_restart=lambda name, reason: context.warn(f"fit {name} goes on from its checkpoint: {reason}"),
     )
+
+
+def _show(context: StageContext, seen: dict[str, int], each: str, name: str, progress: dict[str, Any]) -> None:
+    """Move the bar. seen: columns of every fit when it was last heard of; at first those of an earlier command."""
+    columns = progress.get("columns", 0)
+    share = progress["step"] / max(1, progress["steps"])
+    if context.settings.fit.loss == "discriminative" and context.settings.hmm is None:
+        share = (share + (progress.get("phase") == "discriminative")) / 2
+    context.progress.at_work(name, 1.0 if progress["done"] else min(share, 0.99), columns - seen.get(name, columns))
+    seen[name] = columns
+    context.progress.note(_line(name, progress, each))
 
 
 def _remove_checkpoint(checkpoint: Path) -> None:
@@ -164,7 +176,8 @@ def group_settings(context: StageContext, actors: int, segment_steps: int, check
         max_attempts=runtime.max_attempts,
         retry_wait_s=runtime.retry_wait_s,
         segment_timeout_s=runtime.hung_after_s,
-        beat=context.folder.beat,
+        beat=context.beat,
+        alone=pool.alone,
     )
 
 

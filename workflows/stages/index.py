@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import nn
 
 from workflows.context import StageContext
@@ -41,51 +42,117 @@ from workflows.plan.scope_sizes import (
     thin_dictionaries,
 )
 from workflows.plan.scopes import Scope, joint_scope, known_scopes
-from workflows.runtime.budget import check_disk, check_memory
+from workflows.runtime.budget import Budget, check_disk, check_memory
 from workflows.settings import Settings
 from workflows.storage.run_folder import RunFolder
 from workflows.storage.tables import write_table
+
+Labels = Int[np.ndarray, " N"]
 
 WHOLE_MAP_POSITIONS = 16 * 16
 """``columns_per_image = auto`` stores maps up to this size whole, and a sample of so many columns of larger ones."""
 
 
+@dataclass(frozen=True)
+class Draft:
+    """What a run will do, before anything is written.
+
+    Attributes:
+        index: its images. plan: its layers and windows. known: scopes that need no predictions. warnings: in words.
+        labels: class of every image of the plan, the training images first.
+        network: before its images have taught it anything.
+    """
+
+    index: ImageIndex
+    plan: Plan
+    labels: Labels
+    known: tuple[Scope, ...]
+    warnings: tuple[str, ...]
+    network: nn.Module
+
+
 def run(context: StageContext) -> None:
     """The stage: index the images, plan the layers, refuse or warn."""
     context.begin(1)
-    settings = with_fetched_weights(context.settings, context.folder)
+    folder = context.folder
+    settings = with_fetched_weights(context.settings, folder)
+    drafted = draft(settings, folder)
+    for words in drafted.warnings:
+        context.warn(words)
+    index, plan = drafted.index, drafted.plan
+    refuse_too_large(settings, plan, drafted.known, index.label, folder)
+    images = index.to_table().append_column("status", pa.array(["indexed"] * len(index)))
+    for name, values in find_states(settings.data, index.path.tolist()).items():
+        images = images.append_column(name, values)
+    write_table(folder.images_table, images, "images", network=settings.name)
+    if settings.data.source == "scenes":
+        load_scenes().write_boxes(folder.root / "objects.csv")
+    _keep_or_write(plan, folder)
+    # The fit stage looks at scopes again, and does not repeat what was told here.
+    context.finished("images", {"images": len(index), "warnings": list(drafted.warnings)})
+
+
+def draft(
+    settings: Settings, folder: RunFolder, assume: Callable[[Plan, Labels], tuple[Plan, Labels]] | None = None
+) -> Draft:
+    """Look at images and network, and refuse what cannot work; nothing is written.
+
+    Args:
+        settings: of the run.
+        folder: of the run, which need not exist yet.
+        assume: puts other images into the plan and their labels; None: those that are there.
+
+    Raises:
+        RunError: images, network, layers, scopes or requests that cannot be.
+    """
     index = index_images(settings.data, settings.seed)
     planned = planned_network(settings)
-    plan = make_plan(settings, index, context.folder, planned.network)
+    plan = make_plan(settings, index, folder, planned.network)
     index = index.for_outputs(len(plan.class_names))
+    plan, every = (plan, index.label) if assume is None else assume(plan, index.label)
     known = known_scopes(settings, plan)
     if plan.outputs:
         check_requests(settings, plan, known)
-    refuse_lone_classes(settings, plan, index.label)
-    labels = index.label[: plan.train_images]
+    refuse_lone_classes(settings, plan, every)
+    labels = every[: plan.train_images]
     # Scopes of classes are known after the extract stage; until then, none is larger than all classes together.
     refuse_more_words_than_columns(settings, plan, scope_sizes(settings, plan, [joint_scope(plan)], labels))
     sizes = scope_sizes(settings, plan, known, labels)
     refuse_small_scopes(settings, plan, sizes)
     told = [planned.told] if planned.told else []
-    warnings = [*index.notes, *told, *_untold(settings), *thin_dictionaries(settings, plan, sizes)]
-    for words in warnings:
-        context.warn(words)
+    warnings = (*index.notes, *told, *_untold(settings), *thin_dictionaries(settings, plan, sizes))
+    return Draft(index, plan, every, tuple(known), warnings, planned.network)
+
+
+def refuse_too_large(
+    settings: Settings,
+    plan: Plan,
+    known: Sequence[Scope],
+    labels: Labels,
+    folder: RunFolder,
+    actors: int | None = None,
+    free_disk: int | None = None,
+) -> tuple[Budget, Budget]:
+    """Disk and memory of a machine that a plan takes at most, whatever the codec reaches.
+
+    Args:
+        settings, plan: of the run.
+        known: scopes that need no predictions.
+        labels: class of every image.
+        folder: of the run, which need not exist yet.
+        actors: of a machine; None: as this one has.
+        free_disk: bytes where the run folder will be; None: as there are now.
+
+    Raises:
+        BudgetError: either is too little; names both numbers, and the settings to change.
+    """
     runtime = settings.runtime
-    assigned, of_scopes = least_assigned(settings, plan, known, index.label), least_labels(settings, plan, known)
+    assigned, of_scopes = least_assigned(settings, plan, known, labels), least_labels(settings, plan, known)
     needed = disk_needs(settings, plan, assigned, of_scopes)
     fewer = "lower data.max_train or extract.columns_per_image, ask for fewer scopes (mine.classes, fit.lists)"
-    check_disk(context.folder.root, needed, margin=runtime.disk_margin, change=fewer)
-    check_memory(memory_needs(settings, plan, planned_actors(runtime)), limit_gb=runtime.memory_gb)
-    images = index.to_table().append_column("status", pa.array(["indexed"] * len(index)))
-    for name, values in find_states(settings.data, index.path.tolist()).items():
-        images = images.append_column(name, values)
-    write_table(context.folder.images_table, images, "images", network=settings.name)
-    if settings.data.source == "scenes":
-        load_scenes().write_boxes(context.folder.root / "objects.csv")
-    _keep_or_write(plan, context.folder)
-    # The fit stage looks at scopes again, and does not repeat what was told here.
-    context.finished("images", {"images": len(index), "warnings": warnings})
+    disk = check_disk(folder.root, needed, margin=runtime.disk_margin, change=fewer, free=free_disk)
+    held = memory_needs(settings, plan, actors or planned_actors(runtime))
+    return disk, check_memory(held, limit_gb=runtime.memory_gb)
 
 
 def _keep_or_write(plan: Plan, folder: RunFolder) -> None:

@@ -67,7 +67,8 @@ class WordsWorker:
             else:
                 self._write(shard, layers, batches, assigned, broken)
         sync_file_system(self.folder.root)  # before the ledger says that they are there
-        return {"images": len(shard)}
+        given = sum(map(len, assigned.values())) * sum(layer.positions for layer in self.plan.layers)
+        return {"images": len(shard), "columns": given}
 
     def _write(
         self,

@@ -18,6 +18,7 @@ import zarr
 from zarr.codecs import Crc32cCodec, ZstdCodec
 
 from workflows.errors import LostFile, RunFolderError, StorageFault, system_words
+from workflows.phases import phase
 from workflows.storage.atomic import full_disk_in_words, replacing
 from workflows.storage.shard_files import Rows, encoded_shard, read_shard, shard_rows_of
 
@@ -106,6 +107,7 @@ def open_array(path: Path) -> zarr.Array[Any]:
         raise LostFile(f"array {str(path)!r} is missing: run the stage that writes it") from None
 
 
+@phase("write")
 def write_shard(target: Path | zarr.Array[Any], first_row: int, block: Rows) -> None:
     """Write one whole shard; the file appears at once or not at all.
 
@@ -133,6 +135,7 @@ def write_shard(target: Path | zarr.Array[Any], first_row: int, block: Rows) -> 
         file.writelines(encoded_shard(array, block))
 
 
+@phase("read")
 def read_rows(source: Path | zarr.Array[Any], start: int, stop: int) -> Rows:
     """Rows ``start`` to ``stop`` (exclusive) as a new array; fast when they are whole chunks.
 

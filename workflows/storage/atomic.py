@@ -10,6 +10,7 @@ from pathlib import Path
 from uuid import uuid4
 
 from workflows.errors import full_disk, is_full
+from workflows.phases import phase
 
 TEMPORARY_SUFFIX = ".tmp"
 
@@ -62,6 +63,7 @@ def write_bytes(path: Path, content: bytes) -> None:
         temporary.write_bytes(content)
 
 
+@phase("write")
 def sync_file_system(path: Path) -> None:
     """Force everything that was written so far to the disk that ``path`` lies on.
 

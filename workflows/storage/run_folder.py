@@ -20,6 +20,7 @@ from workflows.storage.folder_lock import BEAT_S, LOCK_FILE, OWNER_FILE, held, i
 from workflows.storage.ledger import Ledger
 from workflows.storage.names import JOINT, joined_slug, readable_name, slug
 from workflows.storage.object_store import is_uri
+from workflows.storage.run_log import LOG_FILES
 from workflows.storage.run_record import FORMAT, RUN_FILE, differing_fields, read_record, recorded_settings
 from workflows.versions import unlike_versions, versions
 
@@ -101,6 +102,8 @@ class RunFolder:
             ledger.unlink()
         if self.ledgers.exists():
             self.ledgers.rmdir()
+        for name in LOG_FILES:
+            (self.root / name).unlink(missing_ok=True)
         self.run_file.unlink(missing_ok=True)
 
     @classmethod

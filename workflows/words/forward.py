@@ -23,6 +23,7 @@ from workflows.data.shards import Shard
 from workflows.errors import DataError
 from workflows.networks.loading import load_network
 from workflows.networks.taps import TappedNetwork
+from workflows.phases import phase
 from workflows.plan.run_inputs import refuse_changed_inputs
 from workflows.plan.run_plan import OUTPUT, ForwardTrial, Plan
 from workflows.runtime.devices import STORAGE_DTYPES, choose_device
@@ -112,7 +113,9 @@ class FrozenForward:
         """Yield batches of some images, ascending ids near each other. Raises DataError, see ``__call__``."""
         done = 0
         for pixels, broken in self._inputs(images, self.plan.batch(self.settings.extract)):
-            yield self._forward(images[done : done + len(pixels)], pixels, broken)
+            with phase("forward"):
+                batch = self._forward(images[done : done + len(pixels)], pixels, broken)
+            yield batch
             done += len(pixels)
 
     def inputs(self, images: Sequence[int]) -> Float[Tensor, "N C H W"]:
@@ -121,7 +124,8 @@ class FrozenForward:
         return self.preprocessor.normalise(pixels, self.device).to(self.precision)
 
     def _inputs(self, images: Sequence[int], batch: int) -> Iterator[tuple[np.ndarray, dict[int, str]]]:
-        pictures = IndexedPictures.read(self.folder.images_table, images)
+        with phase("read"):
+            pictures = IndexedPictures.read(self.folder.images_table, images)
         for results in self.reader.stream(pictures.paths, batch, states=pictures.states):
             yield self._stack(results)
 

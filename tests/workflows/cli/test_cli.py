@@ -21,6 +21,8 @@ from workflows.pipeline import STAGES
 from workflows.settings import load_settings
 
 COMMANDS = (
+    "plan",
+    "check",
     "run",
     "layers",
     "status",

@@ -112,6 +112,23 @@ def test_status_as_json(folder: RunFolder, capsys: pytest.CaptureFixture[str]) -
     assert (fit["state"], fit["done"], fit["left"]) == ("done", 6, 0)
 
 
+def test_a_profile_adds_up_over_items(folder: RunFolder, capsys: pytest.CaptureFixture[str]) -> None:
+    ledger = folder.ledger("extract")
+    ledger.begin("same", total=3)
+    ledger.record(0, seconds=4.0, profile={"decode": 3.0, "forward": 2.0, "write": 0.5, "wait": 0.25, "cpu": 5.0})
+    ledger.record(1, seconds=2.0, profile={"forward": 1.0, "cpu": 1.0})
+    ledger.record(2, seconds=9.0)  # of an earlier version
+    (extract,) = [stage for stage in stage_statuses(folder.root) if stage.profile]
+    expected = {"actors": 6.0, "decode": 3.0, "forward": 3.0, "write": 0.5, "wait": 0.25, "compute": 2.25, "cpu": 6.0}
+    assert (extract.name, extract.profile) == ("extract", expected)
+    status(folder.root, profile=True)
+    cells = [line.split() for line in capsys.readouterr().out.splitlines()]
+    head = next(line for line in cells if line[-1:] == ["processor"])
+    assert head == ["stage", "actors", "read", "decode", "forward", "write", "wait", "compute", "processor"]
+    row = ["extract", "6.0", "s", "–", "3.0", "s", "3.0", "s", "0.5", "s", "0.2", "s", "2.2", "s", "6.0", "s"]
+    assert row in cells
+
+
 def test_what_is_at_work_is_told_with_its_age(folder: RunFolder, capsys: pytest.CaptureFixture[str]) -> None:
     with folder.lock():
         folder.beat(Heartbeat(2, 1, 7, "shard 3 on node west", 412.0))

@@ -52,11 +52,11 @@ class Hosts:
     """Those of one cluster."""
 
     def __init__(self, address: str, log: Path) -> None:
-        self._address, self._log, self._started = address, log, list[subprocess.Popen[bytes]]()
+        self.address, self._log, self._started = address, log, list[subprocess.Popen[bytes]]()
 
     def start(self, mounts: str = "true") -> tuple[subprocess.Popen[bytes], str]:
         """One more, of one core, which sees what the shell commands mount; its process and Ray's id of it."""
-        told = START.format(python=sys.executable, address=self._address, store=STORE)
+        told = START.format(python=sys.executable, address=self.address, store=STORE)
         for _ in range(TRIES):
             ports = "".join(f" --{name} {port}" for name, port in zip(PORTS, free_ports(len(PORTS)), strict=True))
             before = {node["NodeID"] for node in ray.nodes()}
@@ -122,6 +122,16 @@ def settings(**changes: Any) -> PoolSettings:
     return PoolSettings(**fields)
 
 
+def checked(folder: Path, hosts: Hosts) -> dict[str, Any]:
+    """What ``inference-graphs check`` says of the hosts that there are, from a driver of its own."""
+    fields = ("data.source=folders", f"data.folders={[str(folder / 'images')]}")
+    options = [part for field in fields for part in ("--set", field)]
+    asked = [sys.executable, "-m", "workflows", "check", "digits", *options, "--out", str(folder / "run")]
+    told = subprocess.run([*asked, "--address", hosts.address, "--json"], capture_output=True, text=True, check=False)
+    assert told.returncode in (0, 2), told.stdout + told.stderr
+    return {"code": told.returncode, **json.loads(told.stdout), "left": sorted(os.listdir(folder / "run"))}
+
+
 def strange_hosts(folder: Path, hosts: Hosts) -> dict[str, Any]:
     """Other code, no project, no run folder, a run folder that cannot be written; and one that is as it should be."""
     copy = folder / "errors.py"
@@ -137,9 +147,11 @@ def strange_hosts(folder: Path, hosts: Hosts) -> dict[str, Any]:
     names = {name: kind for kind, (_, name) in running.items()}
     nodes.current().greet_all()
     items = map_shards(Looker, {"image": folder / "images" / "1"}, range(8), settings()).records
+    seen = checked(folder, hosts)
     for kind in started.keys() - {"good"}:
         lose(running[kind][0])
-    return {"used": sorted({names[record["node"]] for record in items.values()}), "names": names, "items": len(items)}
+    used = sorted({names[record["node"]] for record in items.values()})
+    return {"used": used, "names": names, "items": len(items), "check": seen}
 
 
 def late_host(folder: Path, hosts: Hosts) -> dict[str, Any]:
@@ -167,8 +179,9 @@ def blind_host(folder: Path, hosts: Hosts) -> dict[str, Any]:
     process, name = hosts.start(f"mount -t tmpfs none {folder / 'images'}")
     until(lambda: nodes.current().greet() or resources().cpus == 2)
     image = folder / "images" / "1"
+    seen = checked(folder, hosts)
     report = map_shards(Looker, {"image": image, "pause_s": 0.2}, range(20), settings(n_actors=2))
-    told: dict[str, Any] = {"items": len(report.records), "blind": name}
+    told: dict[str, Any] = {"items": len(report.records), "blind": name, "check": seen}
     told["avoided"] = sorted(nodes.current().avoided())
     nodes.begin(folder / "run" / "run.json", None, joined=True).greet_all()  # as a driver that knows of nothing
     told["sum"] = tree_reduce([(image, i) for i in range(20)], look, together, scheduler="ray", n_workers=None)

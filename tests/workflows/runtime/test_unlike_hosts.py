@@ -57,6 +57,38 @@ def test_hosts_that_cannot_do_the_work_get_none_of_it(told: dict[str, Any]) -> N
     assert not any("\x1b" in line for line in words)
 
 
+def problems(seen: dict[str, Any], host: str) -> dict[str, list[str]]:
+    (found,) = [node["problems"] for node in seen["nodes"] if f", {host[:8]})" in node["name"]]
+    return found
+
+
+def test_a_check_tells_before_any_work_what_is_wrong_where(told: dict[str, Any]) -> None:
+    seen, names = told["strange_hosts"]["check"], told["strange_hosts"]["names"]
+    assert (seen["code"], seen["fit"]) == (2, False)
+    assert len(seen["nodes"]) == 6, "the head, which has no cores, is asked as well"
+    found = {kind: problems(seen, name) for name, kind in names.items()}
+    assert found["good"] == {}
+    assert {kind: list(of_kind) for kind, of_kind in found.items() if kind != "good"} == {
+        "code": ["code"],
+        "project": ["code"],
+        "folder": ["folder"],
+        "write": ["folder"],
+    }
+    assert "must have the driver's versions, got code: the driver has '" in found["code"]["code"][0]
+    assert "must have this project, got ModuleNotFoundError" in found["project"]["code"][0]
+    assert "as the driver does, got FileNotFoundError" in found["folder"]["folder"][0]
+    assert "Read-only file system" in found["write"]["folder"][0]
+    assert seen["left"] == ["run.json"], "the check leaves nothing"
+
+
+def test_a_check_sees_that_a_host_has_no_images(told: dict[str, Any]) -> None:
+    seen = told["blind_host"]["check"]
+    assert problems(seen, told["blind_host"]["blind"]).keys() == {"images"}
+    (words,) = problems(seen, told["blind_host"]["blind"])["images"]
+    assert "images/1', got FileNotFoundError" in words
+    assert sum(bool(node["problems"]) for node in seen["nodes"]) == 1
+
+
 def test_a_host_that_joins_gets_work_and_may_be_lost(told: dict[str, Any]) -> None:
     seen = told["late_host"]
     assert seen["items"], "all are done"

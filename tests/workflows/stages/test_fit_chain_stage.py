@@ -34,9 +34,10 @@ class Seen:
     def start(self, total: int, done: int = 0) -> None:
         self.items = done
 
-    def advance(self, items: int = 1) -> None:
+    def advance(self, items: int = 1, images: int = 0, columns: int = 0) -> None:
         self.items += items
 
+    def at_work(self, item: str, share: float, columns: int = 0) -> None: ...
     def note(self, text: str) -> None:
         self.notes.append(text)
 
