@@ -101,7 +101,7 @@ TIMES: dict[str, Measure] = {
     "errors": lambda amounts: amounts.counted,
     "words": lambda amounts: amounts.assigned,
     "paths": lambda amounts: amounts.images,
-    "count": lambda amounts: amounts.assigned,
+    "count": lambda amounts: amounts.counted,
     "mine": lambda amounts: amounts.graphs,
     "draw": lambda amounts: amounts.drawn,
 }

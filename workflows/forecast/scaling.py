@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import sys
 from dataclasses import dataclass, replace
 
@@ -30,6 +31,12 @@ STEP_BYTES = 25
 
 GRAPH_S, GRAPH_CELLS = 0.01, 10_000
 """Seconds to mine one more graph of so many pairs of words, beside what the stage takes anyway."""
+
+SCOPE_S = 0.07
+"""Seconds of a core that counting takes for one more scope, however small: its files and its rows of tables."""
+
+PAIR_BYTES = 6
+"""Of a row of the table of pairs, packed."""
 
 BUSY = 0.8
 """Below this share of its time a trial was disturbed."""
@@ -122,14 +129,24 @@ def _stage(
     elif name == "mine":
         cells = max((pair.lower_words * pair.upper_words for pair in plan.pairs()), default=0)
         seconds = measured.seconds + GRAPH_S * cells / GRAPH_CELLS * max(0, amounts.graphs - trial.amounts.graphs)
+    elif name == "count" and plan.outputs:
+        seconds = _count(measured, amounts, trial, machines)
     else:
         seconds = measured.seconds * _times_more(TIMES[name], amounts, trial.amounts)
-        seconds /= machines.nodes if name == "count" else 1  # its tasks lie on all of them
     at_once = min(machines.node_actors(settings), max(1, amounts.shards))
     files = math.ceil(measured.files * _times_more(FILES[name], amounts, trial.amounts))
-    return StageForecast(
-        name, seconds, _size(name, measured, files, amounts, trial.amounts), files, measured.memory * at_once
-    )
+    much = _size(name, measured, files, amounts, trial.amounts)
+    if name == "mine" and settings.count.pairs != "none":
+        cells = sum(pair.lower_words * pair.upper_words for pair in plan.pairs())
+        much += PAIR_BYTES * cells * len(amounts.scopes)
+    return StageForecast(name, seconds, much, files, measured.memory * at_once)
+
+
+def _count(measured: StageTrial, amounts: Amounts, trial: Trial, machines: Machines) -> float:
+    """What the stage takes anyway, and its images and scopes over the cores of all nodes."""
+    anyway = max(0.0, measured.seconds - trial.counting.of(trial.amounts))
+    further = trial.counting.of(amounts) + SCOPE_S * (len(amounts.scopes) - 1)
+    return anyway + further / (machines.nodes * (os.cpu_count() or 1))
 
 
 def _size(name: str, measured: StageTrial, files: int, full: Amounts, few: Amounts) -> int:
@@ -213,8 +230,7 @@ def _assumptions(settings: Settings, trial: Trial, machines: Machines) -> tuple[
         f"({trial.actor.device}); actors beside each other are as fast, and every stage grows with its own work",
         "fits take all passes that they may; none stops early",
         *_busy(trial),
-        "counting grows with the images, and takes one core of each node: an upper limit, for on few images much of it "
-        "is the same however many there are",
+        "counting takes all cores of the nodes, which are as fast as this one's",
     ]
     if settings.runtime.fit_actors > 1:
         told.append(f"{min(settings.runtime.fit_actors, MOST_RANKS)} actors share a fit evenly, without waiting")

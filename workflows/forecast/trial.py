@@ -23,6 +23,7 @@ from workflows.data.reading import PictureReader
 from workflows.fits.discriminative_training import global_batch
 from workflows.fits.layer_fit import em_settings
 from workflows.forecast.amounts import Amounts, ScopeLoad, amounts_of, layer_work
+from workflows.forecast.counting import CountSeconds, count_seconds
 from workflows.pipeline import run_pipeline, stages_until
 from workflows.plan.run_plan import LayerPlan, Plan
 from workflows.plan.scopes import read_scopes, scopes_path
@@ -98,6 +99,7 @@ class Trial:
         stages: by name.
         actor: what its one actor had.
         wrong: share of its validation images that are misclassified.
+        counting: seconds of one core for an image that is counted.
         decode: seconds of one core for a picture.
         start: seconds until a new actor has imported what it needs.
         seconds: of all, the start included.
@@ -109,6 +111,7 @@ class Trial:
     stages: Mapping[str, StageTrial]
     actor: ActorPlan
     wrong: float
+    counting: CountSeconds
     decode: float
     start: float
     seconds: float
@@ -141,8 +144,9 @@ def run_trial(settings: Settings, drafted: Draft, beside: Path) -> Trial:
         stages = {stage.name: _stage(folder, stage, actor.device) for stage in stages_until(None, few)}
         amounts = amounts_of(few, plan, _scopes(folder, plan), *_drawn(folder, stages))
         amounts = replace(amounts, fits={**amounts.fits, **_fits_done(few, plan, folder)})
+        counting = count_seconds(folder, few, plan) if plan.outputs else CountSeconds()
     decode, start = _decode_seconds(settings, drafted), _start_seconds()
-    return Trial(few, plan, amounts, stages, actor, wrong, decode, start, time.perf_counter() - started)
+    return Trial(few, plan, amounts, stages, actor, wrong, counting, decode, start, time.perf_counter() - started)
 
 
 def trial_settings(settings: Settings, drafted: Draft, images: int) -> Settings:
