@@ -180,6 +180,20 @@ def _draw_panel(panel: Axes, curve: FitCurve, title: str) -> None:
     _mark(panel, curve, np.isfinite(curve.full), curve.full, Marker("o", _HELD_OUT, "white", "all held-out columns"))
     _mark(panel, curve, curve.reseeding, curve.held_out, Marker("^", _RESEED, _RESEED, "words re-seeded"))
     _finish_panel(panel, f"{title}: {_summary(curve)}")
+    _cut_first_tenth(panel, curve)
+
+
+def _cut_first_tenth(panel: Axes, curve: FitCurve) -> None:
+    """The first steps climb so far that on one axis with them nothing is seen of the rest."""
+    later = curve.steps >= curve.steps[0] + 0.1 * (curve.steps[-1] - curve.steps[0])
+    values = np.concatenate([part[later] for part in (curve.train, curve.held_out, curve.full)])
+    every = np.concatenate([curve.train, curve.held_out])
+    values, every = values[np.isfinite(values)], every[np.isfinite(every)]
+    if not len(values) or values.min() - every.min() < 0.5 * np.ptp(values):
+        return
+    spread = float(np.ptp(values)) or 1.0
+    panel.set_ylim(values.min() - 0.5 * spread, values.max() + 0.06 * spread)  # with room for the legend
+    panel.set_xlabel(f"{panel.get_xlabel()}; the first steps lie below")
 
 
 def _chain_figure(starts: list[FitCurve]) -> Figure:

@@ -82,7 +82,7 @@ def _sentences(view: GraphView, shapes: set[Shape]) -> list[str]:
         ),
         (
             any(edge.heat is not None for edge in drawn),
-            "Small map: where in the upper word's window the lower word sits (bright: most often).",
+            "Small map: where in the upper word's window the lower word sits (bright: most; grey: off the map).",
         ),
         (view.image is not None, "Red dots: the word's positions in this image."),
         (labelled, "Under a picture: its true label. Beside a word: the most frequent class of its columns."),

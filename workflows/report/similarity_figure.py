@@ -23,6 +23,7 @@ _HEADING_SIZE, _DETAIL_SIZE, _TITLE_SIZE, _LABEL_SIZE = 12.0, 7.5, 8.0, 6.0
 _HEADER = _HEADING_SIZE * LINE_HEIGHT + _DETAIL_SIZE * LINE_HEIGHT + 12
 _TITLE = (_TITLE_SIZE + _DETAIL_SIZE) * LINE_HEIGHT + 5
 _STRIP, _LEADER, _WIDEST_NAME = 5.0, 9.0, 62.0
+_NUMBERS, _SMALLEST = 16.0, 2.5  # room for the numbers of words, and the smallest of them that are read
 _BAR, _BAR_WIDTH = 6.0, 90.0
 _PANEL_SPACE = 18.0  # between panels, both ways
 _MOST_NAMES = 20
@@ -32,6 +33,7 @@ _LEADER_COLOUR = "#9aa0a8"
 _EXPLANATION = (
     "Euclidean distance between the centres of every two words of a layer; words without a training column are left "
     "out. Words are ordered by their most frequent class (colours at the left and on top) and within it by its share. "
+    "At the right: numbers of words (of the first word of a class where there are many). "
     f"Dark: near; bright: far; the colours begin at the {_LOWEST}nd percentile of the layer's distances, and "
     "its median has the middle colour. "
     "Dominant share: of the columns whose class is their word's. Within / between: mean distance between the words of "
@@ -89,7 +91,7 @@ def similarity_page(layers: Sequence[LayerSimilarity], class_names: Sequence[str
     beside = _TITLE + _STRIP + 1 + 3 + _LABEL_SIZE * LINE_HEIGHT
     # Six layers fit A4, more make the page longer.
     highest = (A4_HEIGHT - around) / min(rows, 3) - beside - _PANEL_SPACE
-    side = min(width - names - _LEADER - _STRIP - 1, highest, 330.0)
+    side = min(width - names - _LEADER - _STRIP - 1 - _NUMBERS, highest, 330.0)
     height = beside + side
     body = rows * (height + _PANEL_SPACE)
     page = Page(A4_WIDTH, around + body)
@@ -141,6 +143,7 @@ def _draw_panel(
     page.picture(left - _STRIP - 1, top, np.repeat(strip[:, None], pixels(_STRIP), axis=1), kind="classes")
     page.picture(left, top - _STRIP - 1, np.repeat(strip[None], pixels(_STRIP), axis=0), kind="classes")
     _draw_names(page, Box(left - _STRIP - 1, top, 0, side), class_blocks(dominant), class_names, names)
+    _draw_numbers(page, Box(left + side + 2, top, _NUMBERS, side), order, dominant)
     _draw_colour_bar(page, Box(left, top + side + 3, min(_BAR_WIDTH, side / 2), _LABEL_SIZE * LINE_HEIGHT), (low, high))
 
 
@@ -173,6 +176,21 @@ def _draw_names(page: Page, strip: Box, blocks: Sequence[ClassBlock], class_name
         page.text(end, place - line / 2, name, _LABEL_SIZE, align="right", kind="class")
         ends = [(end + 1.5, place - 0.2), (strip.x - 1, middle - 0.2), (strip.x - 1, middle + 0.2)]
         page.polygon([*ends, (end + 1.5, place + 0.2)], _LEADER_COLOUR, kind="leader")
+
+
+def _draw_numbers(page: Page, box: Box, order: Int[np.ndarray, " used"], dominant: Int[np.ndarray, " used"]) -> None:
+    """The number of every word beside its row; where rows are too low, of the first word of every class with room."""
+    cell = box.height / max(1, len(order))
+    size = min(_LABEL_SIZE, cell / LINE_HEIGHT)
+    rows = list(range(len(order)))
+    if size < _SMALLEST:
+        size, starts, rows = 4.0, [block.start for block in class_blocks(dominant)], []
+        for start in starts:
+            if not rows or (start - rows[-1]) * cell >= size * LINE_HEIGHT:
+                rows.append(start)
+    for row in rows:
+        middle = box.y + (row + 0.5) * cell
+        page.text(box.x, middle - size * LINE_HEIGHT / 2, str(order[row]), size, color=GREY, kind="word")
 
 
 def _draw_colour_bar(page: Page, box: Box, ends: tuple[float, float]) -> None:

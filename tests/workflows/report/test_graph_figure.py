@@ -151,7 +151,7 @@ def test_everything_that_belongs_in_a_class_graph_is_there(pictures) -> None:
     texts = [text for _, text, _ in page.boxes()]
     for node in (node for layer in view.layers[1:] for node in layer):
         assert f"{node.layer} · word {node.word}" in texts
-        assert f"{node.dominant_class} {node.dominant_share:.0%}".replace("%", " %") in texts
+        assert f"mostly {node.dominant_class} ({node.dominant_share:.0%})".replace("%", " %") in texts
     for edge in drawn:
         assert f"{edge.log_ratio:.2f}" in texts
     assert "Inference graph of class cat" in texts
