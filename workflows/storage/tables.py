@@ -243,7 +243,7 @@ def join_parts(
                 temporary.parent,
                 basename_template=f"{stem}-{{i}}{TEMPORARY_SUFFIX}",
                 format="parquet",
-                file_options=ds.ParquetFileFormat().make_write_options(compression="zstd"),
+                file_options=ds.ParquetFileFormat().make_write_options(compression="zstd", write_page_checksum=True),
                 min_rows_per_group=ROW_GROUP,
                 max_rows_per_group=ROW_GROUP,
                 preserve_order=True,
@@ -253,7 +253,7 @@ def join_parts(
             if written.exists():
                 written.rename(temporary)
             else:  # no rows, no file
-                pq.write_table(SCHEMAS[table].empty_table(), temporary, compression="zstd")
+                pq.write_table(SCHEMAS[table].empty_table(), temporary, compression="zstd", write_page_checksum=True)
             return int(pq.read_metadata(temporary).num_rows)
     except pa.ArrowInvalid as error:
         raise RunFolderError(f"parts of {str(path)!r} are damaged ({error}): delete them and run again") from error

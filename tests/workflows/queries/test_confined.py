@@ -34,7 +34,7 @@ def test_hostile_statements_are_refused(own_run: Path, tmp_path: Path) -> None:
     tables = tables_of(RunFolder.open(own_run))
     before = fingerprints(own_run)
     secret_of_the_caller = duckdb.sql("SELECT 42 AS secret")
-    assert secret_of_the_caller.fetchone() == (42,)
+    assert secret_of_the_caller.fetchall() == [(42,)]
     answered = []
     for template in HOSTILE:
         sql = template.format(file=tables["nodes"], out=tmp_path / "written")

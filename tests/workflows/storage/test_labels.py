@@ -42,7 +42,7 @@ def test_show_has_the_names(digits_run: Path, tmp_path: Path, capsys: pytest.Cap
     graph = open_run(root).graph("class:3")
     layer, word = next(node for node in graph if node[0] == "layer3.0.add")
     assert command(["show", str(root), "--class", "3"]) == 0
-    assert "name" not in capsys.readouterr().out
-    (root / "labels.csv").write_text(f"scope,layer,word,name\njoint,{layer},{word},[b]upper bow\n", encoding="utf-8")
+    assert "bow" not in capsys.readouterr().out
+    (root / "labels.csv").write_text(f"scope,layer,word,name\njoint,{layer},{word},[b]bow\n", encoding="utf-8")
     assert command(["show", str(root), "--class", "3"]) == 0
-    assert "[b]upper bow" in capsys.readouterr().out
+    assert "[b]bow" in capsys.readouterr().out

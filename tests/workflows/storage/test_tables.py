@@ -18,6 +18,7 @@ HOUSE = {
     "score drawn",
     "words": "scope layer word pi columns images dominant_class dominant_share reseeded",
     "exemplars": "scope layer word rank image y x posterior log_joint x0 y0 x1 y1 label",
+    "pairs": "scope class upper_layer upper_word lower_layer lower_word count log_ratio network",
     "heatmaps": "graph scope criterion upper_layer upper_word lower_layer lower_word height width "
     "row_offset column_offset counts inside",
     "layers": "scope layer units words used dominant_share distance_within distance_between ratio "
