@@ -123,7 +123,10 @@ class _Clock:
     def start(self, total: int, done: int = 0) -> None:
         """Nothing to show."""
 
-    def advance(self, items: int = 1) -> None:
+    def advance(self, items: int = 1, **of: object) -> None:
+        """Nothing to show."""
+
+    def at_work(self, item: str, share: float, columns: int = 0) -> None:
         """Nothing to show."""
 
     def note(self, text: str) -> None:
