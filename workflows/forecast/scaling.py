@@ -129,6 +129,8 @@ def _stage(
     elif name == "mine":
         cells = max((pair.lower_words * pair.upper_words for pair in plan.pairs()), default=0)
         seconds = measured.seconds + GRAPH_S * cells / GRAPH_CELLS * max(0, amounts.graphs - trial.amounts.graphs)
+    elif name == "paths" and settings.hmm is None:
+        seconds = measured.seconds
     elif name == "count" and plan.outputs:
         seconds = _count(measured, amounts, trial, machines)
     else:
