@@ -29,6 +29,7 @@ from workflows.cli.patterns import patterns
 from workflows.cli.publish import publish
 from workflows.cli.query import query
 from workflows.cli.relevance import relevance
+from workflows.cli.report import report
 from workflows.cli.resample import resample
 from workflows.cli.run import run
 from workflows.cli.serve import serve
@@ -77,7 +78,7 @@ def guarded(command: Callable[..., None]) -> Callable[..., None]:
     return guard
 
 
-for command in (run, layers, status, show, query, serve, export, publish, clean, demo, *ASKING):
+for command in (run, layers, status, show, report, query, serve, export, publish, clean, demo, *ASKING):
     app.command()(guarded(command))
 app.command(hidden=True)(guarded(parts))
 
