@@ -60,9 +60,9 @@ def _of_image(counted: ScopeCounts, settings: Settings, images: ImageColumns, im
 
 
 def _choices(
-    counted: ScopeCounts, settings: Settings, root: int, counts: Sequence[Tensor], words: Sequence[Tensor]
+    counted: ScopeCounts, settings: Settings, root: int, counts: Sequence[Tensor], words_of: Sequence[Tensor]
 ) -> GraphChoices:
-    """words: layer by layer from the lowest, columns of Omega that are each word."""
+    """words_of: layer by layer from the lowest, columns of Omega that are each word."""
     options = settings.mine
     tops = sorted({*TOPS, options.top})
     ranked = rank_words(root, counts, counted.ratios, tops, SPARE, options.positive_only)
@@ -75,12 +75,12 @@ def _choices(
         below = [[union[level + 1].index(word) for word, _ in layer] for level, layer in enumerate(one)]
         choices.ranked.append([[0], *below, *([[]] * (len(counts) - len(below)))])
     for level, (count, ratio) in enumerate(zip(counts, counted.ratios, strict=True)):
-        upper, lower = torch.tensor(union[level]), torch.tensor(union[level + 1], dtype=torch.int64)
-        values = torch.where(ratio.defined, ratio.values, torch.nan)[upper][:, lower]
-        choices.pairs.append(count[upper][:, lower].numpy())
-        choices.log_ratios.append(values.numpy())
-        choices.row_sums.append(count[upper].sum(1).tolist())
-    for level, (layer, found) in enumerate(zip(choices.layers[1:], reversed(words), strict=True)):
+        upper, lower = (torch.tensor(words, dtype=torch.int64) for words in union[level : level + 2])
+        own = count[upper]
+        choices.pairs.append(own[:, lower].numpy())
+        choices.log_ratios.append(ratio.values[upper][:, lower].numpy())  # NaN where none is defined
+        choices.row_sums.append(own.sum(1).tolist())
+    for level, (layer, found) in enumerate(zip(choices.layers[1:], reversed(words_of), strict=True)):
         assert layer == counted.plan.layers[-1 - level].name
         choices.positions.append(found[torch.tensor(union[level + 1], dtype=torch.int64)].tolist())
         choices.whole.append(int(found.sum()))

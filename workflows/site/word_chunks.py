@@ -143,7 +143,7 @@ def _strongest(words: np.ndarray, ratio: np.ndarray) -> Iterator[tuple[int, np.n
     """Every word, and the rows of its highest log ratios, the highest first."""
     order = np.lexsort((-ratio, words))
     starts = np.flatnonzero(np.diff(words[order], prepend=-1))
-    for start, stop in zip(starts, [*starts[1:], len(order)], strict=True):
+    for start, stop in zip(starts, np.append(starts[1:], len(order))[: len(starts)], strict=True):
         yield int(words[order[start]]), order[start : min(stop, start + NEIGHBOURS)]
 
 

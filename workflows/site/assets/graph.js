@@ -4,11 +4,6 @@
   const { h, s } = IG;
   let views = 0;
 
-  const shortened = (text, most) => {
-    const letters = Array.from(text);
-    return letters.length > most ? `${letters.slice(0, most - 1).join("")}…` : text;
-  };
-
   /* options: side, content, photo, z, ratio, heats, label, mark(node) -> {kind, text} or null, selected, view,
      onselect(thing), onchange() */
   class GraphView {
@@ -18,7 +13,7 @@
       this.inner = s("g", { class: "inner" });
       this.svg = s("svg", { class: "graph", role: "group", "aria-label": this.label }, this.inner);
       this.list = h("div", { class: "aslist" });
-      const button = (text, label, act) => h("button", { type: "button", title: label, "aria-label": label, onclick: act }, text);
+      const button = (text, label, act) => h("button", { type: "button", title: label, "aria-label": text.length > 1 ? null : label, onclick: act }, text);
       this.tools = h("div", { class: "tools" },
         button("+", "Zoom in (+)", () => this.zoomBy(1.3)), button("−", "Zoom out (-)", () => this.zoomBy(1 / 1.3)), button("Fit", "Whole graph (0)", () => this.fit()),
         button("Full screen", "Full screen (f)", () => this.full()),
@@ -88,13 +83,13 @@
     node(node, spot) {
       const { size } = this.layout, word = this.wordOf(node), mark = node.level ? this.mark(node) : null;
       const label = [node.level ? `${this.side.title(node.layer)} ${this.name(node)}` : `class ${this.name(node)}`, this.mostly(node), node.level ? `${IG.percent(node.share)} of positions` : "", mark ? mark.text : ""].filter(Boolean).join(", ");
-      const element = s("g", { class: `node${mark ? ` ${mark.kind}` : ""}`, transform: `translate(${spot.x},${spot.y})`, tabindex: "-1", role: "button", "aria-label": label, "aria-pressed": "false", "data-key": node.key });
+      const element = s("g", { class: `node${mark ? ` ${mark.kind}` : ""}`, transform: `translate(${spot.x},${spot.y})`, tabindex: "-1", role: "button", "aria-pressed": "false", "data-key": node.key });
       element.append(s("title", null, label), s("rect", { class: "card", width: size.width, height: size.height, rx: 7 }));
-      const letters = Math.floor(size.width / 6.9);
-      element.append(s("text", { class: "nodename", x: 9, y: 18 }, shortened(this.name(node), letters)));
+      const within = size.width - 18, small = "11px";
+      element.append(s("text", { class: "nodename", x: 9, y: 18 }, IG.fitted(this.name(node), within, "650 13px")));
       if (node.level) {
-        element.append(s("text", { class: "small", x: 9, y: 33 }, shortened(this.mostly(node), Math.floor(size.width / 5.9))));
-        element.append(s("text", { class: "small", x: 9, y: size.height - 8 }, shortened(mark ? `${IG.percent(node.share)} · ${mark.text}` : `${IG.percent(node.share)} of positions`, Math.floor(size.width / 5.6))));
+        element.append(s("text", { class: "small", x: 9, y: 33 }, IG.fitted(this.mostly(node), within, small)));
+        element.append(s("text", { class: "small", x: 9, y: size.height - 8 }, IG.fitted(mark ? `${IG.percent(node.share)} · ${mark.text}` : `${IG.percent(node.share)} of positions`, within, small)));
         this.pictures(element, node, word, { x: 8, y: 39 });
       } else {
         const about = this.content.graph.startsWith("image") ? `predicted, ${IG.percent(this.content.probability)}` : `${IG.count(this.content.omega)} validation images`;

@@ -46,6 +46,22 @@ const IG = (window.IG = window.IG || {});
   IG.count = (value) => (known(value) ? value.toLocaleString("en-US", { maximumFractionDigits: 0 }) : "–");
   IG.number = (value, digits) => (known(value) ? IG.fixed(value, digits).replace("-", "−") : "–");
 
+  /* A name that people gave: at most three lines, whole on hover, in its own direction of writing. */
+  IG.clamped = (name) => IG.h("bdi", { class: "clamp", title: name }, name);
+  /* As much of a text as fits a width, in pixels of an SVG. */
+  const measure = document.createElement("canvas").getContext("2d");
+  IG.fitted = (text, width, font) => {
+    measure.font = `${font} system-ui, sans-serif`;
+    if (measure.measureText(text).width <= width) return text;
+    const letters = Array.from(text);
+    let low = 0, high = letters.length;
+    while (low < high) {
+      const middle = Math.ceil((low + high) / 2);
+      if (measure.measureText(`${letters.slice(0, middle).join("")}…`).width <= width) low = middle;
+      else high = middle - 1;
+    }
+    return `${letters.slice(0, low).join("")}…`;
+  };
   IG.className = (label) => IG.side.className(label);
   IG.title = (layer) => IG.side.title(layer);
   IG.unit = () => IG.overview.run.unit;
@@ -67,7 +83,7 @@ const IG = (window.IG = window.IG || {});
     }));
     const show = (sorted) => body.append(...sorted.map((one) => one.element));
     const heads = columns.map((column) => {
-      if (!column.key) return IG.h("th", { scope: "col", class: column.number ? "number" : null, title: column.hint }, column.title);
+      if (!column.key) return IG.h("th", { scope: "col", class: column.number ? "number" : null, title: column.hint }, column.title || IG.h("span", { class: "unseen" }, column.unseen));
       const button = IG.h("button", { type: "button", class: "sort", title: column.hint, onclick: () => sort(column, head) }, column.title);
       const head = IG.h("th", { scope: "col", class: column.number ? "number" : null }, button);
       return head;

@@ -63,13 +63,13 @@
     const rows = all.name.map((name, label) => ({ name, label, images: all.images[label], right: all.right[label], predicted: all.predicted[label], at: place.has(label) ? place.get(label) : null }));
     const hasLabels = IG.overview.run.labelled > 0;
     const columns = [
-      { title: "", text: (row) => { const box = h("span", { class: "thumb", "data-label": row.label }); seen.observe(box); return box; } },
-      { title: "class", head: true, key: (row) => row.name, cell: (row) => (graphOf(row.label) ? IG.link(IG.graphHash(`class:${row.label}`, graphOf(row.label)), row.name) : h("span", { title: "has no graph in this site" }, row.name)) },
+      { title: "", unseen: "picture", text: (row) => { const box = h("span", { class: "thumb", "data-label": row.label }); seen.observe(box); return box; } },
+      { title: "class", head: true, key: (row) => row.name, cell: (row) => (graphOf(row.label) ? IG.link(IG.graphHash(`class:${row.label}`, graphOf(row.label)), IG.clamped(row.name)) : IG.clamped(row.name)) },
       { title: "accuracy", number: true, key: (row) => (row.images ? row.right / row.images : null), text: (row) => (row.images && hasLabels ? IG.percent(row.right / row.images) : "–"), hint: "Of its validation images" },
       { title: "images", number: true, key: (row) => row.images, text: (row) => IG.count(row.images), hint: "Validation images of the class" },
       { title: "predicted", number: true, key: (row) => row.predicted, text: (row) => IG.count(row.predicted), hint: "Validation images that the network calls so: the graph explains them" },
       { title: "most alike", key: (row) => (row.at === null ? null : alike.place[row.at]), hint: "Class whose graph shares most words (Jaccard); sorting puts similar graphs side by side",
-        cell: (row) => (row.at === null || alike.nearest[row.at] === null ? "–" : h("span", null, IG.className(alike.nearest[row.at]), " ", h("span", { class: "quiet" }, IG.fixed(alike.jaccard[row.at], 2)), " ",
+        cell: (row) => (row.at === null || alike.nearest[row.at] === null ? "–" : h("span", null, IG.clamped(IG.className(alike.nearest[row.at])), " ", h("span", { class: "quiet" }, IG.fixed(alike.jaccard[row.at], 2)), " ",
           IG.link(`#/compare?a=${encodeURIComponent(`${alike.scope}|class:${row.label}`)}&b=${encodeURIComponent(`${alike.scope}|class:${alike.nearest[row.at]}`)}`, "compare"))) },
     ];
     const table = IG.table(columns, rows, { caption: `${IG.count(rows.length)} classes`, class: "classes" }), note = h("span", { class: "quiet", role: "status" });
@@ -86,10 +86,10 @@
     const rows = IG.overview.confusions;
     if (!rows.length) return h("section", null, h("h2", null, "Confusions"), h("p", { class: "quiet" }, IG.overview.run.labelled ? "No validation image is misclassified." : "The images have no labels."));
     const table = IG.table([
-      { title: "true class", head: true, key: (row) => IG.className(row[0]), text: (row) => IG.className(row[0]) },
-      { title: "predicted", key: (row) => IG.className(row[1]), text: (row) => IG.className(row[1]) },
+      { title: "true class", head: true, key: (row) => IG.className(row[0]), text: (row) => IG.clamped(IG.className(row[0])) },
+      { title: "predicted", key: (row) => IG.className(row[1]), text: (row) => IG.clamped(IG.className(row[1])) },
       { title: "images", number: true, key: (row) => row[2], text: (row) => IG.count(row[2]) },
-      { title: "", cell: (row) => (graphOf(row[0]) && graphOf(row[1]) ? IG.link(`#/compare?a=${encodeURIComponent(`${graphOf(row[0])}|class:${row[0]}`)}&b=${encodeURIComponent(`${graphOf(row[1])}|class:${row[1]}`)}`, "compare graphs") : "") },
+      { title: "", unseen: "graphs", cell: (row) => (graphOf(row[0]) && graphOf(row[1]) ? IG.link(`#/compare?a=${encodeURIComponent(`${graphOf(row[0])}|class:${row[0]}`)}&b=${encodeURIComponent(`${graphOf(row[1])}|class:${row[1]}`)}`, "compare graphs") : "") },
     ], rows, { caption: "Most frequent first" });
     return h("section", null, h("h2", null, "Confusions"), table.element);
   }
@@ -112,8 +112,8 @@
         note.textContent = `${IG.count(picked.length)} of ${IG.count(content.total)} images${picked.length > SHOWN ? `, the first ${SHOWN} shown` : ""}${content.total > content.image.length ? ` (the site lists the first ${IG.count(content.image.length)})` : ""}`;
         list.replaceChildren(IG.table([
           { title: "image", head: true, key: (i) => content.image[i], cell: (i) => { const scope = IG.side.scopesOf(`image:${content.image[i]}`)[0]; return scope ? IG.link(IG.graphHash(`image:${content.image[i]}`, scope), String(content.image[i])) : IG.overview.run.chain ? IG.link(`#/path/${content.image[i]}`, String(content.image[i])) : String(content.image[i]); } },
-          { title: "true class", key: (i) => IG.className(content.label[i]), text: (i) => IG.className(content.label[i]) },
-          { title: "predicted", key: (i) => IG.className(content.predicted[i]), text: (i) => IG.className(content.predicted[i]) },
+          { title: "true class", key: (i) => IG.className(content.label[i]), text: (i) => IG.clamped(IG.className(content.label[i])) },
+          { title: "predicted", key: (i) => IG.className(content.predicted[i]), text: (i) => IG.clamped(IG.className(content.predicted[i])) },
           { title: "probability", number: true, key: (i) => content.probability[i], text: (i) => IG.percent(content.probability[i]) },
         ], picked.slice(0, SHOWN), { label: "Misclassified images" }).element);
       };

@@ -97,7 +97,7 @@
     return rows.length ? h("figure", { class: "bars" }, h("figcaption", null, title), h("table", null, h("tbody", null, rows.map(([label, count]) => {
       const bar = h("span", { class: "fill" });
       bar.style.width = `${(100 * count) / most}%`;
-      return h("tr", null, h("th", { scope: "row" }, label < 0 ? "all others" : IG.side.scopesOf(`class:${label}`).length ? IG.link(IG.graphHash(`class:${label}`, IG.side.scopesOf(`class:${label}`)[0]), IG.className(label)) : IG.className(label)), h("td", { class: "barcell" }, bar), h("td", { class: "number" }, `${IG.count(count)} (${IG.percent(count / total)})`));
+      return h("tr", null, h("th", { scope: "row" }, label < 0 ? "all others" : IG.side.scopesOf(`class:${label}`).length ? IG.link(IG.graphHash(`class:${label}`, IG.side.scopesOf(`class:${label}`)[0]), IG.clamped(IG.className(label))) : IG.clamped(IG.className(label))), h("td", { class: "barcell" }, bar), h("td", { class: "number" }, `${IG.count(count)} (${IG.percent(count / total)})`));
     })))) : null;
   };
 
@@ -106,7 +106,7 @@
     const pictures = [];
     const table = IG.table([
       { title: "word", head: true, cell: ([layer, word]) => layer === IG.overview.run.output ? (IG.side.scopesOf(`class:${word}`).length ? IG.link(IG.graphHash(`class:${word}`, IG.side.scopesOf(`class:${word}`)[0]), `class ${IG.className(word)}`) : `class ${IG.className(word)}`) : IG.side.wordNumber(scope, layer, word) === null ? `${IG.title(layer)} word ${word}` : IG.link(IG.wordHash(scope, layer, word), `${IG.title(layer)} word ${word}`, IG.side.wordName(scope, layer, word) ? `: ${IG.side.wordName(scope, layer, word)}` : "") },
-      { title: "", cell: ([layer, word]) => { const box = h("span", { class: "strip" }); pictures.push([box, layer, word]); return box; } },
+      { title: "", unseen: "exemplars", cell: ([layer, word]) => { const box = h("span", { class: "strip" }); pictures.push([box, layer, word]); return box; } },
       { title: "log ratio", number: true, key: (row) => row[3], text: (row) => IG.ratio(row[3]) }, { title: "pairs", number: true, key: (row) => row[2], text: (row) => IG.count(row[2]) }], rows, { label: title });
     for (const [box, layer, word] of pictures) IG.side.word(scope, layer, word).then((content) => { if (content && content.sheet) box.append(...content.exemplars.slice(0, 3).map((one, place) => IG.tileBox(content.sheet, place, 34))); }, () => {});
     return h("section", null, h("h3", null, title), h("p", { class: "quiet" }, hint), table.element);

@@ -89,7 +89,7 @@
   /* The chosen words of each layer, and what came just below the cut. */
   function aboutGraph(view) {
     const graph = view.graph, content = view.content, hidden = graph.edges.length - view.shownEdges.length;
-    return [h("h2", null, content.graph.startsWith("image") ? `Image ${content.graph.split(":")[1]}` : `Class ${content.root}`),
+    return [h("h2", null, content.graph.startsWith("image") ? `Image ${content.graph.split(":")[1]}` : IG.clamped(`Class ${content.root}`)),
       facts([
         content.graph.startsWith("image") ? ["predicted", `${view.side.className(content.predicted)} (${IG.percent(content.probability)})`] : ["validation images", IG.count(content.omega), "that the network calls this class: the graph explains them"],
         content.graph.startsWith("image") && content.label !== null && ["true class", view.side.className(content.label)],
