@@ -19,6 +19,9 @@ DIGITS = 7
 """Significant digits of numbers that the page computes with."""
 
 
+_SURROGATE = re.compile("[\ud800-\udfff]")
+
+
 class Chunks:
     """Writes ``data/<kind>/<key>.js``, and counts what it wrote.
 
@@ -48,7 +51,7 @@ class Chunks:
 def script_string(content: Any) -> str:
     """JSON as the inside of a string in single quotes; half of a surrogate pair, which UTF-8 cannot hold, escaped."""
     text = json.dumps(content, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
-    escaped = "".join(f"\\u{ord(one):04x}" if "\ud800" <= one <= "\udfff" else one for one in text)
+    escaped = _SURROGATE.sub(lambda found: f"\\u{ord(found.group()):04x}", text)
     return escaped.replace("\\", "\\\\").replace("'", "\\'")
 
 

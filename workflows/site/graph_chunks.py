@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -85,6 +85,7 @@ def graph_chunk(choices: GraphChoices, heats: Sequence[Mapping[str, Any]], about
         heats: its rows of heatmaps.
         about: what else is known of it: scope, graph, images explained, and of an image its row.
     """
+    followed = [_followed(choices, level) for level in range(len(choices.pairs))]
     return {
         **about,
         "tops": choices.tops,
@@ -92,8 +93,11 @@ def graph_chunk(choices: GraphChoices, heats: Sequence[Mapping[str, Any]], about
         "layers": choices.layers,
         "words": choices.words,
         "ranked": choices.ranked,
-        "pairs": [count.tolist() for count in choices.pairs],
-        "ratios": [[significant_list(row) for row in ratio] for ratio in choices.log_ratios],
+        "pairs": [_rows(count, kept) for count, kept in zip(choices.pairs, followed, strict=True)],
+        "ratios": [
+            [significant_list(row) for row in _rows(np.where(count > 0, ratio, 0), kept)]
+            for count, ratio, kept in zip(choices.pairs, choices.log_ratios, followed, strict=True)
+        ],
         "sums": choices.row_sums,
         "positions": choices.positions,
         "whole": choices.whole,
@@ -102,6 +106,17 @@ def graph_chunk(choices: GraphChoices, heats: Sequence[Mapping[str, Any]], about
         if choices.dots is None
         else [_places(*one) for one in zip(choices.dots, choices.words[1:], strict=True)],
     }
+
+
+def _followed(choices: GraphChoices, level: int) -> set[int]:
+    """Places of the words of a layer that some Z chooses: only these have arrows to lower words."""
+    ranked = zip(choices.tops, choices.ranked, strict=True)
+    return {place for top, layers in ranked for place in layers[level][: top if level else 1]}
+
+
+def _rows(values: np.ndarray, kept: Container[int]) -> list[list[Any]]:
+    """Rows of a matrix as lists; those of words that are nowhere followed are empty."""
+    return [row if place in kept else [] for place, row in enumerate(values.tolist())]
 
 
 def _heat(row: Mapping[str, Any]) -> dict[str, Any]:
