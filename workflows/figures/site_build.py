@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,8 +20,7 @@ from workflows.site.graph_chunks import GraphChoices, choices_of_tables, graph_c
 from workflows.site.overview_chunk import overview, scope_chunk
 from workflows.site.path_chunks import junctions_chunk, path_blocks, wrong_paths
 from workflows.site.run_tables import RunTables
-from workflows.site.shell import write_shell
-from workflows.site.target import new_site
+from workflows.site.site_folder import new_site, write_shell
 from workflows.site.tiles import Picture, sheet, tile, webp
 from workflows.site.word_chunks import ScopeWords, read_scope_words, word_chunk
 from workflows.site.word_list import WordKey, WordList
@@ -43,8 +42,6 @@ PHOTO = 320
 
 MOST_WORDS = 20_000
 """Words up to which each has a page; above, those of graphs have."""
-
-Told = Callable[[str], None]
 
 
 @dataclass(frozen=True)

@@ -83,6 +83,7 @@ def _about(tables: RunTables) -> dict[str, Any]:
         "train": plan.train_images,
         "broken": int((~tables.images.readable).sum()) if (tables.images.predicted >= 0).any() else 0,
         "input": [plan.input_height, plan.input_width],
+        "predictions": len(ids),
         "labelled": labelled,
         "right": right,
         "top": settings.mine.top,

@@ -23,7 +23,7 @@ from workflows.figures.word_matching import match_words, resized
 from workflows.run import Run, open_run
 from workflows.site.chunks import read_chunk, script_string
 from workflows.site.class_list import likeness
-from workflows.site.target import MARKER
+from workflows.site.site_folder import MARKER, write_shell
 from workflows.storage.images_table import ImageColumns
 from workflows.storage.tables import write_table
 from workflows.words.mining import ScopeCounts
@@ -190,8 +190,6 @@ def test_names_stay_data(named_site: Path) -> None:
 
 
 def test_the_name_of_a_run_is_escaped_in_the_page(digits_run: Path, tmp_path: Path) -> None:
-    from workflows.site.shell import write_shell
-
     write_shell(tmp_path, NAMES[7], NAMES[0])
     page = (tmp_path / "index.html").read_text(encoding="utf-8")
     assert NAMES[7] not in page
@@ -249,6 +247,7 @@ def test_an_unfinished_run_shows_what_is_there(digits_run: Path, tmp_path: Path)
     site_of(run, tmp_path / "site")
     about = overview(tmp_path / "site")
     missing = dict(about["missing"])
+    assert about["run"]["predictions"] == 125
     assert missing["inference graphs"] == "table nodes: the stage mine has not written it"
     assert "words and how pure they are" in missing
     assert about["graphs"]["number"] == []

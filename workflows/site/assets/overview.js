@@ -82,9 +82,14 @@
     return h("section", { id: "classes" }, h("h2", null, "Classes"), h("p", { class: "row" }, search, note), table.element);
   }
 
+  const noErrors = () => {
+    const { run } = IG.overview;
+    return run.labelled ? "No validation image is misclassified." : run.predictions ? "The images have no labels." : run.decides ? "Nothing is predicted yet." : "The network decides nothing.";
+  };
+
   function confusions() {
     const rows = IG.overview.confusions;
-    if (!rows.length) return h("section", null, h("h2", null, "Confusions"), h("p", { class: "quiet" }, IG.overview.run.labelled ? "No validation image is misclassified." : "The images have no labels."));
+    if (!rows.length) return h("section", null, h("h2", null, "Confusions"), h("p", { class: "quiet" }, noErrors()));
     const table = IG.table([
       { title: "true class", head: true, key: (row) => IG.className(row[0]), text: (row) => IG.clamped(IG.className(row[0])) },
       { title: "predicted", key: (row) => IG.className(row[1]), text: (row) => IG.clamped(IG.className(row[1])) },
@@ -98,7 +103,7 @@
   function wrong() {
     const box = h("section", { id: "wrong" }, h("h2", null, "Misclassified images"));
     IG.load("wrong", "all").then((content) => {
-      if (!content.total) { box.append(h("p", { class: "quiet" }, "None.")); return; }
+      if (!content.total) { box.append(h("p", { class: "quiet" }, noErrors())); return; }
       const select = (name, values) => {
         const counts = new Map();
         for (const value of values) counts.set(value, (counts.get(value) || 0) + 1);
