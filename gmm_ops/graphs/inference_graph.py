@@ -168,23 +168,52 @@ def mine(
     Raises ``RefusedInput`` when the shapes do not chain, ``top`` is below 1, the root is no word of the first
     layer, or Omega holds no pair of the root.
     """
-    root, top = as_count("root", root, 0), as_count("top", top)
+    (chosen,) = rank_words(root, counts, ratios, (top,), positive_only=positive_only)
+    layer = len(counts)
+    nodes = [GraphNode(layer=layer, word=int(root), rank=0, score=0.0)]
+    edges: list[GraphEdge] = []
+    upper_words = [int(root)]
+    for count, ratio, words in zip(counts, ratios, chosen, strict=False):
+        layer -= 1
+        nodes += [GraphNode(layer, word, rank, score) for rank, (word, score) in enumerate(words)]
+        lower_words = [word for word, _ in words]
+        edges += _edges_between(layer, upper_words, lower_words, as_tensor("counts", count), ratio)
+        upper_words = lower_words
+    return InferenceGraph(root=int(root), nodes=tuple(nodes), edges=tuple(edges))
+
+
+def rank_words(
+    root: int,
+    counts: Sequence[Int[Tensor, "_ _"]],
+    ratios: Sequence[LogRatios],
+    tops: Sequence[int],
+    spare: int = 0,
+    positive_only: bool = False,
+) -> list[list[list[tuple[int, float]]]]:
+    """The words that ``mine`` chooses for each of some ``tops``, and which would have come next.
+
+    For each top, for each pair of layers from the output's downwards: (word, score) of up to ``top + spare`` lower
+    words, best first; the first ``top`` of them are chosen, and only these are followed. A list ends early where no
+    word is left to follow. Raises ``RefusedInput`` as ``mine`` does.
+    """
+    root, spare = as_count("root", root, 0), as_count("spare", spare, 0)
+    tops = [as_count("top", top) for top in tops]
     counts = [as_tensor(f"counts[{place}]", count) for place, count in enumerate(counts)]
     _require_chain(root, counts, ratios)
-    layer = len(counts)
-    nodes = [GraphNode(layer=layer, word=root, rank=0, score=0.0)]
-    edges: list[GraphEdge] = []
+    return [_ranked_below(root, counts, ratios, top, spare, positive_only) for top in tops]
+
+
+def _ranked_below(
+    root: int, counts: Sequence[Tensor], ratios: Sequence[LogRatios], top: int, spare: int, positive_only: bool
+) -> list[list[tuple[int, float]]]:
+    layers: list[list[tuple[int, float]]] = []
     upper_words = [root]
     for count, ratio in zip(counts, ratios, strict=True):
-        layer -= 1
-        chosen = _choose(upper_words, count, ratio, top, positive_only)
-        nodes += [GraphNode(layer, word, rank, score) for rank, (word, score) in enumerate(chosen)]
-        lower_words = [word for word, _ in chosen]
-        edges += _edges_between(layer, upper_words, lower_words, count, ratio)
-        upper_words = lower_words
+        layers.append(_choose(upper_words, count, ratio, top + spare, positive_only))
+        upper_words = [word for word, _ in layers[-1][:top]]
         if not upper_words:
             break
-    return InferenceGraph(root=root, nodes=tuple(nodes), edges=tuple(edges))
+    return layers
 
 
 def edge_drawn(log_ratio: float, base: float = 2) -> Literal["hidden", "weak", "strong"]:

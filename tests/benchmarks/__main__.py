@@ -33,6 +33,7 @@ SUITES = (
     "gpu",
     "reading",
     "weak_scaling",
+    "report_site",
 )
 """Modules of this folder, each with ``measure(tiny=False)``; imported when run."""
 

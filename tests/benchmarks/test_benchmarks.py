@@ -56,9 +56,10 @@ ROWS = {
     ],
     "reading": ["folder, disk", "tar, disk", "folder, store", "tar, store"],
     "weak_scaling": ["extract", "fit"],
+    "report_site": ["12 classes, 4 layers"],
 }
 """First column of each table."""
-WHOLE_RUNS = ("scopes", "sliced_fit", "word_slices", "classes", "gpu", "reading", "weak_scaling")
+WHOLE_RUNS = ("scopes", "sliced_fit", "word_slices", "classes", "gpu", "reading", "weak_scaling", "report_site")
 """They start actors or processes of their own: half a minute of processor time even when tiny."""
 
 

@@ -31,6 +31,7 @@ from workflows.cli.plan import plan
 from workflows.cli.publish import publish
 from workflows.cli.query import query
 from workflows.cli.relevance import relevance
+from workflows.cli.report import report
 from workflows.cli.resample import resample
 from workflows.cli.run import run
 from workflows.cli.serve import serve
@@ -79,7 +80,7 @@ def guarded(command: Callable[..., None]) -> Callable[..., None]:
     return guard
 
 
-OFTEN = (plan, check, run, layers, status, show, query, serve, export, publish, clean, demo)
+OFTEN = (plan, check, run, layers, status, show, report, query, serve, export, publish, clean, demo)
 
 for command in (*OFTEN, *ASKING):
     app.command()(guarded(command))

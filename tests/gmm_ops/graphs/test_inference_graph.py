@@ -21,6 +21,7 @@ from gmm_ops.graphs.inference_graph import (
     edge_scores,
     log_ratios,
     mine,
+    rank_words,
 )
 from tests.references import inference_graph as slow
 
@@ -295,3 +296,30 @@ def test_refusals() -> None:
         mine(2, [counts], [ratios])
     with pytest.raises(RefusedInput, match=r"root: Omega must hold pairs of the root word, got none for word 1"):
         mine(1, [counts], [ratios])
+
+
+@unhurried
+@given(seed=st.integers(0, 10_000), positive_only=st.booleans())
+def test_ranked_words_are_those_mined_and_those_that_come_next(seed: int, positive_only: bool) -> None:
+    counts = [integers(seed, (2, 6)), integers(seed + 1, (6, 5))]
+    counts[0][0, 0] += 1
+    ratios = [log_ratios(count + 1) for count in counts]
+    ranked = rank_words(0, counts, ratios, (1, 2, 4), spare=2, positive_only=positive_only)
+    for top, layers in zip((1, 2, 4), ranked, strict=True):
+        graph = mine(0, counts, ratios, top, positive_only)
+        for level, words in enumerate(layers):
+            own = [(node.word, node.score) for node in graph.nodes_of(1 - level)]
+            assert words[:top] == own
+            assert len(words) <= top + 2
+    first = [layers[0] for layers in ranked]
+    assert first[0] == first[2][: len(first[0])], "below the root nothing depends on the top"
+
+
+def test_ranking_refuses_what_mining_refuses() -> None:
+    counts, ratios = [torch.ones(2, 3, dtype=torch.int64)], [log_ratios(torch.ones(2, 3, dtype=torch.int64))]
+    with pytest.raises(RefusedInput, match="top: must be a whole number of at least 1, got 0"):
+        rank_words(0, counts, ratios, (1, 0))
+    with pytest.raises(RefusedInput, match="spare: must be a whole number of at least 0, got -1"):
+        rank_words(0, counts, ratios, (1,), spare=-1)
+    with pytest.raises(RefusedInput, match="root: must be a word from 0 to 1, got 2"):
+        rank_words(2, counts, ratios, (1,))

@@ -27,6 +27,7 @@ COMMANDS = (
     "layers",
     "status",
     "show",
+    "report",
     "query",
     "serve",
     "export",
