@@ -135,7 +135,7 @@ def test_the_queries_of_dissect_run(build_once: BuildOnce, digits_run: Path) -> 
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=[path.stem for path in NOTEBOOKS])
-def test_a_notebook_runs_and_defines_nothing(small_run: Path, tmp_path: Path, path: Path) -> None:
+def test_a_notebook_runs_and_defines_nothing(small_run: Path, digits_run: Path, tmp_path: Path, path: Path) -> None:
     notebook = nbformat.read(path, as_version=4)
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
     defined = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Lambda)
@@ -145,7 +145,7 @@ def test_a_notebook_runs_and_defines_nothing(small_run: Path, tmp_path: Path, pa
     # A process of its own: the kernel's client warns of things that are no business of this suite.
     done = subprocess.run(
         [sys.executable, "-m", "jupyter", "execute", str(path), f"--output={executed}"],
-        env={**os.environ, "INFERENCE_GRAPHS_RUN": str(small_run)},
+        env={**os.environ, "INFERENCE_GRAPHS_RUN": str(small_run), "INFERENCE_GRAPHS_OTHER": str(digits_run)},
         check=False,
         capture_output=True,
         text=True,
@@ -155,7 +155,7 @@ def test_a_notebook_runs_and_defines_nothing(small_run: Path, tmp_path: Path, pa
     outputs = [cell.outputs for cell in nbformat.read(executed, as_version=4).cells if cell.cell_type == "code"]
     assert all(len(of_cell) == 1 for of_cell in outputs), "every cell shows one thing"
     shown = [of_cell[0].data for of_cell in outputs]
-    assert any("image/png" in one for one in shown) or path.stem == "images_to_graph"
+    assert any("image/png" in one for one in shown) or path.stem in ("images_to_graph", "two_networks")
     for table in (one["text/plain"] for one in shown if "┤" in one["text/plain"]):
         assert "│" in table.partition("┤")[2], "no row below the heading"
 
