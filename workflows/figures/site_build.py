@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from workflows.figures.graph_choices import graph_choices, has_counts
 from workflows.figures.site_pictures import SitePictures
@@ -104,6 +106,10 @@ class _Side:
         self._photos: list[int] = []
         self._chosen, self._candidates = chosen, set[WordKey]()
         tables.note_missing()
+        mined = {graph.number for _, graph in self.graphs if not graph.is_image}
+        for label in sorted(chosen - mined):
+            name = self.run.plan.class_names[label]
+            tables.missing.append((f"graph of class {name!r}", "the run has none; mine.classes asks for graphs"))
 
     def _is_of(self, graph: GraphId, chosen: set[int]) -> bool:
         images = self.tables.images
@@ -160,7 +166,7 @@ class _Side:
             for layer, words, kept in zip(choices.layers[1:], choices.words[1:], top[1:], strict=True):
                 shown = words if self._number_of_words() <= MOST_WORDS else [words[place] for place in kept]
                 self._candidates |= {(scope, layer, word) for word in shown}
-            yield graph, graph_chunk(choices, heats, self._about(scope, graph))
+            yield graph, graph_chunk(choices, heats, self._about(scope, graph, rows["nodes"][graph]))
 
     def _choices(self, scope: str, names: list[str], rows: dict[str, Any]) -> Iterator[tuple[str, GraphChoices]]:
         run = self.run
@@ -172,15 +178,16 @@ class _Side:
         for name in names:
             yield name, choices_of_tables(rows["nodes"][name], rows["edges"][name], run.settings.mine.top, layers)
 
-    def _about(self, scope: str, name: str) -> dict[str, Any]:
-        graph, images = GraphId.parse(name), self.tables.images
+    def _about(self, scope: str, name: str, nodes: pa.Table) -> dict[str, Any]:
+        graph = GraphId.parse(name)
+        root = nodes.filter(pc.equal(nodes["layer"], OUTPUT))
+        about = {"scope": scope, "graph": name, "omega": root["positions"][0].as_py()}
         if not graph.is_image:
-            of_class = images.predicted[self.tables.validation] == graph.number
-            return {"scope": scope, "graph": name, "omega": int(of_class.sum())}
+            return about
         record = self.run.image(graph.number)
         known = {"path": record.path, "split": record.split, "label": record.label, "predicted": record.predicted}
         chance = record.probability
-        return {"scope": scope, "graph": name, "omega": 1, **known, "probability": chance}
+        return {**about, **known, "probability": chance}
 
     def _read_pictures(self) -> None:
         """Tiles of all exemplars and photos of all image graphs, each image read once."""

@@ -100,7 +100,9 @@ def test_graphs_hold_the_numbers_of_the_tables(site: Path, digits_run: Path) -> 
             assert known["count"] / content["sums"][level][i] == known["relative_frequency"]
         for (layer, word), known in graph.nodes(data=True):
             level = content["layers"].index(layer)
-            if level:
+            if not level:
+                assert known["positions"] == content["omega"]
+            else:
                 assert content["positions"][level - 1][nodes[layer, word]] == known["positions"]
                 assert known["positions"] / content["whole"][level - 1] == known["share"]
 
@@ -204,6 +206,13 @@ def test_classes_that_are_asked_for_alone(digits_run: Path, tmp_path: Path) -> N
     assert "class:4" not in found
     about = overview(tmp_path / "three")
     assert len(list((tmp_path / "three" / "data" / "word").glob("*.js"))) == len(about["words"]["shown"]) < 75
+
+
+def test_a_class_without_a_graph_is_told(chain_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert command(["report", str(chain_run), "--class", "1", "--class", "5", "--out", str(tmp_path / "site")]) == 0
+    printed = capsys.readouterr().out
+    assert "not shown: graph of class '5' (the run has none; mine.classes asks for graphs)" in " ".join(printed.split())
+    assert "class '1'" not in printed
 
 
 def told(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
