@@ -176,7 +176,7 @@
           h("div", { class: "strip" }, word && word.sheet ? word.exemplars.slice(0, 6).map((one, place) => IG.tileBox(word.sheet, place, 44)) : null),
           h("div", { class: "quiet" }, `${IG.percent(node.share)} of positions`, own.map((edge) => `; ${edge.upper.level ? `word ${edge.upper.word}` : this.side.className(edge.upper.word)}: ${IG.frequency(edge.frequency)}, log ratio ${IG.ratio(edge.ratio)}`)));
       };
-      this.list.replaceChildren(...this.graph.layers.slice(1).map((layer) => h("section", null, h("h3", null, this.side.title(layer.layer)), h("ol", null, layer.nodes.map(item)))));
+      this.list.replaceChildren(...this.graph.layers.slice(1).map((layer) => h("section", null, h(this.alone ? "h2" : "h3", null, this.side.title(layer.layer)), h("ol", null, layer.nodes.map(item)))));
     }
 
     hover(node) { this.hovered = node; this.highlight(); }

@@ -53,6 +53,10 @@
     for (const entry of entries) {
       if (!entry.isIntersecting) continue;
       seen.unobserve(entry.target);
+      if (entry.target.dataset.photo) {
+        IG.side.photo(Number(entry.target.dataset.photo)).then((photo) => { if (photo) entry.target.replaceChildren(h("img", { src: IG.dataUri(photo), alt: "", width: 32, height: 32 })); }, () => {});
+        continue;
+      }
       const label = Number(entry.target.dataset.label), size = IG.overview.sheet;
       IG.load("thumbs", Math.floor(label / size)).then((chunk) => { if (chunk.sheet) entry.target.replaceChildren(IG.tileBox(chunk.sheet, label % size, 32)); }, () => {});
     }
@@ -116,6 +120,7 @@
         const picked = content.image.map((image, i) => i).filter((i) => (truth.value === "" || content.label[i] === Number(truth.value)) && (said.value === "" || content.predicted[i] === Number(said.value)) && (!only.checked || IG.side.scopesOf(`image:${content.image[i]}`).length));
         note.textContent = `${IG.count(picked.length)} of ${IG.count(content.total)} images${picked.length > SHOWN ? `, the first ${SHOWN} shown` : ""}${content.total > content.image.length ? ` (the site lists the first ${IG.count(content.image.length)})` : ""}`;
         list.replaceChildren(IG.table([
+          { title: "", unseen: "picture", text: (i) => { const box = h("span", { class: "thumb", "data-photo": content.image[i] }); seen.observe(box); return box; } },
           { title: "image", head: true, key: (i) => content.image[i], cell: (i) => { const scope = IG.side.scopesOf(`image:${content.image[i]}`)[0]; return scope ? IG.link(IG.graphHash(`image:${content.image[i]}`, scope), String(content.image[i])) : IG.overview.run.chain ? IG.link(`#/path/${content.image[i]}`, String(content.image[i])) : String(content.image[i]); } },
           { title: "true class", key: (i) => IG.className(content.label[i]), text: (i) => IG.clamped(IG.className(content.label[i])) },
           { title: "predicted", key: (i) => IG.className(content.predicted[i]), text: (i) => IG.clamped(IG.className(content.predicted[i])) },
