@@ -15,7 +15,18 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from workflows.cli.options import Address, AsJson, Out, Preset, Set, console, default_out, find_preset, print_json
+from workflows.cli.options import (
+    Address,
+    AllowCode,
+    AsJson,
+    Out,
+    Preset,
+    Set,
+    console,
+    default_out,
+    find_preset,
+    print_json,
+)
 from workflows.errors import REFUSED, DataError
 from workflows.report.numbers import size
 
@@ -31,7 +42,14 @@ SAMPLES = 20
 """Pictures of an image folder that every node must read; all Parquet files, but so many of each split at most."""
 
 
-def check(preset: Preset, set_: Set = None, out: Out = None, address: Address = None, as_json: AsJson = False) -> None:
+def check(
+    preset: Preset,
+    set_: Set = None,
+    out: Out = None,
+    address: Address = None,
+    allow_code: AllowCode = None,
+    as_json: AsJson = False,
+) -> None:
     """Ask every node of a cluster what the run will need: code, folders, images, disk, memory, GPUs, links.
 
     Nothing is run, and nothing stays behind. Disk and memory are held against the kept plan of the run, if there is
@@ -50,7 +68,7 @@ def check(preset: Preset, set_: Set = None, out: Out = None, address: Address = 
     from workflows.settings import load_settings
     from workflows.storage.run_folder import RunFolder
 
-    settings = load_settings(find_preset(preset), set_ or ())
+    settings = load_settings(find_preset(preset), set_ or ()).allowing(allow_code or ())
     root = RunFolder.claimed(out or default_out(settings.name)).root
     inputs, planned = _inputs(settings), kept_forecast(root, settings)
     seen = probe(root)
@@ -125,13 +143,14 @@ def _inputs(settings: Settings) -> tuple[tuple[str, int], ...]:
     files = list(_image_files(settings))
     files += [data.boxes] if data.boxes else []
     files += [] if weights == "train" or is_downloaded(weights) else [weights]
-    # What lies in an object store is no file of a node.
-    return tuple((os.path.realpath(file), _bytes(file)) for file in files if not is_uri(file))
+    return tuple((file if is_uri(file) else os.path.realpath(file), _bytes(file)) for file in files)
 
 
 def _bytes(file: str) -> int:
+    from workflows.storage.object_store import is_uri, look_at
+
     try:
-        return os.stat(file).st_size
+        return look_at(file).size if is_uri(file) else os.stat(file).st_size
     except OSError as error:
         raise DataError(
             f"{file!r} must be readable here before nodes are asked for it, got {error.strerror}; correct the setting"
@@ -140,17 +159,18 @@ def _bytes(file: str) -> int:
 
 def _image_files(settings: Settings) -> Iterator[str]:
     from workflows.data.parquet_index import files_of_patterns
-    from workflows.storage.object_store import is_uri
+    from workflows.storage.object_store import files_below, is_uri
 
     data = settings.data
     if data.source in ("parquet", "tar"):
         for field in ("train", "validation"):
-            files = files_of_patterns(getattr(data, field), field)
+            files = files_of_patterns(getattr(data, field), field, "tar" if data.source == "tar" else "Parquet")
             yield from files[:: -(-len(files) // SAMPLES)]
     rooted = data.source in ("cifar10", "imagenet")
     folders = (data.root,) if rooted else (*data.folders, *data.validation)
     for folder in folders if rooted or data.source in ("folders", "crops") else ():
         if is_uri(folder):
+            yield from (one.uri for one in islice(files_below(folder), SAMPLES))
             continue
         found = list(islice(_first_of_each(Path(folder)), SAMPLES))
         if not found:

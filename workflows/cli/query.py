@@ -25,7 +25,10 @@ def query(
     sql: Annotated[
         str | None, typer.Argument(help="One statement, in DuckDB's SQL; - reads it from the input.")
     ] = None,
-    format_: Annotated[Format, typer.Option("--format", help="How rows are printed.")] = "table",
+    format_: Annotated[
+        Format | None,
+        typer.Option("--format", help="How rows are given; default: a table, or by the ending of --out."),
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="Write the rows into this file instead.")] = None,
     rows: Annotated[int, typer.Option(min=1, help="Rows that a table shows; the other formats have all.")] = 100,
     seconds: Annotated[int, typer.Option(min=1, help="That the statement may take.")] = SECONDS,
@@ -52,6 +55,10 @@ def query(
     """
     if [sql is not None, schema, examples, example is not None].count(True) != 1:
         raise RunError("query: give one of a statement, --schema, --examples and --example N")
+    if format_ is None:
+        format_ = "table" if out is None else _format_of(out)
+    if format_ == "table" and out is not None:
+        raise RunError("query: --format table is for the terminal: give --format csv, json or parquet with --out")
     if format_ == "parquet" and out is None:
         raise RunError("query: --format parquet needs a file to write: give --out FILE")
     from workflows.storage.run_folder import RunFolder
@@ -63,6 +70,13 @@ def query(
         _print_examples()
     else:
         _ask(opened, _statement(sql, example), format_, out, rows, seconds)
+
+
+def _format_of(out: Path) -> Format:
+    endings: dict[str, Format] = {".csv": "csv", ".json": "json", ".parquet": "parquet"}
+    if out.suffix not in endings:
+        raise RunError(f"query: --out must end in .csv, .json or .parquet, or have a --format; got {str(out)!r}")
+    return endings[out.suffix]
 
 
 def _statement(sql: str | None, example: int | None) -> str:

@@ -9,6 +9,7 @@ import typer
 from rich.markup import escape
 
 from workflows.cli.options import Folder, console
+from workflows.errors import RunError
 
 
 def serve(
@@ -31,6 +32,8 @@ def serve(
     from workflows.storage.run_folder import RunFolder
 
     run = RunFolder.open(folder)
+    if site is not None and not (site / "index.html").is_file():
+        raise RunError(f"serve: --site must be a report site, got {str(site)!r} without index.html; report writes one")
 
     def told(address: str) -> None:
         console().print(f"{escape(address)}  (Ctrl-C ends it)", highlight=False, soft_wrap=True)

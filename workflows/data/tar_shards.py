@@ -35,6 +35,7 @@ _LOOKED_AT_BEHIND = 2**16
 class _Sample:
     path: str = ""
     label: str | None = None
+    name: str = ""
 
 
 def labelled_samples(files: Sequence[str], labels: str = "") -> LabelledRows:
@@ -83,7 +84,7 @@ def _samples(file: str, labels: str) -> list[_Sample]:
         raise DataError(f"{file!r} holds no image; leave it out of data.train and data.validation")
     for key, sample in samples.items():
         if sample.label is None:
-            sample.label = posixpath.basename(posixpath.dirname(key)) or None
+            sample.label = posixpath.basename(posixpath.dirname(posixpath.normpath(key))) or None
         if sample.label is None:
             wanted = f"the key {labels!r} in {_RECORD}" if labels else f"{_CLASS}, {LABEL!r} in {_RECORD}, or a folder"
             raise DataError(f"image {sample.path!r} has no label: must have {wanted}, got none; every image needs one")
@@ -106,7 +107,13 @@ def _walked(file: str, content: IO[bytes], size: int, labels: str) -> dict[str, 
                 label = _label(member, tar, labels)
                 if label is not None and (sample.label is None or ending == _CLASS[1:]):
                     sample.label = label
-            elif not why_no_image(name) and not sample.path:
+            elif not why_no_image(name):
+                if sample.path:
+                    raise DataError(
+                        f"{file!r}: a sample, all files with one name up to its first dot, must have one image, got "
+                        f"{member.name!r} beside {sample.name!r}; rename one of them, or leave it out"
+                    )
+                sample.name = member.name
                 sample.path = span_path(file, member.name, member.offset_data, member.size)
         _refuse_rest(content, tar.offset)
     return found

@@ -53,7 +53,7 @@ class Meant:
                 f"--classes: must be at most {len(plan.class_names)}, the outputs of the network, got {classes}"
             )
         images = self.images or plan.images
-        drawn = settings.data.source != "parquet" and not settings.data.validation
+        drawn = settings.data.source in ("folders", "crops", "digits", "scenes") and not settings.data.validation
         share = settings.data.validation_fraction if drawn else 1 - plan.train_images / plan.images
         validation = max(1, round(images * share))
         if images - validation < classes:

@@ -16,12 +16,14 @@ import sys
 import sysconfig
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from workflows.data.file_states import fault
 from workflows.errors import NetworkError, RunFolderError
 from workflows.plan.run_plan import Plan, is_library
 from workflows.settings import Settings
 from workflows.storage.atomic import write_bytes
+from workflows.storage.damage import undamaged
 from workflows.storage.identities import FileIdentity, hash_of
 from workflows.storage.names import slug
 from workflows.storage.object_store import download, is_uri
@@ -57,7 +59,7 @@ def fetched_path(uri: str, field: str, folder: RunFolder) -> Path:
 def _fetched(uri: str, field: str, folder: RunFolder) -> Path:
     path = fetched_path(uri, field, folder)
     note = path.with_name(f"{path.name}.json")
-    known = json.loads(note.read_bytes()) if note.exists() else None
+    known = _noted(note)
     if known is not None and path.exists() and hash_of(path) == known["sha256"]:
         return path
     try:
@@ -77,6 +79,20 @@ def _fetched(uri: str, field: str, folder: RunFolder) -> Path:
     told = {"uri": uri, "size": seen.size, "etag": seen.etag, "modified": seen.modified.isoformat()}
     write_bytes(note, json.dumps(told | {"sha256": sha256}, indent=1).encode())
     return path
+
+
+def _noted(note: Path) -> dict[str, Any] | None:
+    """What was noted of a copy; None: nothing.
+
+    Raises:
+        RunFolderError: the note is damaged.
+    """
+    if not note.exists():
+        return None
+    with undamaged(note, "delete it, and the weights are fetched again"):
+        known: dict[str, Any] = json.loads(note.read_bytes())
+        known["sha256"]
+    return known
 
 
 def weights_identity(weights: str) -> FileIdentity | None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import signal
 import subprocess
 import sys
 import tempfile
@@ -16,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from workflows.errors import RunError, RunFolderError
-from workflows.queries.limits import GRACE_S, MEMORY, RESULT_BYTES, SECONDS
+from workflows.queries.limits import GRACE_S, MEMORY, RESULT_BYTES, SECONDS, TOO_MANY_ROWS
 from workflows.storage.damage import undamaged
 from workflows.storage.run_folder import RunFolder
 from workflows.storage.tables import SCHEMAS
@@ -57,8 +56,10 @@ def query(folder: RunFolder, sql: str, seconds: int = SECONDS) -> Iterator[pa.Re
     """
     tables = tables_of(folder)
     request = {"tables": tables, "sql": sql, "memory": MEMORY, "seconds": seconds}
+    request |= {"result_bytes": RESULT_BYTES}
     with tempfile.TemporaryFile() as rows, tempfile.TemporaryFile() as words:
-        command = [sys.executable, "-m", "workflows.queries.confined"]
+        # -P: a file in the current folder that is called like a library must not be taken for it.
+        command = [sys.executable, "-P", "-m", "workflows.queries.confined"]
         try:
             done = subprocess.run(  # noqa: S603  # this interpreter, a module of ours; the statement is its input
                 command,
@@ -82,8 +83,8 @@ def _too_long(seconds: int) -> str:
 
 
 def _told(words: str, code: int, sql: str, tables: dict[str, str], seconds: int) -> str:
-    if code == -signal.SIGXFSZ:
-        return f"the rows take more than {RESULT_BYTES >> 30} GB: ask for fewer, with WHERE or LIMIT"
+    if code == TOO_MANY_ROWS:
+        return f"the rows take more than {RESULT_BYTES / 2**30:.3g} GB: ask for fewer, with WHERE or LIMIT"
     if code < 0 or words.startswith("Out of Memory") or (code != 2 and "MemoryError" in words):
         return f"the statement took more memory than a query has ({MEMORY}): ask for less at once"
     if words.upper().startswith("INTERRUPT"):
@@ -100,4 +101,4 @@ def _columns_there_are(words: str, sql: str, tables: dict[str, str]) -> str:
     named = [name for name in tables if re.search(rf"\b{name}\b", sql, re.IGNORECASE)]
     if not named:
         return f"\ntables: {', '.join(tables)}"
-    return "".join(f"\n{name} has: {', '.join(SCHEMAS[name].names)}" for name in named)
+    return "".join(f"\n{name} has: {', '.join(pq.read_schema(tables[name]).names)}" for name in named)

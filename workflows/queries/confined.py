@@ -7,6 +7,7 @@ has a limit of memory, and the parent ends it on time.
 
 from __future__ import annotations
 
+import errno
 import json
 import resource
 import sys
@@ -17,7 +18,7 @@ import duckdb
 import pyarrow as pa
 import pyarrow.dataset as ds
 
-from workflows.queries.limits import PROCESS_BYTES, RESULT_BYTES
+from workflows.queries.limits import PROCESS_BYTES, TOO_MANY_ROWS
 
 ROWS_AT_ONCE = 65_536
 
@@ -82,7 +83,7 @@ def main() -> None:
     """Read the request (JSON) from standard input, write an Arrow stream, or words on standard error and rc 2."""
     request: dict[str, Any] = json.loads(sys.stdin.read())
     resource.setrlimit(resource.RLIMIT_AS, (PROCESS_BYTES, PROCESS_BYTES))
-    resource.setrlimit(resource.RLIMIT_FSIZE, (RESULT_BYTES, RESULT_BYTES))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (request["result_bytes"],) * 2)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     try:
         connection = connect(request["tables"], request["memory"], request["seconds"])
@@ -93,8 +94,10 @@ def main() -> None:
     except (RefusedStatement, duckdb.Error, pa.ArrowException, MemoryError) as error:
         told = str(error) or f"it needs more memory than the {PROCESS_BYTES >> 30} GB that a query has"
         sys.exit(_said(told))
-    except BrokenPipeError:  # who asked has read enough
-        sys.exit(0)
+    except OSError as error:
+        if error.errno != errno.EFBIG:
+            raise
+        sys.exit(TOO_MANY_ROWS)
 
 
 def _said(words: str) -> int:

@@ -8,6 +8,9 @@ PROCESS_BYTES = 4 << 30
 RESULT_BYTES = 2 << 30
 """Of rows that are written, before the process is ended."""
 
+TOO_MANY_ROWS = 3
+"""Exit code where they take more."""
+
 MEMORY = "2GB"
 """DuckDB's own limit."""
 

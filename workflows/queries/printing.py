@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import sys
+from decimal import Decimal
 from pathlib import Path
 from typing import IO, Any
 
@@ -44,14 +45,17 @@ def rows_table(rows: pa.Table) -> Table:
 
 def schema_table(name: str, path: Path) -> Table:
     """Columns of a table that is there, with type, unit and meaning."""
-    known = {field.name: field for field in SCHEMAS[name]}
+    meant = SCHEMAS[name]
+    # An older run may lack columns, or have them by other names.
+    known = {field.name: field for field in pq.read_schema(path)}
     table = Table(
         title=f"{name} ({pq.read_metadata(path).num_rows:,} rows)", title_justify="left", box=None, pad_edge=False
     )
     for column in ("column", "type", "unit", "meaning"):
         table.add_column(column, overflow="fold")
     for field in known.values():
-        about = {key.decode(): value.decode() for key, value in (field.metadata or {}).items()}
+        told = meant.field(field.name) if field.name in meant.names else field
+        about = {key.decode(): value.decode() for key, value in (told.metadata or {}).items()}
         table.add_row(field.name, str(field.type), escape(about.get("unit", "")), escape(about.get("description", "")))
     return table
 
@@ -98,10 +102,11 @@ def _write_csv(reader: pa.RecordBatchReader, file: IO[bytes]) -> None:
 
 
 def _write_json(reader: pa.RecordBatchReader, file: IO[bytes]) -> None:
-    separator = b"[\n"
+    separator, names = b"[\n", unlike_names(reader.schema.names)
     for batch in reader:
-        for row in batch.to_pylist():
-            line = json.dumps(_finite(row), ensure_ascii=False, allow_nan=False, default=str)
+        for values in zip(*(column.to_pylist() for column in batch.columns), strict=True):
+            row = dict(zip(names, map(_finite, values), strict=True))
+            line = json.dumps(row, ensure_ascii=False, allow_nan=False, default=str)
             file.write(separator + line.encode())
             separator = b",\n"
     file.write((b"[" if separator == b"[\n" else b"\n") + b"]\n")
@@ -112,11 +117,24 @@ def plain_rows(rows: pa.Table) -> list[list[Any]]:
     return [[_finite(value) for value in row] for row in zip(*(one.to_pylist() for one in rows.columns), strict=True)]
 
 
+def unlike_names(names: list[str]) -> list[str]:
+    """Names of columns as keys of JSON: of equal ones the second has _2 behind it, and so on."""
+    found: list[str] = []
+    for name in names:
+        number, own = 1, name
+        while own in found:
+            number, own = number + 1, f"{name}_{number + 1}"
+        found.append(own)
+    return found
+
+
 def _finite(value: Any) -> Any:
-    """JSON has no NaN and no infinity: they are null."""
+    """JSON has no NaN and no infinity, which are null, and no decimals, which DuckDB's sums of integers are."""
+    if isinstance(value, Decimal):
+        return int(value) if value == value.to_integral_value() else float(value)
     if isinstance(value, dict):
         return {key: _finite(part) for key, part in value.items()}
-    if isinstance(value, list):
+    if isinstance(value, list | tuple):
         return [_finite(part) for part in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 

@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
-from workflows.errors import RunError, RunFolderError
-from workflows.queries.asking_sql import query
+from workflows.errors import RunError
+from workflows.queries.asking_sql import query, tables_of
 from workflows.queries.examples import EXAMPLES
 from workflows.queries.printing import first_rows, plain_rows
 from workflows.storage.run_folder import RunFolder
@@ -31,7 +31,6 @@ ROWS = 1000
 
 STATEMENT_BYTES = 100_000
 
-_COOKIE = "inference_graphs_token"
 _HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
@@ -65,6 +64,14 @@ class SiteServer(ThreadingHTTPServer):
         return f"http://127.0.0.1:{self.server_port}/{page}?token={self.token}"
 
     @property
+    def cookie(self) -> str:
+        """Name of the cookie that holds the token. Browsers do not tell ports apart: servers beside each other do."""
+        return f"inference_graphs_token_{self.server_port}"
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Nothing: a browser that is closed while it is answered is no error."""
+
+    @property
     def hosts(self) -> tuple[str, ...]:
         """Names under which it may be asked."""
         return tuple(f"{name}:{self.server_port}" for name in ("127.0.0.1", "localhost"))
@@ -86,7 +93,11 @@ class _Handler(BaseHTTPRequestHandler):
         self._guarded(self._post)
 
     def _guarded(self, answer: Callable[[str], None]) -> None:
-        parts = urlsplit(self.path)
+        try:
+            parts = urlsplit(self.path)
+        except ValueError:
+            self._say(HTTPStatus.BAD_REQUEST, "ask for a path")
+            return
         if self.headers.get("Host") not in self.server.hosts:
             self._say(HTTPStatus.FORBIDDEN, f"ask for {self.server.hosts[0]}")
             return
@@ -104,13 +115,13 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _cookie(self) -> str:
         try:
-            morsel = SimpleCookie(self.headers.get("Cookie", "")).get(_COOKIE)
+            morsel = SimpleCookie(self.headers.get("Cookie", "")).get(self.server.cookie)
         except CookieError:
             return ""
         return morsel.value if morsel else ""
 
     def _to_keep(self) -> str:
-        return f"{_COOKIE}={self.server.token}; HttpOnly; SameSite=Strict; Path=/"
+        return f"{self.server.cookie}={self.server.token}; HttpOnly; SameSite=Strict; Path=/"
 
     def _get(self, path: str) -> None:
         if path == "/sql":
@@ -181,10 +192,10 @@ def serve_site(folder: RunFolder, site: Path, port: int, told: Callable[[str], N
         told: is given the address.
 
     Raises:
-        RunError: the port is taken. RunFolderError: the run has neither a site nor a table.
+        RunError: the port is taken. RunFolderError: the run has neither a site nor a table yet.
     """
-    if not (site / "index.html").exists() and not folder.existing_table("nodes").exists():
-        raise RunFolderError(f"{str(folder.root)!r} has neither a site nor a table: run it, then report")
+    if not (site / "index.html").exists():
+        tables_of(folder)
     with SiteServer(folder, site, port) as server:
         told(server.address)
         with suppress(KeyboardInterrupt):  # how it is ended

@@ -22,6 +22,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from workflows.runtime import nodes
 from workflows.runtime.budget import free_memory, readable
 from workflows.runtime.handshake import Terms, prove
+from workflows.storage.object_store import is_uri, look_at
 from workflows.versions import versions
 
 CHECKS = ("code", "folder", "images", "cores", "GPUs", "memory", "disk", "network")
@@ -176,6 +177,9 @@ def _unreadable(inputs: Sequence[tuple[str, int]]) -> list[str]:
 def _look(named: tuple[str, int]) -> str:
     path, expected = named
     try:
+        if is_uri(path):
+            size = look_at(path).size
+            return "" if size == expected else f"must read {path!r} with {expected} bytes, got {size}"
         with open(path, "rb") as file:
             size = os.fstat(file.fileno()).st_size
             file.read(1)

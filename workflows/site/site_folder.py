@@ -55,7 +55,12 @@ def new_site(target: Path) -> Iterator[Path]:
         old = target.with_name(f"{building.name}-old")
         if target.exists():
             target.rename(old)
-        building.rename(target)
+        try:
+            building.rename(target)
+        except OSError:
+            if old.exists():
+                old.rename(target)
+            raise
         shutil.rmtree(old, ignore_errors=True)
     except OSError as error:
         if is_full(error):

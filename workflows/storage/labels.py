@@ -40,14 +40,16 @@ def read_labels(folder: RunFolder, scope: str, aliases: dict[str, str] | None = 
         raise DataError(f"{str(path)!r} must be a CSV file in UTF-8, got {error}; save it as such") from None
     names: WordNames = {}
     for line, row in enumerate(rows, start=2):
-        if set(COLUMNS) - row.keys() or None in row.values():
-            came = ", ".join(map(str, row))
+        if set(COLUMNS) - row.keys() or None in row.values() or None in row:
+            came = ", ".join(str(cell) for cell in row if cell is not None)
             raise DataError(
-                f"{str(path)!r} line {line} must have the columns {', '.join(COLUMNS)}, got {came}; begin the file "
-                "with a line of their names"
+                f"{str(path)!r} line {line} must have the columns {', '.join(COLUMNS)}, got {came}: {len(row)}; "
+                "begin with a line of their names, and put a name with a comma into quotes"
             )
         if not row["word"].strip().isdecimal():
-            raise DataError(f"{str(path)!r} line {line}: word must be a number from 0, got {row['word']!r}")
+            raise DataError(
+                f"{str(path)!r} line {line}: word must be a number from 0, got {row['word']!r}; take it from show"
+            )
         if row["scope"].strip() == scope and row["name"].strip():
             layer = row["layer"].strip()
             names[(aliases or {}).get(layer, layer), int(row["word"])] = row["name"].strip()

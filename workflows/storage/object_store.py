@@ -12,6 +12,7 @@ import errno
 import glob
 import hashlib
 import io
+import mimetypes
 import os
 import re
 from collections.abc import Iterator
@@ -167,7 +168,10 @@ def upload(source: Path, uri: str) -> None:
 
     large = source.stat().st_size > PART_BYTES
     with source.open("rb") as content, _os_errors(uri):
-        obstore.put(_store(_root(uri)), _key(uri), content, use_multipart=large, chunk_size=PART_BYTES)
+        # Without its kind a browser saves a page instead of showing it.
+        kind = mimetypes.guess_type(source.name)[0] or "application/octet-stream"
+        told = {"Content-Type": kind}
+        obstore.put(_store(_root(uri)), _key(uri), content, attributes=told, use_multipart=large, chunk_size=PART_BYTES)
 
 
 class _Ranges(io.RawIOBase):

@@ -16,6 +16,7 @@ from workflows.data.image_index import ImageIndex
 from workflows.data.parquet_rows import parse_span, span_path
 from workflows.data.reading import Picture, PictureReader
 from workflows.data.shards import plan_shards
+from workflows.data.tar_shards import labelled_samples
 from workflows.errors import DataError, SettingsError, StorageFault
 from workflows.settings import DataSettings, parse_settings
 from workflows.storage import object_store
@@ -222,3 +223,18 @@ class TestTarFiles:
         assert len(pixels_of(index, settings)) == 4
         assert not (tmp_path / "x.png").exists()
         assert not Path("/abs").exists()
+
+
+def test_two_pictures_of_one_sample_are_refused(tmp_path: Path) -> None:
+    """What stands behind the first dot is no part of a sample's name."""
+    picture = encoded(noise(4, 4))
+    write_tar(tmp_path / "x.tar", {"a/cat.1.png": picture, "a/cat.2.png": picture})
+    told = r"must have one image, got 'a/cat.2.png' beside 'a/cat.1.png'; rename one of them"
+    with pytest.raises(DataError, match=told):
+        labelled_samples([str(tmp_path / "x.tar")])
+
+
+def test_files_of_the_archives_own_folder_have_no_label(tmp_path: Path) -> None:
+    write_tar(tmp_path / "x.tar", {"./x.png": encoded(noise(4, 4))})
+    with pytest.raises(DataError, match="has no label"):
+        labelled_samples([str(tmp_path / "x.tar")])

@@ -13,7 +13,7 @@ import pytest
 
 from tests.end_to_end.small_digits import command
 from tests.workflows.queries.hostile import HOSTILE
-from workflows.queries import confined
+from workflows.queries import asking_sql, confined
 from workflows.queries.asking_sql import QueryError, query, tables_of
 from workflows.queries.examples import EXAMPLES
 from workflows.storage.run_folder import RunFolder
@@ -101,6 +101,38 @@ def test_what_is_shown_is_what_the_tables_hold(
 def test_mistakes_are_told(own_run: Path, capfd: pytest.CaptureFixture[str], arguments: list[str], told: str) -> None:
     assert command(["query", str(own_run), *arguments]) == 2
     assert told in " ".join(capfd.readouterr().err.split())
+
+
+def test_values_of_json_are_numbers_and_none_is_lost(own_run: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    sql = "SELECT sum(word) AS n, 1 AS q, 2 AS q, MAP {'a': 'nan'::DOUBLE} AS m FROM nodes"
+    assert command(["query", str(own_run), sql, "--format", "json"]) == 0
+    (row,) = json.loads(capfd.readouterr().out)
+    assert isinstance(row["n"], int)
+    assert (row["q"], row["q_2"]) == (1, 2)
+    assert "NaN" not in json.dumps(row["m"])
+
+
+def test_the_ending_says_the_format(own_run: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    for ending, begin in ((".parquet", b"PAR1"), (".csv", b'"one"'), (".json", b"[")):
+        out = tmp_path / f"rows{ending}"
+        assert command(["query", str(own_run), "SELECT 1 AS one", "--out", str(out)]) == 0
+        assert out.read_bytes().startswith(begin)
+    assert command(["query", str(own_run), "SELECT 1", "--out", str(tmp_path / "rows.txt")]) == 2
+    assert "query: --out must end in .csv, .json or .parquet" in capfd.readouterr().err.replace("\n", " ")
+
+
+def test_too_many_rows_are_told(own_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(asking_sql, "RESULT_BYTES", 1 << 20)
+    told = pytest.raises(QueryError, match=r"the rows take more than 0.000977 GB: ask for fewer")
+    with told, query(RunFolder.open(own_run), "SELECT range AS n FROM range(1000000)"):
+        pass
+
+
+def test_code_of_the_current_folder_is_not_run(own_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "duckdb.py").write_text("raise SystemExit('run')", encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    with query(RunFolder.open(own_run), "SELECT 1 AS one") as reader:
+        assert reader.read_all().to_pylist() == [{"one": 1}]
 
 
 def test_a_damaged_table_is_named(own_run: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

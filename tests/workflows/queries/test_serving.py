@@ -51,7 +51,7 @@ def ask(
 
 
 def signed(server: SiteServer) -> dict[str, str]:
-    return {"Cookie": f"inference_graphs_token={server.token}"}
+    return {"Cookie": f"{server.cookie}={server.token}"}
 
 
 def test_the_first_visit_leaves_the_token_in_a_cookie(server: SiteServer) -> None:
@@ -68,7 +68,7 @@ def test_nothing_is_told_without_token_or_under_another_name(server: SiteServer)
     for headers, path in (
         ({}, "/index.html"),
         ({}, "/index.html?token=guessed"),
-        ({"Cookie": "inference_graphs_token=guessed"}, "/sql"),
+        ({"Cookie": "inference_graphs_token_1=guessed"}, "/sql"),
         ({**signed(server), "Host": "evil.example.org"}, "/index.html"),
         ({**signed(server), "Host": f"evil.example.org:{server.server_port}"}, "/sql"),
     ):
@@ -106,5 +106,5 @@ def test_a_taken_port_and_an_empty_run_are_told(server: SiteServer, tmp_path: Pa
     with pytest.raises(RunError, match="serve: --port must be free, got"):
         SiteServer(server.folder, server.site, server.server_port)
     (tmp_path / "empty").mkdir()
-    with pytest.raises(RunFolderError, match="has neither a site nor a table"):
+    with pytest.raises(RunFolderError, match="has no table yet"):
         serve_site(RunFolder(tmp_path / "empty"), tmp_path / "empty" / "site", 0, print)

@@ -27,6 +27,7 @@ def test_names_are_those_of_the_scope(tmp_path: Path) -> None:
     [
         (b"joint,add3,7,wheel\njoint,add3,8,x\n", "line 2 must have the columns scope, layer, word, name"),
         (b"scope,layer,word,name\njoint,add3\n", "line 2 must have the columns"),
+        (b"scope,layer,word,name\njoint,add3,7,a loop, open\n", "put a name with a comma into quotes"),
         (b"scope,layer,word,name\njoint,add3,seven,x\n", "line 2: word must be a number from 0, got 'seven'"),
         (b"scope,layer,word,name\njoint,add3,7,\xff\n", "must be a CSV file in UTF-8"),
     ],

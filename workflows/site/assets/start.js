@@ -9,7 +9,7 @@
     const toggle = h("button", { type: "button", onclick: () => { IG.theme(IG.theme() === "dark" ? "light" : "dark"); } }, "Light / dark");
     document.getElementById("top").replaceChildren(h("a", { href: "#/", class: "brand" }, IG.overview.run.name), h("nav", { "aria-label": "Pages" }, IG.link("#/", "Overview"), IG.overview.graphs.number.length ? IG.link("#/compare", "Compare") : null, IG.overview.run.chain ? IG.link("#/paths", "Paths") : null,
       /* The command serve answers there, on this machine alone. */
-      location.protocol === "http:" && location.hostname === "127.0.0.1" ? IG.link("/sql", "SQL") : null),
+      location.protocol === "http:" && ["127.0.0.1", "localhost"].includes(location.hostname) ? IG.link("/sql", "SQL") : null),
       h("span", { class: "spring" }), h("button", { type: "button", onclick: () => navigator.clipboard.writeText(location.href).then(() => IG.tell("Link copied"), () => IG.tell(location.href)), title: "Copy a link that restores this view" }, "Copy link"), toggle);
     const skip = document.getElementById("skip");
     skip.addEventListener("click", (event) => { event.preventDefault(); main.focus(); });
