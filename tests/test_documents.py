@@ -44,6 +44,8 @@ PAGES = tuple(
 ) + tuple(sorted((ROOT / "infra" / "docs").glob("*.md")))
 TABLES_PAGE = ROOT / "infra" / "tables.md"
 GENERATED = "by `python -m tests.test_documents`. -->\n\n"
+LONG = ("images_to_graph", "two_networks")
+"""Notebooks that compute, and not only ask."""
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 EXAMPLE_RUN = "runs/digits"
 CHAIN_RUN = "runs/cifar10-mlp"
@@ -134,7 +136,9 @@ def test_the_queries_of_dissect_run(build_once: BuildOnce, digits_run: Path) -> 
         assert duckdb.sql(query.replace(EXAMPLE_RUN, str(dissected))).fetchall(), query
 
 
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=[path.stem for path in NOTEBOOKS])
+@pytest.mark.parametrize(
+    "path", [pytest.param(path, id=path.stem, marks=[pytest.mark.slow] * (path.stem in LONG)) for path in NOTEBOOKS]
+)
 def test_a_notebook_runs_and_defines_nothing(small_run: Path, digits_run: Path, tmp_path: Path, path: Path) -> None:
     notebook = nbformat.read(path, as_version=4)
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]

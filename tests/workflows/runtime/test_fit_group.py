@@ -103,6 +103,7 @@ def test_a_repeated_failure_stops_and_the_checkpoint_stays(tmp_path: Path) -> No
     assert int(load_state(tmp_path / "fit.npz")["step"]) == 10
 
 
+@pytest.mark.slow
 def test_a_fit_waits_for_storage_that_is_away(tmp_path: Path) -> None:
     lost: list[float] = []
 
