@@ -33,7 +33,7 @@ FIELDS = (
     "network.layers=['add4']",
     "extract.columns_per_image=all",
     "fit.loss=generative",
-    "fit.words=[100]",
+    "fit.words=[1000]",  # a step of a tenth of a second: with K = 100 it is 5 ms, and the hosts wait for each other
     "fit.epochs=1",
     "fit.warmup=1",
     "data.max_validation=50",
