@@ -92,6 +92,12 @@ def test_a_graph_of_a_run_is_the_same_in_every_format(
         assert float(nodes[f"{layer}:{word}"]["score"]) == pytest.approx(known["score"], rel=1e-9)
 
 
+def test_a_file_is_called_like_its_graph(digits_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert command(["export", str(digits_run), "--class", "3", "--format", "cytoscape"]) == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["class-3.cyjs"]
+
+
 def test_bad_requests_are_told(digits_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for arguments, told in (
         ([], "export: give one of --class NAME and --image ID"),

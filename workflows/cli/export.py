@@ -23,7 +23,9 @@ def export(
     format_: Annotated[
         Format, typer.Option("--format", help="graphml, gexf (Gephi), json (node-link), cytoscape, dot (Graphviz).")
     ] = "graphml",
-    out: Annotated[Path | None, typer.Option(help="File; default: the graph's name, in the current folder.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="File; default: class-3.graphml and the like, in the current folder.")
+    ] = None,
     scope: Annotated[str | None, typer.Option(help="Whose words explain it; default: joint, or its own.")] = None,
 ) -> None:
     """Write the inference graph of a class or of an image as a file for another program.
@@ -43,7 +45,6 @@ def export(
         raise RunError("export: give one of --class NAME and --image ID")
     from workflows.exports import export_graph
     from workflows.run import open_run
-    from workflows.storage.names import slug
 
     run = open_run(folder)
     try:
@@ -51,6 +52,6 @@ def export(
         found = run.scope_of(graph, scope)
     except DataError as error:
         raise DataError(f"--{error}") from None
-    path = out or Path(f"{slug(graph)}.{ENDINGS.get(format_, format_)}")
+    path = out or Path(f"{graph.replace(':', '-')}.{ENDINGS.get(format_, format_)}")
     export_graph(run.graph(graph, found), format_, path, run.word_names(found))
     console().print(f"{escape(graph)} of scope {escape(found)} -> {escape(str(path))}", highlight=False)
