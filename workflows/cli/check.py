@@ -66,6 +66,7 @@ def check(
     from workflows.runtime.handshake import Terms
     from workflows.runtime.preflight import Wanted, preflight, probe
     from workflows.settings import load_settings
+    from workflows.storage.object_store import size_when_read
     from workflows.storage.run_folder import RunFolder
 
     settings = load_settings(find_preset(preset), set_ or ()).allowing(allow_code or ())
@@ -76,7 +77,7 @@ def check(
         with connect(address, greet=False):
             needs = (0, 0) if planned is None else (planned.disk_at_most, planned.memory)
             runtime = settings.runtime
-            wanted = Wanted(Terms.of(seen), inputs, *needs, runtime.threads, runtime.device == "cuda")
+            wanted = Wanted(Terms.of(seen), inputs, size_when_read, *needs, runtime.threads, runtime.device == "cuda")
             reports = preflight(wanted)
     finally:
         seen.unlink(missing_ok=True)
@@ -147,10 +148,10 @@ def _inputs(settings: Settings) -> tuple[tuple[str, int], ...]:
 
 
 def _bytes(file: str) -> int:
-    from workflows.storage.object_store import is_uri, look_at
+    from workflows.storage.object_store import size_when_read
 
     try:
-        return look_at(file).size if is_uri(file) else os.stat(file).st_size
+        return size_when_read(file)
     except OSError as error:
         raise DataError(
             f"{file!r} must be readable here before nodes are asked for it, got {error.strerror}; correct the setting"

@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,6 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from workflows.runtime import nodes
 from workflows.runtime.budget import free_memory, readable
 from workflows.runtime.handshake import Terms, prove
-from workflows.storage.object_store import is_uri, look_at
 from workflows.versions import versions
 
 CHECKS = ("code", "folder", "images", "cores", "GPUs", "memory", "disk", "network")
@@ -42,14 +42,15 @@ class Wanted:
 
     Attributes:
         terms: versions, and a file in the run folder's place that all must see, and be able to write beside.
-        inputs: files that must be readable, and their bytes.
+        inputs: files that must be readable, and their bytes. size_of: reads of one, and gives its bytes.
         disk: bytes that must be free where the run folder is; memory: of a node; 0: nobody knows.
         threads: cores of an actor.
         cuda: whether an actor must have a GPU.
     """
 
     terms: Terms
-    inputs: tuple[tuple[str, int], ...] = ()
+    inputs: tuple[tuple[str, int], ...]
+    size_of: Callable[[str], int]
     disk: int = 0
     memory: int = 0
     threads: int = 1
@@ -142,7 +143,7 @@ def inspect(wanted: Wanted) -> dict[str, Any]:
     problems = {
         "code": _words(prove(replace(terms, seen=None))),
         "folder": _words(prove(replace(terms, versions=versions()))),
-        "images": _unreadable(wanted.inputs),
+        "images": _unreadable(wanted),
         "memory": [],
         "disk": [],
         "GPUs": _hidden_gpus(),
@@ -166,23 +167,18 @@ def _words(said: str) -> list[str]:
     return [said] if said else []
 
 
-def _unreadable(inputs: Sequence[tuple[str, int]]) -> list[str]:
+def _unreadable(wanted: Wanted) -> list[str]:
     """The first file that cannot be read as the driver reads it, and how many there are."""
     with ThreadPoolExecutor(_THREADS) as pool:
-        found = [words for words in pool.map(_look, inputs) if words]
+        found = [words for words in pool.map(partial(_look, wanted.size_of), wanted.inputs) if words]
     more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
     return [f"{found[0]}{more}; mount the images and weights under the same path"] if found else []
 
 
-def _look(named: tuple[str, int]) -> str:
+def _look(size_of: Callable[[str], int], named: tuple[str, int]) -> str:
     path, expected = named
     try:
-        if is_uri(path):
-            size = look_at(path).size
-            return "" if size == expected else f"must read {path!r} with {expected} bytes, got {size}"
-        with open(path, "rb") as file:
-            size = os.fstat(file.fileno()).st_size
-            file.read(1)
+        size = size_of(path)
     except OSError as error:
         return f"must read {path!r}, got {type(error).__name__} ({error.strerror})"
     return "" if size == expected else f"must read {path!r} with {expected} bytes, got {size}"

@@ -124,6 +124,15 @@ def read_file(path: str) -> bytes:
     return fetched(path)[0] if is_uri(path) else Path(file_path(path)).read_bytes()
 
 
+def size_when_read(path: str) -> int:
+    """Bytes of a file that can be read: of one on a disk a byte is, one in a store is looked at. Raises OSError."""
+    if is_uri(path):
+        return look_at(path).size
+    with open(path, "rb") as file:
+        file.read(1)
+        return os.fstat(file.fileno()).st_size
+
+
 def fetched(uri: str, offset: int = 0, length: int | None = None) -> tuple[bytes, StoredFile]:
     """Bytes [offset, offset + length) of a file, fewer where it ends before; and of which file, by the same answer.
 

@@ -11,6 +11,7 @@ import pytest
 from tests.end_to_end.small_digits import command
 from workflows.runtime.handshake import Terms
 from workflows.runtime.preflight import CHECKS, Post, Wanted, inspect
+from workflows.storage.object_store import size_when_read, upload
 
 pytestmark = pytest.mark.usefixtures("local_ray")
 
@@ -59,13 +60,25 @@ def test_a_node_says_what_it_lacks_with_both_numbers(tmp_path: Path, images: Pat
     seen = tmp_path / "seen"
     seen.write_text("1")
     inputs = tuple((str(images / name), size) for name, size in (("cat/1.png", 5), ("dog/1.png", 6), ("bird.png", 5)))
-    said = inspect(Wanted(Terms.of(seen), inputs, disk=10**18, memory=10**15))
+    said = inspect(Wanted(Terms.of(seen), inputs, size_when_read, disk=10**18, memory=10**15))
     found = said["problems"]
     assert {check for check in CHECKS if found.get(check)} == {"images", "disk", "memory"}
     assert "dog/1.png' with 6 bytes, got 5 (and 1 more); mount the images and weights" in found["images"][0]
     assert found["disk"][0].startswith(f"must have 1e+06 TB free at {str(tmp_path)!r}, got ")
     assert "must have 1e+03 TB of free memory, got " in found["memory"][0]
     assert 0 < said["disk"] < 10**18
+
+
+def test_images_in_a_store_are_looked_at_by_the_node(tmp_path: Path, images: Path, bucket: str) -> None:
+    (tmp_path / "seen").write_text("1")
+    uris = [f"{bucket}/checked/{name}/1.png" for name in ("cat", "dog")]
+    for uri in uris:
+        upload(images / "cat" / "1.png", uri)
+    terms = Terms.of(tmp_path / "seen")
+    assert inspect(Wanted(terms, tuple((uri, 5) for uri in uris), size_when_read))["problems"]["images"] == []
+    lost = ((uris[0], 6), (f"{bucket}/checked/bird.png", 5))
+    (told,) = inspect(Wanted(terms, lost, size_when_read))["problems"]["images"]
+    assert f"must read {uris[0]!r} with 6 bytes, got 5 (and 1 more)" in told
 
 
 def test_a_port_that_nobody_opens_is_told() -> None:
