@@ -17,26 +17,21 @@ from workflows.settings import Settings
 from workflows.storage.atomic import TEMPORARY_SUFFIX, replacing, write_bytes
 from workflows.storage.damage import undamaged
 from workflows.storage.folder_lock import BEAT_S, LOCK_FILE, OWNER_FILE, held, is_held
-from workflows.storage.ledger import Ledger
-from workflows.storage.names import JOINT, joined_slug, readable_name, slug
+from workflows.storage.names import readable_name
 from workflows.storage.object_store import is_uri
 from workflows.storage.run_log import LOG_FILES
+from workflows.storage.run_paths import RunPaths
 from workflows.storage.run_record import FORMAT, RUN_FILE, differing_fields, read_record, recorded_settings
 from workflows.versions import unlike_versions, versions
 
-HEARTBEAT_FILE = ".heartbeat"
 REDO_FIT = "delete it and ledgers/fit.jsonl, and run again"
-_OLD_TABLES = {"boxes": "parts"}
-"""What tables were called before, by their present name."""
 _ZARR_TEMPORARY_SUFFIX = ".partial"
 _NO_PLACE = (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST, errno.ELOOP, errno.ENAMETOOLONG)
 
 
 @dataclass(frozen=True)
-class RunFolder:
-    """Paths of one run. Artefacts appear when their stage writes them; asking for a path creates nothing."""
-
-    root: Path
+class RunFolder(RunPaths):
+    """The folder of one run: who may work in it, on which settings, and where everything lies."""
 
     @classmethod
     def create_or_open(cls, root: Path, settings: Settings) -> RunFolder:
@@ -44,7 +39,7 @@ class RunFolder:
 
         Raises:
             RunFolderError: the folder holds a run with other settings (each differing field is named with both
-                values; ``[runtime]``, ``[mine]``, ``[draw]``, ``[triage]``, ``count.scheduler`` ``data.masks`` and
+                values; ``[runtime]``, ``[mine]``, ``[draw]``, ``[triage]``, ``[count]``, ``data.masks`` and
                 ``data.max_broken`` may differ, and scopes and loss before the first fit), a run of another format,
                 or other files.
         """
@@ -176,26 +171,6 @@ class RunFolder:
             leftover.unlink(missing_ok=True)
         return sum(size_of(self.root / name, _is_leftover) for name in names)
 
-    @property
-    def run_file(self) -> Path:
-        """``run.json``: the format, the settings, and the versions that worked on the run, in order."""
-        return self.root / RUN_FILE
-
-    @property
-    def heartbeat_file(self) -> Path:
-        """What a driver does at the moment."""
-        return self.root / HEARTBEAT_FILE
-
-    @property
-    def images_table(self) -> Path:
-        """``images.parquet``."""
-        return self.table("images")
-
-    @property
-    def scopes_file(self) -> Path:
-        """``scopes.json``, see ``workflows.plan.scopes``."""
-        return self.root / "scopes.json"
-
     def scope_names(self) -> tuple[str, ...]:
         """Names of the scopes in scopes.json, in order; none where it is not there: before the fit, and of a chain."""
         try:
@@ -203,97 +178,6 @@ class RunFolder:
                 return tuple(scope["name"] for scope in json.loads(self.scopes_file.read_text(encoding="utf-8")))
         except FileNotFoundError:
             return ()
-
-    @property
-    def predictions_dir(self) -> Path:
-        """Folder of the predictions, one file a shard, before they are joined into the images table."""
-        return self.root / "predictions"
-
-    @property
-    def decisions(self) -> Path:
-        """Folder of what histograms decide, one file a shard, before they are joined into decisions.parquet."""
-        return self.root / "decisions"
-
-    @property
-    def path_parts(self) -> Path:
-        """Folder of the paths of a hidden Markov model, one file a shard, before they are joined into paths.parquet."""
-        return self.root / "path_parts"
-
-    @property
-    def figures(self) -> Path:
-        """Folder of the drawn graphs."""
-        return self.root / "figures"
-
-    def figure(self, graph: str, ending: str, scope: str = JOINT) -> Path:
-        """``figures/class-3.png``, ``figures/image-20417.svg``; of other scopes ``figures/list-pets/class-3.png``."""
-        folder = self.figures if scope == JOINT else self.figures / slug(scope)
-        return folder / f"{graph.replace(':', '-')}.{ending}"
-
-    @property
-    def pictures(self) -> Path:
-        """Folder of the saved crops that figures show."""
-        return self.root / "pictures"
-
-    @property
-    def weights(self) -> Path:
-        """State dict of a network that this run trained itself."""
-        return self.root / "weights.pt"
-
-    @property
-    def fetched(self) -> Path:
-        """Folder of the run's own copies of weights at URIs, each with a note of what was there."""
-        return self.root / "fetched"
-
-    @property
-    def decoder(self) -> Path:
-        """State dict of the decoder that was trained with an encoder; see ``workflows.networks.vae_gan``."""
-        return self.root / "decoder.pt"
-
-    def checkpoint(self, epoch: int) -> Path:
-        """The same after an epoch, counted from 1; where ``training.keep_epochs`` keeps some."""
-        return self.root / "checkpoints" / f"epoch-{epoch:04d}.pt"
-
-    @property
-    def ledgers(self) -> Path:
-        """Folder of the ledgers, one a stage."""
-        return self.root / "ledgers"
-
-    def activations(self, layer: str, part: str | None = None) -> Path:
-        """Zarr array of a layer's stored columns; ``part`` tells several arrays of one layer apart."""
-        return self.root / "activations" / f"{_name(layer, part)}.zarr"
-
-    def mixture(self, scope: str, layer: str) -> Path:
-        """The dictionary of a layer."""
-        return self.root / "mixtures" / slug(scope) / f"{slug(layer)}.npz"
-
-    def fit_state(self, scope: str, layer: str) -> Path:
-        """Checkpoint of an unfinished fit."""
-        return self.root / "mixtures" / slug(scope) / f"{joined_slug(layer, 'state')}.npz"
-
-    def words(self, scope: str, layer: str, part: str | None = None) -> Path:
-        """Zarr array of a layer's word maps; ``part`` as in ``activations`` (for example ``posterior``)."""
-        return self.root / "words" / slug(scope) / f"{_name(layer, part)}.zarr"
-
-    def cooccurrence(self, scope: str, lower: str, upper: str) -> Path:
-        """Parquet file of the pair counts of two layers."""
-        return self.root / "cooccurrence" / slug(scope) / f"{joined_slug(lower, upper)}.parquet"
-
-    def word_summary(self, scope: str, layer: str) -> Path:
-        """What was counted of the words of a layer."""
-        return self.root / "words" / slug(scope) / f"{_name(layer, 'summary')}.npz"
-
-    def table(self, name: str) -> Path:
-        """The Parquet table ``name`` (see ``workflows.storage.tables``)."""
-        return self.root / f"{slug(name)}.parquet"
-
-    def existing_table(self, name: str) -> Path:
-        """The same where it is; in a run of an earlier version it may have an earlier name."""
-        path, old = self.table(name), self.table(_OLD_TABLES.get(name, name))
-        return old if old.exists() and not path.exists() else path
-
-    def ledger(self, stage: str) -> Ledger:
-        """The ledger of a stage."""
-        return Ledger(self.ledgers / f"{slug(stage)}.jsonl")
 
     def size(self) -> int:
         """Bytes of all files of the run."""
@@ -318,10 +202,6 @@ def size_of(path: Path, removed: Callable[[str], bool] | None = None) -> int:
                 else:
                     total += entry.stat().st_size
     return total
-
-
-def _name(layer: str, part: str | None) -> str:
-    return slug(layer) if part is None else joined_slug(layer, part)
 
 
 def _refuse_other_settings(folder: RunFolder, settings: Settings) -> None:
