@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -117,7 +118,7 @@ class Watch:
         """A try of an item failed."""
 
 
-class WorkContext:
+class WorkContext(ABC):
     """What stages and studies have: settings, a run folder, a ledger, actors, a bar."""
 
     settings: Settings
@@ -127,14 +128,14 @@ class WorkContext:
     watch: Watch
 
     @property
+    @abstractmethod
     def offered(self) -> Resources | None:
         """What the connected Ray offers; None in what needs no actors."""
-        raise NotImplementedError
 
     @property
+    @abstractmethod
     def ledger(self) -> Ledger:
         """What this work has finished."""
-        raise NotImplementedError
 
     def pool(self, items: int, name: str = "shard") -> PoolSettings:
         """How wide and how patient the actors of this work are."""
