@@ -22,8 +22,8 @@ def save_state(path: Path, state: Mapping[str, np.ndarray], synced: bool = True)
         np.savez(file, allow_pickle=False, **{name: np.asarray(values) for name, values in state.items()})
 
 
-def load_state(path: Path) -> dict[str, np.ndarray]:
-    """Read named arrays that ``save_state`` wrote.
+def load_state(path: Path, stage: str = "fit") -> dict[str, np.ndarray]:
+    """Read named arrays that ``save_state`` wrote. stage: that does it.
 
     Raises:
         LostFile: the file is missing. StorageFault: it cannot be read just now. RunFolderError: it is damaged.
@@ -32,7 +32,7 @@ def load_state(path: Path) -> dict[str, np.ndarray]:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             return {name: archive[name] for name in archive.files}
     except FileNotFoundError:
-        raise LostFile(f"{str(path)!r} is missing: run the fit stage") from None
+        raise LostFile(f"{str(path)!r} is missing: run the {stage} stage") from None
     except (BadZipFile, ValueError, OSError, EOFError) as error:
         if isinstance(error, OSError) and error.errno is not None:  # of the system, which says nothing of the content
             raise StorageFault(system_words(error)) from None

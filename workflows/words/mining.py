@@ -61,7 +61,7 @@ class ScopeCounts:
         """Read the co-occurrence tables and the word counts of the scope's S_V (IG Eq. 5, 6)."""
         counts, ratios, words = {}, [], {}
         for layer in plan.layers:
-            summary = load_state(folder.word_summary(scope, layer.name))
+            summary = load_state(folder.word_summary(scope, layer.name), "count")
             fields = (torch.from_numpy(summary[f"prediction_{field}"]) for field in ("group", "word", "count"))
             words[layer.name] = WordCounts(*fields)
         for pair in plan.pairs():

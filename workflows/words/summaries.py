@@ -114,7 +114,7 @@ def _scope_tables(
     words: list[dict[str, Any]] = []
     layers: list[dict[str, Any]] = []
     for layer in plan.layers:
-        summary = load_state(folder.word_summary(scope.name, layer.name))
+        summary = load_state(folder.word_summary(scope.name, layer.name), "count")
         dictionary = read_dictionary(folder, settings, plan, layer, scope.name)
         rows = word_rows(summary, plan, layer.words)
         shares = zip(rows, dictionary.pi.tolist(), dictionary.reseeded.tolist(), strict=True)
