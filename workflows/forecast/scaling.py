@@ -90,9 +90,8 @@ def forecast(
         index_seconds: of the index stage, which a trial repeats with everything warm.
     """
     actors = machines.actors(settings)
-    stages = tuple(
-        _stage(name, measured, settings, plan, amounts, trial, machines) for name, measured in trial.stages.items()
-    )
+    case = _Case(settings, plan, amounts, trial, machines)
+    stages = tuple(_stage(name, measured, case) for name, measured in trial.stages.items())
     stages = tuple(replace(one, seconds=index_seconds) if one.name == "index" else one for one in stages)
     pairs = max((pair.lower_words * pair.upper_words for pair in plan.pairs()), default=0) if plan.outputs else 0
     return Forecast(
@@ -110,32 +109,39 @@ def forecast(
     )
 
 
-def _stage(
-    name: str,
-    measured: StageTrial,
-    settings: Settings,
-    plan: Plan,
-    amounts: Amounts,
-    trial: Trial,
-    machines: Machines,
-) -> StageForecast:
-    actors = machines.actors(settings)
+@dataclass(frozen=True)
+class _Case:
+    """A run, its trial, and what it shall have."""
+
+    settings: Settings
+    plan: Plan
+    amounts: Amounts
+    trial: Trial
+    machines: Machines
+
+    @property
+    def actors(self) -> int:
+        return self.machines.actors(self.settings)
+
+
+def _stage(name: str, measured: StageTrial, case: _Case) -> StageForecast:
+    settings, plan, amounts, trial = case.settings, case.plan, case.amounts, case.trial
     if name == "fit":
-        seconds = _fits(measured, settings, amounts, trial, machines)
+        seconds = _fits(measured, case)
     elif measured.items and name == "draw":
-        seconds = _figures(measured, amounts, trial, actors)
+        seconds = _figures(measured, case)
     elif measured.items:
-        seconds = _shards(name, measured, settings, plan, amounts, trial, machines)
+        seconds = _shards(name, measured, case)
     elif name == "mine":
         cells = max((pair.lower_words * pair.upper_words for pair in plan.pairs()), default=0)
         seconds = measured.seconds + GRAPH_S * cells / GRAPH_CELLS * max(0, amounts.graphs - trial.amounts.graphs)
     elif name == "paths" and settings.hmm is None:
         seconds = measured.seconds
     elif name == "count" and plan.outputs:
-        seconds = _count(measured, amounts, trial, machines)
+        seconds = _count(measured, case)
     else:
         seconds = measured.seconds * _times_more(TIMES[name], amounts, trial.amounts)
-    at_once = min(machines.node_actors(settings), max(1, amounts.shards))
+    at_once = min(case.machines.node_actors(settings), max(1, amounts.shards))
     files = math.ceil(measured.files * _times_more(FILES[name], amounts, trial.amounts))
     much = _size(name, measured, files, amounts, trial.amounts)
     if name == "mine" and settings.count.pairs != "none":
@@ -144,11 +150,12 @@ def _stage(
     return StageForecast(name, seconds, much, files, measured.memory * at_once)
 
 
-def _count(measured: StageTrial, amounts: Amounts, trial: Trial, machines: Machines) -> float:
+def _count(measured: StageTrial, case: _Case) -> float:
     """What the stage takes anyway, and its images and scopes over the cores of all nodes."""
-    anyway = max(0.0, measured.seconds - trial.counting.of(trial.amounts))
-    further = trial.counting.of(amounts) + SCOPE_S * (len(amounts.scopes) - 1)
-    return anyway + further / (machines.nodes * (os.cpu_count() or 1))
+    counting = case.trial.counting
+    anyway = max(0.0, measured.seconds - counting.of(case.trial.amounts))
+    further = counting.of(case.amounts) + SCOPE_S * (len(case.amounts.scopes) - 1)
+    return anyway + further / (case.machines.nodes * (os.cpu_count() or 1))
 
 
 def _size(name: str, measured: StageTrial, files: int, full: Amounts, few: Amounts) -> int:
@@ -170,22 +177,15 @@ def _start(measured: StageTrial) -> float:
     return max(0.0, measured.seconds - measured.item_seconds)
 
 
-def _shards(
-    name: str,
-    measured: StageTrial,
-    settings: Settings,
-    plan: Plan,
-    amounts: Amounts,
-    trial: Trial,
-    machines: Machines,
-) -> float:
+def _shards(name: str, measured: StageTrial, case: _Case) -> float:
     """Shards over actors; where pictures are decoded, the cores of an actor may take longer than its GPU."""
+    settings, amounts, trial, machines = case.settings, case.amounts, case.trial, case.machines
     speed = machines.gpu_speed if machines.gpus else 1.0
     each = measured.item_seconds / max(1.0, TIMES[name](trial.amounts)) / speed
-    if name in FORWARD_STAGES and (name == "extract" or not plan.stores_everything):
+    if name in FORWARD_STAGES and (name == "extract" or not case.plan.stores_everything):
         each = max(each, trial.decode / settings.runtime.decode_threads)
     shards = max(1, math.ceil(TIMES[name](amounts) / settings.extract.images_per_shard))
-    actors = min(machines.actors(settings), shards)
+    actors = min(case.actors, shards)
     # The last round may not fill the actors.
     rounds = math.ceil(shards / actors) / (shards / actors)
     busy = each * TIMES[name](amounts) / actors
@@ -193,24 +193,25 @@ def _shards(
     return start + busy * (rounds if shards < 4 * actors else 1.0)
 
 
-def _figures(measured: StageTrial, amounts: Amounts, trial: Trial, actors: int) -> float:
+def _figures(measured: StageTrial, case: _Case) -> float:
     count = sum(map(len, measured.items.values()))
     usual = measured.item_seconds / count
     means = {kind: sum(some) / len(some) for kind, some in measured.items.items()}
-    total = sum(number * means.get(kind, usual) for kind, number in amounts.figures.items())
-    return _start(measured) + total / min(actors, max(1, amounts.drawn))
+    total = sum(number * means.get(kind, usual) for kind, number in case.amounts.figures.items())
+    return _start(measured) + total / min(case.actors, max(1, case.amounts.drawn))
 
 
-def _fits(measured: StageTrial, settings: Settings, amounts: Amounts, trial: Trial, machines: Machines) -> float:
+def _fits(measured: StageTrial, case: _Case) -> float:
     """Each layer at its own rate; the groups take the fits, long ones first."""
+    settings, machines = case.settings, case.machines
     ranks = settings.runtime.fit_actors
     group = settings.fit.word_slices if settings.fit.word_slices > 1 else ranks
     speed = (machines.gpu_speed if machines.gpus else 1.0) * min(ranks, MOST_RANKS)
     seconds = []
-    for layer, fits in amounts.fits.items():
-        each = sum(measured.items[layer]) / sum(trial.amounts.fits[layer])
+    for layer, fits in case.amounts.fits.items():
+        each = sum(measured.items[layer]) / sum(case.trial.amounts.fits[layer])
         seconds += [FIT_START_S + each * work / speed for work in fits]
-    return makespan(seconds, max(1, machines.actors(settings) // group))
+    return makespan(seconds, max(1, case.actors // group))
 
 
 def _busy(trial: Trial) -> list[str]:

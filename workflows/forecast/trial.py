@@ -169,7 +169,8 @@ def trial_settings(settings: Settings, drafted: Draft, images: int) -> Settings:
         ),
     }
     update["runtime"] = settings.runtime.model_copy(update={"actors": 1, "fit_actors": 1})
-    update["count"] = settings.count.model_copy(update={"scheduler": "threads"})
+    # Pairs are planned by their number: beside them the tables of few graphs would not be seen.
+    update["count"] = settings.count.model_copy(update={"scheduler": "threads", "pairs": "none"})
     update["mine"] = settings.mine.model_copy(update={"classes": (), "images": ()})
     if settings.hmm is not None:
         update["hmm"] = settings.hmm.model_copy(update={"restarts": 1})
