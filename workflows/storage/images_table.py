@@ -42,7 +42,7 @@ def read_image_rows(path: Path, first: int, stop: int, columns: Sequence[str]) -
 
 
 def _image_rows(path: Path, first: int, stop: int, columns: Sequence[str]) -> pa.Table:
-    with pq.ParquetFile(path) as file:
+    with pq.ParquetFile(path, page_checksum_verification=True) as file:
         groups: list[int] = []
         start, offset = 0, 0
         for group in range(file.metadata.num_row_groups):

@@ -17,8 +17,8 @@ from workflows.storage.shard_files import shard_rows_of
 def damage(path: Path) -> Collection[int] | None:
     """None of an artefact that is whole; else the indices of the damaged shards of an array, nothing of all others.
 
-    Every chunk of an array is read and compared with its checksum, and every member of a zip file (npz, pt); of a
-    Parquet file the footer is read; any other file must not be empty.
+    Every chunk of an array is read and compared with its checksum, every page of a Parquet file, and every member of a
+    zip file (npz, pt); any other file must not be empty.
 
     Raises:
         StorageFault: it could not be read, which says nothing of what it holds.
@@ -27,7 +27,9 @@ def damage(path: Path) -> Collection[int] | None:
         if path.suffix == ".zarr":
             return _of_zarr(path)
         if path.suffix == ".parquet":
-            pq.read_metadata(path)
+            with pq.ParquetFile(path, page_checksum_verification=True) as file:
+                for _ in file.iter_batches():
+                    pass
         elif path.suffix in (".npz", ".pt"):
             with zipfile.ZipFile(path) as archive:
                 return None if archive.testzip() is None else ()

@@ -4,12 +4,14 @@ from pathlib import Path
 from typing import Any
 
 import duckdb
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from workflows.errors import RunFolderError
 from workflows.storage.tables import ROW_GROUP, SCHEMAS, SORT_KEYS, read_table, schema_markdown, write_table
+from workflows.storage.verifying import damage
 
 HOUSE = {
     "images": "image path split label label_name predicted predicted_name probability status reason",
@@ -237,3 +239,16 @@ def test_missing_and_truncated_files_name_themselves(tmp_path: Path) -> None:
     (tmp_path / "nodes.parquet").write_bytes(content[: len(content) // 2])
     with pytest.raises(RunFolderError, match=r"nodes.parquet.* is damaged"):
         read_table(tmp_path / "nodes.parquet")
+
+
+def test_a_flipped_bit_is_told_by_reading_and_by_verify(tmp_path: Path) -> None:
+    path = tmp_path / "made.parquet"
+    values = np.random.default_rng(0).integers(0, 1 << 60, 1000)
+    write_table(path, {"value": values}, pa.schema([("value", pa.int64())]), sort_by=())
+    assert damage(path) is None
+    content = bytearray(path.read_bytes())
+    content[len(content) // 3] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(RunFolderError, match=r"made.parquet' is damaged .*: delete it and run again"):
+        read_table(path)
+    assert damage(path) == ()
