@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import os
+import random
 import socket
 import subprocess
 import sys
 import time
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 
 def claim_address() -> None:
-    """Say in the environment where ``running_store`` starts its store: before Ray, whose actors get it of now."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        os.environ["AWS_ENDPOINT_URL"] = f"http://127.0.0.1:{free.getsockname()[1]}"
+    """Say in the environment where ``running_store`` starts its store: before Ray, whose actors get it of now.
+
+    Neither a port that the system hands out nor one of Ray's workers: either might be taken until the store starts.
+    """
+    for port in random.Random(os.getpid()).sample(range(20_000, 32_000), 100):
+        with socket.socket() as free, suppress(OSError):
+            free.bind(("127.0.0.1", port))
+            os.environ["AWS_ENDPOINT_URL"] = f"http://127.0.0.1:{port}"
+            break
     os.environ |= {"AWS_ACCESS_KEY_ID": "testing", "AWS_SECRET_ACCESS_KEY": "testing", "AWS_REGION": "us-east-1"}
 
 
