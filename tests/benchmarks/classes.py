@@ -11,8 +11,9 @@ import os
 import resource
 import tempfile
 import time
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -32,20 +33,32 @@ SIDE = 32
 SHARE = 0.2
 """Side of a crop over the shorter side of its photo: small enough that classes are confused, as scopes need."""
 STAGES = ("train", "extract", "fit", "errors", "words", "count", "mine")
-MODELS = ("joint", "joint and class")
 
 
-def measure(tiny: bool = False, sizes: tuple[tuple[int, int], ...] = ((200, 65), (1000, 65))) -> list[dict[str, Any]]:
-    """One row a number of classes and kind of scopes. sizes: classes, and crops of every one."""
-    rows = []
+@dataclass(frozen=True)
+class Case:
+    """A run. scopes: of single classes, beside the joint one, as many as this. crops: of every class."""
+
+    classes: int
+    crops: int
+    scopes: int
+    loss: Literal["generative", "discriminative"]
+
+    def __str__(self) -> str:
+        """In the table."""
+        beside = f" and {self.scopes} of classes" if self.scopes else ""
+        return f"{self.classes} classes x {self.crops}, {self.loss}, joint{beside}"
+
+
+TINY = (Case(10, 20, 0, "generative"), Case(10, 20, 10, "discriminative"))
+JOINT = tuple(Case(classes, crops, 0, "generative") for classes, crops in ((200, 65), (1000, 65), (1000, 130)))
+CLASSES = (Case(200, 65, 50, "discriminative"), Case(200, 65, 100, "discriminative"))
+
+
+def measure(tiny: bool = False, cases: tuple[Case, ...] = (*JOINT, *CLASSES)) -> list[dict[str, Any]]:
+    """One row a case."""
     with tempfile.TemporaryDirectory() as place:
-        for classes, crops in ((10, 20),) if tiny else sizes:
-            pictures = Path(place) / f"{classes}-{crops}"
-            cut_crops(pictures, classes, crops)
-            for scopes in MODELS:
-                root = Path(place) / f"{scopes}-{classes}-{crops}"
-                rows.append(_row(pictures, root, classes, crops, scopes, tiny))
-    return rows
+        return [_row(Path(place), case, tiny) for case in (TINY if tiny else cases)]
 
 
 def cut_crops(folder: Path, classes: int, crops: int) -> None:
@@ -66,16 +79,22 @@ def cut_crops(folder: Path, classes: int, crops: int) -> None:
         pq.write_table(pa.Table.from_pylist(found), folder / f"{kind}.parquet", row_group_size=1000)
 
 
-def _row(pictures: Path, root: Path, classes: int, crops: int, scopes: str, tiny: bool) -> dict[str, Any]:
-    wanted = "['joint']" if scopes == "joint" else "['joint','class']"
+def _row(place: Path, case: Case, tiny: bool) -> dict[str, Any]:
+    pictures, root = place / f"{case.classes}-{case.crops}", place / str(case)
+    if not pictures.exists():
+        cut_crops(pictures, case.classes, case.crops)
+    wanted = "['joint','class']" if case.scopes else "['joint']"
+    explained = list(range(case.scopes)) or ["all"]
     settings = load_settings(
         PRESET,
         [
             "data.source=parquet",
             f"data.train=['{pictures}/train.parquet']",
             f"data.validation=['{pictures}/validation.parquet']",
-            f"network.arguments={{n_classes={classes}}}",
+            f"network.arguments={{n_classes={case.classes}}}",
             f"training.epochs={2 if tiny else 4}",
+            f"fit.loss={case.loss}",
+            f"mine.classes={explained}",
             "network.layers=['add2','add3']",
             "extract.images_per_shard=500",
             "extract.images_per_chunk=50",
@@ -95,7 +114,7 @@ def _row(pictures: Path, root: Path, classes: int, crops: int, scopes: str, tiny
     validation = images.filter(pc.field("split") == "validation")
     hits = pc.equal(validation["predicted"], validation["label"])
     return {
-        "run": f"{classes} classes x {crops}, {scopes}",
+        "run": str(case),
         "scopes": n_scopes,
         "accuracy": float(pc.mean(hits.cast("float64")).as_py()),
         **{f"{stage} s": stage_seconds(folder, stage) for stage in STAGES},

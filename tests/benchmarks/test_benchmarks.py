@@ -41,7 +41,10 @@ ROWS = {
     "dissection": ["14x14, 1,024 units", "28x28, 512 units"],
     "conductance": ["ResNet-20", "SqueezeNet"],
     "patterns": ["28x28, N 40, 128 units", "14x14, N 20, 256 units", "7x7, N 10, 512 units"],
-    "classes": ["10 classes x 20, joint", "10 classes x 20, joint and class"],
+    "classes": [
+        "10 classes x 20, generative, joint",
+        "10 classes x 20, discriminative, joint and 10 of classes",
+    ],
     "gpu": [
         *(
             f"words of {layer}, {precision}, as of the CPU in float32"
