@@ -163,8 +163,8 @@ def _save(path: Path, network: nn.Module, earlier: FileIdentity | None = None) -
         found = FileIdentity.of(temporary)
         if earlier is not None and found.sha256 != earlier.sha256:
             raise NetworkError(
-                f"{str(path)!r} was lost, and training anew came to another network (other libraries, another kind of "
-                "processor): restore the file, or give another --out"
+                f"{str(path)!r}, or a file of the same training, was lost, and training anew came to another network "
+                "(other libraries, another kind of processor): restore the file, or give another --out"
             )
     return FileIdentity.of(path)
 
