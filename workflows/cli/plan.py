@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
 
@@ -82,7 +81,6 @@ def plan(
         inference-graphs plan imagenet_resnet50 --set data.folders=few --images 1281167 --classes 1000 --nodes 8
         --gpus-per-node 8 --gpu-speed 100 --free-disk 10
     """
-    begun = time.perf_counter()
     from workflows.forecast.foreseeing import Meant, foresee
     from workflows.forecast.scaling import Machines
     from workflows.settings import load_settings
@@ -92,7 +90,7 @@ def plan(
     disk = None if free_disk is None else int(free_disk * 1e12)
     machines = Machines(nodes, gpus_per_node, _speed(gpus_per_node, gpu_speed), disk)
     meant = Meant(images, classes) if images or classes else None
-    found = foresee(settings, root, machines, meant, begun)
+    found = foresee(settings, root, machines, meant)
     written = found.write(root, settings)
     if as_json:
         print_json(asdict(found) | {"seconds": found.seconds, "size": found.size, "file": str(written)})

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,8 +18,10 @@ from PIL import Image
 
 from workflows.data.boxes import OBJECT, BoxRow, match_images, read_boxes, refuse_outside, whole_pixels
 from workflows.data.decoding import FORMATS, Pixels, decode_picture
+from workflows.data.file_states import fault
 from workflows.data.preprocessing import resized_to
 from workflows.errors import DataError
+from workflows.runtime.patience import Patience, patiently
 from workflows.storage.names import file_path
 
 BACKGROUND = "background"
@@ -92,7 +95,9 @@ class PhotoCrops:
         return [self.label] * len(self.objects) + [background] * len(self.background) or [background]
 
 
-def photo_crops(classes: Mapping[str, Sequence[str]], boxes: Path, seed: int) -> tuple[list[PhotoCrops], list[str]]:
+def photo_crops(
+    classes: Mapping[str, Sequence[str]], boxes: Path, seed: int, patience: Patience = (1, 0.0)
+) -> tuple[list[PhotoCrops], list[str]]:
     """Crops of every photo, and the names of the classes that have boxes, whose places are the labels of objects.
 
     A photo gives as much background as it has objects, where it has room; a photo without a box gives none if others
@@ -102,8 +107,10 @@ def photo_crops(classes: Mapping[str, Sequence[str]], boxes: Path, seed: int) ->
         classes: paths of photos by class folder.
         boxes: a CSV file, see ``read_boxes``; boxes of parts are not read.
         seed: of the places of background.
+        patience: with storage that does not give a photo, see ``patiently``.
 
     Raises:
+        StorageFault: a photo cannot be read just now.
         DataError: the file is no such table, none of its lines names a photo, or a box reaches out of its photo.
     """
     photos = [(name, path) for name, paths in classes.items() for path in paths]
@@ -112,7 +119,7 @@ def photo_crops(classes: Mapping[str, Sequence[str]], boxes: Path, seed: int) ->
     found = []
     for place, (name, path) in enumerate(photos):
         if place in rows:
-            size = _photo_size(path)
+            size = patiently(partial(_photo_size, path), *patience)
             objects = _objects(rows[place], size)
             rng = np.random.default_rng([seed % 2**64, place])
             found.append(PhotoCrops(path, names.index(name), objects, _background(objects, size, rng)))
@@ -134,6 +141,8 @@ def _photo_size(path: str) -> tuple[int, int]:
         with Image.open(file_path(path), formats=FORMATS) as image:
             return image.height, image.width
     except Exception as error:  # decoders raise anything on hostile bytes
+        if isinstance(error, OSError) and error.errno is not None:  # of the system; a decoder's own have none
+            raise fault(path, error) from None
         raise DataError(f"data.boxes: photo {path!r} has boxes, but cannot be read ({error}); repair it, or remove its "
                         "lines") from None  # fmt: skip
 

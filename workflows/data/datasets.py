@@ -29,6 +29,7 @@ from workflows.data.parquet_index import LabelledRows, files_of_patterns, labell
 from workflows.data.scenes import load_scenes
 from workflows.data.tar_shards import labelled_samples
 from workflows.errors import DataError
+from workflows.runtime.patience import Patience
 from workflows.settings import DataSettings, FolderLabel
 from workflows.storage.object_store import absolute, is_uri
 
@@ -47,20 +48,22 @@ class _Listed:
     notes: tuple[str, ...] = ()
 
 
-def index_images(settings: DataSettings, seed: int) -> ImageIndex:
+def index_images(settings: DataSettings, seed: int, patience: Patience = (1, 0.0)) -> ImageIndex:
     """List the images of a run with label and split, class-ordered.
 
     Parquet and CIFAR-10 come with their own training and validation images, and folders do where ``data.validation``
     names some. Other folders, digits and scenes are split by a seeded, stratified draw of ``validation_fraction``; a
     class with one image trains. Afterwards ``max_train`` and ``max_validation`` keep a seeded, class-balanced subset.
-    The same settings and seed give the same index.
+    The same settings and seed give the same index. ``patience``: with storage that does not give a photo whose size
+    is asked for (crops), see ``patiently``.
 
     Raises:
         DataError: images, columns, labels or class names are missing or contradict each other.
-        StorageFault: an object store does not answer.
+        StorageFault: an object store does not answer, or a photo cannot be read.
     """
     try:
-        listed = _SOURCES[settings.source](settings, seed)
+        crops = settings.source == "crops"
+        listed = _crops(settings, seed, patience) if crops else _SOURCES[settings.source](settings, seed)
     except OSError as error:
         place = os.fsdecode(error.filename or "")
         if isinstance(error, FileNotFoundError):
@@ -245,13 +248,13 @@ def _drawn(paths: Sequence[str], labels: _Labels, pairing: Pairing, settings: Da
     )
 
 
-def _crops(settings: DataSettings, seed: int) -> _Listed:
+def _crops(settings: DataSettings, seed: int, patience: Patience) -> _Listed:
     """Photos are drawn, by what they show, and their crops go with them."""
     stored = next(filter(is_uri, settings.folders), None)
     if stored is not None:
         raise DataError(f"data.folders: must be on a file system with source = 'crops', got {stored!r}; copy it there")
     listing = scan_folders(settings.folders)
-    photos, names = photo_crops(listing.classes, Path(settings.boxes), seed)
+    photos, names = photo_crops(listing.classes, Path(settings.boxes), seed, patience)
     pairing = pair_classes(
         named_classes(settings.class_names),
         [*names, BACKGROUND],
@@ -274,7 +277,6 @@ _SOURCES: dict[str, Callable[[DataSettings, int], _Listed]] = {
     "tar": _tar,
     "imagenet": _imagenet,
     "folders": _folders,
-    "crops": _crops,
     "cifar10": _cifar10,
     "digits": _digits,
     "scenes": _scenes,

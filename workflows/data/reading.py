@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 
@@ -18,11 +19,12 @@ from workflows.data.parquet_rows import CACHE_BYTES, Encoded, ParquetRows, parse
 from workflows.data.scenes import load_scenes
 from workflows.errors import DataError, StorageFault
 from workflows.phases import phase
+from workflows.runtime.patience import Patience, patiently
 from workflows.settings import DataSettings
 from workflows.storage.names import file_path
 from workflows.storage.object_store import is_uri
 
-__all__ = ["BrokenPicture", "Picture", "PictureReader"]
+__all__ = ["BrokenPicture", "Picture", "PictureReader", "photo_sizes"]
 
 Result = Picture | BrokenPicture
 States = Sequence[FileState | None]
@@ -195,15 +197,15 @@ _Task = tuple[list[int], "Future[list[Result]]"]
 _SIZES_AT_ONCE = 32
 
 
-def photo_sizes(settings: DataSettings, paths: Sequence[str]) -> Iterator[tuple[int, int]]:
-    """Height and width of photos as they are, in pixels.
+def photo_sizes(settings: DataSettings, paths: Sequence[str], patience: Patience) -> Iterator[tuple[int, int]]:
+    """Height and width of photos as they are, in pixels; ``patience``: with storage that is away, see ``patiently``.
 
     Raises:
-        DataError: a picture that the run could read is broken now.
+        StorageFault: a file cannot be read just now. DataError: a picture that the run could read is broken now.
     """
     with PictureReader(settings, geometry=_only_size) as reader:
-        for batch in reader.stream(paths, _SIZES_AT_ONCE):
-            for picture in batch:
+        for first in range(0, len(paths), _SIZES_AT_ONCE):
+            for picture in patiently(partial(reader.read, paths[first : first + _SIZES_AT_ONCE]), *patience):
                 height, width = unbroken(picture).pixels.shape[:2]
                 yield height, width
 

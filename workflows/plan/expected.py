@@ -70,7 +70,15 @@ def _index(made: Made) -> Expected:
 
 
 def _train(made: Made) -> Expected:
-    return made.done("network", made.folder.weights, *([made.folder.decoder] if made.settings.learns_pictures else []))
+    folder, training = made.folder, made.settings.training
+    yield from made.done("network", folder.weights)
+    if made.settings.learns_pictures:
+        yield from made.done(
+            "network", folder.decoder, *(folder.figure("rebuilt", ending) for ending in ("png", "svg"))
+        )
+    if training is not None:
+        kept = (folder.checkpoint(epoch) for epoch in range(1, training.epochs + 1) if training.keeps(epoch))
+        yield from made.done("network", *kept)
 
 
 def _extract(made: Made) -> Expected:

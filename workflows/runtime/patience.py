@@ -10,6 +10,9 @@ from workflows.errors import StorageFault
 
 Result = TypeVar("Result")
 
+Patience = tuple[int, float]
+"""Tries, and seconds before the second of them; see ``patiently``."""
+
 _LONGER = 4
 """Each wait is so many times the one before."""
 

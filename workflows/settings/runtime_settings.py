@@ -44,3 +44,8 @@ class RuntimeSettings(Section):
     )
     disk_margin: float = Field(1.1, ge=1, description="free disk must be the plan's size times this")
     memory_gb: float | None = Field(None, gt=0, description="memory the plan may use; default: what is free")
+
+    @property
+    def patience(self) -> tuple[int, float]:
+        """With storage that is away, of what the driver reads itself: tries, and seconds before the second of them."""
+        return self.max_attempts, self.retry_wait_s

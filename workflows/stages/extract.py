@@ -181,8 +181,7 @@ class _FirstBatch:
         forward = FrozenForward(settings.model_copy(update={"runtime": runtime}), plan, folder)
         started = time.process_time()
         first = Shard(0, 0, min(plan.batch(settings.extract), plan.images))
-        tries = settings.runtime.max_attempts, settings.runtime.retry_wait_s
-        batch = patiently(lambda: next(iter(forward(first))), *tries)
+        batch = patiently(lambda: next(iter(forward(first))), *settings.runtime.patience)
         return batch.columns, (time.process_time() - started) / len(batch.logits)
 
     @property

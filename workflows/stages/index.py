@@ -105,7 +105,7 @@ def draft(
     Raises:
         RunError: images, network, layers, scopes or requests that cannot be.
     """
-    index = index_images(settings.data, settings.seed)
+    index = index_images(settings.data, settings.seed, settings.runtime.patience)
     planned = planned_network(settings)
     plan = make_plan(settings, index, folder, planned.network)
     index = index.for_outputs(len(plan.class_names))

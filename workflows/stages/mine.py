@@ -1,23 +1,25 @@
 """cooccurrence -> nodes, edges, heatmaps, pairs.parquet: Algorithm 1 for every requested class and image.
 
-A graph is mined with the counted of every scope that explains it.
+A graph is mined with the counts of every scope that explains it.
 """
 
 from __future__ import annotations
 
 import itertools
+from collections import deque
 from collections.abc import Iterator
-from typing import Any
+from contextlib import ExitStack
 
 import pyarrow as pa
 
 from workflows.context import StageContext
-from workflows.plan.graph_requests import ScopeGraphs, requested_graphs
+from workflows.plan.graph_requests import GraphRequests, ScopeGraphs, requested_graphs
 from workflows.plan.run_plan import Plan
 from workflows.plan.scopes import joint_scope, read_scopes
 from workflows.storage.images_table import ImageColumns
+from workflows.storage.keyed_rows import KeyedRows, keyed_rows
 from workflows.storage.log_unit import LOG_UNIT
-from workflows.storage.tables import to_table, write_parts, write_table
+from workflows.storage.tables import write_parts
 from workflows.words.mining import (
     ScopeCounts,
     count_offsets,
@@ -31,7 +33,9 @@ from workflows.words.pair_table import pair_tables
 from workflows.words.scope_images import ScopeImages
 
 GRAPHS_AT_ONCE = 256
-"""Graphs whose rows are in memory as Python objects; of the others there are Arrow tables, a quarter the size."""
+"""Graphs whose images are passed over at once for their histograms, which are in memory."""
+
+_TABLES = ("nodes", "edges", "heatmaps")
 
 
 def run(context: StageContext) -> None:
@@ -43,40 +47,55 @@ def run(context: StageContext) -> None:
     for words in asked.silent:
         context.warn(words)
     context.begin(len(asked))
-    members = ScopeImages(images)
-    tables: dict[str, list[pa.Table]] = {name: [to_table([], name)] for name in ("nodes", "edges", "heatmaps")}
-    for graphs in asked.scopes:
-        for found in _mine_scope(context, plan, images, members, graphs):
-            for name, rows in found.items():
-                tables[name].append(to_table(rows, name))
     metadata = {"log_base": f"{LOG_UNIT.base:g}"}
-    for name, parts in tables.items():
-        rows = pa.concat_tables(parts).drop_columns("network")
-        write_table(folder.table(name), rows, name, network=settings.name, metadata=metadata)
-    if settings.count.pairs == "none":
-        folder.table("pairs").unlink(missing_ok=True)
-        return
-    names = sorted(scope.name for scope in scopes)
-    every = (ScopeCounts.load(folder, settings, plan, name) for name in names)
-    pairs = itertools.chain.from_iterable(pair_tables(one, settings.count.pairs == "per_class") for one in every)
-    write_parts(folder.table("pairs"), pairs, "pairs", network=settings.name, metadata=metadata)
+    with ExitStack() as stack:
+        rows = {name: stack.enter_context(keyed_rows(folder.table(name), name)) for name in _TABLES}
+        pairs = _mine_scopes(context, plan, images, asked, rows)
+        if settings.count.pairs == "none":
+            deque(pairs, maxlen=0)
+            folder.table("pairs").unlink(missing_ok=True)
+        else:
+            write_parts(folder.table("pairs"), pairs, "pairs", network=settings.name, metadata=metadata)
+        for name, found in rows.items():
+            write_parts(folder.table(name), found.in_order(), name, network=settings.name, metadata=metadata)
+
+
+def _mine_scopes(
+    context: StageContext, plan: Plan, images: ImageColumns, asked: GraphRequests, rows: dict[str, KeyedRows]
+) -> Iterator[pa.Table]:
+    """Mine scope after scope, by name, and give the parts of `pairs` of each: its counts are read once."""
+    members, pairs = ScopeImages(images), context.settings.count.pairs
+    places = {graphs.scope.name: place for place, graphs in enumerate(asked.scopes)}
+    for graphs in sorted(asked.scopes, key=lambda graphs: graphs.scope.name):
+        if not len(graphs) and pairs == "none":
+            continue
+        counted = ScopeCounts.load(context.folder, context.settings, plan, graphs.scope.name)
+        if len(graphs):
+            _mine_scope(context, counted, images, members, graphs, places[graphs.scope.name], rows)
+        if pairs != "none":
+            yield from pair_tables(counted, pairs == "per_class")
 
 
 def _mine_scope(
-    context: StageContext, plan: Plan, images: ImageColumns, members: ScopeImages, graphs: ScopeGraphs
-) -> Iterator[dict[str, Iterator[dict[str, Any]]]]:
-    """Rows of the tables, of one scope, some graphs at a time: histograms and rows of a graph take half a megabyte."""
-    if not len(graphs):
-        return
-    scope = graphs.scope
-    counted = ScopeCounts.load(context.folder, context.settings, plan, scope.name)
-    dominant = dominant_classes(context.folder, scope.name)
-    mined = mined_graphs(counted, context.settings, images, members.members(scope), graphs)
+    context: StageContext,
+    counted: ScopeCounts,
+    images: ImageColumns,
+    members: ScopeImages,
+    graphs: ScopeGraphs,
+    place: int,
+    rows: dict[str, KeyedRows],
+) -> None:
+    """Add the rows of one scope's graphs, by graph and the place of the scope: tables are sorted by graph.
+
+    Some graphs at a time, since histograms and rows of a graph take half a megabyte.
+    """
+    dominant = dominant_classes(context.folder, counted.scope)
+    mined = mined_graphs(counted, context.settings, images, members.members(graphs.scope), graphs)
     while found := list(itertools.islice(mined, GRAPHS_AT_ONCE)):
-        histograms = count_offsets(context, plan, images, scope.name, found)
-        yield {
-            "nodes": (row for one in found for row in node_rows(one, counted, dominant)),
-            "edges": (row for one in found for row in edge_rows(one, counted)),
-            "heatmaps": (row for one in found for row in heatmap_rows(one, counted, histograms)),
-        }
+        histograms = count_offsets(context, counted.plan, images, counted.scope, found)
+        for one in found:
+            key = (one.name, place)
+            rows["nodes"].add(key, node_rows(one, counted, dominant))
+            rows["edges"].add(key, edge_rows(one, counted))
+            rows["heatmaps"].add(key, heatmap_rows(one, counted, histograms))
         context.progress.advance(len(found))

@@ -163,8 +163,8 @@ def _save(path: Path, network: nn.Module, earlier: FileIdentity | None = None) -
         found = FileIdentity.of(temporary)
         if earlier is not None and found.sha256 != earlier.sha256:
             raise NetworkError(
-                f"{str(path)!r} was lost, and training anew came to another network (other libraries, another kind of "
-                "processor): restore the file, or give another --out"
+                f"{str(path)!r}, or a file of the same training, was lost, and training anew came to another network "
+                "(other libraries, another kind of processor): restore the file, or give another --out"
             )
     return FileIdentity.of(path)
 
@@ -176,13 +176,13 @@ def _pictures(settings: Settings, plan: Plan, folder: RunFolder, first: int, sto
         return _images(settings, folder, first, stop)[0]
     paths = read_image_rows(folder.images_table, first, stop, ["path"])["path"].to_pylist()
     boxes = match_images(read_boxes(Path(settings.training.boxes), {}), paths)
-    sizes = photo_sizes(settings.data, [paths[place] for place in boxes])
+    sizes = photo_sizes(settings.data, [paths[place] for place in boxes], settings.runtime.patience)
     objects = boxed_objects({first + place: rows for place, rows in boxes.items()},
                             {first + place: size for place, size in zip(boxes, sizes, strict=True)})  # fmt: skip
     size = (plan.input_height, plan.input_width)
-    crops = np.stack(list(ObjectInputs(settings, folder, size).crops(objects)))
+    crops = patiently(lambda: [*ObjectInputs(settings, folder, size).crops(objects)], *settings.runtime.patience)
     whole, _ = _read(settings, folder, [first + place for place in range(len(paths)) if place not in boxes])
-    return torch.cat([Preprocessor(settings.preprocessing).normalise(crops), whole])
+    return torch.cat([Preprocessor(settings.preprocessing).normalise(np.stack(crops)), whole])
 
 
 def _images(settings: Settings, folder: RunFolder, first: int, stop: int) -> tuple[Tensor, Tensor]:
@@ -195,9 +195,7 @@ def _images(settings: Settings, folder: RunFolder, first: int, stop: int) -> tup
 
 def _read(settings: Settings, folder: RunFolder, rows: Sequence[int]) -> tuple[Float[Tensor, "n 3 H W"], np.ndarray]:
     """Normalised images of the pictures that are whole, and which of them are; storage may be away for a while."""
-    return patiently(
-        lambda: _read_once(settings, folder, rows), settings.runtime.max_attempts, settings.runtime.retry_wait_s
-    )
+    return patiently(lambda: _read_once(settings, folder, rows), *settings.runtime.patience)
 
 
 def _read_once(

@@ -6,7 +6,7 @@ is renamed or recoded is read from older runs as it is called now.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -81,7 +81,8 @@ def write_parts(
 ) -> int:
     """Write a table from parts of ``to_table``, in the order they come, whole or not at all; returns the rows.
 
-    One part and one row group are in memory, never the table.
+    The file is that of ``write_table``, however the rows are cut. Some parts and a row group are in memory, never the
+    table.
     """
     schema = SCHEMAS[table].with_metadata({**(SCHEMAS[table].metadata or {}), **(metadata or {})})
     rows = 0
@@ -89,11 +90,26 @@ def write_parts(
         replacing(path) as temporary,
         pq.ParquetWriter(temporary, schema, compression="zstd", write_page_checksum=True) as writer,
     ):
-        for part in parts:
-            content = _conform(part.drop_columns("network"), schema, table, {"network": network})
+        for group in _row_groups(parts, schema):
+            content = _conform(group.drop_columns("network"), schema, table, {"network": network})
             writer.write_table(content, row_group_size=ROW_GROUP)
-            rows += len(part)
+            rows += len(group)
     return rows
+
+
+def _row_groups(parts: Iterable[pa.Table], schema: pa.Schema) -> Iterator[pa.Table]:
+    """The rows of the parts, as many at a time as a row group has; of no rows one group without any."""
+    waiting: list[pa.Table] = []
+    rows, some = 0, False
+    for part in parts:
+        waiting.append(part)
+        rows += len(part)
+        while rows >= ROW_GROUP:
+            joined = pa.concat_tables(waiting)
+            yield joined.slice(0, ROW_GROUP).combine_chunks()
+            waiting, rows, some = [joined.slice(ROW_GROUP)], rows - ROW_GROUP, True
+    if rows or not some:
+        yield pa.concat_tables(waiting or [schema.empty_table()]).combine_chunks()
 
 
 def to_table(rows: Records, table: str, *, network: str | None = None) -> pa.Table:

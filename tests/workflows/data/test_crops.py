@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from tests.end_to_end.folder_runs import PRESET
 from tests.end_to_end.small_digits import command
@@ -46,6 +50,22 @@ def data(tmp_path: Path) -> DataSettings:
 def crops_of(index: ImageIndex, label: int) -> list[Crop]:
     found = [parse_crop(path) for path in index.path[index.label == label]]
     return [crop for crop in found if isinstance(crop, Crop)]
+
+
+@pytest.mark.parametrize("number", [errno.ENOENT, errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EACCES])
+def test_the_index_waits_for_storage(data: DataSettings, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    expected, here, left = index_images(data, seed=0), Image.open, [number, number]
+
+    def away(*given: Any, **named: Any) -> Any:
+        if left:
+            raise OSError(left.pop(), os.strerror(number))
+        return here(*given, **named)
+
+    monkeypatch.setattr(Image, "open", away)
+    assert index_images(data, 0, (3, 0.0)).path.tolist() == expected.path.tolist()
+    left.append(number)
+    with pytest.raises(StorageFault, match=r"\.png' must be readable, got"):
+        index_images(data, 0)
 
 
 def test_objects_background_and_other_classes(data: DataSettings) -> None:

@@ -5,6 +5,7 @@ import io
 import os
 import threading
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -19,7 +20,7 @@ from workflows.data.decoding import Pixels
 from workflows.data.file_states import FileState
 from workflows.data.indexed_pictures import find_states
 from workflows.data.preprocessing import Preprocessor
-from workflows.data.reading import BrokenPicture, Picture, PictureReader
+from workflows.data.reading import BrokenPicture, Picture, PictureReader, photo_sizes
 from workflows.data.shards import plan_shards
 from workflows.errors import DataError, StorageFault
 from workflows.settings import DataSettings, PreprocessingSettings
@@ -101,6 +102,23 @@ def test_what_storage_does_not_give_is_no_broken_picture(
             reader.read(paths)
         monkeypatch.undo()
         assert all(isinstance(picture, Picture) for picture in reader.read(paths)), "the storage is back"
+
+
+def test_sizes_of_photos_wait_for_storage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    paths = [str(write_folders(tmp_path, {"a": 1}) / "a" / "image0.png")]
+    expected = list(photo_sizes(FOLDERS, paths, (1, 0.0)))
+    here, left = Path.open, [errno.ESTALE, errno.ENOENT]
+
+    def away(path: Path, *given: Any, **named: Any) -> Any:
+        if left:
+            raise OSError(left[0], os.strerror(left.pop(0)), str(path))
+        return here(path, *given, **named)
+
+    monkeypatch.setattr(Path, "open", away)
+    assert list(photo_sizes(FOLDERS, paths, (3, 0.0))) == expected
+    left.extend([errno.EIO, errno.EACCES])
+    with pytest.raises(StorageFault, match=r"image0\.png' must be readable, got Permission denied"):
+        list(photo_sizes(FOLDERS, paths, (2, 0.0)))
 
 
 def test_a_file_that_is_not_the_indexed_one_is_refused(tmp_path: Path) -> None:

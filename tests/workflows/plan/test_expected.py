@@ -100,6 +100,29 @@ def test_the_file_of_scopes_is_missed_and_scopes_are_still_known(folder: RunFold
     assert folder.scopes_file in lost(folder, "fit").paths
 
 
+def test_what_a_training_keeps_is_missed(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path)
+    training = {"epochs": 5, "keep_epochs": 2, "objective": "vae_gan", "learning_rate": 0.001}
+    network = {"name": "workflows.networks.architectures:PictureEncoder", "weights": "train", "layers": ["conv1"]}
+    told = {"name": "x", "data": {"source": "scenes"}, "network": network | {"outputs": "none"}}
+    chosen = parse_settings(told | {"training": training, "fit": {"words": 3}})
+    written = [run.weights, run.decoder, run.figure("rebuilt", "png"), run.figure("rebuilt", "svg")]
+    written += [run.checkpoint(epoch) for epoch in (1, 2, 4)]
+    content = run.ledger("train").content()
+    assert find_lost("train", Made(run, chosen, plan(), content)) == Lost(frozenset(), ()), "nothing is done"
+    run.ledger("train").begin("f", 1)
+    run.ledger("train").record("network")
+    for path in written:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    content = run.ledger("train").content()
+    assert find_lost("train", Made(run, chosen, plan(), content)) == Lost(frozenset(), ())
+    for path in written:
+        path.unlink()
+        assert find_lost("train", Made(run, chosen, plan(), content)) == Lost(frozenset({"network"}), (path,))
+        path.touch()
+
+
 def test_freed_columns_are_not_missed(folder: RunFolder) -> None:
     folder.ledger("extract").clean()
     shutil.rmtree(folder.root / "activations")

@@ -147,7 +147,7 @@ def _photo_boxes(folder: RunFolder, settings: Settings, lines: Sequence[BoxRow])
     paths, images = table["path"].to_pylist(), table["image"].to_pylist()
     matched = match_images(lines, paths)
     places = sorted(matched)
-    sizes = photo_sizes(settings.data, [paths[place] for place in places])
+    sizes = photo_sizes(settings.data, [paths[place] for place in places], settings.runtime.patience)
     return {
         images[place]: input_boxes(matched[place], size, settings.preprocessing)
         for place, size in zip(places, sizes, strict=True)

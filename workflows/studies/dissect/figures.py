@@ -23,6 +23,7 @@ from workflows.report.contact_sheet import SheetPicture, SheetRow, draw_contact_
 from workflows.report.detector_figure import Detectors, detector_table, detectors, draw_detectors
 from workflows.report.numbers import frequency
 from workflows.run import Run
+from workflows.runtime.patience import patiently
 from workflows.storage.names import GraphId, item_name, slug
 from workflows.storage.states import load_state, save_state
 from workflows.storage.tables import read_table
@@ -217,7 +218,7 @@ def _pictures(study: StudyContext, images: Sequence[int]) -> dict[int, UInt8[np.
     indexed = IndexedPictures.read(study.folder.images_table, images)
     crop = Preprocessor(study.settings.preprocessing).crop
     with PictureReader(study.settings.data, geometry=crop) as reader:
-        found = reader.read(indexed.paths, indexed.states)
+        found = patiently(lambda: reader.read(indexed.paths, indexed.states), *study.settings.runtime.patience)
     return {image: unbroken(one).pixels for image, one in zip(images, found, strict=True)}
 
 

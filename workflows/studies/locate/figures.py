@@ -12,6 +12,7 @@ from workflows.data.network_inputs import ObjectInputs
 from workflows.report.lettering import short_name
 from workflows.report.location_figures import ErrorCurve, VotedObject, draw_error_curves, draw_votes
 from workflows.report.selection_figures import Paths
+from workflows.runtime.patience import patiently
 from workflows.storage.names import slug
 from workflows.studies.locate.request import Sought
 from workflows.studies.locate.rows import NEAR, Located
@@ -54,7 +55,8 @@ def _evenly(rows: np.ndarray, most: int) -> np.ndarray:
 def _pictures(study: StudyContext, sought: Sought, rows: np.ndarray) -> dict[int, np.ndarray]:
     """Turned objects by their number."""
     turned, size = sought.turned, (study.plan.input_height, study.plan.input_width)
-    crops = ObjectInputs(study.settings, study.folder, size).crops(turned.objects.only(rows))
+    inputs, objects = ObjectInputs(study.settings, study.folder, size), turned.objects.only(rows)
+    crops = patiently(lambda: list(inputs.crops(objects)), *study.settings.runtime.patience)
     return {
         row: crop[:, ::-1] if turned.signs[row] < 0 else crop for row, crop in zip(rows.tolist(), crops, strict=True)
     }

@@ -25,6 +25,7 @@ from workflows.report.pattern_figures import (
     draw_turned,
 )
 from workflows.report.selection_figures import Paths
+from workflows.runtime.patience import patiently
 from workflows.studies.patterns.answers import Learned
 from workflows.studies.patterns.subject import Subject
 
@@ -74,7 +75,8 @@ class Shown:
         """As they are."""
         study = self.subject.study
         size = study.plan.input_height, study.plan.input_width
-        return list(ObjectInputs(study.settings, study.folder, size).crops(self.subject.objects.only(self.rows)))
+        inputs, objects = ObjectInputs(study.settings, study.folder, size), self.subject.objects.only(self.rows)
+        return patiently(lambda: list(inputs.crops(objects)), *study.settings.runtime.patience)
 
     def places(self, top: Top, layer: PatternedLayer) -> PatternPlaces:
         """Of all patterns of a layer on them."""

@@ -209,7 +209,8 @@ def class_objects(
 def photo_sides(study: StudyContext, photos: Int[np.ndarray, " m"]) -> dict[int, tuple[int, int]]:
     """Height and width of some photos, by image."""
     paths = read_table(study.folder.images_table, ["path"])["path"].take(photos).to_pylist()
-    return dict(zip(photos.tolist(), photo_sizes(study.settings.data, paths), strict=True))
+    sizes = photo_sizes(study.settings.data, paths, study.settings.runtime.patience)
+    return dict(zip(photos.tolist(), sizes, strict=True))
 
 
 def _covers_a_cell(study: StudyContext, found: BoxedObjects, layers: Sequence[PatternedLayer]) -> np.ndarray:

@@ -118,7 +118,9 @@ class Pictures:
 
     def _whole(self, images: Int[np.ndarray, " m"]) -> BoxedObjects:
         paths = read_table(self.study.folder.images_table, ["path"])["path"].take(images).to_pylist()
-        boxes = [(0, 0, width, height) for height, width in photo_sizes(self.study.settings.data, paths)]
+        settings = self.study.settings
+        sizes = photo_sizes(settings.data, paths, settings.runtime.patience)
+        boxes = [(0, 0, width, height) for height, width in sizes]
         return BoxedObjects(images, np.array(boxes, np.int64), {})
 
     def paint(self, learned: Sequence[Learned]) -> list[dict[str, Any]]:

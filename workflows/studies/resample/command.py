@@ -21,6 +21,7 @@ from workflows.report.pictures import PictureFolder
 from workflows.report.selection_figures import draw_epochs, draw_overlays, draw_patches
 from workflows.report.selection_table import means_table
 from workflows.runtime.dispatcher import map_shards
+from workflows.runtime.patience import patiently
 from workflows.storage.study_folder import place_of
 from workflows.storage.tables import SCHEMAS, read_table, to_table
 from workflows.studies.resample.copies import ResampleWorker, explained_classes
@@ -196,7 +197,8 @@ def _tell(subject: Subject, own: Found) -> None:
 
 def _draw(subject: Subject, found: Found) -> None:
     study, asked, shown = subject.study, subject.asked, _shown(found)
-    SavedPictures(study.settings, study.folder).save(shown)
+    saver = SavedPictures(study.settings, study.folder)
+    patiently(lambda: saver.save(shown), *study.settings.runtime.patience)
     pictures = PictureFolder(study.folder.pictures)
     rows = read_table(study.folder.table("selections"), filters=[("image", "in", shown)])
     layers = {layer.name: str(layer.number or layer.name) for layer in asked.layers}
