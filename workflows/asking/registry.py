@@ -20,7 +20,12 @@ STUDIES: dict[str, Study] = {
             ("units", "unit_concepts", "word_concepts", "word_units", "unions"),
             version=2,
         ),
-        Study("relevance", "which units matter to a class", ("relevance", "completeness", "agreement")),
+        Study(
+            "relevance",
+            "which units matter to a class",
+            ("relevance", "relevance_completeness", "relevance_agreement"),
+            version=2,
+        ),
         Study("ablate", "what breaks without some units", ("ablations", "unit_classes")),
         Study(
             "resample",

@@ -50,8 +50,8 @@ def relevance(
 
     How much of the class's logit passes through a unit, on the images of the class: signed, absolute, within masks of
     the class, and specific, which is the unit's share of its layer less its mean share for the other classes asked for.
-    Writes relevance.parquet, completeness.parquet (whether layers account for the whole logit, as cuts should),
-    agreement.parquet (with dissect, where that was asked) and figures/relevance.png.
+    Writes relevance.parquet, relevance_completeness.parquet (whether layers account for the whole logit, as cuts
+    should), relevance_agreement.parquet (with dissect, where that was asked) and figures/relevance.png.
 
     Example:
 

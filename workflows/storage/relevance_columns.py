@@ -63,7 +63,7 @@ RELEVANCE_COLUMNS: dict[str, list[pa.Field]] = {
         field("images", LONG, "images", "of the class that it is a mean over"),
         field("masked_images", LONG, "images", "of them with a mask"),
     ],
-    "completeness": [
+    "relevance_completeness": [
         LAYER,
         DEPTH,
         field("kind", TEXT, "", "`convolution`, or `join`: an addition or concatenation that is a cut"),
@@ -74,7 +74,7 @@ RELEVANCE_COLUMNS: dict[str, list[pa.Field]] = {
         field("error_median", REAL, "share", "median"),
         field("error_upper", REAL, "share", "third quartile"),
     ],
-    "agreement": [
+    "relevance_agreement": [
         CLASS,
         CLASS_NAME,
         LAYER,
@@ -139,8 +139,8 @@ RELEVANCE_COLUMNS: dict[str, list[pa.Field]] = {
 
 RELEVANCE_KEYS: dict[str, tuple[str, ...]] = {
     "relevance": ("class", "depth", "unit"),
-    "completeness": ("depth",),
-    "agreement": ("class", "depth", "quantile"),
+    "relevance_completeness": ("depth",),
+    "relevance_agreement": ("class", "depth", "quantile"),
     "ablations": ("layers", "ranking", "selection", "draw", "replaced_by", "class", "share"),
     "unit_classes": ("depth", "unit", "class"),
 }

@@ -49,9 +49,9 @@ HOUSE = {
     "difference_low difference_high images_chosen images_judged",
     "relevance": "class class_name layer depth unit signed absolute masked measure share specific activation split "
     "images masked_images",
-    "completeness": "layer depth kind is_cut units images error_lower error_median error_upper",
-    "agreement": "class class_name layer depth concept units detectors overlap correlation activation_overlap "
-    "activation_correlation chance",
+    "relevance_completeness": "layer depth kind is_cut units images error_lower error_median error_upper",
+    "relevance_agreement": "class class_name layer depth concept units detectors overlap correlation "
+    "activation_overlap activation_correlation chance",
     "ablations": "class class_name layers ranking selection draw replaced_by share silenced units silenced_share "
     "own_images own_before own_accuracy own_accuracy_low own_accuracy_high own_fall own_fall_low "
     "own_fall_high others_images others_before others_accuracy others_accuracy_low others_accuracy_high "

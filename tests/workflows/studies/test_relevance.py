@@ -119,7 +119,7 @@ def test_the_table_is_that_of_loops_over_images(root: Path) -> None:
 
 
 def test_completeness_is_told_of_every_layer(root: Path) -> None:
-    rows = read_table(root / "completeness.parquet").to_pylist()
+    rows = read_table(root / "relevance_completeness.parquet").to_pylist()
     errors = {row["layer"]: row for row in rows}
     assert errors["conv1"]["is_cut"]
     assert [row["layer"] for row in rows if row["kind"] == "join"] == ["layer1.0.add", "layer2.0.add", "layer3.0.add"]
@@ -130,13 +130,14 @@ def test_completeness_is_told_of_every_layer(root: Path) -> None:
 
 
 def test_the_same_again_is_told_and_not_computed(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    before = {path: path.stat().st_mtime_ns for path in [root / "relevance.parquet", root / "completeness.parquet"]}
+    tables = ("relevance", "relevance_completeness")
+    before = {path: path.stat().st_mtime_ns for path in (root / f"{name}.parquet" for name in tables)}
     request = ["relevance", str(root), "--class", "8", "--class", "3", "--images", str(IMAGES), "--steps", str(STEPS)]
     assert command([*request, "--json"]) == 0
     captured = capsys.readouterr()
     summary = json.loads(captured.out)
     assert (summary["images_looked_at"], summary["passes_an_image"]) == (IMAGES, 3 * (STEPS + 1))
-    assert set(summary["tables"]) == {"relevance", "completeness", "agreement"}
+    assert set(summary["tables"]) == {"relevance", "relevance_completeness", "relevance_agreement"}
     assert "relevance has answered this before" in captured.err
     assert before == {path: path.stat().st_mtime_ns for path in before}
     assert (root / "figures" / "relevance.png").stat().st_size > 5000
@@ -216,20 +217,20 @@ def test_agreement_stands_beside_chance_and_activation(root: Path, tmp_path: Pat
     assert row["activation_overlap"] < 1.0
     assert row["correlation"] > 0.3
     run_relevance(asked(copy), RelevanceRequest(CLASSES, steps=STEPS))
-    written = read_table(copy / "agreement.parquet").to_pylist()
+    written = read_table(copy / "relevance_agreement.parquet").to_pylist()
     keys = [(one["class"], one["layer"], one["quantile"], one["detectors"]) for one in written]
     place = "layer2.0.conv1"
     assert keys == [(3, place, 0.005, 5), (3, place, 0.04, 4), (8, place, 0.005, 1), (8, place, 0.04, 1)]
     made_detectors(copy, [("layer2.0.bn1", 0, "object", 0.3), ("layer2.0.bn1", 1, "8", 0.2)])
     run_relevance(asked(copy), RelevanceRequest(CLASSES, steps=STEPS))
-    written = read_table(copy / "agreement.parquet").to_pylist()
+    written = read_table(copy / "relevance_agreement.parquet").to_pylist()
     assert {(one["class"], one["concept"]) for one in written} == {(3, "object"), (8, "8")}
     answer_by_hand(copy, "dissect", finished=False)
     how = asked(copy)
     run_relevance(how, RelevanceRequest(CLASSES, steps=STEPS))
     told = " ".join(how.console.file.getvalue().split())  # type: ignore[attr-defined]
     assert "agreement with dissect is left out, for dissect is unfinished (1 of 2 shards are done); ask" in told
-    assert not read_table(copy / "agreement.parquet").num_rows
+    assert not read_table(copy / "relevance_agreement.parquet").num_rows
 
 
 def test_agreement_is_with_the_concept_that_shows_a_class() -> None:

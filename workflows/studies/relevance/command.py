@@ -94,7 +94,7 @@ def concept_pairs(given: Sequence[str]) -> dict[str, str]:
 
 
 def run_relevance(asked: Asked, request: RelevanceRequest) -> dict[str, Any]:
-    """Write relevance.parquet, completeness.parquet, agreement.parquet and figures/relevance.png.
+    """Write the tables relevance, relevance_completeness and relevance_agreement, and figures/relevance.png.
 
     Returns:
         The summary.
@@ -133,7 +133,7 @@ def run_relevance(asked: Asked, request: RelevanceRequest) -> dict[str, Any]:
             study.write_table(
                 RELEVANCE, relevance_columns(means, classes, study.plan.class_names, layers, request.split)
             )
-            study.write_table("completeness", completeness_rows(part.completeness, every))
+            study.write_table("relevance_completeness", completeness_rows(part.completeness, every))
             study.tell(passes_an_image=passes, images_looked_at=len(images), units=units, layers=len(layers))
         names = study.plan.class_names
         _answer(study, network, classes, shown_by(shown, _given(request, names), classes, names))
@@ -219,7 +219,7 @@ def _answer(
         study.say(f"relevance: agreement with dissect is left out, for {old}; ask dissect again, then relevance")
     known = () if old is not None else classes
     detected = {label: _detected(study, network, shown_by[label]) for label in known}
-    study.write_table("agreement", list(agreement_rows(relevance, detected, names)))
+    study.write_table("relevance_agreement", list(agreement_rows(relevance, detected, names)))
     layers = network.convolutions()
     sums = layer_sums(relevance, layers, classes)
     draw_relevance_figure(
@@ -250,7 +250,7 @@ def _table(
     few = list(classes[:3])
     for label in few:
         shown.add_column(Text(short_name(study.plan.class_names[label])), justify="right")
-    errors = {row["layer"]: row for row in read_table(study.folder.table("completeness")).to_pylist()}
+    errors = {row["layer"]: row for row in read_table(study.folder.table("relevance_completeness")).to_pylist()}
     for layer in layers:
         best = []
         for label in few:

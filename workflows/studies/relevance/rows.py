@@ -98,7 +98,7 @@ class StoredRelevance:
 
 
 def completeness_rows(found: Completeness, layers: Sequence[UnitLayer]) -> list[dict[str, Any]]:
-    """Rows of completeness.parquet. layers: in the order of its totals."""
+    """Rows of relevance_completeness.parquet. layers: in the order of its totals."""
     quartiles = found.quartiles()
     return [
         {
@@ -119,7 +119,7 @@ def completeness_rows(found: Completeness, layers: Sequence[UnitLayer]) -> list[
 def agreement_rows(
     relevance: StoredRelevance, detected: Mapping[int, Sequence[DetectedUnits]], names: Sequence[str]
 ) -> Iterator[dict[str, Any]]:
-    """Rows of agreement.parquet. detected: by class, what dissect says of it."""
+    """Rows of relevance_agreement.parquet. detected: by class, what dissect says of it."""
     for label, layers in detected.items():
         for one in layers:
             rows = relevance.rows(label, one.layer)
