@@ -219,6 +219,17 @@ class StageContext(WorkContext):
         return wanted if wanted != "auto" else "ray" if joined else "threads"
 
     @property
+    def reduction_device(self) -> Literal["cuda", "cpu"]:
+        """Where a reduction's tasks compute that can on a GPU: on this process's, if they are threads of it.
+
+        Tasks on Ray claim a core and no GPU; they would take one from the actors that claimed it.
+        """
+        from workflows.runtime.devices import choose_device
+
+        here = self.scheduler == "threads" and self.settings.runtime.device != "cpu"
+        return "cuda" if here and choose_device("auto").type == "cuda" else "cpu"
+
+    @property
     def ledger(self) -> Ledger:
         """What this stage has finished."""
         return self.folder.ledger(self.stage.name)

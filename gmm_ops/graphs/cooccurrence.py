@@ -18,11 +18,12 @@ from jaxtyping import Int
 from torch import Tensor
 
 from gmm_ops.axes import LowerWordMaps, PairCounts, WordMaps
+from gmm_ops.graphs.device_counts import count_groups_on, count_pairs_on
 from gmm_ops.graphs.offset_histogram import OffsetHistogram
 from gmm_ops.graphs.sliding_histogram import Kernel, PairCounter
 from gmm_ops.graphs.sparse_table import SparseTable, dense_counts
 from gmm_ops.graphs.windows import Window
-from gmm_ops.graphs.word_maps import group_array, positive_count, word_array, word_arrays
+from gmm_ops.graphs.word_maps import group_array, on_device, positive_count, word_array, word_arrays, word_tensors
 
 __all__ = ["OffsetHistogram", "SparseCounts", "WordCounts", "count_pairs", "count_words"]
 
@@ -41,11 +42,14 @@ def count_pairs(
     """N[k, k'] = number of (image, p, q in R(p)) with upper word k at p and lower word k' at q.
 
     ``upper`` (N, H, W) and ``lower`` (N, h, w) are the word maps of the same images; ``window`` is R(p).
-    Returns (n_upper, n_lower) int64. ``n_threads`` and ``kernel`` change the time, never the counts.
+    Returns (n_upper, n_lower) int64 in host memory. ``n_threads`` and ``kernel`` change the time, never the counts;
+    maps that lie on one GPU are counted there, see ``device_counts``.
     Raises ``RefusedInput`` for a word beyond its dictionary, other axes or types, or different numbers of images.
     Source: IG Eq. 5 and 6, the joint count; windows are cropped to the map.
     """
     n_upper, n_lower = positive_count("n_upper", n_upper), positive_count("n_lower", n_lower)
+    if on_device(upper, lower):
+        return count_pairs_on(*word_tensors(upper, lower, n_upper, n_lower), window, n_upper, n_lower).cpu()
     upper_words, lower_words = word_arrays(upper, lower, n_upper, n_lower)
 
     def count_part(images: slice) -> np.ndarray:
@@ -84,10 +88,15 @@ class SparseCounts(SparseTable):
     ) -> SparseCounts:
         """Count some images, image i into group ``groups[i]``; images of a negative group take no part.
 
-        One dense (n_upper, n_lower) scratch for each thread, whatever the number of groups.
+        One dense (n_upper, n_lower) scratch for each thread, whatever the number of groups. Maps that lie on one GPU
+        are counted there, into a table in host memory.
         Raises ``RefusedInput`` as ``count_pairs`` does, and unless there is one group for each image.
         """
         n_upper, n_lower = positive_count("n_upper", n_upper), positive_count("n_lower", n_lower)
+        if on_device(upper, lower):
+            maps = word_tensors(upper, lower, n_upper, n_lower)
+            own = torch.from_numpy(group_array(groups, len(maps[0]))).to(maps[0].device)
+            return cls.from_rows(*(column.cpu() for column in count_groups_on(*maps, window, n_upper, n_lower, own)))
         upper_words, lower_words = word_arrays(upper, lower, n_upper, n_lower)
         members = list(_members(group_array(groups, len(upper_words))))
 

@@ -12,8 +12,9 @@ from torch import Tensor
 
 from gmm_ops.axes import LowerWordMaps, WordMaps
 from gmm_ops.errors import RefusedInput
+from gmm_ops.graphs.device_counts import count_offsets_on
 from gmm_ops.graphs.windows import Window
-from gmm_ops.graphs.word_maps import integer_array, word_arrays
+from gmm_ops.graphs.word_maps import integer_array, on_device, word_arrays, word_tensors
 from gmm_ops.records import Sums
 
 
@@ -69,15 +70,20 @@ class OffsetHistogram(Sums):
     ) -> OffsetHistogram:
         """Count some images; ``edges`` holds (upper word, lower word) in the order of the result.
 
+        Maps that lie on one GPU are counted there; the histogram is in host memory.
         Raises ``RefusedInput`` for other axes or types, different numbers of images, or a negative word in an edge.
         """
-        upper_words, lower_words = word_arrays(upper, lower)
         pairs = integer_array("edges", edges, n_axes=2, axes="(edges, 2)").astype(np.int64)
         if pairs.shape[1] != 2 or pairs.min(initial=0) < 0:
             raise RefusedInput(
                 f"edges: must hold (upper word, lower word), neither negative, got shape {pairs.shape} with "
                 f"lowest value {pairs.min(initial=0)}; pass the two words of every chosen edge"
             )
+        if on_device(upper, lower):
+            maps = word_tensors(upper, lower)
+            found = count_offsets_on(*maps, window, torch.from_numpy(pairs).to(maps[0].device))
+            return cls(*(part.cpu() for part in found))
+        upper_words, lower_words = word_arrays(upper, lower)
         height, width = window.shape(lower_words.shape[1], lower_words.shape[2])
         order = np.argsort(pairs[:, 0], kind="stable")
         n_words = int(pairs[:, 0].max(initial=-1)) + 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import torch
 from jaxtyping import Int
 from torch import Tensor
 
@@ -20,16 +21,32 @@ def word_array(name: str, maps: WordMaps, n_words: int | None = None) -> np.ndar
     Raises ``RefusedInput`` when ``maps`` has not three axes, holds no integers, or a word is ``n_words`` or more.
     """
     array = integer_array(name, maps, n_axes=3, axes="(images, rows, columns)")
-    highest = int(array.max()) if array.size else -1
-    limit = np.iinfo(WORD_TYPE).max if n_words is None else n_words
-    if highest >= limit:
-        raise RefusedInput(
-            f"{name}: every word must be below {limit} (the words of the dictionary), got word {highest}; "
-            "pass the number of words of the layer these maps belong to"
-        )
+    _refuse_beyond(name, int(array.max()) if array.size else -1, n_words)
     # Any negative word means the same, and a very negative int64 must not wrap round to a word.
     clipped = np.maximum(array, -1) if array.dtype.kind == "i" else array
     return np.ascontiguousarray(clipped, WORD_TYPE)
+
+
+def word_tensors(
+    upper: WordMaps, lower: LowerWordMaps, n_upper: int | None = None, n_lower: int | None = None
+) -> tuple[Tensor, Tensor]:
+    """What ``word_arrays`` gives of maps on a GPU, left there. Raises ``RefusedInput`` as it does."""
+    upper_words, lower_words = _word_tensor("upper", upper, n_upper), _word_tensor("lower", lower, n_lower)
+    _refuse_other_images(len(upper_words), len(lower_words))
+    return upper_words, lower_words
+
+
+def _word_tensor(name: str, maps: WordMaps, n_words: int | None) -> Tensor:
+    if maps.ndim != 3 or maps.dtype not in (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64):
+        return torch.from_numpy(word_array(name, maps, n_words)).to(maps.device)  # refused, or a rare type
+    _refuse_beyond(name, int(maps.max()) if maps.numel() else -1, n_words)
+    return (maps if maps.dtype == torch.uint8 else maps.clamp(min=-1)).to(torch.int32)
+
+
+def on_device(*maps: object) -> bool:
+    """Whether these are tensors that lie on one GPU."""
+    devices = {one.device if isinstance(one, Tensor) else torch.device("cpu") for one in maps}
+    return len(devices) == 1 and devices.pop().type != "cpu"
 
 
 def word_arrays(
@@ -37,12 +54,25 @@ def word_arrays(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Both layers' word maps as arrays. Raises ``RefusedInput`` also when they hold different numbers of images."""
     upper_words, lower_words = word_array("upper", upper, n_upper), word_array("lower", lower, n_lower)
-    if len(upper_words) != len(lower_words):
+    _refuse_other_images(len(upper_words), len(lower_words))
+    return upper_words, lower_words
+
+
+def _refuse_beyond(name: str, highest: int, n_words: int | None) -> None:
+    limit = np.iinfo(WORD_TYPE).max if n_words is None else n_words
+    if highest >= limit:
         raise RefusedInput(
-            f"upper, lower: both must hold the same images, got {len(upper_words)} and {len(lower_words)} images; "
+            f"{name}: every word must be below {limit} (the words of the dictionary), got word {highest}; "
+            "pass the number of words of the layer these maps belong to"
+        )
+
+
+def _refuse_other_images(n_upper: int, n_lower: int) -> None:
+    if n_upper != n_lower:
+        raise RefusedInput(
+            f"upper, lower: both must hold the same images, got {n_upper} and {n_lower} images; "
             "pass the two layers' word maps of one list of images"
         )
-    return upper_words, lower_words
 
 
 def group_array(groups: Int[Tensor, " N"], n_images: int) -> np.ndarray:

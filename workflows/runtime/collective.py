@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from datetime import timedelta
-from typing import Any
+from typing import Any, Literal
 
 import psutil
 import torch
@@ -20,8 +21,9 @@ class CollectiveLost(RuntimeError):
 
 
 class GroupCollective:
-    """A member of a torch.distributed group: gloo for tensors on the CPU, NCCL for those on a GPU.
+    """A member of a torch.distributed group: gloo for tensors on the CPU, NCCL for those on a GPU where it can.
 
+    Where it cannot, see ``choose_backend``, tensors on a GPU are reduced by gloo on the CPU and put back.
     A ``gmm_ops.fitting.collective.Collective``: every rank makes the same calls in the same order.
 
     Args:
@@ -46,10 +48,11 @@ class GroupCollective:
         interface = interface_of(node_address)
         if interface is not None:
             os.environ["GLOO_SOCKET_IFNAME"] = interface
-        backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
         try:
             store = dist.TCPStore(host, port, is_master=False, timeout=timeout)
             prefixed = dist.PrefixStore(prefix, store)
+            backend = choose_backend(_gpus_of_ranks(prefixed, rank, world))
+            self._device = None if "nccl" in backend else torch.device("cpu")
             dist.init_process_group(backend, store=prefixed, rank=rank, world_size=world, timeout=timeout)
         except RuntimeError as error:
             raise CollectiveLost(f"rank {rank} of {world} could not join: {error}") from error
@@ -68,12 +71,34 @@ class GroupCollective:
 
     @phase("wait")
     def _all_reduce(self, tensor: Shaped[Tensor, "..."], operation: Any) -> Shaped[Tensor, "..."]:
-        reduced = tensor.clone(memory_format=torch.contiguous_format)
+        reduced = tensor.to(self._device or tensor.device, copy=True, memory_format=torch.contiguous_format)
         try:
             dist.all_reduce(reduced, op=operation)
         except RuntimeError as error:
             raise CollectiveLost(f"rank {self.rank}: {error}") from error
-        return reduced
+        return reduced.to(tensor.device)
+
+
+def choose_backend(gpus: Sequence[str]) -> Literal["gloo", "cpu:gloo,cuda:nccl"]:
+    """What a group reduces with, from the names of its ranks' GPUs, empty where a rank has none.
+
+    NCCL needs a GPU of its own for each rank: it refuses two ranks on one, and would wait for ever for a rank without.
+    """
+    own = all(gpus) and len(set(gpus)) == len(gpus)
+    return "cpu:gloo,cuda:nccl" if own else "gloo"
+
+
+def _gpus_of_ranks(store: dist.Store, rank: int, world: int) -> list[str]:
+    """The GPU of every rank, told through the store that the group meets at, so that all choose alike."""
+    store.set(f"gpu{rank}", gpu_name())
+    return [store.get(f"gpu{other}").decode() for other in range(world)]
+
+
+def gpu_name() -> str:
+    """The GPU that this process computes on, one name in all the world; empty: it has none, or none for NCCL."""
+    if not (torch.cuda.is_available() and dist.is_nccl_available()):
+        return ""
+    return str(torch.cuda.get_device_properties(torch.cuda.current_device()).uuid)
 
 
 def interface_of(address: str) -> str | None:

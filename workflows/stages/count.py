@@ -15,6 +15,7 @@ from gmm_ops.graphs.cooccurrence import SparseCounts
 from workflows.context import StageContext
 from workflows.plan.run_plan import OUTPUT, LayerPair, Plan
 from workflows.plan.scopes import Scope, item_name, joint_scope, read_scopes
+from workflows.runtime.devices import turn_on
 from workflows.settings import Settings
 from workflows.storage.atomic import sync_file_system
 from workflows.storage.images_table import ImageColumns
@@ -43,6 +44,8 @@ class PairBlock:
     scope: str
     pair: LayerPair
     images: MemberBlock
+    device: str = "cpu"
+    """Where the maps are put to be counted; the counts do not depend on it."""
 
     def __len__(self) -> int:
         return len(self.images)
@@ -53,7 +56,10 @@ class PairBlock:
         lower, upper = self._maps(pair.lower), predicted[:, None, None]
         if pair.upper != OUTPUT:
             upper = self._maps(pair.upper)
-        return SparseCounts.from_batch(upper, lower, pair.window, pair.upper_words, pair.lower_words, predicted)
+        sizes = pair.upper_words, pair.lower_words
+        with turn_on(self.device):
+            maps = upper.to(self.device), lower.to(self.device)
+            return SparseCounts.from_batch(*maps, pair.window, *sizes, predicted)
 
     def _maps(self, layer: str) -> Int[Tensor, "n H W"]:
         return read_member_maps(words_path(self.folder, self.scope, layer, "word"), self.images)
@@ -90,7 +96,8 @@ def run(context: StageContext) -> None:
     plan, settings, folder = context.plan(), context.settings, context.folder
     scopes = (joint_scope(plan),) if settings.hmm is not None else read_scopes(folder)
     images = ScopeImages(ImageColumns.read(folder, 0, plan.images))
-    counts = {count.name: count for scope in scopes for count in counts_of(folder, settings, plan, scope, images)}
+    inputs, device = (folder, settings, plan), context.reduction_device
+    counts = {count.name: count for scope in scopes for count in counts_of(*inputs, scope, images, device)}
     done = context.begin(len(counts), counts)
     waiting: list[Count] = []
     for name, count in counts.items():
@@ -110,15 +117,17 @@ def run(context: StageContext) -> None:
     write_word_tables(folder, settings, plan, scopes)
 
 
-def counts_of(folder: RunFolder, settings: Settings, plan: Plan, scope: Scope, images: ScopeImages) -> Iterator[Count]:
-    """Everything that is counted for a scope."""
+def counts_of(
+    folder: RunFolder, settings: Settings, plan: Plan, scope: Scope, images: ScopeImages, device: str = "cpu"
+) -> Iterator[Count]:
+    """Everything that is counted for a scope; pairs of words on the device."""
     sizes = settings.extract.images_per_shard, settings.extract.images_per_chunk
     members, small = images.members(scope), SMALL_SHARDS * settings.extract.images_per_shard
     validation = members[members >= plan.train_images]
     ranges = [(max(first, plan.train_images), min(stop, plan.images)) for first, stop in ranges_of(validation, *sizes)]
     counted = images.blocks(scope, ranges, small)
     for pair in plan.pairs():
-        blocks = tuple(PairBlock(folder, scope.name, pair, block) for block in counted)
+        blocks = tuple(PairBlock(folder, scope.name, pair, block, device) for block in counted)
         store = partial(_store_pair, folder, scope.name, pair)
         yield Count(item_name(scope.name, pair.name), blocks, PairBlock.count, SparseCounts.merge, store)
     ranges = [(first, min(stop, plan.images)) for first, stop in ranges_of(members, *sizes)]

@@ -17,6 +17,7 @@ from gmm_ops.graphs.inference_graph import GraphEdge, InferenceGraph, LogRatios,
 from workflows.context import StageContext
 from workflows.plan.graph_requests import ScopeGraphs
 from workflows.plan.run_plan import OUTPUT, Plan
+from workflows.runtime.devices import turn_on
 from workflows.settings import Settings
 from workflows.storage.fields import LIKELIHOOD
 from workflows.storage.images_table import ImageColumns
@@ -120,13 +121,19 @@ class OffsetBlock:
     stop: int
     predicted: np.ndarray
     graphs: Sequence[MinedGraph]
+    device: str = "cpu"
+    """Where the maps are put to be counted; the counts do not depend on it."""
 
     def count(self) -> Histograms:
         """Offset histograms of the block's part of every Omega."""
         maps = read_all_maps(self.folder, self.scope, self.plan, self.first, self.stop, self.predicted)
+        with turn_on(self.device):
+            return self._histograms({name: words.to(self.device) for name, words in maps.items()})
+
+    def _histograms(self, maps: dict[str, Tensor]) -> Histograms:
         found: Histograms = {}
         for mined in self.graphs:
-            rows = torch.from_numpy(_within(mined.omega, self.first, self.stop) - self.first)
+            rows = torch.from_numpy(_within(mined.omega, self.first, self.stop) - self.first).to(self.device)
             for level, pair in enumerate(self.plan.pairs()):
                 edges = mined.edges_below(len(self.plan.layers) - level)
                 if edges:
@@ -147,7 +154,8 @@ def count_offsets(
     for first, end in ranges_of(every, extract.images_per_shard, extract.images_per_chunk):
         stop = min(end, plan.images)
         inside = [mined for mined in graphs if len(_within(mined.omega, first, stop))]
-        blocks.append(OffsetBlock(folder, scope, plan, first, stop, images.predicted[first:stop], inside))
+        predicted = images.predicted[first:stop]
+        blocks.append(OffsetBlock(folder, scope, plan, first, stop, predicted, inside, context.reduction_device))
     return context.reduce(blocks, OffsetBlock.count, _merge) if blocks else {}
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from gmm_ops.graphs.cooccurrence import SparseCounts
 from tests.workflows.stages.test_fit_stage import Seen
@@ -14,6 +16,7 @@ from workflows.context import StageContext
 from workflows.pipeline import STAGES
 from workflows.plan.run_plan import Plan
 from workflows.plan.scopes import Scope, read_scopes, write_scopes
+from workflows.runtime.devices import turn_on
 from workflows.runtime.reductions import tree_reduce
 from workflows.stages import count
 from workflows.stages.count import SMALL_SHARDS, Count, PairBlock, counts_of
@@ -36,6 +39,51 @@ def test_blocks_and_workers_change_no_count(digits_run: Path, images_a_block: in
         blocks = [PairBlock(folder, "joint", pair, block) for block in images.blocks(joint, ranges, small=0)]
         counts = tree_reduce(blocks, PairBlock.count, SparseCounts.merge, scheduler="threads", n_workers=workers)
         assert read_pair_counts(folder.cooccurrence("joint", pair.lower, pair.upper)) == counts
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "wanted", "device"),
+    [
+        ("threads", "auto", "cuda"),
+        ("threads", "cuda", "cuda"),
+        ("threads", "cpu", "cpu"),
+        ("ray", "cuda", "cpu"),
+    ],
+)
+def test_only_threads_of_this_process_count_on_its_gpu(
+    digits_run: Path, monkeypatch: pytest.MonkeyPatch, scheduler: str, wanted: str, device: str
+) -> None:
+    folder, seen = RunFolder.open(digits_run), Seen()
+    settings = folder.settings()
+    settings = settings.model_copy(
+        update={
+            "count": settings.count.model_copy(update={"scheduler": scheduler}),
+            "runtime": settings.runtime.model_copy(update={"device": wanted}),
+        }
+    )
+    context = StageContext(settings, folder, STAGES["count"], seen, seen.warnings.append)
+    assert context.reduction_device == "cpu", "a GPU that is not here is not asked for"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert context.reduction_device == device
+
+
+def test_threads_that_share_a_gpu_take_turns() -> None:
+    with turn_on("cpu"), turn_on("cpu"):
+        pass
+    order = []
+
+    def other() -> None:
+        with turn_on("cuda"):
+            order.append("other")
+
+    with ThreadPoolExecutor(1) as pool:
+        with turn_on("cuda"):
+            waiting = pool.submit(other)
+            with pytest.raises(TimeoutError):
+                waiting.result(timeout=0.05)
+            order.append("first")
+        waiting.result(timeout=60)
+    assert order == ["first", "other"]
 
 
 def test_the_bar_is_of_the_scopes_that_are_asked_for_now(digits_run: Path, tmp_path: Path) -> None:
