@@ -32,6 +32,8 @@ PHOTOS = Path("../shared/data/imagenet_one_per_class")
 SIDE = 32
 SHARE = 0.2
 """Side of a crop over the shorter side of its photo: small enough that classes are confused, as scopes need."""
+COLUMNS = 20
+"""Of every image and layer, where the loss needs no whole maps: a minibatch has 10 columns a word, whatever there are."""
 STAGES = ("train", "extract", "fit", "errors", "words", "count", "mine")
 
 
@@ -100,6 +102,7 @@ def _row(place: Path, case: Case, tiny: bool) -> dict[str, Any]:
         "scopes": n_scopes,
         "accuracy": float(pc.mean(hits.cast("float64")).as_py()),
         **{f"{stage} s": stage_seconds(folder, stage) for stage in STAGES},
+        **{f"{stage} core s": processor_seconds(folder, stage) for stage in STAGES},
         "seconds": seconds,
         "peak GB of the driver": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6,
         "files a scope": sum(len(files) for _, _, files in os.walk(root)) / n_scopes,
@@ -120,6 +123,7 @@ def _settings(pictures: Path, case: Case, tiny: bool, explained: list[str | int]
             f"fit.loss={case.loss}",
             f"mine.classes={explained}",
             "network.layers=['add2','add3']",
+            f"extract.columns_per_image={COLUMNS if case.loss == 'generative' else "'all'"}",
             "extract.images_per_shard=500",
             "extract.images_per_chunk=50",
             "fit.words=[20,30]",
@@ -140,7 +144,17 @@ def _confused(root: Path) -> list[str | int]:
 
 
 def stage_seconds(folder: RunFolder, stage: str) -> float:
-    """From the first to the last line of its ledger."""
-    path = folder.ledger(stage).path
-    times = [json.loads(line)["time"] for line in path.read_text().splitlines()] if path.exists() else [0.0]
+    """Of the clock, from the first to the last line of its ledger."""
+    times = [line["time"] for line in _lines(folder, stage)] or [0.0]
     return float(times[-1] - times[0])
+
+
+def processor_seconds(folder: RunFolder, stage: str) -> float:
+    """Of the driver and the actors: other work on the machine does not lengthen them."""
+    found = [line.get("fields", {}) for line in _lines(folder, stage)]
+    return float(sum(one.get("driver_cpu", 0.0) + one.get("profile", {}).get("cpu", 0.0) for one in found))
+
+
+def _lines(folder: RunFolder, stage: str) -> list[dict[str, Any]]:
+    path = folder.ledger(stage).path
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
