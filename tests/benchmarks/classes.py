@@ -33,7 +33,8 @@ SIDE = 32
 SHARE = 0.2
 """Side of a crop over the shorter side of its photo: small enough that classes are confused, as scopes need."""
 COLUMNS = 20
-"""Of every image and layer, where the loss needs no whole maps: a minibatch has 10 columns a word, whatever there are."""
+"""Of every image and layer, where the loss needs no whole maps: a minibatch has 10 columns a word, however many there
+are, so that all columns of many images are very many steps."""
 STAGES = ("train", "extract", "fit", "errors", "words", "count", "mine")
 
 
@@ -112,6 +113,7 @@ def _row(place: Path, case: Case, tiny: bool) -> dict[str, Any]:
 
 def _settings(pictures: Path, case: Case, tiny: bool, explained: list[str | int]) -> Settings:
     wanted = "['joint','class']" if case.scopes else "['joint']"
+    columns = COLUMNS if case.loss == "generative" else "'all'"
     return load_settings(
         PRESET,
         [
@@ -123,7 +125,7 @@ def _settings(pictures: Path, case: Case, tiny: bool, explained: list[str | int]
             f"fit.loss={case.loss}",
             f"mine.classes={explained}",
             "network.layers=['add2','add3']",
-            f"extract.columns_per_image={COLUMNS if case.loss == 'generative' else "'all'"}",
+            f"extract.columns_per_image={columns}",
             "extract.images_per_shard=500",
             "extract.images_per_chunk=50",
             "fit.words=[20,30]",
