@@ -24,6 +24,7 @@ from workflows.plan.scopes import plan_scopes
 from workflows.runtime.cluster import plan_actors
 from workflows.runtime.devices import STORAGE_DTYPES
 from workflows.runtime.dispatcher import map_shards
+from workflows.runtime.host_copies import HostCopies
 from workflows.runtime.patience import patiently
 from workflows.runtime.pool_settings import PoolSettings
 from workflows.settings import Settings
@@ -56,8 +57,9 @@ class ExtractWorker:
         self.arrays = {layer.name: open_array(folder.activations(layer.name)) for layer in plan.layers}
         # One buffer for all shards: fresh memory costs more than filling it.
         dtype, rows = STORAGE_DTYPES[settings.extract.dtype], min(settings.extract.images_per_shard, plan.stored_images)
+        self.copies = HostCopies(self.forward.device)
         self.buffers = {
-            layer.name: torch.empty((rows, layer.stored, layer.units), dtype=dtype) for layer in plan.layers
+            layer.name: self.copies.zeros((rows, layer.stored, layer.units), dtype) for layer in plan.layers
         }
 
     def __call__(self, shard: Shard) -> dict[str, Any]:
@@ -67,6 +69,7 @@ class ExtractWorker:
         for batch in self.forward(shard):
             predictions.extend(_predictions(batch, self.plan))
             self._keep(batch, batch.first - shard.first, stored)
+        self.copies.wait()
         if stored:
             for name, buffer in self.buffers.items():
                 write_shard(self.arrays[name], shard.first, buffer[:stored].numpy())
@@ -88,7 +91,7 @@ class ExtractWorker:
             columns = batch.columns[layer.name][:kept]
             if not layer.all_stored:
                 columns = _sample(columns, layer, self.settings.seed, batch.first)
-            self.buffers[layer.name][row : row + kept].copy_(columns)
+            self.copies.copy(columns, self.buffers[layer.name][row : row + kept])
 
 
 def _sample(columns: torch.Tensor, layer: LayerPlan, seed: int, first: int) -> torch.Tensor:
