@@ -14,6 +14,7 @@ import torch
 
 from workflows.context import StageContext
 from workflows.data.class_names import order_warning
+from workflows.data.device_decoding import refuse_device_decoding
 from workflows.data.shards import Shard, plan_shards
 from workflows.errors import DataError
 from workflows.fits.columns import sampled_positions
@@ -136,6 +137,7 @@ class _BrokenTally:
 def run(context: StageContext) -> None:
     """The stage: shards not yet in the ledger go to actors; then predictions join images.parquet."""
     settings, folder, plan = context.settings, context.folder, context.plan()
+    refuse_device_decoding(settings.extract.decode, context.worker_settings().runtime.device)
     first = _FirstBatch(settings, plan, folder)
     _create_arrays(settings, plan, folder, first)
     plan = _with_batch(context, plan, first)
@@ -181,7 +183,8 @@ class _FirstBatch:
         settings, plan, folder = self._parts
         # In the driver, which Ray gives no GPU.
         runtime = settings.runtime.model_copy(update={"device": "cpu"})
-        forward = FrozenForward(settings.model_copy(update={"runtime": runtime}), plan, folder)
+        extract = settings.extract.model_copy(update={"decode": "cpu"})
+        forward = FrozenForward(settings.model_copy(update={"runtime": runtime, "extract": extract}), plan, folder)
         started = time.process_time()
         first = Shard(0, 0, min(plan.batch(settings.extract), plan.images))
         tries = settings.runtime.max_attempts, settings.runtime.retry_wait_s
