@@ -77,7 +77,7 @@ class Preprocessor:
             picture = picture.round_().clamp_(0, 255).to(torch.uint8)
         pixels = picture.permute(1, 2, 0)
         if side is not None:
-            top, left = _centre_corner(*pixels.shape[:2], side)
+            top, left = _centre_corner(pixels.shape, side)
             pixels = pixels[top : top + side, left : left + side]
         cropped = pixels.contiguous().cpu().numpy()
         return cropped if self._settings.channels == 3 else _grey(cropped)
@@ -176,11 +176,12 @@ def _grey(pixels: Pixels) -> Pixels:
 
 
 def _centre(pixels: Pixels, side: int) -> Pixels:
-    top, left = _centre_corner(*pixels.shape[:2], side)
+    top, left = _centre_corner(pixels.shape, side)
     return np.ascontiguousarray(pixels[top : top + side, left : left + side])
 
 
-def _centre_corner(height: int, width: int, side: int) -> tuple[int, int]:
+def _centre_corner(shape: Sequence[int], side: int) -> tuple[int, int]:
+    height, width = shape[:2]
     if height < side or width < side:
         raise PictureError(
             f"too small: {width} x {height} pixels for preprocessing.crop {side}; set preprocessing.resize"
