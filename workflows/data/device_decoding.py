@@ -45,17 +45,27 @@ class DeviceDecoder:
         chosen = [row for row, one in enumerate(encoded) if isinstance(one, bytes) and is_usual_jpeg(one)]
         if chosen:
             with torch.inference_mode(), torch.cuda.stream(self._stream):
-                try:
-                    pictures = self._decode([_tensor(encoded[row]) for row in chosen])
-                except RuntimeError:  # one that is broken ends the call for all of them
-                    return crops
+                pictures = self._pictures([_tensor(encoded[row]) for row in chosen])
                 for row, picture in zip(chosen, pictures, strict=True):
                     crops[row] = self._crop(picture)
         return crops
 
-    def _crop(self, picture: UInt8[Tensor, "3 H W"]) -> Pixels | None:
+    def _pictures(self, files: list[UInt8[Tensor, " bytes"]]) -> Sequence[UInt8[Tensor, "3 H W"] | None]:
+        """Pictures in the order of their files; None: the device cannot decode it.
+
+        One such ends the call for all, so each then has its own: who decodes a picture does not depend on its
+        neighbours.
+        """
         try:
-            return self._preprocessor.crop_on_device(picture)
+            return self._decode(files)
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError:
+            return [None] if len(files) == 1 else [self._pictures([file])[0] for file in files]
+
+    def _crop(self, picture: UInt8[Tensor, "3 H W"] | None) -> Pixels | None:
+        try:
+            return None if picture is None else self._preprocessor.crop_on_device(picture)
         except PictureError:
             return None
 

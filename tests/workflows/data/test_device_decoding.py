@@ -121,6 +121,24 @@ def test_what_a_device_does_not_decode_is_the_cpus(tmp_path: Path) -> None:
     assert sum(asked) == 2, "the usual one and the small one"
 
 
+def test_one_that_a_device_cannot_decode_leaves_the_others_to_it() -> None:
+    other = encoded(photo(80, 80))
+
+    def picky(files: list[torch.Tensor]) -> list[torch.Tensor]:
+        if any(file.numpy().tobytes() == other for file in files):
+            raise RuntimeError("nvJPEG: 4")
+        return by_pillow(files)
+
+    found = DeviceDecoder(PREPROCESSOR, CPU, picky)([WHOLE, other, None, WHOLE])
+    assert [one is None for one in found] == [False, True, True, False]
+
+    def full(files: list[torch.Tensor]) -> list[torch.Tensor]:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    with pytest.raises(torch.OutOfMemoryError):
+        DeviceDecoder(PREPROCESSOR, CPU, full)([WHOLE])
+
+
 def test_a_device_is_refused_where_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
     assert device_decoder("cpu", PREPROCESSOR, CPU) is None
     with pytest.raises(SettingsError, match=r"extract\.decode: must be 'cpu' where actors have no GPU, got 'device'"):
