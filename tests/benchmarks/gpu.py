@@ -1,4 +1,4 @@
-"""What a GPU does, held against the CPU: words, images/s, one EM pass. See ``infra/gpu_check.sh``.
+"""What a GPU does, held against the CPU: words, images/s, one EM pass, pairs/s. See ``infra/gpu_check.sh``.
 
 The same code runs without a GPU, on the CPU against itself: then all words are equal, and the ratios are about 1.
 """
@@ -7,17 +7,20 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import median
 
 import torch
 from torch import Tensor
 
+from gmm_ops.graphs.cooccurrence import OffsetHistogram, SparseCounts, count_pairs
+from gmm_ops.graphs.device_counts import count_groups_on, count_offsets_on, count_pairs_on
 from gmm_ops.mixtures.assignment import assign
 from gmm_ops.mixtures.em import fit_batch_em
 from gmm_ops.mixtures.mixture import Mixture
 from gmm_ops.mixtures.seeding import initial_mixture
 from gmm_ops.mixtures.statistics import em_pass
+from tests.benchmarks.counting import CASES, CountingCase, drawn_maps
 from tests.benchmarks.em_pass import SHARED, photos
 from workflows.networks.loading import load_network
 from workflows.networks.taps import TappedNetwork
@@ -41,7 +44,7 @@ class GpuRow:
 
 
 def measure(tiny: bool = False) -> list[GpuRow]:
-    """Rows of words, of images/s and of an EM pass. tiny: a few images and words, each side once."""
+    """Rows of words, of images/s, of an EM pass and of counting. tiny: a few images and words, each side once."""
     device = choose_device("auto")
     if device.type == "cuda":  # as ``FrozenForward``: TF32 is no float32
         torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
@@ -58,7 +61,8 @@ def measure(tiny: bool = False) -> list[GpuRow]:
     repeats = 1 if tiny else 5
     for precision in (torch.float32, torch.bfloat16):
         rows.append(_forward_rate(network, images, device, precision, repeats))
-    return [*rows, *_em_rates(plain[LAYERS[1]], mixtures[LAYERS[1]], device, repeats)]
+    rows += _em_rates(plain[LAYERS[1]], mixtures[LAYERS[1]], device, repeats)
+    return rows + [_counting_rate(replace(case, images=10) if tiny else case, device, repeats) for case in CASES]
 
 
 @torch.inference_mode()
@@ -131,6 +135,35 @@ def _em_rates(columns: Tensor, mixture: Mixture, device: torch.device, repeats: 
         share = operations / ours / peak
         rows.append(GpuRow(f"EM pass over a product in {name}", "share", share, other, share / other))
     return rows
+
+
+def _counting_rate(case: CountingCase, device: torch.device, repeats: int) -> GpuRow:
+    """Tensor operations on maps that are on the device, and the compiled kernels of one core; the same counts.
+
+    Raises:
+        AssertionError: other counts of pairs, of pairs by group, or of the offsets of an edge.
+    """
+    upper, lower = (maps.to(torch.int32) for maps in drawn_maps(case, seed=0))
+    sizes, groups = (case.upper[1], case.lower[1]), torch.arange(case.images) % 7
+    above, below, own = upper.to(device), lower.to(device), groups.to(device)
+    counts, pairs = (
+        count_pairs_on(above, below, case.window, *sizes).cpu(),
+        count_pairs(upper, lower, case.window, *sizes),
+    )
+    table = SparseCounts.from_rows(*(part.cpu() for part in count_groups_on(above, below, case.window, *sizes, own)))
+    edges = pairs.nonzero()[:9]
+    found = OffsetHistogram(*(part.cpu() for part in count_offsets_on(above, below, case.window, edges.to(device))))
+    same = (
+        torch.equal(counts, pairs),
+        table == SparseCounts.from_batch(upper, lower, case.window, *sizes, groups),
+        found == OffsetHistogram.from_batch(upper, lower, case.window, edges),
+    )
+    if not all(same):
+        raise AssertionError(f"{case.name}: counts, counts by group, offsets are those of the CPU: {same}")
+    ours = _seconds(lambda: count_pairs_on(above, below, case.window, *sizes), repeats, device)
+    theirs = _seconds(lambda: count_pairs(upper, lower, case.window, *sizes), repeats, torch.device("cpu"))
+    total = float(pairs.sum())
+    return GpuRow(f"counting, {case.name}", "pairs/s", total / ours, total / theirs, theirs / ours)
 
 
 def _seconds(work: Callable[[], object], repeats: int, device: torch.device) -> float:

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from tests.benchmarks.__main__ import SUITES, markdown
+from tests.benchmarks.counting import CASES
 from tests.network_hosts import may_make_hosts
 
 ROWS = {
@@ -56,6 +57,7 @@ ROWS = {
         "EM pass",
         "EM pass over a product in float32",
         "EM pass over a product in bfloat16",
+        *(f"counting, {case.name}" for case in CASES),
     ],
     "reading": ["folder, disk", "tar, disk", "folder, store", "tar, store"],
     "weak_scaling": ["extract", "fit"],

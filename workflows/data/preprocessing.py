@@ -64,6 +64,24 @@ class Preprocessor:
         cropped = pixels if self._settings.crop is None else _centre(pixels, self._settings.crop)
         return cropped if self._settings.channels == 3 else _grey(cropped)
 
+    def crop_on_device(self, picture: UInt8[Tensor, "3 H W"]) -> Pixels:
+        """``crop`` of a picture on a device, where it is made; within one grey level, for floats are interpolated.
+
+        Raises:
+            PictureError: as ``crop`` does.
+        """
+        height, width = picture.shape[1:]
+        short, side = self._settings.resize, self._settings.crop
+        if short is not None and min(height, width) != short:
+            picture = _interpolated(picture[None].float(), _resized_size(height, width, short))[0]
+            picture = picture.round_().clamp_(0, 255).to(torch.uint8)
+        pixels = picture.permute(1, 2, 0)
+        if side is not None:
+            top, left = _centre_corner(pixels.shape, side)
+            pixels = pixels[top : top + side, left : left + side]
+        cropped = pixels.contiguous().cpu().numpy()
+        return cropped if self._settings.channels == 3 else _grey(cropped)
+
     def square(self, pixels: Pixels, size: tuple[int, int]) -> Pixels:
         """All of a picture as (H, W, 3) of this size, whatever its shape: bilinear, antialiased, as ``crop`` does."""
         resized = resized_to(pixels, size)
@@ -126,21 +144,28 @@ def _resized(pixels: Pixels, short_side: int) -> Pixels:
     height, width = pixels.shape[:2]
     if min(height, width) == short_side:
         return pixels
+    return resized_to(pixels, _resized_size(height, width, short_side))
+
+
+def _resized_size(height: int, width: int, short_side: int) -> tuple[int, int]:
     if height <= width:
         size = (short_side, int(short_side * width / height))
     else:
         size = (int(short_side * height / width), short_side)
     if size[0] * size[1] > MAX_PIXELS:
         raise PictureError(f"too narrow: {width} x {height} pixels would be resized to {size[1]} x {size[0]}")
-    return resized_to(pixels, size)
+    return size
 
 
 def resized_to(pixels: Pixels, size: tuple[int, int]) -> Pixels:
     """A picture of this height and width, whatever its shape: bilinear, antialiased."""
     image = torch.from_numpy(np.ascontiguousarray(pixels)).permute(2, 0, 1)[None]
     # On bytes in this memory order torch is three times as fast as Pillow and equal to it within one grey level.
-    resized = functional.interpolate(image, size=size, mode="bilinear", antialias=True, align_corners=False)
-    return resized[0].permute(1, 2, 0).numpy()
+    return _interpolated(image, size)[0].permute(1, 2, 0).numpy()
+
+
+def _interpolated(images: Tensor, size: tuple[int, int]) -> Tensor:
+    return functional.interpolate(images, size=size, mode="bilinear", antialias=True, align_corners=False)
 
 
 def _grey(pixels: Pixels) -> Pixels:
@@ -151,10 +176,14 @@ def _grey(pixels: Pixels) -> Pixels:
 
 
 def _centre(pixels: Pixels, side: int) -> Pixels:
-    height, width = pixels.shape[:2]
+    top, left = _centre_corner(pixels.shape, side)
+    return np.ascontiguousarray(pixels[top : top + side, left : left + side])
+
+
+def _centre_corner(shape: Sequence[int], side: int) -> tuple[int, int]:
+    height, width = shape[:2]
     if height < side or width < side:
         raise PictureError(
             f"too small: {width} x {height} pixels for preprocessing.crop {side}; set preprocessing.resize"
         )
-    top, left = round((height - side) / 2), round((width - side) / 2)
-    return np.ascontiguousarray(pixels[top : top + side, left : left + side])
+    return round((height - side) / 2), round((width - side) / 2)

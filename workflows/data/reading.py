@@ -8,6 +8,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from types import TracebackType
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -23,6 +24,9 @@ from workflows.runtime.patience import Patience, patiently
 from workflows.settings import DataSettings
 from workflows.storage.names import file_path
 from workflows.storage.object_store import is_uri
+
+if TYPE_CHECKING:
+    from workflows.data.device_decoding import DeviceDecoder
 
 __all__ = ["BrokenPicture", "Picture", "PictureReader", "photo_sizes"]
 
@@ -41,7 +45,8 @@ REQUESTS_AT_ONCE = 16
 class PictureReader:
     """Reads pictures by their paths in the image index.
 
-    ``geometry`` (usually ``Preprocessor.crop``) is applied by the same threads, so that only its results are kept.
+    ``geometry`` (usually ``Preprocessor.crop``) is applied by the same threads, so that only its results are kept;
+    ``on_device`` does both of the pictures that it can.
     Use as a context manager, or call ``close``. One caller at a time.
 
     A picture is broken where its bytes are no picture; that they cannot be read says nothing about them, and is an
@@ -55,10 +60,11 @@ class PictureReader:
         threads: int = 2,
         geometry: Geometry | None = None,
         cache_bytes: int = CACHE_BYTES,
+        on_device: DeviceDecoder | None = None,
     ) -> None:
         self._settings = settings
         self._threads = threads
-        self._geometry = geometry
+        self._geometry, self._on_device = geometry, on_device
         self._rows = ParquetRows(cache_bytes, settings.image_column)
         named = (*settings.train, *settings.validation, *settings.folders, settings.root)
         if any(map(is_uri, named)):  # whose pictures are waited for
@@ -121,7 +127,7 @@ class PictureReader:
 
     def _task(self, paths: Sequence[str], states: States, positions: list[int], encoded: list[_Encoded]) -> _Task:
         own = [(paths[position], states[position]) for position in positions]
-        return positions, self._pool.submit(_decode_all, own, encoded, self._geometry)
+        return positions, self._pool.submit(_decode_all, own, encoded, self._geometry, self._on_device)
 
     def _collect(self, paths: Sequence[str], tasks: list[_Task]) -> list[Result]:
         results: list[Result | None] = [None] * len(paths)
@@ -217,9 +223,28 @@ def _only_size(pixels: Pixels) -> Pixels:
 
 @phase("decode")
 def _decode_all(
-    pictures: list[tuple[str, FileState | None]], encoded: list[_Encoded], geometry: Geometry | None
+    pictures: list[tuple[str, FileState | None]],
+    encoded: list[_Encoded],
+    geometry: Geometry | None,
+    on_device: DeviceDecoder | None,
 ) -> list[Result]:
-    return [_decode(path, state, one, geometry) for (path, state), one in zip(pictures, encoded, strict=True)]
+    if on_device is None:
+        return [_decode(path, state, one, geometry) for (path, state), one in zip(pictures, encoded, strict=True)]
+    read = [_read_ahead(one, state) for (_, state), one in zip(pictures, encoded, strict=True)]
+    return [
+        _decode(path, state, one, geometry) if crop is None else Picture(path, crop)
+        for (path, state), one, crop in zip(pictures, read, on_device(read), strict=True)
+    ]
+
+
+def _read_ahead(encoded: _Encoded, state: FileState | None) -> _Encoded:
+    """The bytes of a picture; what has none, and what cannot be read, as it is: ``_decode`` says why."""
+    if encoded is None or isinstance(encoded, np.ndarray | PictureError | Crop):
+        return encoded
+    try:
+        return _bytes(encoded, state)
+    except (OSError, PictureError):
+        return encoded
 
 
 def _decode(path: str, state: FileState | None, encoded: _Encoded, geometry: Geometry | None) -> Result:
@@ -245,8 +270,10 @@ def _pixels(encoded: _Encoded, state: FileState | None) -> Pixels:
         raise encoded
     if isinstance(encoded, Crop):
         return encoded.cut(read_whole(encoded.photo, state))
+    return decode_picture(_bytes(encoded, state))
+
+
+def _bytes(encoded: Any, state: FileState | None) -> bytes:
     if isinstance(encoded, bytes):
-        return decode_picture(encoded)
-    if isinstance(encoded, Path | StoredPicture):
-        return decode_picture(read_whole(encoded, state))
-    return decode_picture(encoded.read(state))
+        return encoded
+    return read_whole(encoded, state) if isinstance(encoded, Path | StoredPicture) else encoded.read(state)

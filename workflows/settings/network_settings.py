@@ -174,6 +174,11 @@ class ExtractSettings(Section):
         "float32",
         description="of the forward pass; bfloat16 takes less than half its time and changes 1 % of the words",
     )
+    decode: Literal["cpu", "device"] = Field(
+        "cpu",
+        description="where JPEGs are decoded and cropped; device: on the actor's GPU, which changes pixels by a few "
+        "grey levels and some words with them",
+    )
 
     @model_validator(mode="after")
     def _aligned(self) -> ExtractSettings:

@@ -70,6 +70,15 @@ class Settings(Section):
         return self
 
     @model_validator(mode="after")
+    def _decodes_where_it_can(self) -> Settings:
+        if self.extract.decode == "device" and self.runtime.device == "cpu":
+            raise ValueError(
+                "extract.decode: must be 'cpu' with runtime.device = 'cpu', got 'device'; set it to 'cpu', or "
+                "runtime.device to 'auto'"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _trains_what_is_trained(self) -> Settings:
         if self.network.weights == "train" and self.training is None:
             raise ValueError("network.weights = 'train' needs a [training] section")

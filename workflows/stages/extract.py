@@ -14,6 +14,7 @@ import torch
 
 from workflows.context import StageContext
 from workflows.data.class_names import order_warning
+from workflows.data.device_decoding import refuse_device_decoding
 from workflows.data.shards import Shard, plan_shards
 from workflows.errors import DataError
 from workflows.fits.columns import sampled_positions
@@ -24,6 +25,7 @@ from workflows.plan.scopes import plan_scopes
 from workflows.runtime.cluster import plan_actors
 from workflows.runtime.devices import STORAGE_DTYPES
 from workflows.runtime.dispatcher import map_shards
+from workflows.runtime.host_copies import HostCopies
 from workflows.runtime.patience import patiently
 from workflows.runtime.pool_settings import PoolSettings
 from workflows.settings import Settings
@@ -56,8 +58,9 @@ class ExtractWorker:
         self.arrays = {layer.name: open_array(folder.activations(layer.name)) for layer in plan.layers}
         # One buffer for all shards: fresh memory costs more than filling it.
         dtype, rows = STORAGE_DTYPES[settings.extract.dtype], min(settings.extract.images_per_shard, plan.stored_images)
+        self.copies = HostCopies(self.forward.device)
         self.buffers = {
-            layer.name: torch.empty((rows, layer.stored, layer.units), dtype=dtype) for layer in plan.layers
+            layer.name: self.copies.zeros((rows, layer.stored, layer.units), dtype) for layer in plan.layers
         }
 
     def __call__(self, shard: Shard) -> dict[str, Any]:
@@ -67,6 +70,7 @@ class ExtractWorker:
         for batch in self.forward(shard):
             predictions.extend(_predictions(batch, self.plan))
             self._keep(batch, batch.first - shard.first, stored)
+        self.copies.wait()
         if stored:
             for name, buffer in self.buffers.items():
                 write_shard(self.arrays[name], shard.first, buffer[:stored].numpy())
@@ -88,7 +92,7 @@ class ExtractWorker:
             columns = batch.columns[layer.name][:kept]
             if not layer.all_stored:
                 columns = _sample(columns, layer, self.settings.seed, batch.first)
-            self.buffers[layer.name][row : row + kept].copy_(columns)
+            self.copies.copy(columns, self.buffers[layer.name][row : row + kept])
 
 
 def _sample(columns: torch.Tensor, layer: LayerPlan, seed: int, first: int) -> torch.Tensor:
@@ -133,6 +137,7 @@ class _BrokenTally:
 def run(context: StageContext) -> None:
     """The stage: shards not yet in the ledger go to actors; then predictions join images.parquet."""
     settings, folder, plan = context.settings, context.folder, context.plan()
+    refuse_device_decoding(settings.extract.decode, context.worker_settings().runtime.device)
     first = _FirstBatch(settings, plan, folder)
     _create_arrays(settings, plan, folder, first)
     plan = _with_batch(context, plan, first)
@@ -178,7 +183,8 @@ class _FirstBatch:
         settings, plan, folder = self._parts
         # In the driver, which Ray gives no GPU.
         runtime = settings.runtime.model_copy(update={"device": "cpu"})
-        forward = FrozenForward(settings.model_copy(update={"runtime": runtime}), plan, folder)
+        extract = settings.extract.model_copy(update={"decode": "cpu"})
+        forward = FrozenForward(settings.model_copy(update={"runtime": runtime, "extract": extract}), plan, folder)
         started = time.process_time()
         first = Shard(0, 0, min(plan.batch(settings.extract), plan.images))
         batch = patiently(lambda: next(iter(forward(first))), *settings.runtime.patience)

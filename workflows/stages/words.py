@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
@@ -20,6 +21,7 @@ from workflows.fits.training_images import readable_images
 from workflows.plan.run_plan import LayerPlan, Plan
 from workflows.plan.scopes import JOINT, Scope, read_scopes
 from workflows.runtime.devices import choose_device
+from workflows.runtime.host_copies import HostCopies
 from workflows.settings import Settings
 from workflows.storage.arrays import array_exists, create_array, write_shard
 from workflows.storage.atomic import sync_file_system
@@ -33,7 +35,7 @@ from workflows.words.shard_names import ShardNames, map_names_left, names_left
 from workflows.words.whole_maps import Batch, WholeMaps, columns_of_rows
 from workflows.words.word_maps import FIELDS, words_path
 
-Maps = dict[tuple[str, str, str], np.ndarray]
+Maps = dict[tuple[str, str, str], Tensor]
 """(scope, layer, field) -> (n, H, W), the images that the scope assigns."""
 
 
@@ -48,6 +50,7 @@ class WordsWorker:
         self.plan, self.folder = plan, folder
         self.scopes = {scope.name: scope for scope in scopes}
         self.device = choose_device(settings.runtime.device)
+        self._copies = HostCopies(self.device)
         self._maps = WholeMaps(settings, plan, folder, self.device)
         self._mixtures = HeldWords(self._load, lambda mixture: vars(mixture).values(), HELD_BYTES)
 
@@ -79,12 +82,13 @@ class WordsWorker:
         broken: Bool[np.ndarray, " N"],
     ) -> None:
         """The shard of some scopes in some layers. assigned: by scope, rows of the shard that get words."""
-        maps = _empty_maps(layers, {name: len(rows) for name, rows in assigned.items()})
+        maps = self._empty_maps(layers, {name: len(rows) for name, rows in assigned.items()})
         for first, layer, columns in batches:
             for name, rows in assigned.items():
                 self._assign(name, layer, columns, rows, first, maps)
+        self._copies.wait()
         for (name, layer_name, field), values in maps.items():
-            block = _whole_shard(len(shard), assigned[name], values, field)
+            block = _whole_shard(len(shard), assigned[name], values.numpy(), field)
             if field == "word":
                 block[broken] = -1
             write_shard(words_path(self.folder, name, layer_name, field), shard.first, block)
@@ -107,17 +111,16 @@ class WordsWorker:
             return
         found = assign(self._mixtures((scope, layer.name)), columns.reshape(-1, layer.units).float())
         for field in FIELDS:
-            values = getattr(found, field).cpu().numpy().reshape(len(columns), layer.height, layer.width)
-            maps[scope, layer.name, field][here] = values
+            values = getattr(found, field).reshape(len(columns), layer.height, layer.width)
+            self._copies.copy(values, maps[scope, layer.name, field][here])
 
-
-def _empty_maps(layers: Sequence[LayerPlan], images: dict[str, int]) -> Maps:
-    return {
-        (scope, layer.name, field): np.zeros((count, layer.height, layer.width), dtype)
-        for scope, count in images.items()
-        for layer in layers
-        for field, dtype in FIELDS.items()
-    }
+    def _empty_maps(self, layers: Sequence[LayerPlan], images: dict[str, int]) -> Maps:
+        return {
+            (scope, layer.name, field): self._copies.zeros((count, layer.height, layer.width), getattr(torch, dtype))
+            for scope, count in images.items()
+            for layer in layers
+            for field, dtype in FIELDS.items()
+        }
 
 
 def _whole_shard(images: int, rows: Int[np.ndarray, " n"], values: np.ndarray, field: str) -> np.ndarray:

@@ -16,6 +16,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from workflows.data.decoding import BrokenPicture, Picture
+from workflows.data.device_decoding import device_decoder
 from workflows.data.indexed_pictures import IndexedPictures
 from workflows.data.preprocessing import Preprocessor
 from workflows.data.reading import PictureReader
@@ -99,7 +100,8 @@ class FrozenForward:
         self.preprocessor = Preprocessor(settings.preprocessing)
         self._spread_seen = False
         threads = settings.runtime.decode_threads
-        self.reader = PictureReader(settings.data, threads, geometry=self.preprocessor.crop)
+        on_device = device_decoder(settings.extract.decode, self.preprocessor, self.device)
+        self.reader = PictureReader(settings.data, threads, geometry=self.preprocessor.crop, on_device=on_device)
 
     def __call__(self, shard: Shard) -> Iterator[ForwardBatch]:
         """Yield the shard's batches in order.

@@ -238,3 +238,12 @@ def test_batches_that_may_be_chosen_fill_a_shard(shard: int, batches: tuple[int,
     extract = ExtractSettings(images_per_shard=shard, images_per_chunk=1)
     assert (extract.batches, extract.largest_batch) == (batches, batches[-1])
     assert ExtractSettings(batch=100).batches == (100,)
+
+
+def test_pictures_are_not_decoded_on_a_device_that_is_the_cpu():
+    fields = ["extract.decode=device", "runtime.device=cpu"]
+    with pytest.raises(
+        SettingsError, match=r"extract\.decode: must be 'cpu' with runtime\.device = 'cpu', got 'device'"
+    ):
+        load_settings(PRESETS / "digits.toml", fields)
+    assert load_settings(PRESETS / "digits.toml", fields[:1]).extract.decode == "device"
