@@ -11,6 +11,7 @@ from rich.console import Console
 from tests.end_to_end.small_digits import SETTINGS
 from workflows.cli.options import find_preset
 from workflows.cli.status import forward_choice, forward_line
+from workflows.errors import SettingsError
 from workflows.pipeline import run_pipeline
 from workflows.plan.run_plan import ForwardTrial, Plan
 from workflows.settings import Settings, load_settings
@@ -74,3 +75,11 @@ def test_a_short_stage_is_not_held_up(tmp_path: Path, digits_weights: Path, loca
 def test_the_fastest_batch_of_the_same_bits(rates: tuple, same: tuple, batch: int) -> None:
     trials = [ForwardTrial(*trial) for trial in zip((5, 10, 50), rates, same, strict=True)]
     assert extract.choose_batch(trials, 2, 1).batch == batch
+
+
+def test_decoding_on_a_device_is_refused_without_gpus(tmp_path: Path, digits_weights: Path, local_ray: object) -> None:
+    settings = settings_with(digits_weights, "auto")
+    there = settings.model_copy(update={"extract": settings.extract.model_copy(update={"decode": "device"})})
+    with pytest.raises(SettingsError, match=r"extract\.decode: must be 'cpu' where actors have no GPU, got 'device'"):
+        extracted(there, tmp_path / "run")
+    assert not (tmp_path / "run" / "activations").exists()
