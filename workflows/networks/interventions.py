@@ -19,6 +19,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, fx
 
 from workflows.errors import NetworkError
+from workflows.networks.receptive_fields import downstream_of
 from workflows.networks.unit_layers import UnitNetwork
 
 Change = Callable[[Float[Tensor, "N D H W"]], Float[Tensor, "N D H W"]]
@@ -63,6 +64,7 @@ class Interventions:
         self._operations = fx.Interpreter(network.module, garbage_collect_values=False)
         self._order = [node for node in network.module.graph.nodes if node in network.needed]
         self._place = {node: place for place, node in enumerate(self._order)}
+        self._fed = {network.input, *downstream_of(network.input)}
         self._last_use = {
             node: max((self._place[user] for user in node.users if user in self._place), default=len(self._order))
             for node in self._order
@@ -126,8 +128,14 @@ class Interventions:
         return pause.values.get(self._network.nodes[self._network.layer(layer, "layers").name])
 
     @torch.inference_mode()
-    def resume(self, pause: Pause, changes: Mapping[str, Change]) -> Float[Tensor, "N M"]:
-        """Logits of the rest of the network behind a pause; see ``Pause.rest``."""
+    def resume(
+        self,
+        pause: Pause,
+        changes: Mapping[str, Change],
+        rows: Int[Tensor, " N"] | None = None,
+        layer: str | None = None,
+    ) -> Tensor:
+        """The logits, or what a layer says, behind a pause; see ``Pause.rest`` and ``Pause.upto``."""
         nodes = {self._network.nodes[self._network.layer(name, "changes").name]: name for name in changes}
         for node, name in nodes.items():
             if node not in pause.values and node not in pause.behind:
@@ -135,11 +143,29 @@ class Interventions:
                     f"changes: must be of {', '.join(pause.layers)} or a layer behind, got {name!r}; pause for all "
                     "layers that are changed together"
                 )
-        values = dict(pause.values)
+        values = dict(pause.values) if rows is None else self._taken(pause.values, rows)
         for node in nodes.keys() & values.keys():
             values[node] = changes[nodes[node]](values[node])
-        self._run(values, pause.behind, forget=True, changes={node: changes[name] for node, name in nodes.items()})
-        return values[self._network.result]
+        wanted = self._network.result if layer is None else self._node_behind(pause, layer)
+        order = [node for node in pause.behind if self._place[node] <= self._place[wanted]]
+        self._run(values, order, forget=True, changes={node: changes[name] for node, name in nodes.items()})
+        return values[wanted]
+
+    def _taken(self, values: Values, rows: Int[Tensor, " N"]) -> Values:
+        """Values of as many images, in another order or repeated; those that no image feeds stay."""
+        return {
+            node: value[rows.to(value.device)] if isinstance(value, Tensor) and node in self._fed else value
+            for node, value in values.items()
+        }
+
+    def _node_behind(self, pause: Pause, layer: str) -> fx.Node:
+        node = self._network.nodes[self._network.layer(layer, "layer").name]
+        if node not in pause.behind:
+            raise NetworkError(
+                f"layer: must be a layer behind {', '.join(pause.layers)}, got {layer!r}; ask for its value where it "
+                "is known"
+            )
+        return node
 
 
 @dataclass(frozen=True, eq=False)
@@ -161,10 +187,21 @@ class Pause:
         """What a layer says, as far as it is known here; None where it still has to run."""
         return self._network.known(self, layer)
 
-    def rest(self, changes: Mapping[str, Change]) -> Float[Tensor, "N M"]:
+    def rest(self, changes: Mapping[str, Change], rows: Int[Tensor, " N"] | None = None) -> Float[Tensor, "N M"]:
         """Logits with changes at these layers and at those behind them, by name; without any, the network's own.
+
+        Args:
+            changes: by layer; each is given what the images of ``rows`` say.
+            rows: (N,) images by their place in the batch, as many as it has, of which some may be there several times:
+                many changes of few images are one pass. None: all as they are.
 
         Raises:
             NetworkError: a layer lies before these or beside them.
         """
-        return self._network.resume(self, changes)
+        return self._network.resume(self, changes, rows)
+
+    def upto(
+        self, layer: str, changes: Mapping[str, Change], rows: Int[Tensor, " N"] | None = None
+    ) -> Float[Tensor, "N D H W"]:
+        """What a layer behind these says with the changes; see ``rest``. What lies behind it is not run."""
+        return self._network.resume(self, changes, rows, layer)

@@ -113,6 +113,30 @@ def test_some_columns_are_replaced_and_no_others() -> None:
     assert torch.equal(changed, pause.rest({"add5": replaced(own)}))
 
 
+def test_images_are_taken_in_any_order_and_repeated() -> None:
+    """Also where a branch goes around the layer, which is no cut."""
+    _, interventions = opened(resnet20_cifar())
+    pause = pause_at(interventions, ("layer2.1.conv1",), images())
+    rows = torch.tensor([2, 0, 2])
+    plain = pause.rest({})
+    torch.testing.assert_close(pause.rest({}, rows), plain[rows], rtol=1e-4, atol=1e-5)
+    scale = torch.tensor([1.0, 1.0, 0.5])[:, None, None, None]
+    found = pause.rest({"layer2.1.conv1": lambda maps: maps * scale}, rows)
+    torch.testing.assert_close(found[:2], plain[rows][:2], rtol=1e-4, atol=1e-5)
+    assert float((found - plain[rows])[2].abs().max()) > 1e-3
+
+
+def test_the_rest_may_end_at_a_layer() -> None:
+    _, interventions = opened(resnet20_cifar())
+    lower, upper = interventions.pauses(images(), [("add4",), ("add6",)])
+    found = lower.upto("add6", {"add4": lambda maps: maps})
+    assert torch.equal(found, upper.value("add6"))
+    rows = torch.tensor([1, 1, 0])
+    torch.testing.assert_close(lower.upto("add6", {}, rows), found[rows], rtol=1e-4, atol=1e-5)
+    with pytest.raises(NetworkError, match="layer: must be a layer behind add6, got 'add4'; ask for its value"):
+        upper.upto("add4", {})
+
+
 def test_a_pause_holds_what_the_rest_needs() -> None:
     _, interventions = opened(resnet20_cifar())
     first, last = interventions.pauses(images(), [("layer3.2.conv1",), ("layer1.0.conv1",)])
