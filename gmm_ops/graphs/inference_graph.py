@@ -53,7 +53,7 @@ def log_ratios(
         raise RefusedInput(f"pseudo_count: must be a number from 0 up, got {pseudo_count}; use 1, or 0 as the paper")
     if not 1.0 < base < float("inf"):
         raise RefusedInput(f"base: must be a number above 1, got {base}; use 2 for bits, math.e for nats")
-    weight = _prior_weight(total, prior, lower_frequency)
+    weight = prior_weight(total, prior, lower_frequency)
     lower_prior = weight / weight.sum().clamp(min=1e-300)
     seen_upper, seen_lower = total.sum(1) > 0, weight > 0
     smoothed = total.to(torch.float64) + pseudo_count * lower_prior
@@ -66,7 +66,7 @@ def log_ratios(
     return LogRatios(values=values, defined=defined)
 
 
-def _prior_weight(total: Tensor, prior: str, lower_frequency: Tensor | None) -> Tensor:
+def prior_weight(total: Tensor, prior: str, lower_frequency: Tensor | None) -> Tensor:
     """What P(t) is proportional to, (K_lower,) float64."""
     if prior == "marginal":
         if lower_frequency is not None:
