@@ -1,1 +1,1 @@
-"""How sure a graph is: intervals of log ratios, stability of chosen words."""
+"""How sure a graph is: intervals of its log ratios, stability of its words."""
