@@ -29,6 +29,7 @@ from workflows.words.mining import (
 )
 from workflows.words.pair_table import pair_tables
 from workflows.words.scope_images import ScopeImages
+from workflows.words.sureness import scope_intervals, scope_stability
 
 GRAPHS_AT_ONCE = 256
 """Graphs whose rows are in memory as Python objects; of the others there are Arrow tables, a quarter the size."""
@@ -58,7 +59,9 @@ def run(context: StageContext) -> None:
         return
     names = sorted(scope.name for scope in scopes)
     every = (ScopeCounts.load(folder, settings, plan, name) for name in names)
-    pairs = itertools.chain.from_iterable(pair_tables(one, settings.count.pairs == "per_class") for one in every)
+    per_class = settings.count.pairs == "per_class"
+    of_scopes = (pair_tables(one, per_class, scope_intervals(one, settings)) for one in every)
+    pairs = itertools.chain.from_iterable(of_scopes)
     write_parts(folder.table("pairs"), pairs, "pairs", network=settings.name, metadata=metadata)
 
 
@@ -71,12 +74,13 @@ def _mine_scope(
     scope = graphs.scope
     counted = ScopeCounts.load(context.folder, context.settings, plan, scope.name)
     dominant = dominant_classes(context.folder, scope.name)
-    mined = mined_graphs(counted, context.settings, images, members.members(scope), graphs)
+    intervals, stability = scope_intervals(counted, context.settings), scope_stability(counted, context.settings)
+    mined = mined_graphs(counted, context.settings, images, members.members(scope), graphs, stability)
     while found := list(itertools.islice(mined, GRAPHS_AT_ONCE)):
         histograms = count_offsets(context, plan, images, scope.name, found)
         yield {
             "nodes": (row for one in found for row in node_rows(one, counted, dominant)),
-            "edges": (row for one in found for row in edge_rows(one, counted)),
+            "edges": (row for one in found for row in edge_rows(one, counted, intervals)),
             "heatmaps": (row for one in found for row in heatmap_rows(one, counted, histograms)),
         }
         context.progress.advance(len(found))
