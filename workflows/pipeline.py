@@ -90,7 +90,7 @@ STAGES: dict[str, Stage] = {
         Stage(
             "draw",
             ("figures", "pictures"),
-            reads=("mine", "draw", "triage"),
+            reads=("count.intervals", "count.folds", "mine", "draw", "triage"),
             items=_figures,
             decision="draws graphs of what the network decides",
         ),
