@@ -33,8 +33,8 @@ class CountSettings(Section):
     intervals: bool = Field(
         True,
         description="95 % intervals of log ratios over images (tables `edges`, `pairs`), from sums of squares of the "
-        "counts of single images: counting takes two to three times as long, 48 bytes more on disk for each pair of "
-        "words that occurs",
+        "counts of single images: counting pairs takes four to five times as long, and 64 bytes on disk for each pair "
+        "of words that occurs",
     )
     folds: int = Field(
         20,
