@@ -74,7 +74,7 @@ STAGES: dict[str, Stage] = {
         Stage(
             "count",
             ("cooccurrence", "words.parquet", "exemplars.parquet", "layers.parquet"),
-            reads=("draw.exemplars",),
+            reads=("draw.exemplars", "count.intervals", "count.folds"),
             items=_class_scopes,
             of_scopes=True,
             layout=2,  # Parquet and npz files; before, Zarr groups of a dozen files each
@@ -90,7 +90,7 @@ STAGES: dict[str, Stage] = {
         Stage(
             "draw",
             ("figures", "pictures"),
-            reads=("mine", "draw", "triage"),
+            reads=("count.intervals", "count.folds", "mine", "draw", "triage"),
             items=_figures,
             decision="draws graphs of what the network decides",
         ),

@@ -53,20 +53,26 @@ def log_ratios(
         raise RefusedInput(f"pseudo_count: must be a number from 0 up, got {pseudo_count}; use 1, or 0 as the paper")
     if not 1.0 < base < float("inf"):
         raise RefusedInput(f"base: must be a number above 1, got {base}; use 2 for bits, math.e for nats")
-    weight = _prior_weight(total, prior, lower_frequency)
+    weight = prior_weight(total, prior, lower_frequency)
     lower_prior = weight / weight.sum().clamp(min=1e-300)
     seen_upper, seen_lower = total.sum(1) > 0, weight > 0
-    smoothed = total.to(torch.float64) + pseudo_count * lower_prior
-    conditional = smoothed / (total.sum(1, keepdim=True).to(torch.float64) + pseudo_count)
     defined = seen_upper[:, None] & seen_lower[None, :]
-    values = torch.full_like(smoothed, torch.nan)
-    ratios = (conditional / lower_prior)[defined]
-    # log2 is exact at powers of 2, a quotient of logarithms is not.
-    values[defined] = torch.log2(ratios) if base == 2 else torch.log(ratios) / math.log(base)
+    values = log_of_ratios(total, total.sum(1, keepdim=True), lower_prior, pseudo_count, base)
+    values[~defined] = torch.nan
     return LogRatios(values=values, defined=defined)
 
 
-def _prior_weight(total: Tensor, prior: str, lower_frequency: Tensor | None) -> Tensor:
+def log_of_ratios(
+    pairs: Tensor, of_upper: Tensor, lower_prior: Tensor, pseudo_count: float, base: float
+) -> Float[Tensor, "..."]:
+    """log P(t|s) / P(t) from counts N[s, t], N[s, :] and P(t) of shapes that fit together; see ``log_ratios``."""
+    smoothed = pairs.to(torch.float64) + pseudo_count * lower_prior
+    ratios = smoothed / (of_upper.to(torch.float64) + pseudo_count) / lower_prior
+    # log2 is exact at powers of 2, a quotient of logarithms is not.
+    return torch.log2(ratios) if base == 2 else torch.log(ratios) / math.log(base)
+
+
+def prior_weight(total: Tensor, prior: str, lower_frequency: Tensor | None) -> Tensor:
     """What P(t) is proportional to, (K_lower,) float64."""
     if prior == "marginal":
         if lower_frequency is not None:

@@ -19,6 +19,8 @@ from workflows.storage.run_folder import RunFolder
         ([], None),
         (["runtime.actors=7", "count.scheduler=ray", "data.max_broken=0.5"], None),
         (["draw.exemplars=4"], "count"),
+        (["count.folds=0"], "count"),
+        (["count.intervals=false"], "count"),
         (["mine.top=2"], "mine"),
         (["mine.classes=['3']"], "mine"),
         (["draw.rectangle_layers=1"], "draw"),

@@ -9,9 +9,10 @@ from workflows.forecast.amounts import Amounts
 from workflows.plan.run_plan import Plan
 from workflows.plan.scopes import joint_scope, read_scopes
 from workflows.settings import Settings
-from workflows.stages.count import PairBlock, counts_of
+from workflows.stages.count import counts_of
 from workflows.storage.images_table import ImageColumns
 from workflows.storage.run_folder import RunFolder
+from workflows.words.pair_sums import PairBlock
 from workflows.words.scope_images import ScopeImages
 
 

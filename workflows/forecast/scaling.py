@@ -102,11 +102,16 @@ def forecast(
         memory_there=room[1].available,
         disk_at_most=room[0].needed,
         disk_there=room[0].available,
-        # Dask's parts on Ray: sparse counts of a pair, four numbers a cell that is not zero, one part an actor.
-        object_store=4 * 8 * pairs * machines.node_actors(settings),
+        # Dask's parts on Ray: sparse counts of a pair, one part an actor.
+        object_store=pairs * _cell_bytes(settings) * machines.node_actors(settings),
         trial_seconds=trial.seconds,
         assumptions=_assumptions(settings, trial, machines),
     )
+
+
+def _cell_bytes(settings: Settings) -> int:
+    """At most, of a pair of words: four numbers in every fold of a class, and eight of moments."""
+    return 8 * (4 * max(1, settings.count.folds) + 8 * settings.count.intervals)
 
 
 @dataclass(frozen=True)

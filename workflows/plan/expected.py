@@ -144,8 +144,13 @@ def _count(made: Made) -> Expected:
     yield from made.tables("words", "exemplars", "layers")
     for scope in made.scopes:
         for pair in made.plan.pairs():
-            path = made.folder.cooccurrence(scope, pair.lower, pair.upper)
-            yield from made.done(item_name(scope, pair.name), path)
+            item, key = item_name(scope, pair.name), (scope, pair.lower, pair.upper)
+            record = made.content.items.get(item, {})
+            paths = [made.folder.cooccurrence(*key)]
+            # What the item wrote, whatever is asked for now: other settings void the ledger.
+            paths += [made.folder.fold_counts(*key)] if record.get("folds") else []
+            paths += [made.folder.pair_moments(*key)] if record.get("intervals") else []
+            yield from made.done(item, *paths)
         for layer in made.plan.layers:
             yield from made.done(item_name(scope, layer.name), made.folder.word_summary(scope, layer.name))
 

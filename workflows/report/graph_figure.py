@@ -111,7 +111,8 @@ def _draw_header(page: Page, plan: PagePlan, view: GraphView) -> None:
 
 def _draw_node(page: Page, plan: PagePlan, view: GraphView, node: NodeView, shape: Shape) -> None:
     place, sizes = plan.nodes[node.key], plan.sizes
-    page.card(place.card.x, place.card.y, place.card.width, place.card.height, _CARD_COLOUR)
+    colours = ("white", GREY) if node.is_unstable else (_CARD_COLOUR, "none")
+    page.card(place.card.x, place.card.y, place.card.width, place.card.height, *colours)
     if node.layer == OUTPUT:
         _draw_class_title(page, place, view)
     else:
@@ -193,7 +194,8 @@ def _chip_texts(edge: EdgeView, long: bool) -> tuple[str, str]:
 def _draw_edges(page: Page, plan: PagePlan) -> None:
     """All lines first, so that no line's white border cuts a head."""
     for place in sorted(plan.edges, key=lambda place: -abs(place.x - place.end_x)):  # short arrows on top
-        page.curve(Outline(place.vertices, _ARROW_CODES), ARROWS[place.edge.drawn], LINE_WIDTHS[place.edge.drawn])
+        color, width = ARROWS[place.edge.drawn], LINE_WIDTHS[place.edge.drawn]
+        page.curve(Outline(place.vertices, _ARROW_CODES), color, width, dashed=place.edge.is_unsure)
     for place in plan.edges:
         draw_head(page, (place.end_x, place.end), (0, -1), ARROWS[place.edge.drawn])
         _draw_chip(page, plan, place)

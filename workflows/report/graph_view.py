@@ -41,6 +41,7 @@ class NodeView:
     frequent class among the word's columns and ``dominant_share`` its share. ``dots`` (image graph) are the word's
     positions (x, y) in the pixels of the network's input. ``concept`` is what the study dissect found that it covers
     best (empty: not asked, or nothing), and ``iou`` how well. ``name`` is what users call it (labels.csv).
+    ``chosen_again`` is the share of resamplings of the images in which it is chosen (None: not asked).
     """
 
     layer: str
@@ -56,6 +57,12 @@ class NodeView:
     concept: str = ""
     iou: float = 0.0
     name: str = ""
+    chosen_again: float | None = None
+
+    @property
+    def is_unstable(self) -> bool:
+        """Whether other images would often choose another word: fewer than half of the resamplings choose it."""
+        return self.chosen_again is not None and self.chosen_again < 0.5
 
     @property
     def key(self) -> NodeKey:
@@ -69,7 +76,8 @@ class EdgeView:
 
     ``count`` is Q[s, t] within Omega, ``relative_frequency`` Q[s, t] / sum_t Q[s, t], ``log_ratio`` in the
     tables' unit, ``score`` their product count x log ratio (IG Eq. 16). ``heat`` is how often the lower word sat at
-    each offset of the upper word's window when that offset was inside the map (NaN: never inside).
+    each offset of the upper word's window when that offset was inside the map (NaN: never inside). ``low`` is the lower
+    end of the log ratio's 95 % interval over images (None: not asked).
     """
 
     upper: NodeKey
@@ -80,6 +88,12 @@ class EdgeView:
     score: float
     drawn: Drawn
     heat: Float[np.ndarray, "H W"] | None = None
+    low: float | None = None
+
+    @property
+    def is_unsure(self) -> bool:
+        """Whether the words may occur together no more often than by chance: the interval reaches 0 or below."""
+        return self.low is not None and self.low <= 0
 
 
 @dataclass(frozen=True, eq=False)

@@ -90,6 +90,11 @@ def _sentences(view: GraphView, shapes: set[Shape]) -> list[str]:
         (named, "Behind it: the concept that the word covers best, and how well (IoU, 1: pixel by pixel)."),
         (bool(exemplars) and "rectangle" in shapes, "Red rectangle: receptive field in the training image."),
         (bool(exemplars) and "patch" in shapes, "Lower layers: the receptive field itself."),
+        (any(edge.is_unsure for edge in drawn), "Dashed arrow: the 95 % interval of its log ratio reaches 0."),
+        (
+            any(node.is_unstable for layer in view.layers for node in layer),
+            "White card in a dashed frame: fewer than half of 200 resamplings of the images choose the word.",
+        ),
         (any(item.repeated for item in exemplars), f"{REPEATED}, faded: an image shown again, for want of more."),
     ]
     return [sentence for needed, sentence in said if needed]

@@ -29,6 +29,9 @@ from workflows.storage.atomic import write_bytes
 DPI = 200
 """Device pixels per inch: A4 is 1654 x 2339 pixels."""
 
+_DASHES = (0, (4.0, 2.5))
+"""Of a dashed line, in widths of the line."""
+
 _SVG_SETTINGS = {
     "svg.fonttype": "none",  # text stays text: it can be searched, and is escaped
     "svg.hashsalt": "inference-graphs",  # else ids are random and no two files are equal
@@ -140,16 +143,17 @@ class Page:
         """A picture at device resolution, its top left corner at the pixel nearest to (x, y)."""
         self._add(Raster(picture, pixels(x), pixels(y), self.height_pixels), kind, 3)
 
-    def card(self, x: float, y: float, width: float, height: float, color: str) -> None:
-        """A filled rectangle with slightly rounded corners."""
+    def card(self, x: float, y: float, width: float, height: float, color: str, edge: str = "none") -> None:
+        """A filled rectangle with slightly rounded corners; ``edge``: colour of a dashed frame."""
         patch = FancyBboxPatch((x, y), width, height, boxstyle="round,pad=0,rounding_size=2.5")
-        patch.set(facecolor=color, edgecolor="none", transform=self._points)
+        patch.set(facecolor=color, edgecolor=edge, linestyle=_DASHES, linewidth=0.8, transform=self._points)
         self._add(patch, "card", 1)
 
-    def curve(self, outline: Outline, color: str, width: float, kind: str = "arrow") -> None:
+    def curve(self, outline: Outline, color: str, width: float, kind: str = "arrow", dashed: bool = False) -> None:
         """An open line with a white border that keeps crossing lines apart."""
-        for colour, line in (("white", width + 1.8), (color, width)):
+        for colour, line, style in (("white", width + 1.8, "-"), (color, width, _DASHES if dashed else "-")):
             patch = PathPatch(outline, facecolor="none", edgecolor=colour, linewidth=line, transform=self._points)
+            patch.set_linestyle(style)
             patch.set_capstyle("butt")
             self._add(patch, kind, 2)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Literal
 
 from rich import box
@@ -14,6 +14,9 @@ from workflows.report.graph_view import OUTPUT, EdgeView, GraphView, NodeView
 from workflows.report.lettering import short_name
 from workflows.report.numbers import frequency, log_ratio, percent
 from workflows.storage.names import JOINT
+
+UNSURE = "?"
+"""Behind what other images might well not show."""
 
 
 def graph_table(view: GraphView) -> RenderableType:
@@ -44,7 +47,16 @@ def graph_table(view: GraphView) -> RenderableType:
     parts: list[RenderableType] = [_heading(view), table]
     if hidden := len(view.edges) - len(view.drawn_edges()):
         parts.append(Text(f"{hidden} edge{'s' * (hidden != 1)} with a log ratio of 0 or below not shown", style="dim"))
+    parts += [Text(words, style="dim") for words in _marks(view)]
     return Group(*parts)
+
+
+def _marks(view: GraphView) -> Iterator[str]:
+    """What the marks of this graph mean."""
+    if any(node.is_unstable for layer in view.layers for node in layer):
+        yield f"word {UNSURE}: fewer than half of 200 resamplings of the images choose it"
+    if any(edge.is_unsure for edge in view.drawn_edges()):
+        yield f"log ratio {UNSURE}: its 95 % interval reaches 0"
 
 
 def _has_concepts(view: GraphView) -> bool:
@@ -88,7 +100,7 @@ def _add_node(table: Table, view: GraphView, node: NodeView, edges: Sequence[Edg
     """A row for each edge; the word itself only in the first."""
     own = [
         _name(view.layer_title(node.layer) if first else ""),
-        Text(str(node.word), style="bold"),
+        Text(f"{node.word}{UNSURE * node.is_unstable}", style="bold"),
         _name(short_name(node.dominant_class)),
         Text(percent(node.dominant_share)),
         *([_name(node.name or "–")] if _has_names(view) else []),
@@ -100,6 +112,7 @@ def _add_node(table: Table, view: GraphView, node: NodeView, edges: Sequence[Edg
     for index, edge in enumerate(edges):
         layer, word = edge.upper
         target = short_name(view.class_name) if layer == OUTPUT else f"word {word}"
-        ratio = Text(log_ratio(edge.log_ratio), style="green" if edge.drawn == "strong" else "")
+        value = f"{log_ratio(edge.log_ratio)}{UNSURE * edge.is_unsure}"
+        ratio = Text(value, style="green" if edge.drawn == "strong" else "")
         blank = [Text("")] * len(own)
         table.add_row(*(blank if index else own), _name(target), Text(frequency(edge.relative_frequency)), ratio)

@@ -168,6 +168,7 @@ def _node_view(
         concept=concept,
         iou=iou,
         name=names.get((layer, word), ""),
+        chosen_again=row.get("chosen_again"),  # tables of earlier runs have no such column
     )
 
 
@@ -197,6 +198,7 @@ def _edge_view(
         score=row["score"],
         drawn="weak" if always and row["drawn"] == "hidden" else row["drawn"],
         heat=heats.get((upper, lower)),
+        low=row.get("log_ratio_low"),
     )
 
 

@@ -30,6 +30,26 @@ class CountSettings(Section):
         description="rows of the table `pairs`: all pairs of words that occur together; also those of every class by "
         "itself; no table",
     )
+    intervals: bool = Field(
+        True,
+        description="95 % intervals of log ratios over images (tables `edges`, `pairs`), from sums of squares of the "
+        "counts of single images: counting pairs takes four to five times as long, and 64 bytes on disk for each pair "
+        "of words that occurs",
+    )
+    folds: int = Field(
+        20,
+        ge=0,
+        description="of each class's validation images, dealt by a hash of their ids: how often every word of a graph "
+        "is chosen again on 200 resamplings of them (`nodes.chosen_again`); 0: not asked. Counts are kept by class and "
+        "fold too: up to so many times their bytes on disk and in the memory of the mine stage",
+    )
+
+    @field_validator("folds")
+    @classmethod
+    def _are_several(cls, folds: int) -> int:
+        if folds == 1:
+            raise ValueError("must be 0, or at least 2: with one fold every resampling is the same; give 20, or 0")
+        return folds
 
 
 class MineSettings(Section):

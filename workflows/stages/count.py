@@ -7,24 +7,19 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import torch
-from jaxtyping import Int
-from torch import Tensor
+import numpy as np
 
-from gmm_ops.graphs.cooccurrence import SparseCounts
 from workflows.context import StageContext
-from workflows.plan.run_plan import OUTPUT, LayerPair, Plan
+from workflows.plan.run_plan import Plan
 from workflows.plan.scopes import Scope, item_name, joint_scope, read_scopes
-from workflows.runtime.devices import turn_on
 from workflows.settings import Settings
 from workflows.storage.atomic import sync_file_system
 from workflows.storage.images_table import ImageColumns
-from workflows.storage.pair_counts import write_pair_counts
 from workflows.storage.run_folder import RunFolder
 from workflows.storage.states import save_state
-from workflows.words.scope_images import MemberBlock, ScopeImages, ranges_of
+from workflows.words.pair_sums import PairBlock, PairSums, image_groups, store_pair_sums
+from workflows.words.scope_images import ScopeImages, ranges_of
 from workflows.words.summaries import LayerBlock, WordSummary, write_word_tables
-from workflows.words.word_maps import read_member_maps, words_path
 
 SMALL_SHARDS = 4
 """A count of no more images than so many shards hold is one block, read at once; many of them run side by side. Images,
@@ -34,35 +29,6 @@ SIDE_BY_SIDE = 64
 """Small counts between two entries of the ledger."""
 
 Record = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class PairBlock:
-    """Some validation images of one pair of layers of a scope: what a counting task needs, and how it counts."""
-
-    folder: RunFolder
-    scope: str
-    pair: LayerPair
-    images: MemberBlock
-    device: str = "cpu"
-    """Where the maps are put to be counted; the counts do not depend on it."""
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def count(self) -> SparseCounts:
-        """Co-occurrences by predicted class (IG Eq. 5, 6 count them)."""
-        pair, predicted = self.pair, torch.from_numpy(self.images.predicted)
-        lower, upper = self._maps(pair.lower), predicted[:, None, None]
-        if pair.upper != OUTPUT:
-            upper = self._maps(pair.upper)
-        sizes = pair.upper_words, pair.lower_words
-        with turn_on(self.device):
-            maps = upper.to(self.device), lower.to(self.device)
-            return SparseCounts.from_batch(*maps, pair.window, *sizes, predicted)
-
-    def _maps(self, layer: str) -> Int[Tensor, "n H W"]:
-        return read_member_maps(words_path(self.folder, self.scope, layer, "word"), self.images)
 
 
 @dataclass(frozen=True)
@@ -126,24 +92,21 @@ def counts_of(
     validation = members[members >= plan.train_images]
     ranges = [(max(first, plan.train_images), min(stop, plan.images)) for first, stop in ranges_of(validation, *sizes)]
     counted = images.blocks(scope, ranges, small)
+    folds, intervals = settings.count.folds, settings.count.intervals
+    groups = image_groups(validation, images.predicted(validation), folds, settings.seed)
+    of_block = [groups[np.searchsorted(validation, block.ids)] for block in counted]
     for pair in plan.pairs():
-        blocks = tuple(PairBlock(folder, scope.name, pair, block, device) for block in counted)
-        store = partial(_store_pair, folder, scope.name, pair)
-        yield Count(item_name(scope.name, pair.name), blocks, PairBlock.count, SparseCounts.merge, store)
+        inputs = zip(counted, of_block, strict=True)
+        blocks = tuple(PairBlock(folder, scope.name, pair, *block, intervals, device) for block in inputs)
+        store = partial(store_pair_sums, folder, scope.name, pair, folds)
+        yield Count(item_name(scope.name, pair.name), blocks, PairBlock.count, PairSums.merge, store)
     ranges = [(first, min(stop, plan.images)) for first, stop in ranges_of(members, *sizes)]
     summarised = images.blocks(scope, ranges, small)
     for layer in plan.layers:
-        inputs = folder, scope.name, layer, plan.train_images, settings.draw.exemplars
-        parts = tuple(LayerBlock(*inputs, block) for block in summarised)
+        of_layer = folder, scope.name, layer, plan.train_images, settings.draw.exemplars
+        parts = tuple(LayerBlock(*of_layer, block) for block in summarised)
         store = partial(_store_layer, folder, scope.name, layer.name)
         yield Count(item_name(scope.name, layer.name), parts, LayerBlock.summarise, WordSummary.merge, store)
-
-
-def _store_pair(folder: RunFolder, scope: str, pair: LayerPair, whole: SparseCounts) -> Record:
-    """N of a pair of layers, over S_V."""
-    attributes = {"scope": scope, "lower": pair.lower, "upper": pair.upper, "window": pair.window.to_dict()}
-    write_pair_counts(folder.cooccurrence(scope, pair.lower, pair.upper), whole, attributes)
-    return {"pairs": int(whole.count.sum())}
 
 
 def _store_layer(folder: RunFolder, scope: str, layer: str, whole: WordSummary) -> Record:

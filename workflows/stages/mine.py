@@ -31,6 +31,7 @@ from workflows.words.mining import (
 )
 from workflows.words.pair_table import pair_tables
 from workflows.words.scope_images import ScopeImages
+from workflows.words.sureness import scope_intervals, scope_stability
 
 GRAPHS_AT_ONCE = 256
 """Graphs whose images are passed over at once for their histograms, which are in memory."""
@@ -73,7 +74,7 @@ def _mine_scopes(
         if len(graphs):
             _mine_scope(context, counted, images, members, graphs, places[graphs.scope.name], rows)
         if pairs != "none":
-            yield from pair_tables(counted, pairs == "per_class")
+            yield from pair_tables(counted, pairs == "per_class", scope_intervals(counted, context.settings))
 
 
 def _mine_scope(
@@ -90,12 +91,13 @@ def _mine_scope(
     Some graphs at a time, since histograms and rows of a graph take half a megabyte.
     """
     dominant = dominant_classes(context.folder, counted.scope)
-    mined = mined_graphs(counted, context.settings, images, members.members(graphs.scope), graphs)
+    intervals, stability = scope_intervals(counted, context.settings), scope_stability(counted, context.settings)
+    mined = mined_graphs(counted, context.settings, images, members.members(graphs.scope), graphs, stability)
     while found := list(itertools.islice(mined, GRAPHS_AT_ONCE)):
         histograms = count_offsets(context, counted.plan, images, counted.scope, found)
         for one in found:
             key = (one.name, place)
             rows["nodes"].add(key, node_rows(one, counted, dominant))
-            rows["edges"].add(key, edge_rows(one, counted))
+            rows["edges"].add(key, edge_rows(one, counted, intervals))
             rows["heatmaps"].add(key, heatmap_rows(one, counted, histograms))
         context.progress.advance(len(found))

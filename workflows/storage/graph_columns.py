@@ -24,6 +24,17 @@ from workflows.storage.fields import (
 )
 from workflows.storage.log_unit import LOG_UNIT
 
+LOG_RATIO_ENDS = (
+    field(
+        "log_ratio_low",
+        REAL,
+        LOG_UNIT.name,
+        "lower end of its 95 % interval over images (delta method); null with count.intervals = false",
+        nullable=True,
+    ),
+    field("log_ratio_high", REAL, LOG_UNIT.name, "upper end", nullable=True),
+)
+
 GRAPH_COLUMNS: dict[str, list[pa.Field]] = {
     "images": [
         IMAGE,
@@ -50,6 +61,14 @@ GRAPH_COLUMNS: dict[str, list[pa.Field]] = {
         field("score", REAL, f"{LOG_UNIT.name} x count", "IG Eq. 16: sum over chosen upper words of Q[s,t] LR[s,t]"),
         field("positions", LONG, "columns", "how many columns of Omega are this word"),
         field("share", REAL, "share", "of the layer's columns of Omega that are this word"),
+        field(
+            "chosen_again",
+            REAL,
+            "share",
+            "of 200 resamplings of S_V (folds of each class; Q of an image stays) in which the word is chosen; null of "
+            "the class itself, with count.folds = 0, and in the graph of a class of fewer images than folds",
+            nullable=True,
+        ),
         DOMINANT,
         DOMINANT_NAME,
         DOMINANT_SHARE,
@@ -62,6 +81,8 @@ GRAPH_COLUMNS: dict[str, list[pa.Field]] = {
         field("count", LONG, "pairs", "Q[s,t]: co-occurrences within Omega"),
         field("relative_frequency", REAL, "share", "Q[s,t] / sum_t Q[s,t] within Omega (left label)"),
         field("log_ratio", REAL, LOG_UNIT.name, f"{LOG_UNIT.logarithm} P(t|s)/P(t) over S_V (right label)"),
+        *LOG_RATIO_ENDS,
+        field("images", LONG, "images", "of S_V in which s has t in its window; null as before", nullable=True),
         field("score", REAL, f"{LOG_UNIT.name} x count", "Q[s,t] times log_ratio"),
         field(
             "drawn",
@@ -76,6 +97,7 @@ GRAPH_COLUMNS: dict[str, list[pa.Field]] = {
         *PAIR,
         field("count", LONG, "pairs", "co-occurrences in these images of S_V; pairs that never occur have no row"),
         field("log_ratio", REAL, LOG_UNIT.name, f"{LOG_UNIT.logarithm} P(t|s)/P(t) over S_V, of whatever class"),
+        *LOG_RATIO_ENDS,
     ],
     "words": [
         SCOPE,

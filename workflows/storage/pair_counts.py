@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import torch
 
@@ -22,6 +23,8 @@ SCHEMA = pa.schema(
         field("count", LONG, "pairs", "such positions in the validation images of the scope"),
     ]
 )
+
+FOLD_SCHEMA = SCHEMA.insert(1, field("fold", INT, "", "of the class's images, see ``deal_folds``; from 0"))
 
 
 def write_pair_counts(path: Path, counts: SparseCounts, attributes: Mapping[str, Any]) -> None:
@@ -44,3 +47,23 @@ def read_pair_counts(path: Path) -> SparseCounts:
     """
     table = read_table(path)
     return SparseCounts(*(torch.from_numpy(table[name].to_numpy().astype("int64")) for name in SCHEMA.names))
+
+
+def write_fold_counts(path: Path, counts: SparseCounts, folds: int, attributes: Mapping[str, Any]) -> None:
+    """The same for counts by class * folds + fold."""
+    columns = {name: getattr(counts, name).numpy() for name in SCHEMA.names}
+    columns["group"], columns["fold"] = np.divmod(columns["group"], folds)
+    metadata = {"pair": json.dumps(dict(attributes)), "folds": str(folds)}
+    write_table(path, columns, FOLD_SCHEMA, sort_by=(), metadata=metadata, synced=False)
+
+
+def read_fold_counts(path: Path, folds: int) -> SparseCounts:
+    """Counts that ``write_fold_counts`` wrote, by class * folds + fold.
+
+    Raises:
+        RunFolderError: the file is missing or damaged.
+    """
+    table = read_table(path)
+    columns = {name: table[name].to_numpy().astype("int64") for name in FOLD_SCHEMA.names}
+    columns["group"] = columns["group"] * folds + columns.pop("fold")
+    return SparseCounts(**{name: torch.from_numpy(values) for name, values in columns.items()})

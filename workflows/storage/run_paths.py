@@ -114,6 +114,14 @@ class RunPaths:
         """Parquet file of the pair counts of two layers."""
         return self.root / "cooccurrence" / slug(scope) / f"{joined_slug(lower, upper)}.parquet"
 
+    def fold_counts(self, scope: str, lower: str, upper: str) -> Path:
+        """The same counts by class and fold, Parquet."""
+        return self.cooccurrence(scope, lower, upper).with_suffix(".folds.parquet")
+
+    def pair_moments(self, scope: str, lower: str, upper: str) -> Path:
+        """What the variance of log ratios follows from, see ``gmm_ops.trust.intervals.PairMoments``."""
+        return self.cooccurrence(scope, lower, upper).with_suffix(".moments.npz")
+
     def word_summary(self, scope: str, layer: str) -> Path:
         """What was counted of the words of a layer."""
         return self.root / "words" / slug(scope) / f"{_name(layer, 'summary')}.npz"

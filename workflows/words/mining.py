@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -13,10 +13,10 @@ from torch import Tensor
 
 from gmm_ops.axes import PairCounts
 from gmm_ops.graphs.cooccurrence import OffsetHistogram, SparseCounts, WordCounts, count_pairs, count_words
-from gmm_ops.graphs.inference_graph import GraphEdge, InferenceGraph, LogRatios, edge_drawn, log_ratios, mine
+from gmm_ops.graphs.inference_graph import GraphEdge, GraphNode, InferenceGraph, LogRatios, edge_drawn, log_ratios, mine
 from workflows.context import StageContext
 from workflows.plan.graph_requests import ScopeGraphs
-from workflows.plan.run_plan import OUTPUT, Plan
+from workflows.plan.run_plan import OUTPUT, LayerPair, Plan
 from workflows.runtime.devices import turn_on
 from workflows.settings import Settings
 from workflows.storage.fields import LIKELIHOOD
@@ -29,6 +29,9 @@ from workflows.storage.states import load_state
 from workflows.storage.tables import read_table
 from workflows.words.scope_images import ranges_of
 from workflows.words.word_maps import read_all_maps
+
+if TYPE_CHECKING:
+    from workflows.words.sureness import PairIntervals, ScopeStability
 
 Histograms = dict[tuple[str, str], OffsetHistogram]
 """(graph, pair of layers) -> offset histograms of the graph's edges between them, in the order of the edges."""
@@ -60,18 +63,23 @@ class ScopeCounts:
     @classmethod
     def load(cls, folder: RunFolder, settings: Settings, plan: Plan, scope: str) -> ScopeCounts:
         """Read the co-occurrence tables and the word counts of the scope's S_V (IG Eq. 5, 6)."""
-        counts, ratios, words = {}, [], {}
+        counts: dict[str, SparseCounts] = {}
+        ratios, words = [], {}
         for layer in plan.layers:
             summary = load_state(folder.word_summary(scope, layer.name), "count")
             fields = (torch.from_numpy(summary[f"prediction_{field}"]) for field in ("group", "word", "count"))
             words[layer.name] = WordCounts(*fields)
+        counted, options = cls(plan, folder, scope, counts, (), words), settings.mine
         for pair in plan.pairs():
             counts[pair.name] = read_pair_counts(folder.cooccurrence(scope, pair.lower, pair.upper))
-            frequency = words[pair.lower].total(pair.lower_words) if settings.mine.prior == "frequency" else None
+            frequency = counted.frequency(pair) if options.prior == "frequency" else None
             total = counts[pair.name].total(pair.upper_words, pair.lower_words)
-            options = settings.mine
             ratios.append(ratios_of(total, options.prior, frequency, options.pseudo_count))
-        return cls(plan, folder, scope, counts, tuple(ratios), words)
+        return replace(counted, ratios=tuple(ratios))
+
+    def frequency(self, pair: LayerPair) -> Int[Tensor, " K_lower"]:
+        """How many columns of S_V are each lower word of a pair of layers."""
+        return self.words[pair.lower].total(pair.lower_words)
 
     def class_counts(self, label: int) -> list[Tensor]:
         """Q of Omega = validation images predicted as the class, from the output pair downwards."""
@@ -98,12 +106,14 @@ class MinedGraph:
         graph: what Algorithm 1 chose.
         omega: image ids, ascending.
         words: layer name -> columns of Omega that are each word, (K,) int64.
+        chosen_again: see ``ScopeStability.shares``; empty where it was not asked.
     """
 
     name: str
     graph: InferenceGraph
     omega: np.ndarray
     words: dict[str, Tensor]
+    chosen_again: Mapping[tuple[int, int], float] = field(default_factory=dict)
 
     def edges_below(self, level: int) -> list[GraphEdge]:
         """Edges whose upper word lies in the layer numbered ``level``."""
@@ -176,6 +186,7 @@ def mined_graphs(
     images: ImageColumns,
     members: Int[np.ndarray, " n"],
     graphs: ScopeGraphs,
+    stability: ScopeStability | None = None,
 ) -> Iterator[MinedGraph]:
     """Algorithm 1 for every class and image of a scope; ``members`` are the images of its classes, ascending."""
     plan, options = counted.plan, settings.mine
@@ -185,7 +196,8 @@ def mined_graphs(
         graph = mine(label, counts, counted.ratios, options.top, options.positive_only)
         words = {layer.name: counted.words[layer.name].dense(label, layer.words) for layer in plan.layers}
         omega = validation[images.predicted[validation] == label]
-        yield MinedGraph(str(GraphId("class", label)), graph, omega, words)
+        again = {} if stability is None else stability.shares(label)
+        yield MinedGraph(str(GraphId("class", label)), graph, omega, words, again)
     for image in graphs.images:
         predicted = int(images.predicted[image])
         maps = counted.image_maps(image, predicted)
@@ -195,7 +207,8 @@ def mined_graphs(
         words = {
             layer.name: count_words(maps[layer.name], group, layer.words).total(layer.words) for layer in plan.layers
         }
-        yield MinedGraph(str(GraphId("image", image)), graph, np.array([image]), words)
+        again = {} if stability is None else stability.shares(predicted, counts)
+        yield MinedGraph(str(GraphId("image", image)), graph, np.array([image]), words, again)
 
 
 def node_rows(
@@ -219,15 +232,28 @@ def node_rows(
             "score": node.score,
             "positions": positions,
             "share": positions / whole,
+            "chosen_again": _chosen_again(mined, node),
             **dominant.get((layer, node.word), {}),
         }
 
 
-def edge_rows(mined: MinedGraph, counted: ScopeCounts) -> Iterator[dict[str, Any]]:
-    """Rows of edges.parquet."""
+def _chosen_again(mined: MinedGraph, node: GraphNode) -> float | None:
+    """None of the root, which is given, and where it was not asked."""
+    known = bool(mined.chosen_again) and node.layer < mined.graph.nodes[0].layer
+    return mined.chosen_again.get((node.layer, node.word), 0.0) if known else None
+
+
+def edge_rows(
+    mined: MinedGraph, counted: ScopeCounts, intervals: Sequence[PairIntervals] = ()
+) -> Iterator[dict[str, Any]]:
+    """Rows of edges.parquet; intervals by pair of layers from the output downwards, or none."""
     for edge in mined.graph.edges:
         numbers = {name: getattr(edge, name) for name in ("count", "relative_frequency", "log_ratio", "score")}
-        yield _edge_key(mined, counted, edge) | numbers | {"drawn": drawn(edge.log_ratio)}
+        numbers["drawn"] = drawn(edge.log_ratio)
+        if intervals:
+            pair = intervals[len(counted.plan.layers) - edge.upper_layer]
+            numbers |= pair.of(edge.upper_word, edge.lower_word)
+        yield _edge_key(mined, counted, edge) | numbers
 
 
 def heatmap_rows(

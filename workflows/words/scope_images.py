@@ -30,6 +30,10 @@ class ScopeImages:
         """S_T and S_V of the scope together, ascending ids."""
         return np.arange(self.total) if scope.holds_all else self._by_label.of(scope.labels)
 
+    def predicted(self, ids: Ids) -> Ids:
+        """What the network calls some images; -1 without a prediction."""
+        return self._images.predicted[ids]
+
     def assigned(self, scope: Scope) -> Ids:
         """Images that get words, see ``Scope.assigns``."""
         if scope.holds_all:

@@ -47,8 +47,12 @@ def made_up_tables(
     log_ratios: tuple[float, float] = (0.9, 1.3),
     distinct: int = 6,
     heat: bool = True,
+    unsure: bool = False,
 ) -> GraphTables:
-    """A complete graph of ``top`` words in each of ``n_layers`` layers, with ``distinct`` exemplars a word."""
+    """A complete graph of ``top`` words in each of ``n_layers`` layers, with ``distinct`` exemplars a word.
+
+    ``unsure``: with intervals of 0.8 bits either way, and words of which the last of a layer is rarely chosen again.
+    """
     rng = np.random.default_rng(seed)
     layers = RESNET_LAYERS[:n_layers][::-1]
     words = {layer: sorted(rng.choice(100, top, replace=False).tolist()) for layer in layers}
@@ -72,9 +76,12 @@ def made_up_tables(
                 edges.append(
                     {**key, **ends, "count": count, "relative_frequency": share, "log_ratio": bits, "drawn": drawn}
                     | {"score": count * bits}
+                    | ({"log_ratio_low": bits - 0.8, "log_ratio_high": bits + 0.8, "images": 9} if unsure else {})
                 )
                 heats.append({**key, **ends, **_heat(rng, 8 if s_layer == "output" else 11)})
         above = [(layer, word) for word in words[layer]]
+    for row in nodes[1:] if unsure else ():
+        row["chosen_again"] = 0.31 if row["rank"] == top - 1 else 0.93
     exemplars = _exemplars([("output", root)], labels, side, rng, distinct, side, root)
     for depth, layer in enumerate(layers):
         size = max(5, round(side * (1.2, 0.8, 0.45, 0.25, 0.15, 0.1)[depth]))

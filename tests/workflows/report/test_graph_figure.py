@@ -9,6 +9,7 @@ import xml.etree.ElementTree as ElementTree
 from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -387,3 +388,22 @@ def test_real_pictures(shared_data: Path, tmp_path: Path, kind: str) -> None:
         assert (abs(picture.width - A4[0]) <= 1, picture.height <= A4[1]) == (True, True)
         assert len(np.unique(np.asarray(picture).astype(np.uint32) @ [1, 256, 65536])) > 5000
     ElementTree.parse(tmp_path / "graph.svg")
+
+
+def test_what_other_images_might_not_show_is_dashed_and_said(pictures: PictureFolder) -> None:
+    unsure, sure = view_of(pictures, unsure=True), view_of(pictures)
+    page = graph_page(unsure)
+    arrows = [one for one in page.figure.get_children() if one.get_label() == "arrow" and _is_dashed(one)]
+    assert len(arrows) == sum(edge.is_unsure for edge in unsure.drawn_edges()) > 0
+    framed = [one for one in page.figure.get_children() if one.get_label() == "card" and one.get_edgecolor()[3] > 0]
+    assert len(framed) == sum(node.is_unstable for layer in unsure.layers for node in layer) == 4
+    said = " ".join(text for kind, text, _ in page.boxes() if kind == "legend")
+    assert "Dashed arrow: the 95 % interval of its log ratio reaches 0." in said
+    assert "White card in a dashed frame: fewer than half of 200 resamplings" in said
+    assert overlaps(page) == []
+    without = " ".join(text for kind, text, _ in graph_page(sure).boxes() if kind == "legend")
+    assert "ashed" not in without
+
+
+def _is_dashed(arrow: Any) -> bool:
+    return arrow.get_linestyle() not in ("-", "solid")

@@ -73,3 +73,20 @@ def test_an_image_graph_names_truth_and_prediction() -> None:
     assert printed(graph_table(view_of("image:5")), 80)[0] == (
         "Inference graph of image 5: predicted cat (87 %), true label dog"
     )
+
+
+def test_what_other_images_might_not_show_is_marked() -> None:
+    view = view_of(unsure=True)
+    lines = printed(graph_table(view), 80)
+    assert max(len(line) for line in lines) <= 80
+    unsure = [edge for edge in view.drawn_edges() if edge.log_ratio <= 0.8]
+    assert 0 < len(unsure) < len(view.drawn_edges())
+    assert sum(line.rstrip().endswith("?") for line in lines) == len(unsure)
+    for layer in view.layers[1:]:
+        assert [node.is_unstable for node in layer] == [False, False, True]
+        assert any(f" {layer[-1].word}? " in line for line in lines)
+    assert lines[-2:] == [
+        "word ?: fewer than half of 200 resamplings of the images choose it",
+        "log ratio ?: its 95 % interval reaches 0",
+    ]
+    assert not any("?" in line for line in printed(graph_table(view_of()), 80))

@@ -11,6 +11,8 @@ import pytest
 import torch
 
 from gmm_ops.graphs.cooccurrence import SparseCounts
+from gmm_ops.trust.intervals import PairMoments
+from gmm_ops.trust.stability import FOLDS
 from tests.workflows.stages.test_fit_stage import Seen
 from workflows.context import StageContext
 from workflows.pipeline import STAGES
@@ -19,11 +21,13 @@ from workflows.plan.scopes import Scope, read_scopes, write_scopes
 from workflows.runtime.devices import turn_on
 from workflows.runtime.reductions import tree_reduce
 from workflows.stages import count
-from workflows.stages.count import SMALL_SHARDS, Count, PairBlock, counts_of
+from workflows.stages.count import SMALL_SHARDS, Count, counts_of
 from workflows.storage.images_table import ImageColumns
-from workflows.storage.pair_counts import read_pair_counts
+from workflows.storage.pair_counts import read_fold_counts, read_pair_counts
 from workflows.storage.run_folder import RunFolder
+from workflows.storage.states import load_state
 from workflows.storage.tables import read_table
+from workflows.words.pair_sums import PairBlock, PairSums, image_groups
 from workflows.words.scope_images import ScopeImages
 
 
@@ -33,12 +37,22 @@ def test_blocks_and_workers_change_no_count(digits_run: Path, images_a_block: in
     plan = Plan.read(folder)
     (joint,) = read_scopes(folder)
     images = ScopeImages(ImageColumns.read(folder, 0, plan.images))
+    validation = np.arange(plan.train_images, plan.images)
+    groups = image_groups(validation, images.predicted(validation), FOLDS, folder.settings().seed)
     for pair in plan.pairs():
         starts = range(plan.train_images, plan.images, images_a_block)
         ranges = [(start, min(start + images_a_block, plan.images)) for start in starts]
-        blocks = [PairBlock(folder, "joint", pair, block) for block in images.blocks(joint, ranges, small=0)]
-        counts = tree_reduce(blocks, PairBlock.count, SparseCounts.merge, scheduler="threads", n_workers=workers)
-        assert read_pair_counts(folder.cooccurrence("joint", pair.lower, pair.upper)) == counts
+        parts = images.blocks(joint, ranges, small=0)
+        blocks = [PairBlock(folder, "joint", pair, part, groups[part.ids - plan.train_images], True) for part in parts]
+        counted = tree_reduce(blocks, PairBlock.count, PairSums.merge, scheduler="threads", n_workers=workers)
+        key = "joint", pair.lower, pair.upper
+        assert read_fold_counts(folder.fold_counts(*key), FOLDS) == counted.pairs
+        assert read_pair_counts(folder.cooccurrence(*key)) == by_class(counted.pairs)
+        assert PairMoments.from_arrays(load_state(folder.pair_moments(*key))) == counted.moments[0].of_pairs()
+
+
+def by_class(counts: SparseCounts) -> SparseCounts:
+    return SparseCounts.from_rows(counts.group // FOLDS, counts.upper, counts.lower, counts.count)
 
 
 @pytest.mark.parametrize(

@@ -15,12 +15,13 @@ from workflows.storage.verifying import damage
 
 HOUSE = {
     "images": "image path split label label_name predicted predicted_name probability status reason",
-    "nodes": "graph scope criterion layer word rank score positions share dominant_class dominant_share",
+    "nodes": "graph scope criterion layer word rank score positions share chosen_again dominant_class dominant_share",
     "edges": "graph scope criterion upper_layer upper_word lower_layer lower_word count relative_frequency log_ratio "
-    "score drawn",
+    "log_ratio_low log_ratio_high images score drawn",
     "words": "scope layer word pi columns images dominant_class dominant_share reseeded",
     "exemplars": "scope layer word rank image y x posterior log_joint x0 y0 x1 y1 label",
-    "pairs": "scope class upper_layer upper_word lower_layer lower_word count log_ratio network",
+    "pairs": "scope class upper_layer upper_word lower_layer lower_word count log_ratio log_ratio_low "
+    "log_ratio_high network",
     "heatmaps": "graph scope criterion upper_layer upper_word lower_layer lower_word height width "
     "row_offset column_offset counts inside",
     "layers": "scope layer units words used dominant_share distance_within distance_between ratio "
