@@ -23,7 +23,7 @@ from workflows.storage.run_folder import RunFolder
 from workflows.storage.states import save_state
 from workflows.words.scope_images import MemberBlock, ScopeImages, ranges_of
 from workflows.words.summaries import LayerBlock, WordSummary, write_word_tables
-from workflows.words.word_maps import read_member_maps, words_path
+from workflows.words.word_maps import read_member_maps
 
 SMALL_SHARDS = 4
 """A count of no more images than so many shards hold is one block, read at once; many of them run side by side. Images,
@@ -56,7 +56,7 @@ class PairBlock:
         return SparseCounts.from_batch(upper, lower, pair.window, pair.upper_words, pair.lower_words, predicted)
 
     def _maps(self, layer: str) -> Int[Tensor, "n H W"]:
-        return read_member_maps(words_path(self.folder, self.scope, layer, "word"), self.images)
+        return read_member_maps(self.folder, self.scope, layer, "word", self.images)
 
 
 @dataclass(frozen=True)
