@@ -18,6 +18,7 @@ from workflows.plan.requests import ALL, MISCLASSIFIED, class_id
 from workflows.plan.run_plan import LayerPlan, Plan
 from workflows.plan.scope import Scope
 from workflows.settings import Settings
+from workflows.words.few_maps import FIELDS
 
 GRADIENT_PASS = 3.0
 """What a pass of the training by gradient costs beside one of online EM: words, their gradients, and Adam."""
@@ -31,11 +32,12 @@ OWN_AND_NEIGHBOURS = 2
 
 @dataclass(frozen=True)
 class ScopeLoad:
-    """Images of a scope, and its labels."""
+    """Images of a scope, and its labels; and whether it holds all images of its run, and so has arrays of word maps."""
 
     train: int
     validation: int
     labels: int
+    holds_all: bool = True
 
     @property
     def images(self) -> int:
@@ -75,6 +77,15 @@ class Amounts:
     def assigned(self) -> int:
         """Images that get words, summed over scopes."""
         return sum(scope.images for scope in self.scopes)
+
+    @property
+    def map_files(self) -> float:
+        """Of the word maps of a layer: a shard of three arrays, or one file of a shard that holds few."""
+        each = (
+            len(FIELDS) * self.shards if scope.holds_all else max(1.0, self.shards * scope.images / max(1, self.images))
+            for scope in self.scopes
+        )
+        return float(sum(each))
 
     @property
     def counted(self) -> int:
@@ -127,7 +138,7 @@ FILES: dict[str, Measure] = {
     "extract": lambda amounts: amounts.shards,
     "fit": lambda amounts: amounts.fitted,
     "errors": lambda amounts: amounts.shards,
-    "words": lambda amounts: max(amounts.shards, amounts.shards * amounts.assigned / max(1, amounts.images)),
+    "words": lambda amounts: amounts.map_files,
     "paths": lambda amounts: amounts.shards,
     "count": lambda amounts: len(amounts.scopes),
     "mine": lambda amounts: 1.0,
@@ -189,7 +200,9 @@ def scope_loads(
     """
     train, validation = labels[: plan.train_images], labels[plan.train_images :]
     loads = [
-        ScopeLoad(int(scope.contains(train).sum()), int(scope.contains(validation).sum()), scope.n_labels)
+        ScopeLoad(
+            int(scope.contains(train).sum()), int(scope.contains(validation).sum()), scope.n_labels, scope.holds_all
+        )
         for scope in known
     ]
     if "class" in settings.fit.scopes:
@@ -198,7 +211,7 @@ def scope_loads(
         of_class = [
             [int(count[label]) * OWN_AND_NEIGHBOURS for count in counts] for label in asked_classes(settings, plan)
         ]
-        loads += [ScopeLoad(fitted, counted, OWN_AND_NEIGHBOURS) for fitted, counted in of_class]
+        loads += [ScopeLoad(fitted, counted, OWN_AND_NEIGHBOURS, holds_all=False) for fitted, counted in of_class]
     return loads
 
 

@@ -93,6 +93,20 @@ def test_a_deleted_artefact_is_the_work_of_its_items(folder: RunFolder) -> None:
     assert lost(folder, "draw").items == {"class:1", "class-3/class:1"}
 
 
+def test_a_lost_file_of_few_maps_is_the_work_of_its_shard(folder: RunFolder) -> None:
+    for layer in LAYERS:
+        for part in (None, "posterior", "log_joint"):
+            shutil.rmtree(folder.words("class-3", layer, part))
+        folder.words_shard("class-3", layer, 0).touch()
+    index = folder.words_index("class-3")
+    assert lost(folder, "words") == Lost(frozenset({0}), (index,)), "of every image, or of none that is known"
+    index.touch()
+    assert lost(folder, "words") == Lost(frozenset(), ())
+    path = folder.words_shard("class-3", "high", 0)
+    path.unlink()
+    assert lost(folder, "words") == Lost(frozenset({0}), (path,))
+
+
 def test_the_file_of_scopes_is_missed_and_scopes_are_still_known(folder: RunFolder) -> None:
     folder.scopes_file.unlink()
     folder.mixture("class-3", "low").unlink()
