@@ -8,6 +8,14 @@ from workflows.storage.fields import FLAG, INT, LAYER, LONG, PAIR, REAL, SCOPE, 
 
 _CLASS = field("class", INT, "class", "whose logit is looked at, on the validation images predicted as it (Omega)")
 _CLASS_NAME = field("class_name", TEXT, "", "its name")
+_CLASS_OR_ALL = field(
+    "class",
+    INT,
+    "class",
+    "predicted class of the images (Omega), whose logit it is; null: all asked classes together",
+    True,
+)
+_NAME_OR_ALL = field("class_name", TEXT, "", "its name", True)
 _CRITERION = field("criterion", TEXT, "key", "what the words of the graph are chosen by, as in `nodes`")
 _INTERVENTION = field(
     "intervention",
@@ -40,8 +48,8 @@ def _share(name: str, meaning: str) -> list[pa.Field]:
 TRUST_COLUMNS: dict[str, list[pa.Field]] = {
     "effects": [
         SCOPE,
-        _CLASS,
-        _CLASS_NAME,
+        _CLASS_OR_ALL,
+        _NAME_OR_ALL,
         LAYER,
         _IS_CUT,
         _CRITERION,
@@ -56,7 +64,7 @@ TRUST_COLUMNS: dict[str, list[pa.Field]] = {
             "`lowest` score, of the highest score `straight` to the class (IG Eq. 16), of the highest first-order "
             "`effect` on the choosing half; a `word` of the graph by itself",
         ),
-        field("words", pa.list_(pa.int32()), "words", "whose columns they are; null: random", True),
+        field("words", pa.list_(pa.int32()), "words", "whose columns they are; null: random, or all classes", True),
         field("half", TEXT, "key", "images: `all` of Omega, or the `judged` half, on which no word was chosen"),
         field("column_share", REAL, "share", "of the layer's columns on Omega that are ablated"),
         field("score_share", REAL, "share", "explained share: the words' scores over the sum of positive ones", True),
@@ -90,20 +98,20 @@ TRUST_COLUMNS: dict[str, list[pa.Field]] = {
     ],
     "edge_effects": [
         SCOPE,
-        _CLASS,
-        _CLASS_NAME,
-        *PAIR,
+        _CLASS_OR_ALL,
+        _NAME_OR_ALL,
+        *(one.with_nullable(one.type == INT) for one in PAIR),
         _INTERVENTION,
         field("lost", REAL, "share", "of positions of s that lose s when t is ablated inside their windows", True),
         field("control", REAL, "share", "the same for as many other columns there, mean over draws", True),
         *_interval("excess", "share", "lost minus control, paired", True),
-        field("positions", LONG, "columns", "of s in Omega"),
+        field("positions", LONG, "columns", "of s in Omega; where words are null, of all edges between the layers"),
         _IMAGES,
     ],
     "completeness": [
         SCOPE,
-        field("class", INT, "class", "predicted class of the images; null: all asked classes together", True),
-        field("class_name", TEXT, "", "its name", True),
+        _CLASS_OR_ALL,
+        _NAME_OR_ALL,
         LAYER,
         _IS_CUT,
         field(
@@ -148,9 +156,9 @@ TRUST_COLUMNS: dict[str, list[pa.Field]] = {
 }
 
 TRUST_KEYS: dict[str, tuple[str, ...]] = {
-    "effects": ("scope", "class"),
+    "effects": ("scope",),
     "effect_curves": ("scope", "class"),
-    "edge_effects": ("scope", "class"),
+    "edge_effects": ("scope",),
     "completeness": ("scope",),
     "word_effects": ("scope", "class"),
 }

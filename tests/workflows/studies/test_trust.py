@@ -207,6 +207,21 @@ def test_layers_are_replaced_whole(root: Path, by_hand: ByHand) -> None:
     assert all(row["images"] > len(by_hand.images) for row in overall)
 
 
+def test_all_classes_together_are_the_mean_over_their_images(root: Path, by_hand: ByHand) -> None:
+    where = {"layer": by_hand.layers[1], "intervention": "mean", "top": 1, "half": "all", "selection": "graph"}
+    *classes, overall = sorted(rows_of(root, "effects", **where), key=lambda row: row["class"] is None)
+    images = [row["images"] for row in classes]
+    assert (overall["class"], overall["images"], overall["words"]) == (None, sum(images), None)
+    for name in ("drop", "excess"):
+        assert overall[name] == pytest.approx(np.average([row[name] for row in classes], weights=images))
+    edges = rows_of(root, "edge_effects", lower_layer=by_hand.layers[0])
+    (all_edges,) = [row for row in edges if row["class"] is None]
+    own = [row for row in edges if row["class"] is not None and row["positions"]]
+    positions = [row["positions"] for row in own]
+    assert (all_edges["upper_word"], all_edges["positions"]) == (None, sum(positions))
+    assert all_edges["excess"] == pytest.approx(np.average([row["excess"] for row in own], weights=positions))
+
+
 def test_edges_are_tested_inside_windows(root: Path, by_hand: ByHand) -> None:
     edges = rows_of(root, "edge_effects", **{"class": LABEL, "lower_layer": by_hand.layers[1]})
     edge = max(edges, key=lambda row: row["positions"] * (row["lost"] or 0))

@@ -8,9 +8,6 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float
-from rich import box
-from rich.table import Table
-from rich.text import Text
 from torch import Tensor
 
 from gmm_ops.trust.word_choices import judging_half
@@ -24,16 +21,23 @@ from workflows.networks.unit_layers import UnitNetwork
 from workflows.plan.requests import ALL, chosen_classes
 from workflows.plan.scope import Scope
 from workflows.plan.scopes import read_scopes
-from workflows.report.trust_figure import draw_trust_figure
 from workflows.storage.images_table import ImageColumns
 from workflows.storage.names import GraphId
-from workflows.storage.tables import read_table
+from workflows.studies.trust.answers import draw_and_print
 from workflows.studies.trust.edges import EdgeProbes
 from workflows.studies.trust.first_order import FirstOrderWorker
 from workflows.studies.trust.probes import ClassProbes, plan_probes
 from workflows.studies.trust.probing import ProbedImages, ProbingWorker, Tasks
 from workflows.studies.trust.request import LEAST_PREDICTED, TrustRequest
-from workflows.studies.trust.rows import ClassFindings, completeness_rows, curve_rows, edge_rows, effect_rows
+from workflows.studies.trust.rows import (
+    ClassFindings,
+    completeness_rows,
+    curve_rows,
+    edge_rows,
+    effect_rows,
+    overall_edge_rows,
+    overall_effect_rows,
+)
 from workflows.studies.trust.subjects import ClassSubject, ScopeSubjects
 from workflows.studies.trust.word_rows import word_effect_rows
 from workflows.words.mining import ScopeCounts
@@ -75,7 +79,7 @@ def run_trust(asked: Asked, request: TrustRequest) -> dict[str, Any]:
         if study.begin(*(phase for pair in phases.values() for phase in pair)):
             found = [one for scope, some in subjects.items() for one in _ask(study, request, some, *phases[scope])]
             _write(study, request, found)
-        _answer(study)
+        draw_and_print(study)
     return study.summary()
 
 
@@ -230,67 +234,27 @@ def _rows_of(found: ProbedImages, rows: np.ndarray) -> ProbedImages:
 
 
 def _write(study: StudyContext, request: TrustRequest, found: Sequence[ClassFindings]) -> None:
-    study.write_table("effects", [row for one in found for row in effect_rows(one, request)])
+    scopes = {
+        one.subject.scope: [other for other in found if other.subject.scope == one.subject.scope] for one in found
+    }
+    effects, edges, complete = list[dict[str, Any]](), list[dict[str, Any]](), list[dict[str, Any]]()
+    for some in scopes.values():
+        effects += [row for one in some for row in effect_rows(one, request)] + list(overall_effect_rows(some, request))
+        edges += [row for one in some for row in edge_rows(one, request)] + list(overall_edge_rows(some, request))
+        complete += _completeness(some)
+    study.write_table("effects", effects)
     study.write_table("effect_curves", [row for one in found for row in curve_rows(one, request)])
-    study.write_table("edge_effects", [row for one in found for row in edge_rows(one, request)])
-    study.write_table("completeness", list(_completeness(found)))
+    study.write_table("edge_effects", edges)
+    study.write_table("completeness", complete)
     study.write_table("word_effects", word_effect_rows(found, request))
     study.tell(classes=len(found), images_looked_at=sum(len(one.subject.images) for one in found))
 
 
 def _completeness(found: Sequence[ClassFindings]) -> Iterator[dict[str, Any]]:
-    """Of every class, and of all of a scope together."""
-    by_scope: dict[str, list[ClassFindings]] = {}
+    """Of every class of a scope, and of all together."""
     for one in found:
-        by_scope.setdefault(one.subject.scope, []).append(one)
-        key = {name: value for name, value in one.key().items() if name != "layer"}
-        yield from completeness_rows(key, one.images, one.layers, one.cuts, one.seed)
-    for scope, some in by_scope.items():
-        every = some[0].images
-        for one in some[1:]:
-            every = every.merge(one.images)
-        yield from completeness_rows({"scope": scope}, every, some[0].layers, some[0].cuts, some[0].seed)
-
-
-def _answer(study: StudyContext) -> None:
-    """What is made of the tables alone: figures and the terminal."""
-    tables = {name: read_table(path) for name, path in study.own.tables().items()}
-    nodes = read_table(study.folder.table("nodes"))
-    effects = tables["effects"].to_pylist()
-    for scope, label in dict.fromkeys((row["scope"], row["class"]) for row in effects):
-        name = f"class-{label}"
-        draw_trust_figure(
-            {key: _of_class(table, scope, label) for key, table in tables.items()},
-            [row for row in nodes.to_pylist() if (row["scope"], row["graph"]) == (scope, f"class:{label}")],
-            study.figure("png", name, scope),
-            study.figure("svg", name, scope),
-            network=study.settings.name,
-        )
-    study.asked.console.print(_table(effects))
-
-
-def _of_class(table: Any, scope: str, label: int) -> list[dict[str, Any]]:
-    return [row for row in table.to_pylist() if row["scope"] == scope and row["class"] == label]
-
-
-def _table(effects: Sequence[Mapping[str, Any]]) -> Table:
-    """By layer, intervention and Z: means over classes, and of how many classes the interval lies above 0."""
-    shown = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
-    for name in ("layer", "intervention", "Z", "columns", "drop", "random", "above random", "above frequent", "effect"):
-        shown.add_column(name, justify="left" if name in ("layer", "intervention") else "right")
-    groups: dict[tuple[Any, ...], dict[str, list[Mapping[str, Any]]]] = {}
-    for row in effects:
-        if row["half"] == "judged":
-            key = row["layer"], row["intervention"], row["top"]
-            groups.setdefault(key, {}).setdefault(row["selection"], []).append(row)
-    for (layer, intervention, top), rows in groups.items():
-        mean = {name: float(np.mean([row["drop"] for row in some])) for name, some in rows.items()}
-        columns = float(np.mean([row["column_share"] for row in rows["graph"]]))
-        above = [
-            f"{sum((row[column] or 0) > 0 for row in rows[name])}/{len(rows[name])}"
-            for name, column in (("graph", "excess_low"), ("frequent", "behind_low"))
-        ]
-        numbers = [f"{mean[name]:.2f}" for name in ("graph", "random")]
-        effect = f"{mean['effect']:.2f}"
-        shown.add_row(Text(layer), intervention, str(top), f"{100 * columns:.0f} %", *numbers, *above, effect)
-    return shown
+        yield from completeness_rows(one.key(), one.images, one.layers, one.cuts, one.seed)
+    first, every = found[0], found[0].images
+    for one in found[1:]:
+        every = every.merge(one.images)
+    yield from completeness_rows({"scope": first.subject.scope}, every, first.layers, first.cuts, first.seed)

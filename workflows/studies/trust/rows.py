@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from gmm_ops.trust.paired_bootstrap import bootstrap_differences, bootstrap_ratios
@@ -98,6 +98,46 @@ def _selections(
         yield _Selection("word", (word,), drops(probe), drops.random(probe, request.draws), share, known)
 
 
+def overall_effect_rows(classes: Sequence[ClassFindings], request: TrustRequest) -> Iterator[dict[str, Any]]:
+    """Rows of effects.parquet of the classes of a scope together: each image with its own class's words."""
+    first, judged = classes[0], np.concatenate([one.subject.judged for one in classes])
+    halves = {ALL: np.ones(len(judged), bool), JUDGED: judged}
+    for layer, name in enumerate(first.layers):
+        for place, intervention in enumerate(request.interventions):
+            for top in request.tops:
+                own = [
+                    {some.name: some for some in _selections(one, layer, place, intervention, top, request)}
+                    for one in classes
+                ]
+                every = [_joined(one, own, classes) for one in dict.fromkeys(name for some in own for name in some)]
+                key = {"scope": first.subject.scope, "layer": name, "is_cut": first.cuts[layer], "draws": request.draws}
+                key |= {"criterion": LIKELIHOOD, "intervention": intervention, "top": top}
+                for half, rows in halves.items():
+                    kept = [one for one in every if one.name != "word" and (half == JUDGED or one.name != "effect")]
+                    yield from _judged({**key, "half": half}, kept, rows, first.seed)
+
+
+def _joined(name: str, own: Sequence[Mapping[str, _Selection]], classes: Sequence[ClassFindings]) -> _Selection:
+    """One selection of all classes; no value where a class has none."""
+    nothing = [np.full(len(one.subject.images), np.nan) for one in classes]
+    some = [known.get(name) for known in own]
+    drop = [empty if one is None else one.drop for one, empty in zip(some, nothing, strict=True)]
+    control = [
+        empty if one is None or one.control is None else one.control for one, empty in zip(some, nothing, strict=True)
+    ]
+    has_control = any(one is not None and one.control is not None for one in some)
+    shares = [one.column_share for one in some if one is not None]
+    scores = [one.score_share for one in some if one is not None and _known(one.score_share) is not None]
+    return _Selection(
+        name,
+        None,
+        np.concatenate(drop),
+        np.concatenate(control) if has_control else None,
+        float(np.mean(shares)),
+        float(np.mean([score for score in scores if score is not None])) if scores else None,
+    )
+
+
 def _judged(
     key: Mapping[str, Any], chosen: Sequence[_Selection], rows: Bool[np.ndarray, " n"], seed: int
 ) -> Iterator[dict[str, Any]]:
@@ -160,13 +200,7 @@ def curve_rows(found: ClassFindings, request: TrustRequest) -> Iterator[dict[str
 
 def edge_rows(found: ClassFindings, request: TrustRequest) -> Iterator[dict[str, Any]]:
     """Rows of edge_effects.parquet."""
-    positions, lost = found.images.positions.double(), found.images.lost.double()
     for place, edge in enumerate(found.subject.edges):
-        own, control = lost[:, place, 0], lost[:, place, 1:].mean(dim=1)
-        below = positions[:, [place]]
-        shares = bootstrap_ratios(
-            torch.stack([own, control, own - control], dim=1), below.expand(-1, 3), found.seed
-        ).T.tolist()
         yield {
             **found.key(),
             "upper_layer": found.layers[edge.upper_layer],
@@ -174,12 +208,36 @@ def edge_rows(found: ClassFindings, request: TrustRequest) -> Iterator[dict[str,
             "lower_layer": found.layers[edge.lower_layer],
             "lower_word": edge.lower_word,
             "intervention": request.interventions[0],
-            "lost": _known(shares[0][0]),
-            "control": _known(shares[1][0]),
-            **dict(_ends("excess", shares[2])),
-            "positions": int(below.sum()),
-            "images": int((below > 0).sum()),
+            **_lost(found.images.positions[:, place], found.images.lost[:, place], found.seed),
         }
+
+
+def overall_edge_rows(classes: Sequence[ClassFindings], request: TrustRequest) -> Iterator[dict[str, Any]]:
+    """Rows of edge_effects.parquet of all edges between two layers, of the classes of a scope together."""
+    first = classes[0]
+    for lower in range(len(first.layers) - 1):
+        own = [[at for at, edge in enumerate(one.subject.edges) if edge.lower_layer == lower] for one in classes]
+        positions, lost = (
+            torch.cat([getattr(one.images, name)[:, at].sum(dim=1) for one, at in zip(classes, own, strict=True)])
+            for name in ("positions", "lost")
+        )
+        pair = {"upper_layer": first.layers[lower + 1], "lower_layer": first.layers[lower]}
+        key = {"scope": first.subject.scope, **pair, "intervention": request.interventions[0]}
+        yield {**key, **_lost(positions, lost, first.seed)}
+
+
+def _lost(positions: Int[Tensor, " n"], lost: Int[Tensor, "n D"], seed: int) -> dict[str, Any]:
+    """Columns of an edge. lost: with the lower word ablated, and with others by draw."""
+    own, control = lost[:, 0].double(), lost[:, 1:].double().mean(dim=1)
+    below = positions.double()[:, None].expand(-1, 3)
+    shares = bootstrap_ratios(torch.stack([own, control, own - control], dim=1), below, seed).T.tolist()
+    return {
+        "lost": _known(shares[0][0]),
+        "control": _known(shares[1][0]),
+        **dict(_ends("excess", shares[2])),
+        "positions": int(positions.sum()),
+        "images": int((positions > 0).sum()),
+    }
 
 
 def completeness_rows(
