@@ -49,6 +49,7 @@ STUDIES: dict[str, Study] = {
             version=2,
         ),
         Study("locate", "where a part is, from three annotated objects", ("templates", "locations", "location_errors")),
+        Study("agree", "how far do runs agree", ("agreement", "word_matches", "consensus")),
     )
 }
 """By name, in the order of ``status``."""

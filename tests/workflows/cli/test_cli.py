@@ -42,6 +42,7 @@ COMMANDS = (
     "resample",
     "patterns",
     "locate",
+    "agree",
 )
 QUICK = (
     "--until",
