@@ -18,7 +18,7 @@ _COLOUR, _CHANCE = "#1f5fa8", "#8a9099"
 _PANELS = (
     ("Words: IoU with their match", False, "word_iou", "word_iou_chance"),
     ("Graph words matched in the other graph", True, "matched_share", "matched_chance"),
-    ("Columns that the graphs cover: IoU", True, "columns_iou", "columns_chance"),
+    ("Columns that the graphs cover: IoU", True, "columns_iou", "columns_shuffled"),
 )
 """Heading, whether it is of graphs, value, chance."""
 

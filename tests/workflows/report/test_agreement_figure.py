@@ -17,7 +17,7 @@ from workflows.report.graph_figure import graph_page
 
 
 def row(layer: str, other: str, label: int | None, value: float | None) -> dict[str, Any]:
-    names = ("word_iou", "word_iou_chance", "matched_share", "matched_chance", "columns_iou", "columns_chance")
+    names = ("word_iou", "word_iou_chance", "matched_share", "matched_chance", "columns_iou", "columns_shuffled")
     return {"layer": layer, "run": "seed $0$", "other_run": other, "class": label, **dict.fromkeys(names, value)}
 
 

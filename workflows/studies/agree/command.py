@@ -150,7 +150,7 @@ def _table(rows: Sequence[Mapping[str, Any]], run: Run) -> Table:
             _number(row["all_words_same_share"]),
             _beside(row["all_words_word_iou"], row["all_words_word_iou_chance"]),
             _beside(row["matched_share"], row["matched_chance"]),
-            _beside(row["columns_iou"], row["columns_chance"]),
+            _beside(row["columns_iou"], row["columns_shuffled"]),
         )
     return shown
 

@@ -15,7 +15,7 @@ from workflows.asking.study import Asked, refuse_unfinished, refuse_without_outp
 from workflows.errors import DataError, SettingsError
 from workflows.plan.requests import ALL, chosen_classes
 from workflows.plan.run_plan import plan_path
-from workflows.plan.scopes import read_scopes
+from workflows.plan.scopes import JOINT, joint_scope, read_scopes
 from workflows.run import Run, open_run
 from workflows.storage.fields import LIKELIHOOD
 from workflows.storage.names import GraphId
@@ -114,7 +114,8 @@ def _validation_rows(run: Run, scope: str) -> dict[str, dict[str, Any]]:
     """By path, ascending ids: rows of the scope's S_V that could be read."""
     filters = [("split", "=", "validation"), ("status", "=", "ok")]
     table = run.table("images", ["image", "path", "predicted", *_SAME], filters)
-    own = next(one for one in read_scopes(run.folder) if one.name == scope)
+    every = [joint_scope(run.plan)] if scope == JOINT else read_scopes(run.folder)
+    own = next(one for one in every if one.name == scope)
     kept = own.contains(table["label"].fill_null(-1).to_numpy().astype(np.int64))
     return {row["path"]: row for row, keep in zip(table.to_pylist(), kept.tolist(), strict=True) if keep}
 
