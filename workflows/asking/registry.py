@@ -54,6 +54,7 @@ STUDIES: dict[str, Study] = {
             "is a graph what the network does",
             ("effects", "effect_curves", "edge_effects", "completeness", "word_effects"),
         ),
+        Study("agree", "how far do runs agree", ("agreement", "word_matches", "consensus")),
     )
 }
 """By name, in the order of ``status``."""

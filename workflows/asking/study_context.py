@@ -264,7 +264,7 @@ class StudyContext(WorkContext):
             change="ask for fewer images with --images",
         )
         each = seconds_per_pass(self.folder)
-        told = f"about {duration(passes * each / actors)} on {actors} actors" if each else "time unknown"
+        told = f"about {duration(passes * each / actors)} on {actors} actors" if each * passes else "time unknown"
         shards = sum(map(len, left.values()))
         self.say(f"{self.own.study.name}: {passes:,.0f} passes in {shards} shards, {told}; disk {budget}")
 

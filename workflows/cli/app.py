@@ -17,6 +17,7 @@ from rich.markup import escape
 
 from gmm_ops.errors import RefusedInput
 from workflows.cli.ablate import ablate
+from workflows.cli.agree import agree
 from workflows.cli.boxes import boxes, parts
 from workflows.cli.check import check
 from workflows.cli.clean import clean
@@ -56,7 +57,7 @@ app = typer.Typer(
 INTERRUPTED = 130
 TERMINATED = 143
 
-ASKING = (sweep, boxes, dissect, relevance, ablate, resample, patterns, locate, trust)
+ASKING = (sweep, boxes, dissect, relevance, ablate, resample, patterns, locate, trust, agree)
 
 
 def guarded(command: Callable[..., None]) -> Callable[..., None]:

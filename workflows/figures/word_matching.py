@@ -5,14 +5,17 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import torch
 from jaxtyping import Int
-from scipy.optimize import linear_sum_assignment
+from torch import Tensor
 
+from gmm_ops.trust.agreement import nearest_maps, shared_columns
 from workflows.errors import RunFolderError
 from workflows.plan.run_plan import LayerPlan
 from workflows.run import Run
 from workflows.site.chunks import significant
-from workflows.words.word_maps import has_maps, read_words
+from workflows.words.matched_words import match_overlapping, paired_layers
+from workflows.words.word_maps import has_maps, read_image_maps
 
 IMAGES = 2000
 """Common validation images that are compared, spread evenly."""
@@ -38,7 +41,7 @@ def match_words(run: Run, beside: Run) -> dict[str, Any]:
     layers = [
         _matched_layer(run, beside, own, other, scope, pair)
         for scope in scopes
-        for pair in _layer_pairs(run.plan.layers, beside.plan.layers)
+        for pair in paired_layers([run.plan.layers, beside.plan.layers])
     ]
     return {"images": len(own), "layers": layers}
 
@@ -60,45 +63,27 @@ def common_images(run: Run, beside: Run) -> tuple[Ids, Ids]:
     return own, other
 
 
-def _layer_pairs(own: tuple[LayerPlan, ...], other: tuple[LayerPlan, ...]) -> list[tuple[LayerPlan, LayerPlan]]:
-    by_name = {layer.name: layer for layer in other}
-    named = [(layer, by_name[layer.name]) for layer in own if layer.name in by_name]
-    return named or list(zip(reversed(own), reversed(other), strict=False))
-
-
 def _matched_layer(
-    run: Run, beside: Run, own: Ids, other: Ids, scope: tuple[str, str], pair: tuple[LayerPlan, LayerPlan]
+    run: Run, beside: Run, own: Ids, other: Ids, scope: tuple[str, str], pair: tuple[LayerPlan, ...]
 ) -> dict[str, Any]:
-    both = np.zeros((pair[0].words, pair[1].words), np.int64)
+    both = torch.zeros(pair[0].words, pair[1].words, dtype=torch.int64)
     for first in range(0, len(own), _AT_ONCE):
         part = slice(first, first + _AT_ONCE)
         left = _maps(run, scope[0], pair[0], own[part])
-        right = resized(_maps(beside, scope[1], pair[1], other[part]), left.shape[1:])
-        known = (left >= 0) & (right >= 0)
-        np.add.at(both, (left[known], right[known]), 1)
-    union = both.sum(1)[:, None] + both.sum(0)[None, :] - both
-    overlap = np.divide(both, union, out=np.zeros(both.shape), where=union > 0)
-    rows, columns = linear_sum_assignment(overlap, maximize=True)
+        right = nearest_maps(_maps(beside, scope[1], pair[1], other[part]), *left.shape[1:])
+        both += shared_columns(left, right, *both.shape)
+    found = match_overlapping(both)
     pairs = [
-        [int(word), int(match), significant(float(overlap[word, match]))]
-        for word, match in zip(rows, columns, strict=True)
-        if overlap[word, match] > 0
+        [int(word), int(match), significant(float(overlap))]
+        for word, match, overlap in zip(found.word, found.match, found.overlap, strict=True)
     ]
     return {"scopes": list(scope), "names": [pair[0].name, pair[1].name], "pairs": pairs}
 
 
-def _maps(run: Run, scope: str, layer: LayerPlan, images: Ids) -> Int[np.ndarray, "n H W"]:
+def _maps(run: Run, scope: str, layer: LayerPlan, images: Ids) -> Int[Tensor, "n H W"]:
     if not has_maps(run.folder, scope, layer.name):
         raise RunFolderError(
             f"--beside: both runs must have word maps, got {str(run.folder.root)!r} without those of {layer.name}; "
             "run its stage words"
         )
-    first = int(images.min())
-    maps = read_words(run.folder, scope, layer.name, first, int(images.max()) + 1).numpy()
-    return np.asarray(maps[images - first])
-
-
-def resized(maps: Int[np.ndarray, "n H W"], size: tuple[int, ...]) -> Int[np.ndarray, "n H W"]:
-    """Maps at the nearest positions of another size."""
-    rows, columns = ((2 * np.arange(new) + 1) * old // (2 * new) for new, old in zip(size, maps.shape[1:], strict=True))
-    return maps[:, rows[:, None], columns[None, :]]
+    return read_image_maps(run.folder, scope, layer.name, images, run.settings.extract)

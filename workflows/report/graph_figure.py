@@ -97,7 +97,7 @@ def _draw_header(page: Page, plan: PagePlan, view: GraphView) -> None:
     box, name = plan.header, short_name(view.class_name)
     details = [printable(view.network), f"scope {printable(view.scope)}"]
     if view.image is None:
-        heading = f"Inference graph of class {name}"
+        heading = f"{'Consensus' if view.is_consensus else 'Inference'} graph of class {name}"
         if view.omega is not None:
             details.append(f"from the {view.omega} validation images predicted {name}")
     else:
@@ -143,6 +143,8 @@ def _title(view: GraphView, node: NodeView) -> tuple[str, str, str]:
     behind = f"({percent(node.dominant_share)})" if node.dominant_class else percent(node.dominant_share)
     if view.image is not None:
         behind += f" · {percent(node.share)} of positions"
+    if node.covered is not None:
+        behind += f" · in {node.covered[0]} of {node.covered[1]} runs"
     if node.name:
         behind += f" · “{printable(short_name(node.name))}”"
     if node.concept:

@@ -41,7 +41,8 @@ class NodeView:
     frequent class among the word's columns and ``dominant_share`` its share. ``dots`` (image graph) are the word's
     positions (x, y) in the pixels of the network's input. ``concept`` is what the study dissect found that it covers
     best (empty: not asked, or nothing), and ``iou`` how well. ``name`` is what users call it (labels.csv).
-    ``chosen_again`` is the share of resamplings of the images in which it is chosen (None: not asked).
+    ``chosen_again`` is the share of resamplings of the images in which it is chosen (None: not asked). ``covered``: in
+    how many other runs its columns are covered, and how many there are (None: not asked).
     """
 
     layer: str
@@ -58,10 +59,13 @@ class NodeView:
     iou: float = 0.0
     name: str = ""
     chosen_again: float | None = None
+    covered: tuple[int, int] | None = None
 
     @property
     def is_unstable(self) -> bool:
-        """Whether other images would often choose another word: fewer than half of the resamplings choose it."""
+        """Whether fewer than half of the other runs cover it; without these, of the resamplings of images choose it."""
+        if self.covered is not None:
+            return 2 * self.covered[0] < self.covered[1]
         return self.chosen_again is not None and self.chosen_again < 0.5
 
     @property
@@ -157,6 +161,11 @@ class GraphView:
             if edge.upper not in depth or edge.lower not in depth or depth[edge.lower] != depth[edge.upper] + 1:
                 raise ValueError(f"graph {self.graph}: edge {edge.lower} -> {edge.upper} joins no neighbouring layers")
         object.__setattr__(self, "depth", depth)
+
+    @property
+    def is_consensus(self) -> bool:
+        """Whether it shows what other runs say to its nodes."""
+        return any(node.covered is not None for layer in self.layers for node in layer)
 
     @property
     def root(self) -> NodeView:

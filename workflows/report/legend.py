@@ -92,7 +92,12 @@ def _sentences(view: GraphView, shapes: set[Shape]) -> list[str]:
         (bool(exemplars) and "patch" in shapes, "Lower layers: the receptive field itself."),
         (any(edge.is_unsure for edge in drawn), "Dashed arrow: the 95 % interval of its log ratio reaches 0."),
         (
-            any(node.is_unstable for layer in view.layers for node in layer),
+            view.is_consensus,
+            "In 1 of 2 runs: so many others' graphs cover more than half of its columns; white card in a dashed frame: "
+            "those of fewer than half.",
+        ),
+        (
+            not view.is_consensus and any(node.is_unstable for layer in view.layers for node in layer),
             "White card in a dashed frame: fewer than half of 200 resamplings of the images choose the word.",
         ),
         (any(item.repeated for item in exemplars), f"{REPEATED}, faded: an image shown again, for want of more."),

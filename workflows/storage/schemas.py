@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pyarrow as pa
 
+from workflows.storage.agreement_columns import AGREEMENT_COLUMNS, AGREEMENT_KEYS
 from workflows.storage.dissect_columns import DISSECT_COLUMNS
 from workflows.storage.fields import LIKELIHOOD, NETWORK
 from workflows.storage.fit_columns import CHAIN_COLUMNS, FIT_COLUMNS
@@ -15,7 +16,7 @@ from workflows.storage.selection_columns import SELECTION_COLUMNS, SELECTION_KEY
 from workflows.storage.trust_columns import TRUST_COLUMNS, TRUST_KEYS
 
 _COLUMNS = GRAPH_COLUMNS | CHAIN_COLUMNS | FIT_COLUMNS | DISSECT_COLUMNS | RELEVANCE_COLUMNS | SELECTION_COLUMNS
-_COLUMNS |= PATTERN_COLUMNS | LOCATION_COLUMNS | TRUST_COLUMNS
+_COLUMNS |= PATTERN_COLUMNS | LOCATION_COLUMNS | TRUST_COLUMNS | AGREEMENT_COLUMNS
 
 SCHEMAS: dict[str, pa.Schema] = {name: pa.schema([*columns, NETWORK]) for name, columns in _COLUMNS.items()}
 
@@ -47,6 +48,7 @@ SORT_KEYS: dict[str, tuple[str, ...]] = {
     **PATTERN_KEYS,
     **LOCATION_KEYS,
     **TRUST_KEYS,
+    **AGREEMENT_KEYS,
 }
 """Sort key of each table: what people filter on. Rows with equal keys keep the order they were written in."""
 

@@ -15,12 +15,22 @@ from jaxtyping import Int, Shaped
 from torch import Tensor
 
 from workflows.plan.run_plan import OUTPUT, Plan
+from workflows.settings import ExtractSettings
 from workflows.storage.arrays import array_exists, open_array, read_rows
 from workflows.storage.run_folder import RunFolder
 from workflows.words.few_maps import FIELDS, FewMaps, fill_value
-from workflows.words.scope_images import MemberBlock
+from workflows.words.scope_images import MemberBlock, ranges_of
 
-__all__ = ["FIELDS", "fill_value", "has_maps", "open_maps", "read_all_maps", "read_member_maps", "read_words"]
+__all__ = [
+    "FIELDS",
+    "fill_value",
+    "has_maps",
+    "open_maps",
+    "read_all_maps",
+    "read_image_maps",
+    "read_member_maps",
+    "read_words",
+]
 
 MapReader = Callable[[int, int], np.ndarray]
 """First image and the one behind the last -> their maps, (n, H, W)."""
@@ -51,6 +61,18 @@ def has_maps(folder: RunFolder, scope: str, layer: str) -> bool:
 def read_words(folder: RunFolder, scope: str, layer: str, first: int, stop: int) -> Int[Tensor, "N H W"]:
     """Word maps of images [first, stop)."""
     return torch.from_numpy(open_maps(folder, scope, layer)(first, stop))
+
+
+def read_image_maps(
+    folder: RunFolder, scope: str, layer: str, images: Int[np.ndarray, " n"], extract: ExtractSettings
+) -> Int[Tensor, "n H W"]:
+    """Word maps of some images of a run, in the order given; chunks that hold none of them are not read."""
+    read, parts = open_maps(folder, scope, layer), []
+    ascending, places = np.unique(images, return_inverse=True)
+    for first, stop in ranges_of(ascending, extract.images_per_shard, extract.images_per_chunk):
+        own = ascending[(ascending >= first) & (ascending < stop)]
+        parts.append(read(first, int(own[-1]) + 1)[own - first])
+    return torch.from_numpy(np.concatenate(parts)[places])
 
 
 def read_member_maps(

@@ -43,6 +43,7 @@ COMMANDS = (
     "patterns",
     "locate",
     "trust",
+    "agree",
 )
 QUICK = (
     "--until",

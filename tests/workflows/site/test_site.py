@@ -19,7 +19,7 @@ from tests.conftest import BuildOnce
 from tests.end_to_end.small_digits import FIRST_LAYER, command, copy_until
 from tests.workflows.site.named_run import LAYER, NAMES, WORD_NAME, renamed, site_of
 from workflows.errors import RunFolderError
-from workflows.figures.word_matching import match_words, resized
+from workflows.figures.word_matching import match_words
 from workflows.run import Run, open_run
 from workflows.site.chunks import read_chunk, script_string
 from workflows.site.class_list import likeness
@@ -312,12 +312,6 @@ def test_words_of_two_runs_are_matched_by_what_they_cover(digits_run: Path, tmp_
     assert lowest["names"] == [FIRST_LAYER, FIRST_LAYER]
     assert len(lowest["pairs"]) > 10
     assert all(match == order[word] and overlap == 1 for word, match, overlap in lowest["pairs"])
-
-
-def test_maps_of_other_sizes_are_read_at_the_nearest_position() -> None:
-    maps = np.arange(4).reshape(1, 2, 2)
-    assert resized(maps, (4, 4))[0].tolist() == [[0, 0, 1, 1], [0, 0, 1, 1], [2, 2, 3, 3], [2, 2, 3, 3]]
-    assert resized(resized(maps, (4, 4)), (2, 2)).tolist() == maps.tolist()
 
 
 def test_runs_without_common_images_are_refused(digits_run: Path, tmp_path: Path) -> None:

@@ -95,6 +95,12 @@ HOUSE = {
     "word_effects": "scope class class_name layer is_cut word columns score in_graph first_order_shift "
     "first_order_mean drop_shift drop_shift_low drop_shift_high drop_mean drop_mean_low drop_mean_high control_shift "
     "control_mean images",
+    "agreement": "scope class class_name layer other_layer run other_run images words other_words matched_share "
+    "matched_chance same_share word_iou word_iou_chance columns_iou columns_iou_low columns_iou_high columns_chance "
+    "columns_shuffled",
+    "word_matches": "scope layer other_layer run other_run word other_word iou columns other_columns",
+    "consensus": "scope class class_name run layer word rank images columns runs covered_runs covered_share "
+    "columns_covered columns_chance stable",
 }
 KEYS = {"image": pa.int64(), "word": pa.int32(), "layer": pa.string(), "scope": pa.string(), "graph": pa.string()}
 
