@@ -18,6 +18,7 @@ from workflows.plan.requests import ALL, MISCLASSIFIED, class_id
 from workflows.plan.run_plan import LayerPlan, Plan
 from workflows.plan.scope import Scope
 from workflows.settings import Settings
+from workflows.storage.fields import EFFECT, LIKELIHOOD
 
 GRADIENT_PASS = 3.0
 """What a pass of the training by gradient costs beside one of online EM: words, their gradients, and Adam."""
@@ -102,6 +103,7 @@ TIMES: dict[str, Measure] = {
     "words": lambda amounts: amounts.assigned,
     "paths": lambda amounts: amounts.images,
     "count": lambda amounts: amounts.counted,
+    "effects": lambda amounts: amounts.counted,
     "mine": lambda amounts: amounts.graphs,
     "draw": lambda amounts: amounts.drawn,
 }
@@ -116,6 +118,7 @@ SIZES: dict[str, Measure] = {
     "words": lambda amounts: amounts.assigned * amounts.padding,
     "paths": lambda amounts: amounts.images,
     "count": lambda amounts: len(amounts.scopes),
+    "effects": lambda amounts: amounts.counted,
     "mine": lambda amounts: amounts.graphs,
     "draw": lambda amounts: amounts.drawn,
 }
@@ -130,6 +133,7 @@ FILES: dict[str, Measure] = {
     "words": lambda amounts: max(amounts.shards, amounts.shards * amounts.assigned / max(1, amounts.images)),
     "paths": lambda amounts: amounts.shards,
     "count": lambda amounts: len(amounts.scopes),
+    "effects": lambda amounts: amounts.shards,
     "mine": lambda amounts: 1.0,
     "draw": lambda amounts: amounts.drawn,
 }
@@ -210,7 +214,10 @@ def asked_classes(settings: Settings, plan: Plan) -> list[int]:
 
 
 def graphs_of(settings: Settings, plan: Plan, known: Sequence[Scope], wrong: float) -> dict[str, int]:
-    """Graphs that are mined, by kind, where this share of the validation images is misclassified."""
+    """Graphs that are mined, by kind, where this share of the validation images is misclassified.
+
+    Kinds are those of figures: ``class`` and ``image`` by likelihood, all others by effect.
+    """
     classes = asked_classes(settings, plan)
     kinds = [len(set(classes) & set(scope.explains)) for scope in known]
     of_classes = sum(kinds) + OWN_AND_NEIGHBOURS * len(classes) * ("class" in settings.fit.scopes)
@@ -221,7 +228,9 @@ def graphs_of(settings: Settings, plan: Plan, known: Sequence[Scope], wrong: flo
         most = int(number) if colon else misclassified
         images += min(misclassified, most) if word == MISCLASSIFIED else 1
     explaining = max(1.0, of_classes / max(1, len(classes)))
-    return {"class": of_classes, "image": round(images * explaining)}
+    found = {"class": of_classes, "image": round(images * explaining)}
+    by_effect = {EFFECT: sum(found.values())} if EFFECT in settings.mine.criteria else {}
+    return (found if LIKELIHOOD in settings.mine.criteria else {}) | by_effect
 
 
 def fit_work(settings: Settings, plan: Plan, scopes: Sequence[ScopeLoad]) -> dict[str, tuple[float, ...]]:

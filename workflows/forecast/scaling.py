@@ -23,7 +23,7 @@ FORWARD_STAGES = ("extract", "errors", "words")
 FIT_START_S = 0.5
 """Of an actor that begins another fit: its workers, its first columns, its files."""
 
-SMALL_FILE, OF_SMALL_FILES = 4_500, ("index", "errors", "mine")
+SMALL_FILE, OF_SMALL_FILES = 4_500, ("index", "errors", "effects", "mine")
 """Bytes of a Parquet file beside its rows, and stages that write small ones."""
 
 STEP_BYTES = 25

@@ -81,7 +81,19 @@ def test_a_plan_says_what_every_stage_takes_and_status_shows_it(tmp_path: Path) 
     settings, root = settings_of(), tmp_path / "run"
     found = foresee(settings, root, Machines())
     by_name = {stage.name: stage for stage in found.stages}
-    assert list(by_name) == ["index", "train", "extract", "fit", "errors", "words", "paths", "count", "mine", "draw"]
+    assert list(by_name) == [
+        "index",
+        "train",
+        "extract",
+        "fit",
+        "errors",
+        "words",
+        "paths",
+        "count",
+        "effects",
+        "mine",
+        "draw",
+    ]
     assert all(by_name[name].seconds > 0 for name in ("index", "train", "extract", "fit", "words", "count", "draw"))
     # Whole maps of 16x16, 8x8 and so on in float16, which hardly pack, of all 280 images.
     assert 0.4 * found.disk_at_most < by_name["extract"].size < found.disk_at_most
