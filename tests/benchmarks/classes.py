@@ -32,7 +32,7 @@ PHOTOS = Path("../shared/data/imagenet_one_per_class")
 SIDE = 32
 SHARE = 0.2
 """Side of a crop over the shorter side of its photo: small enough that classes are confused, as scopes need."""
-COLUMNS = 20
+COLUMNS = 5
 """Of every image and layer, where the loss needs no whole maps: a minibatch has 10 columns a word, however many there
 are, so that all columns of many images are very many steps."""
 STAGES = ("train", "extract", "fit", "errors", "words", "count", "mine")
@@ -121,7 +121,7 @@ def _settings(pictures: Path, case: Case, tiny: bool, explained: list[str | int]
             f"data.train=['{pictures}/train.parquet']",
             f"data.validation=['{pictures}/validation.parquet']",
             f"network.arguments={{n_classes={case.classes}}}",
-            f"training.epochs={2 if tiny else 4}",
+            f"training.epochs={4 if case.scopes else 1}",
             f"fit.loss={case.loss}",
             f"mine.classes={explained}",
             "network.layers=['add2','add3']",

@@ -16,12 +16,11 @@ from workflows.pipeline import run_pipeline
 from workflows.plan.run_plan import Plan
 from workflows.plan.scopes import JOINT, Scope, read_scopes
 from workflows.settings import load_settings
-from workflows.storage.arrays import read_rows
 from workflows.storage.pair_counts import read_pair_counts
 from workflows.storage.run_folder import RunFolder
 from workflows.storage.states import load_state
 from workflows.storage.tables import read_table
-from workflows.words.word_maps import FIELDS, words_path
+from workflows.words.word_maps import FIELDS, open_maps
 
 PRESET = Path(__file__).parents[2] / "infra" / "presets" / "cifar10_resnet20.toml"
 SIZE = (
@@ -116,8 +115,7 @@ def _results(folder: RunFolder, scope: Scope) -> dict[str, np.ndarray]:
         found |= {f"{path.name} {name}": values for name, values in load_state(path).items()}
     for layer in plan.layers:
         for field in FIELDS:
-            path = words_path(folder, scope.name, layer.name, field)
-            found[f"{layer.name} {field}"] = read_rows(path, 0, plan.images)
+            found[f"{layer.name} {field}"] = open_maps(folder, scope.name, layer.name, field)(0, plan.images)
     for pair in plan.pairs():
         columns = read_pair_counts(folder.cooccurrence(scope.name, pair.lower, pair.upper)).columns()
         found |= {f"{pair.name} {place}": values for place, values in enumerate(columns)}

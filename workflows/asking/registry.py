@@ -49,6 +49,11 @@ STUDIES: dict[str, Study] = {
             version=2,
         ),
         Study("locate", "where a part is, from three annotated objects", ("templates", "locations", "location_errors")),
+        Study(
+            "trust",
+            "is a graph what the network does",
+            ("effects", "effect_curves", "edge_effects", "completeness", "word_effects"),
+        ),
     )
 }
 """By name, in the order of ``status``."""

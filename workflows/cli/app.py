@@ -38,6 +38,7 @@ from workflows.cli.serve import serve
 from workflows.cli.show import show
 from workflows.cli.status import status
 from workflows.cli.sweep import sweep
+from workflows.cli.trust import trust
 from workflows.errors import FAILED, REFUSED, CodeEnded, RunError, system_words
 
 app = typer.Typer(
@@ -55,7 +56,7 @@ app = typer.Typer(
 INTERRUPTED = 130
 TERMINATED = 143
 
-ASKING = (sweep, boxes, dissect, relevance, ablate, resample, patterns, locate)
+ASKING = (sweep, boxes, dissect, relevance, ablate, resample, patterns, locate, trust)
 
 
 def guarded(command: Callable[..., None]) -> Callable[..., None]:

@@ -20,7 +20,7 @@ from workflows.storage.images_table import ImageColumns
 from workflows.storage.names import GraphId
 from workflows.storage.run_folder import RunFolder
 from workflows.words.mining import ScopeCounts
-from workflows.words.word_maps import words_path
+from workflows.words.word_maps import has_maps
 
 SPARE = 4
 """Words just below the cut that a layer shows."""
@@ -30,8 +30,8 @@ def has_counts(folder: RunFolder, plan: Plan, scope: str) -> bool:
     """Whether everything is there that the choices of a scope are made from."""
     needed = [folder.cooccurrence(scope, pair.lower, pair.upper) for pair in plan.pairs()]
     needed += [folder.word_summary(scope, layer.name) for layer in plan.layers]
-    needed += [words_path(folder, scope, layer.name, "word") for layer in plan.layers]
-    return all(path.exists() for path in needed)
+    there = all(has_maps(folder, scope, layer.name) for layer in plan.layers)
+    return there and all(path.exists() for path in needed)
 
 
 def graph_choices(

@@ -18,7 +18,7 @@ from workflows.plan.run_plan import OUTPUT
 from workflows.run import Run
 from workflows.site.chunks import Chunks
 from workflows.site.class_list import class_words, likeness, widest_scope, wrong_images
-from workflows.site.graph_chunks import GraphChoices, choices_of_tables, graph_chunk, rows_by_graph
+from workflows.site.graph_chunks import GraphChoices, choices_of_tables, graph_chunk, how_sure, rows_by_graph
 from workflows.site.overview_chunk import overview, scope_chunk
 from workflows.site.path_chunks import junctions_chunk, path_blocks, wrong_paths
 from workflows.site.run_tables import RunTables
@@ -166,7 +166,8 @@ class _Side:
             for layer, words, kept in zip(choices.layers[1:], choices.words[1:], top[1:], strict=True):
                 shown = words if self._number_of_words() <= MOST_WORDS else [words[place] for place in kept]
                 self._candidates |= {(scope, layer, word) for word in shown}
-            yield graph, graph_chunk(choices, heats, self._about(scope, graph, rows["nodes"][graph]))
+            about = self._about(scope, graph, rows["nodes"][graph])
+            yield graph, graph_chunk(choices, heats, about | how_sure(rows["nodes"][graph], rows["edges"][graph]))
 
     def _choices(self, scope: str, names: list[str], rows: dict[str, Any]) -> Iterator[tuple[str, GraphChoices]]:
         run = self.run

@@ -12,7 +12,7 @@ from workflows.errors import RunFolderError
 from workflows.plan.run_plan import LayerPlan
 from workflows.run import Run
 from workflows.site.chunks import significant
-from workflows.words.word_maps import read_words, words_path
+from workflows.words.word_maps import has_maps, read_words
 
 IMAGES = 2000
 """Common validation images that are compared, spread evenly."""
@@ -88,7 +88,7 @@ def _matched_layer(
 
 
 def _maps(run: Run, scope: str, layer: LayerPlan, images: Ids) -> Int[np.ndarray, "n H W"]:
-    if not words_path(run.folder, scope, layer.name, "word").exists():
+    if not has_maps(run.folder, scope, layer.name):
         raise RunFolderError(
             f"--beside: both runs must have word maps, got {str(run.folder.root)!r} without those of {layer.name}; "
             "run its stage words"

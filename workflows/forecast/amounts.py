@@ -19,6 +19,7 @@ from workflows.plan.run_plan import LayerPlan, Plan
 from workflows.plan.scope import Scope
 from workflows.settings import Settings
 from workflows.storage.fields import EFFECT, LIKELIHOOD
+from workflows.words.few_maps import FIELDS
 
 GRADIENT_PASS = 3.0
 """What a pass of the training by gradient costs beside one of online EM: words, their gradients, and Adam."""
@@ -32,11 +33,12 @@ OWN_AND_NEIGHBOURS = 2
 
 @dataclass(frozen=True)
 class ScopeLoad:
-    """Images of a scope, and its labels."""
+    """Images of a scope, and its labels; and whether it holds all images of its run, and so has arrays of word maps."""
 
     train: int
     validation: int
     labels: int
+    holds_all: bool = True
 
     @property
     def images(self) -> int:
@@ -76,6 +78,15 @@ class Amounts:
     def assigned(self) -> int:
         """Images that get words, summed over scopes."""
         return sum(scope.images for scope in self.scopes)
+
+    @property
+    def map_files(self) -> float:
+        """Of the word maps of a layer: a shard of three arrays, or one file of a shard that holds few."""
+        each = (
+            len(FIELDS) * self.shards if scope.holds_all else max(1.0, self.shards * scope.images / max(1, self.images))
+            for scope in self.scopes
+        )
+        return float(sum(each))
 
     @property
     def counted(self) -> int:
@@ -130,10 +141,10 @@ FILES: dict[str, Measure] = {
     "extract": lambda amounts: amounts.shards,
     "fit": lambda amounts: amounts.fitted,
     "errors": lambda amounts: amounts.shards,
-    "words": lambda amounts: max(amounts.shards, amounts.shards * amounts.assigned / max(1, amounts.images)),
+    "words": lambda amounts: amounts.map_files,
     "paths": lambda amounts: amounts.shards,
     "count": lambda amounts: len(amounts.scopes),
-    "effects": lambda amounts: amounts.shards,
+    "effects": lambda amounts: max(len(amounts.scopes), amounts.shards * amounts.counted / max(1, amounts.images)),
     "mine": lambda amounts: 1.0,
     "draw": lambda amounts: amounts.drawn,
 }
@@ -193,7 +204,9 @@ def scope_loads(
     """
     train, validation = labels[: plan.train_images], labels[plan.train_images :]
     loads = [
-        ScopeLoad(int(scope.contains(train).sum()), int(scope.contains(validation).sum()), scope.n_labels)
+        ScopeLoad(
+            int(scope.contains(train).sum()), int(scope.contains(validation).sum()), scope.n_labels, scope.holds_all
+        )
         for scope in known
     ]
     if "class" in settings.fit.scopes:
@@ -202,7 +215,7 @@ def scope_loads(
         of_class = [
             [int(count[label]) * OWN_AND_NEIGHBOURS for count in counts] for label in asked_classes(settings, plan)
         ]
-        loads += [ScopeLoad(fitted, counted, OWN_AND_NEIGHBOURS) for fitted, counted in of_class]
+        loads += [ScopeLoad(fitted, counted, OWN_AND_NEIGHBOURS, holds_all=False) for fitted, counted in of_class]
     return loads
 
 

@@ -276,8 +276,10 @@ def _files(path: Path) -> int:
 
 
 def _scopes(folder: RunFolder, plan: Plan) -> list[ScopeLoad]:
-    labels = max((scope.n_labels for scope in read_scopes(folder)), default=1) if scopes_path(folder).exists() else 1
-    return [ScopeLoad(plan.train_images, plan.images - plan.train_images, labels)]
+    scopes = read_scopes(folder) if scopes_path(folder).exists() else []
+    labels = max((scope.n_labels for scope in scopes), default=1)
+    holds_all = all(scope.holds_all for scope in scopes)
+    return [ScopeLoad(plan.train_images, plan.images - plan.train_images, labels, holds_all)]
 
 
 def _start_seconds() -> float:

@@ -127,9 +127,23 @@ def _words(made: Made) -> Expected:
             served.get(scope, []).append(item)
         if made.settings.hmm is not None:
             yield from made.done(item, folder.path_parts / f"{item:06d}.parquet")
-    for scope, layer in made.layers():
-        if served[scope]:
-            yield from ((served[scope], folder.words(scope, layer, part)) for part in (None, "posterior", "log_joint"))
+    for scope in (scope for scope in made.scopes if served[scope]):
+        layers = [layer.name for layer in made.plan.layers]
+        if _has_few_maps(made, scope):
+            yield served[scope], folder.words_index(scope)
+            yield from (
+                ((item,), folder.words_shard(scope, layer, int(item))) for layer in layers for item in served[scope]
+            )
+        else:
+            parts = (None, "posterior", "log_joint")
+            yield from ((served[scope], folder.words(scope, layer, part)) for layer in layers for part in parts)
+
+
+def _has_few_maps(made: Made, scope: str) -> bool:
+    """Whether the word maps of a scope are files of shards: not of one of all images, nor of earlier versions."""
+    if made.folder.words_index(scope).exists():
+        return True
+    return scope != JOINT and not any(made.folder.words(scope, layer.name).exists() for layer in made.plan.layers)
 
 
 def _paths(made: Made) -> Expected:

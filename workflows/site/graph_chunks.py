@@ -144,6 +144,27 @@ def _places(dots: Mapping[str, Any], words: Sequence[int]) -> dict[str, Any]:
     }
 
 
+def how_sure(nodes: pa.Table, edges: pa.Table) -> dict[str, list[list[Any]]]:
+    """What is known of the words and arrows at the Z of the run: shares of resamplings, and intervals of log ratios.
+
+    Args:
+        nodes, edges: rows of the one graph; tables of earlier runs have no such columns.
+    """
+    again = [[row["layer"], row["word"], row.get("chosen_again")] for row in nodes.to_pylist()]
+    ends = ("upper_layer", "upper_word", "lower_layer", "lower_word")
+    intervals = [
+        [
+            *(row[name] for name in ends),
+            significant(row["log_ratio_low"]),
+            significant(row["log_ratio_high"]),
+            row["images"],
+        ]
+        for row in edges.to_pylist()
+        if row.get("log_ratio_low") is not None
+    ]
+    return {"again": [one for one in again if one[2] is not None], "intervals": intervals}
+
+
 def rows_by_graph(table: pa.Table, scope: str, graphs: Sequence[str]) -> dict[str, pa.Table]:
     """Rows of nodes, edges or heatmaps of a scope, by graph, in their order."""
     import pyarrow.compute as pc

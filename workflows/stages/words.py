@@ -29,11 +29,12 @@ from workflows.storage.images_table import ImageColumns
 from workflows.storage.mixtures import load_mixture
 from workflows.storage.run_folder import RunFolder
 from workflows.words.chain_words import ChainWordsWorker
+from workflows.words.few_maps import FIELDS, FewMaps, fill_value
 from workflows.words.held_words import HELD_BYTES, HeldWords
 from workflows.words.scope_images import ScopeImages, names_by_shard, shards_of
 from workflows.words.shard_names import ShardNames, map_names_left, names_left
 from workflows.words.whole_maps import Batch, WholeMaps, columns_of_rows
-from workflows.words.word_maps import FIELDS, words_path
+from workflows.words.word_maps import words_path
 
 Maps = dict[tuple[str, str, str], Tensor]
 """(scope, layer, field) -> (n, H, W), the images that the scope assigns."""
@@ -87,11 +88,18 @@ class WordsWorker:
             for name, rows in assigned.items():
                 self._assign(name, layer, columns, rows, first, maps)
         self._copies.wait()
-        for (name, layer_name, field), values in maps.items():
-            block = _whole_shard(len(shard), assigned[name], values.numpy(), field)
-            if field == "word":
-                block[broken] = -1
-            write_shard(words_path(self.folder, name, layer_name, field), shard.first, block)
+        for name, rows in assigned.items():
+            few = FewMaps.read(self.folder, name)
+            for layer in layers:
+                found = {field: maps[name, layer.name, field].numpy() for field in FIELDS}
+                found["word"][broken[rows]] = -1
+                if few is not None:
+                    path = self.folder.words_shard(name, layer.name, shard.index)
+                    few.write_shard(path, rows + shard.first, found)
+                    continue
+                for field, values in found.items():
+                    block = _whole_shard(len(shard), rows, values, field)
+                    write_shard(words_path(self.folder, name, layer.name, field), shard.first, block)
 
     def _load(self, scope_and_layer: tuple[str, str]) -> Mixture:
         return load_mixture(self.folder.mixture(*scope_and_layer)).to(self.device)
@@ -131,15 +139,22 @@ def _whole_shard(images: int, rows: Int[np.ndarray, " n"], values: np.ndarray, f
     return block
 
 
-def fill_value(field: str) -> int:
-    """Of images that a scope does not assign."""
-    return -1 if field == "word" else 0
-
-
 def create_word_maps(
     settings: Settings, plan: Plan, folder: RunFolder, scope: str = JOINT, filled_shards: Sequence[int] | None = None
 ) -> None:
-    """Preallocate the arrays of every layer that are not there yet; ``filled_shards``: see ``create_array``."""
+    """Prepare the word maps of every layer that are not there yet.
+
+    filled_shards: indices of the shards that hold images of the scope, which then has ``FewMaps``, or arrays if an
+    earlier version began them; None: it holds all, and has arrays.
+    """
+    begun = array_exists(words_path(folder, scope, plan.layers[0].name, "word"))
+    if filled_shards is not None and not begun:
+        if not folder.words_index(scope).exists():
+            extract, shapes = settings.extract, {layer.name: (layer.height, layer.width) for layer in plan.layers}
+            shards = tuple(map(int, filled_shards))
+            few = FewMaps(plan.images, extract.images_per_shard, extract.images_per_chunk, shards, shapes)
+            few.write(folder, scope)
+        return
     for layer in plan.layers:
         for field, dtype in FIELDS.items():
             path = words_path(folder, scope, layer.name, field)

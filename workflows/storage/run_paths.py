@@ -117,6 +117,14 @@ class RunPaths:
         """Effects of the scope's words on the images of a shard, Parquet; see ``workflows.storage.effect_parts``."""
         return self.root / "effects" / slug(scope) / f"{shard:06d}.parquet"
 
+    def words_index(self, scope: str) -> Path:
+        """What is known of the word maps of a scope that holds few images; see ``workflows.words.few_maps``."""
+        return self.root / "words" / slug(scope) / "maps.json"
+
+    def words_shard(self, scope: str, layer: str, shard: int) -> Path:
+        """Parquet file of its word maps of a layer in a shard of images."""
+        return self.root / "words" / slug(scope) / f"{joined_slug(layer, f'{shard:06d}')}.parquet"
+
     def cooccurrence(self, scope: str, lower: str, upper: str) -> Path:
         """Parquet file of the pair counts of two layers."""
         return self.root / "cooccurrence" / slug(scope) / f"{joined_slug(lower, upper)}.parquet"

@@ -12,9 +12,10 @@ from workflows.storage.location_columns import LOCATION_COLUMNS, LOCATION_KEYS
 from workflows.storage.pattern_columns import PATTERN_COLUMNS, PATTERN_KEYS
 from workflows.storage.relevance_columns import RELEVANCE_COLUMNS, RELEVANCE_KEYS
 from workflows.storage.selection_columns import SELECTION_COLUMNS, SELECTION_KEYS
+from workflows.storage.trust_columns import TRUST_COLUMNS, TRUST_KEYS
 
 _COLUMNS = GRAPH_COLUMNS | CHAIN_COLUMNS | FIT_COLUMNS | DISSECT_COLUMNS | RELEVANCE_COLUMNS | SELECTION_COLUMNS
-_COLUMNS |= PATTERN_COLUMNS | LOCATION_COLUMNS
+_COLUMNS |= PATTERN_COLUMNS | LOCATION_COLUMNS | TRUST_COLUMNS
 
 SCHEMAS: dict[str, pa.Schema] = {name: pa.schema([*columns, NETWORK]) for name, columns in _COLUMNS.items()}
 
@@ -45,6 +46,7 @@ SORT_KEYS: dict[str, tuple[str, ...]] = {
     **SELECTION_KEYS,
     **PATTERN_KEYS,
     **LOCATION_KEYS,
+    **TRUST_KEYS,
 }
 """Sort key of each table: what people filter on. Rows with equal keys keep the order they were written in."""
 

@@ -19,7 +19,7 @@ from workflows.storage.pair_counts import write_fold_counts, write_pair_counts
 from workflows.storage.run_folder import RunFolder
 from workflows.storage.states import save_state
 from workflows.words.scope_images import MemberBlock
-from workflows.words.word_maps import read_member_maps, words_path
+from workflows.words.word_maps import read_member_maps
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ class PairBlock:
         return PairSums(counts, moments)
 
     def _maps(self, layer: str) -> Int[torch.Tensor, "n H W"]:
-        return read_member_maps(words_path(self.folder, self.scope, layer, "word"), self.images)
+        return read_member_maps(self.folder, self.scope, layer, "word", self.images)
 
 
 def image_groups(

@@ -24,7 +24,7 @@ from workflows.storage.states import load_state
 from workflows.storage.tables import to_table, write_table
 from workflows.words.dictionaries import read_dictionary
 from workflows.words.scope_images import MemberBlock, ScopeImages
-from workflows.words.word_maps import read_member_maps, words_path
+from workflows.words.word_maps import read_member_maps
 
 EXEMPLAR_FIELDS = ("word", "image", "y", "x", "posterior", "log_joint")
 
@@ -71,7 +71,7 @@ class LayerBlock:
         )
 
     def _maps(self, field: str) -> Shaped[torch.Tensor, "n H W"]:
-        return read_member_maps(words_path(self.folder, self.scope, self.layer.name, field), self.images)
+        return read_member_maps(self.folder, self.scope, self.layer.name, field, self.images)
 
     def _images_with(self, word: torch.Tensor) -> np.ndarray:
         present = np.zeros((len(word), self.layer.words + 1), bool)

@@ -47,7 +47,7 @@ def test_words_and_error_add_up_to_the_map_and_its_middle() -> None:
     torch.testing.assert_close(words + error, MAPS + CENTRE[None, :, None, None])
 
 
-def test_first_order_effects_are_those_of_loops_and_of_finite_differences() -> None:
+def test_first_order_effects_are_slopes_of_the_logit() -> None:
     weights = drawn(D, H, W, seed=5)
 
     def logit(maps: Tensor) -> Tensor:

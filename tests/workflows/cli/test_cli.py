@@ -42,6 +42,7 @@ COMMANDS = (
     "resample",
     "patterns",
     "locate",
+    "trust",
 )
 QUICK = (
     "--until",

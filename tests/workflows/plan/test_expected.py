@@ -93,6 +93,20 @@ def test_a_deleted_artefact_is_the_work_of_its_items(folder: RunFolder) -> None:
     assert lost(folder, "draw").items == {"class:1", "class-3/class:1"}
 
 
+def test_a_lost_file_of_few_maps_is_the_work_of_its_shard(folder: RunFolder) -> None:
+    for layer in LAYERS:
+        for part in (None, "posterior", "log_joint"):
+            shutil.rmtree(folder.words("class-3", layer, part))
+        folder.words_shard("class-3", layer, 0).touch()
+    index = folder.words_index("class-3")
+    assert lost(folder, "words") == Lost(frozenset({0}), (index,)), "of every image, or of none that is known"
+    index.touch()
+    assert lost(folder, "words") == Lost(frozenset(), ())
+    path = folder.words_shard("class-3", "high", 0)
+    path.unlink()
+    assert lost(folder, "words") == Lost(frozenset({0}), (path,))
+
+
 def test_the_file_of_scopes_is_missed_and_scopes_are_still_known(folder: RunFolder) -> None:
     folder.scopes_file.unlink()
     folder.mixture("class-3", "low").unlink()
@@ -146,3 +160,26 @@ def test_a_damaged_shard_voids_itself_alone(folder: RunFolder) -> None:
     assert found.items == {2}
     found = find_lost("extract", dataclasses.replace(made), lambda path: () if path.suffix == ".zarr" else None)
     assert found.items == {0, 1, 2}
+
+
+def test_a_count_is_missed_with_all_that_it_wrote(folder: RunFolder) -> None:
+    """Folds and moments are expected of the items that wrote some, whatever is asked for now."""
+    key = "joint", "low", "high"
+    item = item_name("joint", "low__high")
+    ledger = folder.ledger("count")
+    ledger.begin("f", 1)
+    ledger.record(item, pairs=3, folds=20, intervals=True)
+    ledger.end()
+    written = [folder.cooccurrence(*key), folder.fold_counts(*key), folder.pair_moments(*key)]
+    written += [folder.table(name) for name in ("words", "exemplars", "layers")]
+    for path in written:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    assert lost(folder, "count") == Lost(frozenset(), ())
+    for path in written[1:3]:
+        path.unlink()
+        assert lost(folder, "count") == Lost(frozenset({item}), (path,))
+        ledger.record(item, pairs=3, folds=0, intervals=False)
+        assert lost(folder, "count") == Lost(frozenset(), ())
+        ledger.record(item, pairs=3, folds=20, intervals=True)
+        path.touch()

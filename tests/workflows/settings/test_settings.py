@@ -158,6 +158,7 @@ def test_the_papers_dense_preset_has_5_layers_of_1000_units():
         ("hmm.restarts=0", r"hmm\.restarts: .*greater than 0 \(came: 0\)"),
         ("hmm.clamp=0", r"hmm\.clamp: .*greater than 0"),
         ("hmm.transition_prior=-1", r"hmm\.transition_prior: .*greater than or equal to 0"),
+        ("count.folds=1", r"count\.folds: .*at least 2: with one fold every resampling is the same; give 20, or 0"),
         ("triage.min_images=0", r"triage\.min_images: .*greater than 0"),
         ("training.shift=-1", r"training\.shift: .*greater than or equal to 0"),
         ("training.label_smoothing=1", r"training\.label_smoothing: .*less than 1"),

@@ -98,6 +98,12 @@ def test_graphs_hold_the_numbers_of_the_tables(site: Path, digits_run: Path) -> 
             assert content["pairs"][level][i][j] == known["count"]
             assert content["ratios"][level][i][j] == pytest.approx(known["log_ratio"], rel=1e-6)
             assert known["count"] / content["sums"][level][i] == known["relative_frequency"]
+            (sure,) = [one[4:] for one in content["intervals"] if one[:4] == [*upper, *lower]]
+            assert sure[:2] == pytest.approx([known["log_ratio_low"], known["log_ratio_high"]], rel=1e-6, abs=1e-6)
+            assert sure[2] == known["images"]
+        again = {node: known["chosen_again"] for node, known in graph.nodes(data=True) if "chosen_again" in known}
+        assert {(layer, word): share for layer, word, share in content["again"]} == again
+        assert bool(again) == name.startswith("image")  # a class has fewer images than folds here
         for (layer, word), known in graph.nodes(data=True):
             level = content["layers"].index(layer)
             if not level:

@@ -85,6 +85,16 @@ HOUSE = {
     "locations": "class class_name part learn triple method voters object image y x votes annotated tested true_y "
     "true_x error",
     "location_errors": "class class_name part learn triple method voters objects distance near",
+    "effects": "scope class class_name layer is_cut criterion intervention top selection words half column_share "
+    "score_share drop drop_low drop_high excess excess_low excess_high behind behind_low behind_high draws images",
+    "effect_curves": "scope class class_name layer intervention ranking direction k kept area words images",
+    "edge_effects": "scope class class_name upper_layer upper_word lower_layer lower_word intervention lost control "
+    "excess excess_low excess_high positions images",
+    "completeness": "scope class class_name layer is_cut kind accuracy accuracy_low accuracy_high network_accuracy "
+    "same_decision same_decision_low same_decision_high recovered recovered_low recovered_high images",
+    "word_effects": "scope class class_name layer is_cut word columns score in_graph first_order_shift "
+    "first_order_mean drop_shift drop_shift_low drop_shift_high drop_mean drop_mean_low drop_mean_high control_shift "
+    "control_mean images",
 }
 KEYS = {"image": pa.int64(), "word": pa.int32(), "layer": pa.string(), "scope": pa.string(), "graph": pa.string()}
 

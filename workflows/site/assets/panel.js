@@ -38,10 +38,12 @@
     const upper = edge.upper.level ? `${view.side.title(edge.upper.layer)} word ${edge.upper.word}` : view.side.className(edge.upper.word);
     const times = 2 ** Math.abs(edge.ratio);
     const many = IG.unit() === "bits" ? `${IG.fixed(times, times < 10 ? 1 : 0)} times as ${edge.ratio >= 0 ? "frequent" : "rare"} there as in windows at large` : "";
+    const sure = (view.content.intervals || []).find((one) => one[0] === edge.upper.layer && one[1] === edge.upper.word && one[2] === edge.lower.layer && one[3] === edge.lower.word);
     return [h("h2", null, `${view.side.title(edge.lower.layer)} word ${edge.lower.word} → ${upper}`),
       facts([
         ["relative frequency", IG.frequency(edge.frequency), "Of what lies in the windows of the upper word, in the images that are explained"],
         ["log ratio", `${IG.ratio(edge.ratio)} ${IG.unit()}`, "log P(lower | upper) / P(lower), over all validation images of the scope"],
+        sure && ["95 % interval", `${IG.ratio(sure[4])} to ${IG.ratio(sure[5])} ${IG.unit()}`, `Of the log ratio, over sets of as many images; the pair is in ${IG.count(sure[6])} of them`],
         many && ["that is", many],
         ["pairs", IG.count(edge.count)], ["score", `${IG.number(edge.score, 1)} ${IG.unit()} × pairs`, "pairs times log ratio: its part of the lower word's score"]]),
       heatFigure(view, edge, view.heatOf(edge)),
@@ -66,6 +68,7 @@
   function aboutNode(view, node) {
     if (!node.level) return aboutGraph(view);
     const word = view.wordOf(node), row = word && word.row, scope = view.content.scope, has = view.side === IG.side && view.side.wordNumber(scope, node.layer, node.word) !== null;
+    const again = view.graph.z === view.content.top && (view.content.again || []).find((one) => one[0] === node.layer && one[1] === node.word);
     const explained = view.content.graph.startsWith("image") ? "this image" : "these images";
     return [h("h2", null, view.side.wordName(scope, node.layer, node.word) ? `${view.name(node)} of ${view.side.title(node.layer)}` : `Word ${node.word} of ${view.side.title(node.layer)}`),
       bigDots(view, node),
@@ -73,6 +76,7 @@
       facts([
         ["place", `${node.rank + 1} of ${view.graph.layers[node.level].nodes.length}`],
         ["score", `${IG.number(node.score, 1)} ${IG.unit()} × pairs`, "Sum over the chosen upper words of pairs times log ratio"],
+        again && ["chosen again", IG.percent(again[2]), "Share of 200 resamplings of the validation images in which the word is chosen"],
         [`positions of ${explained}`, `${IG.count(node.positions)} (${IG.percent(node.share)})`],
         row && ["mostly", `${view.side.className(row.dominant_class)} (${IG.percent(row.dominant_share)} of its training columns)`],
         row && ["training columns", `${IG.count(row.columns)} in ${IG.count(row.images)} images`]]),

@@ -22,12 +22,11 @@ from workflows.pipeline import stages_left, stages_until
 from workflows.plan.run_plan import LayerPlan
 from workflows.plan.scopes import read_scopes
 from workflows.run import Run
-from workflows.storage.arrays import open_array, read_rows
 from workflows.storage.log_unit import LOG_UNIT
 from workflows.studies.patterns.measures import GROUPS
 from workflows.studies.patterns.request import photo_sides
 from workflows.words.scope_images import ranges_of
-from workflows.words.word_maps import words_path
+from workflows.words.word_maps import open_maps
 
 SOURCES = ("patterns", "constant", "random")
 """Places that are asked for their words: where patterns sit, their mean places, any place, all on the same objects."""
@@ -99,11 +98,11 @@ class PlacedWords:
             self._held.clear()
             images = self.turned.objects.images[rows]
             extract, grid = self.study.settings.extract, self.grid
-            array = open_array(words_path(self.study.folder, self.scope, self.layer.name, "word"))
+            read = open_maps(self.study.folder, self.scope, self.layer.name)
             found = np.empty((len(images), grid.height, grid.width), np.int32)
             for first, stop in ranges_of(np.unique(images), extract.images_per_shard, extract.images_per_chunk):
                 here = np.flatnonzero((images >= first) & (images < stop))
-                found[here] = read_rows(array, first, stop)[images[here] - first]
+                found[here] = read(first, stop)[images[here] - first]
             self._held[rows.start] = torch.from_numpy(found)
         return self._held[rows.start]
 

@@ -1,0 +1,62 @@
+"""What is made of the tables of trust alone: figures and the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from workflows.asking.study import StudyContext
+from workflows.report.trust_figure import draw_trust_figure
+from workflows.storage.tables import read_table
+
+
+def draw_and_print(study: StudyContext) -> None:
+    """A page for each class, and one table for people."""
+    tables = {name: read_table(path) for name, path in study.own.tables().items()}
+    nodes = read_table(study.folder.table("nodes"))
+    effects = tables["effects"].to_pylist()
+    for scope, label in dict.fromkeys((row["scope"], row["class"]) for row in effects if row["class"] is not None):
+        name = f"class-{label}"
+        draw_trust_figure(
+            {key: _of_class(table, scope, label) for key, table in tables.items()},
+            [row for row in nodes.to_pylist() if (row["scope"], row["graph"]) == (scope, f"class:{label}")],
+            study.figure("png", name, scope),
+            study.figure("svg", name, scope),
+            network=study.settings.name,
+        )
+    study.asked.console.print(_table(effects))
+
+
+def _of_class(table: Any, scope: str, label: int) -> list[dict[str, Any]]:
+    return [row for row in table.to_pylist() if row["scope"] == scope and row["class"] == label]
+
+
+def _table(effects: Sequence[Mapping[str, Any]]) -> Table:
+    """By layer, intervention and Z, of all classes together, and of how many the interval lies above random."""
+    shown = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
+    for name in ("layer", "by", "Z", "columns", "drop", "random", "above random", "classes", "frequent", "effect"):
+        shown.add_column(name, justify="left" if name in ("layer", "by") else "right", no_wrap=True)
+    judged = [row for row in effects if row["half"] == "judged"]
+    groups: dict[tuple[Any, ...], dict[str, Mapping[str, Any]]] = {}
+    for row in judged:
+        if row["class"] is None:
+            groups.setdefault((row["layer"], row["intervention"], row["top"]), {})[row["selection"]] = row
+    for key, own in groups.items():
+        alike = [row for row in judged if (row["layer"], row["intervention"], row["top"]) == key]
+        lows = [row["excess_low"] for row in alike if row["selection"] == "graph" and row["class"] is not None]
+        graph = own["graph"]
+        shown.add_row(
+            Text(key[0]),
+            key[1],
+            str(key[2]),
+            f"{100 * graph['column_share']:.0f} %",
+            *(f"{own[name]['drop']:.2f}" for name in ("graph", "random")),
+            "[{excess_low:.2f}, {excess_high:.2f}]".format(**graph),
+            f"{sum((low or 0) > 0 for low in lows)}/{len(lows)}",
+            *(f"{own[name]['drop']:.2f}" for name in ("frequent", "effect")),
+        )
+    return shown
