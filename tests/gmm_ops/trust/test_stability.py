@@ -45,10 +45,16 @@ def made_case(seed: int, images: int = 40, classes: int = 3) -> Case:
     return Case(predicted, predicted * FOLDS + folds, pairs)
 
 
-def resampled(case: Case, drawn: Resamplings, pseudo_count: float = 1.0) -> list[ResampledPairs]:
+FREQUENCIES = (torch.tensor([9, 1, 3, 2, 5]), torch.tensor([1, 2, 3, 4, 5, 6]))
+
+
+def resampled(
+    case: Case, drawn: Resamplings, pseudo_count: float = 1.0, frequency: bool = False
+) -> list[ResampledPairs]:
     sizes = [pair[3:] for pair in case.pairs]
-    counts = zip(case.counts(case.groups), sizes, strict=True)
-    return [ResampledPairs(one, drawn, *size, pseudo_count=pseudo_count) for one, size in counts]
+    priors = [one / one.sum().double() if frequency else None for one in FREQUENCIES]
+    parts = zip(case.counts(case.groups), sizes, priors, strict=True)
+    return [ResampledPairs(one, drawn, *size, prior, pseudo_count) for one, size, prior in parts]
 
 
 @pytest.mark.parametrize(("top", "pseudo_count"), [(1, 1.0), (2, 0.0), (3, 1.0)])
@@ -63,8 +69,8 @@ def test_times_chosen_equal_the_loop_over_resamplings(top: int, pseudo_count: fl
         assert [{word: n for word, n in enumerate(one.tolist()) if n} for one in times] == expected
 
 
-@pytest.mark.parametrize("positive_only", [False, True])
-def test_every_resampling_chooses_what_mine_does(positive_only: bool) -> None:
+@pytest.mark.parametrize(("positive_only", "frequency"), [(False, False), (True, False), (False, True)])
+def test_every_resampling_chooses_what_mine_does(positive_only: bool, frequency: bool) -> None:
     case = made_case(7)
     drawn = Resamplings.draw(case.groups, FOLDS, 9, seed=1)
     counts = case.counts(case.groups)
@@ -73,18 +79,18 @@ def test_every_resampling_chooses_what_mine_does(positive_only: bool) -> None:
     for weights in drawn.drawn.T:
         of_row = dict(zip(drawn.groups.tolist(), weights.tolist(), strict=True))
         totals, own = [], []
-        for one, pair in zip(counts, case.pairs, strict=True):
+        for one, pair, prior in zip(counts, case.pairs, FREQUENCIES, strict=True):
             total, of_class = torch.zeros(pair[3:], dtype=torch.int64), torch.zeros(pair[3:], dtype=torch.int64)
             for group in drawn.groups.tolist():
                 total += of_row[group] * one.dense(group, *pair[3:])
                 of_class += of_row[group] * one.dense(group, *pair[3:]) * (group // FOLDS == 2)
-            totals.append(log_ratios(total))
+            totals.append(log_ratios(total, "frequency", prior) if frequency else log_ratios(total))
             own.append(of_class)
         for found, (root, q) in zip(expected, ((2, own), (int(case.predicted[0]), fixed)), strict=True):
             (layers,) = rank_words(root, q, totals, (3,), positive_only=positive_only)
             for tally, words in zip(found, layers, strict=False):
                 tally[[word for word, _ in words]] += 1
-    pairs = resampled(case, drawn)
+    pairs = resampled(case, drawn, frequency=frequency)
     for found, root, q in zip(expected, (2, int(case.predicted[0])), (None, fixed), strict=True):
         times = times_chosen(root, pairs, q, 3, positive_only)
         assert [one.tolist() for one in times] == [one.tolist() for one in found]
