@@ -167,8 +167,31 @@ def test_what_readers_tell(
     ]
     assert command(arguments) == 0
     assert json.loads(path.read_text())["graph"]["criterion"] == "effect"
+    assert command(["report", str(both_run), "--criterion", "effect", "--out", str(tmp_path / "site")]) == 0
+    graphs = len(open_run(both_run).graphs(criterion="effect"))
+    assert f"{graphs} graphs" in capsys.readouterr().out
+    assert "graphs by effect" in (tmp_path / "site" / "index.html").read_text()
     with pytest.raises(DataError, match="criterion: must be likelihood, by which the run has graphs, got 'effect'"):
         open_run(digits_run).graph("class:3", criterion="effect")
+
+
+def test_trust_judges_graphs_of_both_criteria(
+    both_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = Path(shutil.copytree(both_run, tmp_path / "run"))
+    monkeypatch.setattr("workflows.studies.trust.command.LEAST_PREDICTED", 5)
+    asked = ["--class", "3", "--interventions", "shift", "--top", "3", "--draws", "1"]
+    assert command(["trust", str(root), *asked]) == 0
+    assert "graphs by effect" in capsys.readouterr().out
+    run = open_run(root)
+    rows = [row for row in run.table("effects").to_pylist() if row["class"] == 3 and row["half"] == "all"]
+    for criterion in ("likelihood", "effect"):
+        nodes = run.table("nodes", filters=[("graph", "=", "class:3"), ("criterion", "=", criterion)]).to_pylist()
+        for layer in run.layers():
+            own = [row for row in rows if (row["criterion"], row["layer"]) == (criterion, layer)]
+            (graph,) = (row for row in own if row["selection"] == "graph")
+            assert graph["words"] == [row["word"] for row in nodes if row["layer"] == layer]
+            assert graph["excess"] is not None
 
 
 def test_lost_effects_are_made_again_and_likelihood_needs_none(
