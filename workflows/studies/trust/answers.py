@@ -42,7 +42,7 @@ def _table(effects: Sequence[Mapping[str, Any]], criterion: str) -> Table:
     """By layer, intervention and Z, of all classes together, and of how many the interval lies above random."""
     title = None if criterion == LIKELIHOOD else f"graphs by {criterion}"
     shown = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0), title=title, title_justify="left")
-    for name in ("layer", "by", "Z", "columns", "drop", "random", "above random", "classes", "frequent", "effect"):
+    for name in ("layer", "by", "Z", "share", "drop", "above random", "classes", "frequent", "effect"):
         shown.add_column(name, justify="left" if name in ("layer", "by") else "right", no_wrap=True)
     judged = [row for row in effects if row["half"] == "judged"]
     groups: dict[tuple[Any, ...], dict[str, Mapping[str, Any]]] = {}
@@ -58,7 +58,7 @@ def _table(effects: Sequence[Mapping[str, Any]], criterion: str) -> Table:
             key[1],
             str(key[2]),
             f"{100 * graph['column_share']:.0f} %",
-            *(f"{own[name]['drop']:.2f}" for name in ("graph", "random")),
+            f"{graph['drop']:.2f}",
             "[{excess_low:.2f}, {excess_high:.2f}]".format(**graph),
             f"{sum((low or 0) > 0 for low in lows)}/{len(lows)}",
             *(f"{own[name]['drop']:.2f}" for name in ("frequent", "effect")),

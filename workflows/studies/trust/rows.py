@@ -150,20 +150,19 @@ def _judged(
     drops = _stacked([one.drop[rows] for one in chosen])
     graph = drops[:, [0]].expand_as(drops)
     controls = _stacked([(one.drop if one.control is None else one.control)[rows] for one in chosen])
-    values = {
-        "drop": bootstrap_differences(drops, torch.zeros_like(drops), seed),
-        "excess": bootstrap_differences(drops, controls, seed),
-        "behind": bootstrap_differences(graph, drops, seed),
-    }
-    for place, one in enumerate(chosen):
-        kept = ("drop", "behind") if one.control is None else ("drop", "excess")
+    # In one call, for all of them are of the same draws.
+    first, second = [drops, drops, graph], [torch.zeros_like(drops), controls, drops]
+    every = bootstrap_differences(torch.cat(first, dim=1), torch.cat(second, dim=1), seed).split(len(chosen), dim=1)
+    values = dict(zip(("drop", "excess", "behind"), every, strict=True))
+    for place, selection in enumerate(chosen):
+        kept = ("drop", "behind") if selection.control is None else ("drop", "excess")
         numbers = {name: values[name][:, place].tolist() for name in kept}
         yield {
             **key,
-            "selection": one.name,
-            "words": None if one.words is None else list(one.words),
-            "column_share": one.column_share,
-            "score_share": _known(one.score_share),
+            "selection": selection.name,
+            "words": None if selection.words is None else list(selection.words),
+            "column_share": selection.column_share,
+            "score_share": _known(selection.score_share),
             **{column: value for name, ends in numbers.items() for column, value in _ends(name, ends)},
             "images": int((~drops[:, place].isnan()).sum()),
         }
