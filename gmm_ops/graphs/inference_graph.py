@@ -57,7 +57,7 @@ def log_ratios(
     lower_prior = weight / weight.sum().clamp(min=1e-300)
     seen_upper, seen_lower = total.sum(1) > 0, weight > 0
     defined = seen_upper[:, None] & seen_lower[None, :]
-    values = log_of_ratios(total, total.sum(1, keepdim=True), lower_prior, pseudo_count, base)
+    values = log_of_ratios(total, total.sum(1, keepdim=True), lower_prior, float(pseudo_count), float(base))
     values[~defined] = torch.nan
     return LogRatios(values=values, defined=defined)
 

@@ -124,7 +124,7 @@ class ResampledPairs:
         group, upper, lower, count = counts.columns()
         if not np.isin(group, resamplings.groups).all():
             raise RefusedInput("counts: must be of groups that are drawn, got others; draw from the groups counted")
-        self.n_lower, self._pseudo_count, self._base = n_lower, pseudo_count, base
+        self.n_lower, self._pseudo_count, self._base = n_lower, float(pseudo_count), float(base)
         self._folds, self._groups, self._drawn = resamplings.folds, resamplings.groups, resamplings.drawn
         order = np.argsort(upper, kind="stable")
         place = np.searchsorted(resamplings.groups, group[order])
