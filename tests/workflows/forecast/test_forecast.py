@@ -15,10 +15,11 @@ from tests.workflows.plan.test_scopes import PLAN
 from workflows.cli.options import find_preset
 from workflows.cli.status import stage_statuses, status_table
 from workflows.errors import SettingsError
-from workflows.forecast.amounts import Amounts, ScopeLoad, makespan
+from workflows.forecast.amounts import Amounts, ScopeLoad, graphs_of, makespan
 from workflows.forecast.forecasts import forecast_of, forecast_path
 from workflows.forecast.foreseeing import Meant, foresee
 from workflows.forecast.scaling import Machines
+from workflows.plan.scopes import joint_scope
 from workflows.settings import Settings, load_settings
 from workflows.storage.run_folder import RunFolder
 
@@ -161,3 +162,16 @@ def test_amounts_add_up_over_scopes() -> None:
     )
     assert (few.assigned, few.counted, few.drawn) == (15, 5, 5)
     assert few.fitted == 3
+
+
+@pytest.mark.parametrize(
+    ("criterion", "kinds"),
+    [
+        ("likelihood", {"class": 1, "image": 2}),
+        ("effect", {"effect": 3}),
+        ("both", {"class": 1, "image": 2, "effect": 3}),
+    ],
+)
+def test_graphs_of_every_criterion_are_counted(criterion: str, kinds: dict[str, int]) -> None:
+    settings = settings_of("mine.images=['1', '2']", f"mine.criterion={criterion}")
+    assert graphs_of(settings, PLAN, [joint_scope(PLAN)], wrong=0.5) == kinds

@@ -21,6 +21,7 @@ from tests.references import effects as twin
 from workflows.data.network_inputs import NetworkInputs
 from workflows.errors import DataError, NetworkError
 from workflows.networks.unit_layers import UnitNetwork
+from workflows.plan.scope import Scope
 from workflows.plan.scopes import read_scopes
 from workflows.run import Run, open_run
 from workflows.storage.effect_parts import CHANGES, read_effect_part
@@ -239,3 +240,16 @@ def test_training_images_have_no_effects(both_run: Path) -> None:
     assert kept.min() >= run.plan.train_images
     assert len(kept) == (images.predicted[run.plan.train_images :] >= 0).sum()
     assert effects_of(run).scores(GraphId("image", TRAINING_IMAGE)) is None
+
+
+def test_a_scope_of_a_class_keeps_what_it_explains(both_run: Path) -> None:
+    run = open_run(both_run)
+    images = ImageColumns.read(run.folder, 0, run.plan.images)
+    scope = Scope("class-3", (3, 5), rest=False, explains=(3,))
+    validation = np.arange(run.plan.images) >= run.plan.train_images
+    assert (
+        effect_images(scope, run.plan, images).tolist() == np.flatnonzero(validation & (images.predicted == 3)).tolist()
+    )
+    effects = ScopeEffects.of(run.folder, run.settings, run.plan, scope, images)
+    # Omega of the class are images of the scope; one of another class has a graph of its own alone.
+    assert set(images.label[effects.omegas == 3].tolist()) <= {3, 5}
