@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
 from gmm_ops.trust.column_changes import changed_columns
 from gmm_ops.trust.word_effects import first_order_effects
 from workflows.data.network_inputs import NetworkInputs
+from workflows.networks.rewriting_choice import Rewriting
 from workflows.networks.unit_layers import UnitNetwork
 from workflows.plan.run_inputs import refuse_changed_inputs
 from workflows.plan.run_plan import Plan
@@ -60,6 +61,24 @@ class WordMeans:
         return cls(mixture.mean.to(device), (source.log_pi.exp() @ source.mean).to(device))
 
 
+def refuse_without_effects(network: nn.Module, settings: Settings, plan: Plan) -> None:
+    """Before anything long.
+
+    Raises:
+        NetworkError: its operations cannot be traced or rewritten, or a modelled layer gives no map.
+    """
+    _layer_names(UnitNetwork(network, *_traced_as(settings, plan)), plan)
+
+
+def _traced_as(settings: Settings, plan: Plan) -> tuple[tuple[int, int, int], Rewriting]:
+    # Folded normalisations would be in the columns of convolutions in front of them, and no word has seen that.
+    return (settings.preprocessing.channels, plan.input_height, plan.input_width), replace(plan.rewriting, fused=False)
+
+
+def _layer_names(network: UnitNetwork, plan: Plan) -> list[str]:
+    return [network.layer(layer.name, "network.layers").name for layer in plan.layers]
+
+
 class EffectsWorker:
     """One shard with validation images in, effects of words on each of them out, for every scope.
 
@@ -79,13 +98,9 @@ class EffectsWorker:
         self._scopes = {scope.name: scope for scope in scopes}
         self._device = choose_device(settings.runtime.device)
         refuse_changed_inputs(settings.network.name, plan, folder)
-        size = plan.input_height, plan.input_width
-        # Folded normalisations would be in the columns of convolutions in front of them, and no word has seen that.
-        rewriting = replace(plan.rewriting, fused=False)
-        shape = settings.preprocessing.channels, *size
-        network = UnitNetwork.load(settings.network, plan.weights, shape, rewriting, self._device)
-        self._body = network.tapped([network.layer(layer.name, "network.layers").name for layer in plan.layers])
-        self._inputs = NetworkInputs(settings, folder, size, self._device)
+        network = UnitNetwork.load(settings.network, plan.weights, *_traced_as(settings, plan), self._device)
+        self._body = network.tapped(_layer_names(network, plan))
+        self._inputs = NetworkInputs(settings, folder, (plan.input_height, plan.input_width), self._device)
         largest = max(layer.units * layer.positions for layer in plan.layers)
         self._batch = max(1, min(plan.batch(settings.extract), MAP_BYTES // (4 * _HELD * largest)))
         self._words = HeldWords(self._load, lambda words: vars(words).values(), HELD_BYTES)

@@ -12,14 +12,19 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from torch import nn
 
 from gmm_ops.trust.word_choices import judging_half
 from tests.conftest import BuildOnce
 from tests.end_to_end.killing import ledger
 from tests.end_to_end.small_digits import SCOPE, TRAINING_IMAGE, command, copy_until, run_arguments
 from tests.references import effects as twin
+from tests.workflows.networks.sample_networks import PartlyTraceable, with_random_statistics
 from workflows.data.network_inputs import NetworkInputs
 from workflows.errors import DataError, NetworkError
+from workflows.networks.loading import load_network
+from workflows.networks.rewriting_choice import EVERY_CHANGE
+from workflows.networks.taps import TappedNetwork
 from workflows.networks.unit_layers import UnitNetwork
 from workflows.plan.scope import Scope
 from workflows.plan.scopes import read_scopes
@@ -28,7 +33,7 @@ from workflows.storage.effect_parts import CHANGES, read_effect_part
 from workflows.storage.images_table import ImageColumns
 from workflows.storage.names import GraphId
 from workflows.storage.tables import read_table
-from workflows.words.effects_worker import EffectsWorker, WordMeans
+from workflows.words.effects_worker import EffectsWorker, WordMeans, refuse_without_effects
 from workflows.words.scope_effects import ScopeEffects, effect_images
 from workflows.words.word_maps import read_words
 
@@ -230,6 +235,32 @@ def test_a_network_whose_weights_are_gone_is_refused(both_run: Path, monkeypatch
     plan = replace(run.plan, weights=str(both_run / "gone.pt"))
     with pytest.raises(NetworkError, match=r"network.weights"):
         EffectsWorker(run.settings, plan, run.folder, read_scopes(run.folder))
+
+
+def test_a_network_that_cannot_be_traced_is_refused_before_anything(both_run: Path) -> None:
+    run = open_run(both_run)
+    with pytest.raises(NetworkError, match="must have operations that can be traced to ask its units"):
+        refuse_without_effects(PartlyTraceable(), run.settings, run.plan)
+    layers = (*run.plan.layers, replace(run.plan.layers[0], name="flatten"))
+    network = load_network(run.settings.network.model_copy(update={"weights": run.plan.weights}))
+    with pytest.raises(NetworkError, match=r"network\.layers: must be a layer of the network that gives a map"):
+        refuse_without_effects(network, run.settings, replace(run.plan, layers=layers))
+    refuse_without_effects(network, run.settings, run.plan)
+
+
+def test_columns_are_those_that_words_were_learned_on() -> None:
+    # A convolution in front of a normalisation, and a ReLU that overwrites it.
+    network = nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(inplace=True), nn.Conv2d(4, 5, 3), nn.BatchNorm2d(5),
+        nn.ReLU(inplace=True), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(5, 3),
+    )  # fmt: skip
+    network, names = with_random_statistics(network), ["0", "2", "4"]
+    images = torch.rand(2, 3, 8, 8)
+    units = UnitNetwork(network, (3, 8, 8), replace(EVERY_CHANGE, fused=False))
+    _, found = units.tapped(names)(images)
+    _, maps = TappedNetwork(network, names)(images)
+    for one, layer in zip(found, maps.values(), strict=True):
+        assert torch.allclose(one, layer, atol=1e-5)
 
 
 def test_training_images_have_no_effects(both_run: Path) -> None:
