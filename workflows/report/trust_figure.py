@@ -44,6 +44,9 @@ _TOP, _GAP = 1.05, 0.62
 _EFFECTS, _CURVES, _LAST = 0.95, 1.25, 1.7
 """Inches: of a layer's selections, of a curve, of the last row."""
 
+_FAR = 1.0
+"""Below 0 and above 1 of what panels of shares show."""
+
 _UPRIGHT = 40.0
 """Points that an upright name may take."""
 
@@ -153,6 +156,7 @@ def _draw_curves(figure: Figure, curves: Rows, layers: Sequence[str], edge: floa
         panel.set_xscale("symlog", linthresh=0.05, linscale=0.6)
         panel.set_xticks([0, 0.05, 0.2, 1], ["0", ".05", ".2", "1"])
         panel.minorticks_off()
+        _bound(panel)
         _finish(panel, printable(layer), "k / K words" if place else "k / K words, best first")
         if place == 0:
             panel.set_ylabel("share of the logit kept", fontproperties=font(), size=_SIZE, labelpad=1)
@@ -198,7 +202,7 @@ def _completeness(panel: Axes, tables: Mapping[str, Rows], layers: Sequence[str]
                 if row[name] is not None:
                     _interval(panel, at + shift, row, name, colour, face)
     _names(panel, [printable(layer) for layer in layers])
-    panel.set_ylim(top=max(panel.get_ylim()[1], 1.0) + 0.3)  # room for the legend
+    _bound(panel, room=0.3)  # for the legend
     marks = [Line2D([], [], color=colour, marker="o", ms=3, lw=0, label=name) for name, colour in _KINDS.values()]
     panel.legend(
         handles=marks,
@@ -207,6 +211,12 @@ def _completeness(panel: Axes, tables: Mapping[str, Rows], layers: Sequence[str]
         loc="upper center",
         ncols=len(marks),
     )
+
+
+def _bound(panel: Axes, room: float = 0.0) -> None:
+    """Shares far from 0 to 1 are of layers whose centre gives the same logit, and would squeeze all others."""
+    low, high = panel.get_ylim()
+    panel.set_ylim(max(low, -_FAR), min(max(high, 1.0), 1 + _FAR) + room)
 
 
 def _edges(panel: Axes, rows: Rows, layers: Sequence[str]) -> None:

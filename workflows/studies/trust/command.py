@@ -234,9 +234,7 @@ def _probed(
     subjects = [one.subject for one in probes.values()]
     judged = frozenset(int(image) for one in subjects for image in one.images[one.judged])
     how = {"scope": subjects[0].scope, "interventions": request.interventions, "tasks": tasks}
-    found = study.map_parts(phase, ProbingWorker, **how, judged=judged, draws=request.draws).sum(ProbedImages)
-    study.tell(probes={study.plan.class_names[label]: len(one) for label, one in probes.items()})
-    return found
+    return study.map_parts(phase, ProbingWorker, **how, judged=judged, draws=request.draws).sum(ProbedImages)
 
 
 def _rows_of(found: ProbedImages, rows: np.ndarray) -> ProbedImages:
@@ -257,6 +255,7 @@ def _write(study: StudyContext, request: TrustRequest, found: Sequence[ClassFind
     study.write_table("edge_effects", edges)
     study.write_table("completeness", complete)
     study.write_table("word_effects", word_effect_rows(found, request))
+    study.tell(probes={one.name: len(one.drops) for one in found})
     study.tell(classes=len(found), images_looked_at=sum(len(one.subject.images) for one in found))
 
 

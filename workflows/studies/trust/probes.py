@@ -95,6 +95,9 @@ class ProbedDrops:
     _places: dict[Probe, int]
     _found: Float[np.ndarray, "n J"]
 
+    def __len__(self) -> int:
+        return len(self._places)
+
     def __call__(self, probe: Probe) -> Float[np.ndarray, " n"]:
         """By image; NaN where it was not looked at, 0 where the image has none of the columns."""
         if not probe.words:
