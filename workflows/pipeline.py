@@ -46,6 +46,11 @@ def _class_scopes(settings: Settings) -> str:
     return json.dumps(sorted(set(settings.mine.classes))) if "class" in settings.fit.scopes else ""
 
 
+def _of_effects(settings: Settings) -> str:
+    """Empty where no graph is chosen by effect."""
+    return f"effect{_class_scopes(settings)}" if "effect" in settings.mine.criteria else ""
+
+
 def _figures(settings: Settings) -> str:
     """Empty for all, as in the ledgers of runs from before there was a choice."""
     return "" if settings.draw.figures == (ALL_FIGURES,) else json.dumps(sorted(set(settings.draw.figures)))
@@ -79,6 +84,12 @@ STAGES: dict[str, Stage] = {
             of_scopes=True,
             layout=2,  # Parquet and npz files; before, Zarr groups of a dozen files each
             decision="counts words together with what the network decides",
+        ),
+        Stage(
+            "effects",
+            ("effects",),
+            items=_of_effects,
+            decision="takes words out of what the network decides",
         ),
         Stage(
             "mine",

@@ -18,7 +18,7 @@ from workflows.networks.naming import shortened
 from workflows.plan.requests import class_id
 from workflows.plan.run_plan import OUTPUT, Plan
 from workflows.settings import Settings
-from workflows.storage.graphs import graph_names, load_graph, scoped_graphs
+from workflows.storage.graphs import graph_item, graph_names, load_graph, scoped_graphs
 from workflows.storage.images_table import read_image_rows
 from workflows.storage.labels import WordNames, read_labels
 from workflows.storage.names import JOINT, GraphId
@@ -89,32 +89,52 @@ class Run:
         """Whose dictionaries there are: ``joint``, ``class-<id>``, ``list-<name>``."""
         return (self.folder.scope_names() if self.settings.hmm is None else ()) or (JOINT,)
 
-    def graphs(self, scope: str | None = None) -> tuple[str, ...]:
+    def graphs(self, scope: str | None = None, criterion: str | None = None) -> tuple[str, ...]:
         """Names of the graphs of a scope, such as ``class:3`` and ``image:20417``; without one, of all scopes.
 
-        Raises:
-            DataError: there is no such scope. RunFolderError: no graph is mined yet.
-        """
-        if scope is None:
-            return tuple(dict.fromkeys(graph for _, graph in scoped_graphs(self.folder.root)))
-        return tuple(graph_names(self.folder.root, self._known_scope(scope)))
+        Args:
+            scope: None: all.
+            criterion: see ``criterion``.
 
-    def graph(self, name: str, scope: str | None = None) -> nx.DiGraph:
+        Raises:
+            DataError: there is no such scope or criterion. RunFolderError: no graph is mined yet.
+        """
+        criterion = self.criterion(criterion)
+        if scope is None:
+            return tuple(dict.fromkeys(graph for _, graph in scoped_graphs(self.folder.root, criterion)))
+        return tuple(graph_names(self.folder.root, self._known_scope(scope), criterion))
+
+    def criterion(self, asked: str | None = None) -> str:
+        """What the words of a graph are chosen by: ``likelihood`` or ``effect``; None: the first that the run has.
+
+        Raises:
+            DataError: the run has no graphs by it.
+        """
+        known = self.settings.mine.criteria
+        if asked is not None and asked not in known:
+            raise DataError(
+                f"criterion: must be {' or '.join(known)}, by which the run has graphs, got {asked!r}; run it again "
+                "with --set mine.criterion=both"
+            )
+        return known[0] if asked is None else asked
+
+    def graph(self, name: str, scope: str | None = None, criterion: str | None = None) -> nx.DiGraph:
         """An inference graph, to ask, or to write: ``nx.write_graphml(run.graph("class:3"), "three.graphml")``.
 
         Args:
             name: ``class:<id or name>`` or ``image:<id>``.
             scope: whose dictionaries explain it; see ``scope_of``.
+            criterion: what its words are chosen by; see ``criterion``.
 
         Returns:
             Nodes keyed (layer, word), edges from the upper word to the lower; see
             ``workflows.storage.graphs.to_networkx``.
 
         Raises:
-            DataError: no such class, image or scope. RunFolderError: the run has no such graph.
+            DataError: no such class, image, scope or criterion. RunFolderError: the run has no such graph.
         """
         graph = self.graph_id(name)
-        return load_graph(self.folder.root, graph, self.scope_of(graph, scope))
+        return load_graph(self.folder.root, graph, self.scope_of(graph, scope), self.criterion(criterion))
 
     def words(self, layer: str | None = None, scope: str | None = None) -> pa.Table:
         """Rows of words.parquet: how frequent each word is, and which class dominates it.
@@ -173,10 +193,10 @@ class Run:
             raise DataError(f"table: must be one of infra/tables.md, got {name!r}; {_offer(name, list(SCHEMAS))}")
         return read_table(self.folder.existing_table(name), columns, filters)
 
-    def figure(self, name: str, scope: str | None = None) -> Path:
+    def figure(self, name: str, scope: str | None = None, criterion: str | None = None) -> Path:
         """Where the figure of a graph is, drawn or not."""
         graph = self.graph_id(name)
-        return self.folder.figure(graph, "png", self.scope_of(graph, scope))
+        return self.folder.figure(graph_item(graph, self.criterion(criterion)), "png", self.scope_of(graph, scope))
 
     def graph_id(self, name: str) -> str:
         """``class:<id>`` or ``image:<id>``, as tables have it, of a graph given by the class's name or id.
@@ -207,7 +227,7 @@ class Run:
         for name in (JOINT, f"class-{self._label(graph)}"):
             if name in names:
                 return name
-        mined = [scope for scope, known in scoped_graphs(self.folder.root) if known == graph]
+        mined = [scope for scope, known in scoped_graphs(self.folder.root, self.criterion()) if known == graph]
         if not mined and len(names) > 1:
             raise RunFolderError(
                 f"none of the {len(names)} scopes of the run ({shortened(list(names))}) has the graph {graph}: ask for "

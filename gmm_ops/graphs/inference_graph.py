@@ -101,7 +101,8 @@ def prior_weight(total: Tensor, prior: str, lower_frequency: Tensor | None) -> T
 class GraphNode:
     """A chosen word. ``layer`` counts up from 0, the lowest; ``rank`` from 0, the best of its layer.
 
-    ``score`` is Eq. 16 of IG, log ratio times pairs; 0 for the root, which is given and not chosen.
+    ``score`` is Eq. 16 of IG, log ratio times pairs, or what ``mine`` was given in its place; 0 for the root, which is
+    given and not chosen.
     """
 
     layer: int
@@ -162,6 +163,7 @@ def mine(
     ratios: Sequence[LogRatios],
     top: int = 3,
     positive_only: bool = False,
+    scores: Sequence[Float[Tensor, " _"]] | None = None,
 ) -> InferenceGraph:
     """Algorithm 1 of IG: from the root word, keep the ``top`` lower words of the highest score, layer by layer.
 
@@ -170,11 +172,13 @@ def mine(
     numbered len(counts) (the root's) down to 0. A lower word that does not occur in Omega with a chosen word, Q > 0 and
     a defined log ratio, is never chosen: its score of 0 must not beat a present word's negative one. Ties go to the
     lower word number. ``positive_only`` keeps words with a score above 0 only, and the
-    graph ends where there are none. The chosen words maximise Eq. 14, layer by layer.
+    graph ends where there are none. The chosen words maximise Eq. 14, layer by layer. ``scores`` of the lower words
+    of each pair, such as their effects on the class's logit, are taken in the place of Eq. 16's sum: a word with a
+    score is chosen whether or not it lies below a chosen one, a word without (NaN) never is; edges are as before.
     Raises ``RefusedInput`` when the shapes do not chain, ``top`` is below 1, the root is no word of the first
-    layer, or Omega holds no pair of the root.
+    layer, Omega holds no pair of the root, or scores are infinite.
     """
-    (chosen,) = rank_words(root, counts, ratios, (top,), positive_only=positive_only)
+    (chosen,) = rank_words(root, counts, ratios, (top,), positive_only=positive_only, scores=scores)
     layer = len(counts)
     nodes = [GraphNode(layer=layer, word=int(root), rank=0, score=0.0)]
     edges: list[GraphEdge] = []
@@ -195,6 +199,7 @@ def rank_words(
     tops: Sequence[int],
     spare: int = 0,
     positive_only: bool = False,
+    scores: Sequence[Float[Tensor, " _"]] | None = None,
 ) -> list[list[list[tuple[int, float]]]]:
     """The words that ``mine`` chooses for each of some ``tops``, and which would have come next.
 
@@ -206,16 +211,24 @@ def rank_words(
     tops = [as_count("top", top) for top in tops]
     counts = [as_tensor(f"counts[{place}]", count) for place, count in enumerate(counts)]
     _require_chain(root, counts, ratios)
-    return [_ranked_below(root, counts, ratios, top, spare, positive_only) for top in tops]
+    given = _checked_scores(scores, counts)
+    return [_ranked_below(root, counts, ratios, given, top, spare, positive_only) for top in tops]
 
 
 def _ranked_below(
-    root: int, counts: Sequence[Tensor], ratios: Sequence[LogRatios], top: int, spare: int, positive_only: bool
+    root: int,
+    counts: Sequence[Tensor],
+    ratios: Sequence[LogRatios],
+    given: Sequence[Tensor | None],
+    top: int,
+    spare: int,
+    positive_only: bool,
 ) -> list[list[tuple[int, float]]]:
     layers: list[list[tuple[int, float]]] = []
     upper_words = [root]
-    for count, ratio in zip(counts, ratios, strict=True):
-        layers.append(_choose(upper_words, count, ratio, top + spare, positive_only))
+    for count, ratio, scores in zip(counts, ratios, given, strict=True):
+        found = pair_scores(upper_words, count, ratio) if scores is None else scores
+        layers.append(_choose(found, top + spare, positive_only))
         upper_words = [word for word, _ in layers[-1][:top]]
         if not upper_words:
             break
@@ -236,19 +249,23 @@ def edge_scores(count: PairCounts, ratio: LogRatios) -> Float[Tensor, "K K_lower
     return torch.where(present, count.to(torch.float64) * ratio.values, 0.0)
 
 
-def _choose(
-    upper_words: list[int], count: Tensor, ratio: LogRatios, top: int, positive_only: bool
-) -> list[tuple[int, float]]:
-    """(word, score) of the best lower words of one layer, best first."""
-    parts = edge_scores(count[upper_words], LogRatios(ratio.values[upper_words], ratio.defined[upper_words]))
+def pair_scores(upper_words: Sequence[int], count: PairCounts, ratio: LogRatios) -> Float[Tensor, " K_lower"]:
+    """Eq. 16's sum of every lower word under the upper ones; NaN where it occurs with none of them."""
+    rows = list(upper_words)
+    parts = edge_scores(count[rows], LogRatios(ratio.values[rows], ratio.defined[rows]))
     score = torch.zeros_like(parts[0])
     for part in parts:  # in order of rank: one order of summation, so the same sum on every machine
         score = score + part
-    eligible = ((count[upper_words] > 0) & ratio.defined[upper_words]).any(0)
+    return torch.where(((count[rows] > 0) & ratio.defined[rows]).any(0), score, torch.nan)
+
+
+def _choose(score: Float[Tensor, " K_lower"], top: int, positive_only: bool) -> list[tuple[int, float]]:
+    """(word, score) of the best lower words of one layer, best first; none without a score."""
+    eligible = ~torch.isnan(score)
     if positive_only:
         eligible = eligible & (score > 0)
     # A stable sort leaves the lower word number first among equals.
-    order = torch.sort(score, descending=True, stable=True).indices
+    order = torch.sort(score.masked_fill(~eligible, -torch.inf), descending=True, stable=True).indices
     best = order[eligible[order]][:top].tolist()
     return [(word, float(score[word])) for word in best]
 
@@ -285,6 +302,22 @@ def _require_counts(name: str, counts: Int[Tensor, "K K_lower"]) -> None:
             f"{name}: must be (upper words, lower words) int64 and not negative, got shape {tuple(counts.shape)} "
             f"{counts.dtype}; pass what count_pairs returned"
         )
+
+
+def _checked_scores(
+    scores: Sequence[Tensor] | None, counts: Sequence[Tensor]
+) -> Sequence[Float[Tensor, " K_lower"] | None]:
+    """Of each pair; None: Eq. 16."""
+    if scores is None:
+        return [None] * len(counts)
+    found = [as_tensor(f"scores[{place}]", one).to(torch.float64) for place, one in enumerate(scores)]
+    wanted = [(count.shape[1],) for count in counts]
+    if [tuple(one.shape) for one in found] != wanted or any(bool(torch.isinf(one).any()) for one in found):
+        raise RefusedInput(
+            f"scores: must be one number or NaN for each lower word of each pair of layers, {wanted} of them, got "
+            f"shapes {[tuple(one.shape) for one in found]} or infinite ones; order them from the output pair downwards"
+        )
+    return found
 
 
 def _require_chain(root: int, counts: Sequence[Tensor], ratios: Sequence[LogRatios]) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-STAGES = ("index", "train", "extract", "fit", "errors", "words", "paths", "count", "mine", "draw")
+STAGES = ("index", "train", "extract", "fit", "errors", "words", "paths", "count", "effects", "mine", "draw")
 KILLS = {"driver": 6, "actor": 8, "host": 6}
 """Twenty in all."""
 SHARES = {"extract": 0.4, "fit": 0.3, "words": 0.2, "count": 0.1}

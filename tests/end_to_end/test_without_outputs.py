@@ -91,7 +91,7 @@ def test_status_says_which_stages_apply(indexed: FolderRun, capsys: pytest.Captu
     assert states == {
         "index": "done",
         **dict.fromkeys(("train", "extract", "fit", "words"), "not asked"),
-        **dict.fromkeys(("errors", "paths", "count", "mine", "draw"), "no outputs"),
+        **dict.fromkeys(("errors", "paths", "count", "effects", "mine", "draw"), "no outputs"),
     }
     capsys.readouterr()
     assert command(["status", str(indexed.out)]) == 0

@@ -27,6 +27,9 @@ def export(
         Path | None, typer.Option(help="File; default: class-3.graphml and the like, in the current folder.")
     ] = None,
     scope: Annotated[str | None, typer.Option(help="Whose words explain it; default: joint, or its own.")] = None,
+    criterion: Annotated[
+        str | None, typer.Option(help="What its words are chosen by: likelihood or effect; default: the first.")
+    ] = None,
 ) -> None:
     """Write the inference graph of a class or of an image as a file for another program.
 
@@ -45,13 +48,15 @@ def export(
         raise RunError("export: give one of --class NAME and --image ID")
     from workflows.exports import export_graph
     from workflows.run import open_run
+    from workflows.storage.graphs import graph_item
 
     run = open_run(folder)
     try:
         graph = run.graph_id(f"class:{class_}" if image is None else f"image:{image}")
-        found = run.scope_of(graph, scope)
+        found, criterion = run.scope_of(graph, scope), run.criterion(criterion)
     except DataError as error:
         raise DataError(f"--{error}") from None
-    path = out or Path(f"{graph.replace(':', '-')}.{ENDINGS.get(format_, format_)}")
-    export_graph(run.graph(graph, found), format_, path, run.word_names(found))
+    name = graph_item(graph, criterion).replace(":", "-")
+    path = out or Path(f"{name}.{ENDINGS.get(format_, format_)}")
+    export_graph(run.graph(graph, found, criterion), format_, path, run.word_names(found))
     console().print(f"{escape(graph)} of scope {escape(found)} -> {escape(str(path))}", highlight=False)

@@ -23,6 +23,9 @@ def report(
     beside: Annotated[
         Path | None, typer.Option(metavar="DIR", help="A second run, to compare graphs with: its words are matched.")
     ] = None,
+    criterion: Annotated[
+        str | None, typer.Option(help="What the words of its graphs are chosen by: likelihood or effect.")
+    ] = None,
 ) -> None:
     """Write a report site: overview, graphs, words, comparisons and paths, to be opened from disk in a browser.
 
@@ -36,6 +39,8 @@ def report(
         inference-graphs report runs/animals-resnet50 --class zebra --class tiger --out zebra-tiger
 
         inference-graphs report runs/digits --beside runs/digits-later
+
+        inference-graphs report runs/digits --criterion effect --out by-effect
     """
     from workflows.figures.site_build import build_site
     from workflows.report.numbers import size
@@ -43,7 +48,8 @@ def report(
 
     run = open_run(folder)
     other = None if beside is None else open_run(beside)
-    built = build_site(run, (out or run.folder.root / "site").expanduser().absolute(), class_ or (), other)
+    place = (out or run.folder.root / "site").expanduser().absolute()
+    built = build_site(run, place, class_ or (), other, criterion or "")
     told = console()
     for what, why in built.missing:
         told.print(f"not shown: {escape(what)} ({escape(why)})", highlight=False, soft_wrap=True)

@@ -14,6 +14,7 @@ from workflows.errors import DataError, RunError, RunFolderError
 from workflows.storage.names import JOINT, GraphId
 
 if TYPE_CHECKING:
+    from workflows.report.criteria import LayerComparison
     from workflows.run import Run
 
 
@@ -26,6 +27,10 @@ def show(
     scope: Annotated[
         str | None,
         typer.Option(help="Whose words explain it: joint, class-<id> or list-<name>; default: joint, or its own."),
+    ] = None,
+    criterion: Annotated[
+        str | None,
+        typer.Option(help="What its words are chosen by: likelihood or effect (mine.criterion); default: the first."),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -42,6 +47,8 @@ def show(
         inference-graphs show runs/cifar10-resnet20 --image 20015
 
         inference-graphs show runs/cifar10-resnet20 --class horse --scope class-7
+
+        inference-graphs show runs/cifar10-resnet20 --class horse --criterion effect
 
         inference-graphs show runs/cifar10-mlp --image 20015
 
@@ -64,14 +71,14 @@ def show(
     graph = str(GraphId("image", image)) if image is not None else f"class:{class_}"  # by name or id
     try:
         if as_json:
-            print_json(graph_content(run, graph, scope))
+            print_json(graph_content(run, graph, scope, criterion))
         else:
-            show_graph(run, graph, console(), scope)
+            show_graph(run, graph, console(), scope, criterion)
     except DataError as error:
         raise DataError(f"--{error}") from None  # what Run calls class, image and scope are options here
 
 
-def show_graph(run: Run, graph: str, out: Console, scope: str | None = None) -> None:
+def show_graph(run: Run, graph: str, out: Console, scope: str | None = None, criterion: str | None = None) -> None:
     """Print the graph of a class or of an image, and where its figure is.
 
     In a run with a hidden Markov model an image has its path printed first, and need not have a graph.
@@ -81,9 +88,10 @@ def show_graph(run: Run, graph: str, out: Console, scope: str | None = None) -> 
         graph: ``class:<id>`` or ``image:<id>``.
         out: where to.
         scope: whose dictionaries explain it; None: see ``Run.scope_of``.
+        criterion: what its words are chosen by; None: see ``Run.criterion``.
 
     Raises:
-        DataError: there is no such class, image or scope.
+        DataError: there is no such class, image, scope or criterion.
         RunFolderError: the run has no such graph or path, or none yet; or none of its scopes has the graph.
     """
     _refuse_without_outputs(run)
@@ -95,30 +103,36 @@ def show_graph(run: Run, graph: str, out: Console, scope: str | None = None) -> 
         if not run.folder.table("nodes").exists() or graph not in run.graphs(found):
             return
         out.print()
-    _refuse_absent(run, graph, found)
-    _show_table(run, graph, found, out)
+    criterion = run.criterion(criterion)
+    _refuse_absent(run, graph, found, criterion)
+    _show_table(run, graph, found, criterion, out)
 
 
-def graph_content(run: Run, graph: str, scope: str | None = None) -> dict[str, Any]:
-    """The same graph for programs: rows of the nodes and edges tables, and of an image its row of images.parquet."""
+def graph_content(run: Run, graph: str, scope: str | None = None, criterion: str | None = None) -> dict[str, Any]:
+    """The same graph for programs: rows of the nodes and edges tables, and of an image its row of images.parquet.
+
+    Where the run has it by both criteria also how they compare, see ``compare_criteria``.
+    """
     from dataclasses import asdict
 
     _refuse_without_outputs(run)
     graph = run.graph_id(graph)
-    found = run.scope_of(graph, scope)
-    _refuse_absent(run, graph, found)
-    wanted = [("graph", "=", graph), ("scope", "=", found)]
+    found, criterion = run.scope_of(graph, scope), run.criterion(criterion)
+    _refuse_absent(run, graph, found, criterion)
+    wanted = [("graph", "=", graph), ("scope", "=", found), ("criterion", "=", criterion)]
     explained = GraphId.parse(graph)
     of_image = {"image": asdict(run.image(explained.number))} if explained.is_image else {}
-    figure = run.folder.figure(graph, "png", found)
+    figure, compared = run.figure(graph, found, criterion), _compared(run, graph, found)
     return {
         "graph": graph,
         "scope": found,
+        "criterion": criterion,
         "network": run.settings.name,
         **of_image,
         "nodes": run.table("nodes", filters=wanted).to_pylist(),
         "edges": run.table("edges", filters=wanted).to_pylist(),
         "figure": str(figure) if figure.exists() else None,
+        **({"criteria": [asdict(one) for one in compared]} if compared else {}),
     }
 
 
@@ -215,12 +229,23 @@ def _show_path(run: Run, image: int, out: Console) -> None:
         _print_figure(figure, out)
 
 
-def _show_table(run: Run, graph: str, scope: str, out: Console) -> None:
+def _compared(run: Run, graph: str, scope: str) -> list[LayerComparison]:
+    """Nothing where the graph is there by one criterion alone."""
+    from workflows.report.criteria import compare_criteria
+
+    if len(run.settings.mine.criteria) == 1:
+        return []
+    wanted = [("graph", "=", graph), ("scope", "=", scope)]
+    return compare_criteria(run.table("nodes", filters=wanted), run.table("edges", filters=wanted))
+
+
+def _show_table(run: Run, graph: str, scope: str, criterion: str, out: Console) -> None:
+    from workflows.report.criteria import comparison_words
     from workflows.report.terminal import graph_table
     from workflows.report.view_tables import GraphTables, build_graph_view, concepts_of
 
     explained = GraphId.parse(graph)
-    wanted = [("graph", "=", graph), ("scope", "=", scope)]
+    wanted = [("graph", "=", graph), ("scope", "=", scope), ("criterion", "=", criterion)]
     tables = GraphTables(
         nodes=run.table("nodes", filters=wanted),
         edges=run.table("edges", filters=wanted),
@@ -234,13 +259,16 @@ def _show_table(run: Run, graph: str, scope: str, out: Console) -> None:
         scope=scope,
         network=run.settings.name,
         class_names=run.plan.class_names,
+        criterion=criterion,
         exemplars=1,
         layer_titles={layer.name: layer.given for layer in run.plan.layers},
         code_edges=run.settings.draw.code_edges,
         names=run.word_names(scope),
     )
     out.print(graph_table(view))
-    _print_figure(run.folder.figure(graph, "png", scope), out)
+    if compared := _compared(run, graph, scope):
+        out.print(comparison_words(compared, view.layer_titles), style="dim", highlight=False)
+    _print_figure(run.figure(graph, scope, criterion), out)
 
 
 def _print_figure(figure: Path, out: Console) -> None:
@@ -256,8 +284,8 @@ def _refuse_without_outputs(run: Run) -> None:
         )
 
 
-def _refuse_absent(run: Run, graph: str, scope: str) -> None:
-    known = run.graphs(scope)
+def _refuse_absent(run: Run, graph: str, scope: str, criterion: str) -> None:
+    known = run.graphs(scope, criterion)
     if graph in known:
         return
     explained = GraphId.parse(graph)

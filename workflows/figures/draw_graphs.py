@@ -21,7 +21,7 @@ from workflows.report.pictures import PictureFolder
 from workflows.report.similarity_figure import LayerSimilarity, draw_similarity_figure
 from workflows.report.view_tables import GraphTables, build_graph_view, concepts_of
 from workflows.settings import Settings
-from workflows.storage.fields import LIKELIHOOD
+from workflows.storage.graphs import criterion_of
 from workflows.storage.images_table import read_image_rows
 from workflows.storage.labels import read_labels
 from workflows.storage.names import GraphId
@@ -32,22 +32,23 @@ from workflows.words.word_maps import read_words
 
 
 class GraphDrawWorker:
-    """Draws ``class:<id>`` and ``image:<id>`` of a scope."""
+    """Draws ``class:<id>`` and ``image:<id>`` of a scope, and ``effect:class:<id>``, their graphs by effect."""
 
     def __init__(self, settings: Settings, plan: Plan, folder: RunFolder) -> None:
         self.settings, self.plan, self.folder = settings, plan, folder
         self.scopes = {JOINT: joint_scope(plan)}
         if scopes_path(folder).exists():
             self.scopes |= {scope.name: scope for scope in read_scopes(folder)}
-        self.scope, self.tables = "", dict[str, pa.Table]()
+        self.scope, self.criterion, self.tables = "", "", dict[str, pa.Table]()
         self.saver = SavedPictures(settings, folder)
         self.pictures = PictureFolder(folder.pictures)
         self.style = GraphStyle(settings.draw.rectangle_layers)
 
     def __call__(self, item: str) -> dict[str, Any]:
         """Draw and save both files; the item is ``<scope>/<graph>``, in scope `joint` the graph alone."""
-        scope, graph = split_item(item)
-        self._read_tables(scope)
+        scope, name = split_item(item)
+        criterion, graph = criterion_of(name)
+        self._read_tables(scope, criterion)
         shown = GraphId.parse(graph)
         image = shown.number if shown.is_image else None
         self._save_pictures(graph, image)
@@ -57,6 +58,7 @@ class GraphDrawWorker:
             scope=scope,
             network=self.settings.name,
             class_names=self.plan.class_names,
+            criterion=criterion,
             pictures=self.pictures,
             exemplars=self.settings.draw.exemplars,
             word_maps=None if image is None else self._word_maps(image),
@@ -65,17 +67,17 @@ class GraphDrawWorker:
             names=read_labels(self.folder, scope, {layer.given: layer.name for layer in self.plan.layers}),
         )
         draw = draw_class_graph if image is None else draw_image_graph
-        paths = self.folder.figure(graph, "png", scope), self.folder.figure(graph, "svg", scope)
+        paths = self.folder.figure(name, "png", scope), self.folder.figure(name, "svg", scope)
         draw(view, *paths, self.style)
         return {"bytes": sum(path.stat().st_size for path in paths)}
 
-    def _read_tables(self, scope: str) -> None:
-        """Hold the rows of one scope: those of a thousand may not fit."""
-        if scope != self.scope:
-            own, drawn = [("scope", "=", scope)], [("scope", "=", scope), ("criterion", "=", LIKELIHOOD)]
+    def _read_tables(self, scope: str, criterion: str) -> None:
+        """Hold the rows of one scope and criterion: those of a thousand may not fit."""
+        if (scope, criterion) != (self.scope, self.criterion):
+            own, drawn = [("scope", "=", scope)], [("scope", "=", scope), ("criterion", "=", criterion)]
             filters = {"nodes": drawn, "edges": drawn, "exemplars": own, "heatmaps": drawn}
             self.tables = {name: read_table(self.folder.table(name), filters=kept) for name, kept in filters.items()}
-            self.scope = scope
+            self.scope, self.criterion = scope, criterion
 
     def _images(self, graph: str, image: int | None) -> Any:
         """Rows of the images table: the image of the graph, or the images of the scope predicted as its class."""

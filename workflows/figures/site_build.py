@@ -26,6 +26,7 @@ from workflows.site.site_folder import new_site, write_shell
 from workflows.site.tiles import Picture, sheet, tile, webp
 from workflows.site.word_chunks import ScopeWords, read_scope_words, word_chunk
 from workflows.site.word_list import WordKey, WordList
+from workflows.storage.fields import LIKELIHOOD
 from workflows.storage.names import GraphId
 from workflows.words.mining import ScopeCounts
 
@@ -58,7 +59,9 @@ class BuiltSite:
     missing: tuple[tuple[str, str], ...]
 
 
-def build_site(run: Run, out: Path, classes: Sequence[str] = (), beside: Run | None = None) -> BuiltSite:
+def build_site(
+    run: Run, out: Path, classes: Sequence[str] = (), beside: Run | None = None, criterion: str = ""
+) -> BuiltSite:
     """Write the site of a run, whole or not at all.
 
     Args:
@@ -66,11 +69,13 @@ def build_site(run: Run, out: Path, classes: Sequence[str] = (), beside: Run | N
         out: folder of the site; an earlier site there is replaced.
         classes: names or ids; given, only graphs of them and of images of them are shown, and the words of these.
         beside: another run, to compare graphs with.
+        criterion: what the words of the run's graphs are chosen by; empty: see ``Run.criterion``.
 
     Raises:
-        DataError: there is no such class. RunFolderError: ``out`` holds something else, or a table is damaged.
+        DataError: there is no such class or criterion. RunFolderError: ``out`` holds something else, or a table is
+            damaged.
     """
-    tables = RunTables(run)
+    tables = RunTables(run, criterion=criterion)
     chosen = {class_id(name, run.plan.class_names, "--class") for name in classes}
     with new_site(out) as root:
         chunks = Chunks(root)
@@ -83,7 +88,8 @@ def build_site(run: Run, out: Path, classes: Sequence[str] = (), beside: Run | N
             other.write()
             chunks.put("match", "all", match_words(run, beside))
         chunks.put("overview", "all", site.overview({"beside": None if beside is None else beside.settings.name}))
-        write_shell(root, run.settings.name, run.settings.network.name)
+        by = "" if tables.criterion == LIKELIHOOD else f", graphs by {tables.criterion}"
+        write_shell(root, run.settings.name + by, run.settings.network.name)
         index = out / "index.html"
         return BuiltSite(index, chunks.files, chunks.bytes, len(site.graphs), site.word_count, tuple(tables.missing))
 
@@ -156,8 +162,9 @@ class _Side:
                 self._put("graph", numbers[scope, graph], content)
 
     def _scope_graphs(self, scope: str, names: list[str]) -> Iterator[tuple[str, dict[str, Any]]]:
+        criterion = self.tables.criterion
         rows = {
-            name: rows_by_graph(self.tables.table(name, [("scope", "=", scope)]), scope, names)
+            name: rows_by_graph(self.tables.table(name, [("scope", "=", scope)]), scope, names, criterion)
             for name in ("nodes", "edges", "heatmaps")
         }
         for graph, choices in self._choices(scope, names, rows):
@@ -171,7 +178,8 @@ class _Side:
 
     def _choices(self, scope: str, names: list[str], rows: dict[str, Any]) -> Iterator[tuple[str, GraphChoices]]:
         run = self.run
-        if has_counts(run.folder, run.plan, scope):
+        # Of words by effect the tables say which were chosen; what another Z would choose they do not.
+        if self.tables.criterion == LIKELIHOOD and has_counts(run.folder, run.plan, scope):
             counted = ScopeCounts.load(run.folder, run.settings, run.plan, scope)
             yield from graph_choices(counted, run.settings, self.tables.images, names)
             return

@@ -18,6 +18,7 @@ from workflows.plan.requests import ALL, MISCLASSIFIED, class_id
 from workflows.plan.run_plan import LayerPlan, Plan
 from workflows.plan.scope import Scope
 from workflows.settings import Settings
+from workflows.storage.fields import EFFECT, LIKELIHOOD
 from workflows.words.few_maps import FIELDS
 
 GRADIENT_PASS = 3.0
@@ -113,6 +114,7 @@ TIMES: dict[str, Measure] = {
     "words": lambda amounts: amounts.assigned,
     "paths": lambda amounts: amounts.images,
     "count": lambda amounts: amounts.counted,
+    "effects": lambda amounts: amounts.counted,
     "mine": lambda amounts: amounts.graphs,
     "draw": lambda amounts: amounts.drawn,
 }
@@ -127,6 +129,7 @@ SIZES: dict[str, Measure] = {
     "words": lambda amounts: amounts.assigned * amounts.padding,
     "paths": lambda amounts: amounts.images,
     "count": lambda amounts: len(amounts.scopes),
+    "effects": lambda amounts: amounts.counted,
     "mine": lambda amounts: amounts.graphs,
     "draw": lambda amounts: amounts.drawn,
 }
@@ -141,6 +144,7 @@ FILES: dict[str, Measure] = {
     "words": lambda amounts: amounts.map_files,
     "paths": lambda amounts: amounts.shards,
     "count": lambda amounts: len(amounts.scopes),
+    "effects": lambda amounts: max(len(amounts.scopes), amounts.shards * amounts.counted / max(1, amounts.images)),
     "mine": lambda amounts: 1.0,
     "draw": lambda amounts: amounts.drawn,
 }
@@ -223,7 +227,10 @@ def asked_classes(settings: Settings, plan: Plan) -> list[int]:
 
 
 def graphs_of(settings: Settings, plan: Plan, known: Sequence[Scope], wrong: float) -> dict[str, int]:
-    """Graphs that are mined, by kind, where this share of the validation images is misclassified."""
+    """Graphs that are mined, by kind, where this share of the validation images is misclassified.
+
+    Kinds are those of figures: ``class`` and ``image`` by likelihood, all others by effect.
+    """
     classes = asked_classes(settings, plan)
     kinds = [len(set(classes) & set(scope.explains)) for scope in known]
     of_classes = sum(kinds) + OWN_AND_NEIGHBOURS * len(classes) * ("class" in settings.fit.scopes)
@@ -234,7 +241,9 @@ def graphs_of(settings: Settings, plan: Plan, known: Sequence[Scope], wrong: flo
         most = int(number) if colon else misclassified
         images += min(misclassified, most) if word == MISCLASSIFIED else 1
     explaining = max(1.0, of_classes / max(1, len(classes)))
-    return {"class": of_classes, "image": round(images * explaining)}
+    found = {"class": of_classes, "image": round(images * explaining)}
+    by_effect = {EFFECT: sum(found.values())} if EFFECT in settings.mine.criteria else {}
+    return (found if LIKELIHOOD in settings.mine.criteria else {}) | by_effect
 
 
 def fit_work(settings: Settings, plan: Plan, scopes: Sequence[ScopeLoad]) -> dict[str, tuple[float, ...]]:

@@ -22,9 +22,10 @@ from workflows.plan.run_plan import Plan
 from workflows.report.numbers import size
 from workflows.settings import Settings
 from workflows.stages.index import Draft, Labels, draft, refuse_too_large
+from workflows.storage.fields import EFFECT
 from workflows.storage.run_folder import RunFolder
 
-GRAPHS = ("class", "image")
+GRAPHS = ("class", "image", EFFECT)
 """Kinds of figures that show a graph."""
 
 

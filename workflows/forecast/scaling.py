@@ -16,14 +16,14 @@ from workflows.report.numbers import duration
 from workflows.runtime.budget import Budget
 from workflows.settings import Settings
 
-FORWARD_STAGES = ("extract", "errors", "words")
+FORWARD_STAGES = ("extract", "effects", "errors", "words")
 """Stages that decode pictures and run the network, the latter two only where not all columns are stored."""
 
 
 FIT_START_S = 0.5
 """Of an actor that begins another fit: its workers, its first columns, its files."""
 
-SMALL_FILE, OF_SMALL_FILES = 4_500, ("index", "errors", "mine")
+SMALL_FILE, OF_SMALL_FILES = 4_500, ("index", "errors", "effects", "mine")
 """Bytes of a Parquet file beside its rows, and stages that write small ones."""
 
 STEP_BYTES = 25
@@ -187,7 +187,7 @@ def _shards(name: str, measured: StageTrial, case: _Case) -> float:
     settings, amounts, trial, machines = case.settings, case.amounts, case.trial, case.machines
     speed = machines.gpu_speed if machines.gpus else 1.0
     each = measured.item_seconds / max(1.0, TIMES[name](trial.amounts)) / speed
-    if name in FORWARD_STAGES and (name == "extract" or not case.plan.stores_everything):
+    if name in FORWARD_STAGES and (name in FORWARD_STAGES[:2] or not case.plan.stores_everything):
         each = max(each, trial.decode / settings.runtime.decode_threads)
     shards = max(1, math.ceil(TIMES[name](amounts) / settings.extract.images_per_shard))
     actors = min(case.actors, shards)

@@ -32,6 +32,7 @@ from workflows.runtime.cluster import ActorPlan, plan_actors
 from workflows.runtime.devices import choose_device
 from workflows.settings import ListScope, Settings
 from workflows.stages.index import Draft
+from workflows.storage.fields import EFFECT, LIKELIHOOD
 from workflows.storage.graphs import scoped_graphs
 from workflows.storage.images_table import ImageColumns
 from workflows.storage.names import split_item
@@ -306,7 +307,8 @@ def _fits_done(few: Settings, plan: Plan, folder: RunFolder) -> dict[str, tuple[
 
 def _drawn(folder: RunFolder, stages: Mapping[str, StageTrial]) -> tuple[int, dict[str, int]]:
     figures = {kind: len(some) for kind, some in stages["draw"].items.items()} if "draw" in stages else {}
-    return (len(list(scoped_graphs(folder.root))) if "mine" in stages else 0), figures
+    mined = sum(len(scoped_graphs(folder.root, criterion)) for criterion in (LIKELIHOOD, EFFECT) if "mine" in stages)
+    return mined, figures
 
 
 def _decode_seconds(settings: Settings, drafted: Draft) -> float:

@@ -169,6 +169,12 @@ def _count(made: Made) -> Expected:
             yield from made.done(item_name(scope, layer.name), made.folder.word_summary(scope, layer.name))
 
 
+def _effects(made: Made) -> Expected:
+    for item, record in made.content.items.items():
+        names = [name for name in record.get("names", ()) if name in made.scopes]
+        yield from made.done(item, *(made.folder.effect_part(name, int(item)) for name in names))
+
+
 def _mine(made: Made) -> Expected:
     return made.tables("nodes", "edges", "heatmaps", *(["pairs"] if made.settings.count.pairs != "none" else []))
 
@@ -189,6 +195,7 @@ _OF_STAGE: dict[str, Callable[[Made], Expected]] = {
     "words": _words,
     "paths": _paths,
     "count": _count,
+    "effects": _effects,
     "mine": _mine,
     "draw": _draw,
 }

@@ -21,6 +21,7 @@ from workflows.plan.run_plan import Plan
 from workflows.plan.scopes import Confusions, Scope, class_scopes, split_item
 from workflows.settings import Settings
 from workflows.settings.graph_settings import ALL_FIGURES, ASKED_FIGURES
+from workflows.storage.graphs import criterion_of
 from workflows.storage.images_table import ImageColumns
 from workflows.storage.names import GraphId
 
@@ -128,6 +129,7 @@ class AskedFigures:
     def has(self, item: str) -> bool:
         """Whether an item of the draw stage is asked for."""
         scope, name = split_item(item)
+        _, name = criterion_of(name)
         kind, _, number = name.partition(":")
         if self.everything:
             return True

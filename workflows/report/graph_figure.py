@@ -24,6 +24,7 @@ from workflows.report.page_sizes import A4_WIDTH, MARGIN, TITLE_SIZE
 from workflows.report.palette import ARROWS, GREY
 from workflows.report.placement import Box, EdgePlace, NodePlace, PagePlan, plan_page
 from workflows.report.thumbnails import CARD, Shape, blank, dotted, fitted, heat_map, thumbnail
+from workflows.storage.fields import LIKELIHOOD
 
 _CARD_COLOUR = "#" + "".join(f"{channel:02x}" for channel in CARD)
 _HEADER_SIZE, _SUBHEADER_SIZE = 12.0, 7.5
@@ -102,6 +103,8 @@ def _draw_header(page: Page, plan: PagePlan, view: GraphView) -> None:
             details.append(f"from the {view.omega} validation images predicted {name}")
     else:
         heading = f"Inference graph of image {view.image.image}, predicted {name}"
+    if view.criterion != LIKELIHOOD:
+        details.append(f"words chosen by {view.criterion}")
     page.text(
         box.x, box.y, fit_text(heading, box.width, _HEADER_SIZE, bold=True), _HEADER_SIZE, bold=True, kind="heading"
     )

@@ -9,6 +9,8 @@ from typing import Literal, TypeAlias
 import numpy as np
 from jaxtyping import Float, Int, UInt8
 
+from workflows.storage.fields import LIKELIHOOD
+
 Drawn: TypeAlias = Literal["hidden", "weak", "strong"]
 NodeKey: TypeAlias = tuple[str, int]
 """Layer and word."""
@@ -133,7 +135,8 @@ class GraphView:
     """A whole inference graph: ``layers`` from the output down, edges from each lower word to the upper words.
 
     ``omega`` is the number of images the graph was mined from (None: unknown); ``image`` is set for an image graph.
-    ``layer_titles`` are shorter names of layers (aliases), where there are any.
+    ``layer_titles`` are shorter names of layers (aliases), where there are any; ``criterion`` is what the words are
+    chosen by.
 
     Raises:
         ValueError: the top layer is not exactly one node, a node occurs twice, or an edge joins words that are not in
@@ -149,6 +152,7 @@ class GraphView:
     omega: int | None = None
     image: ImageView | None = None
     layer_titles: Mapping[str, str] = field(default_factory=dict)
+    criterion: str = LIKELIHOOD
     depth: dict[NodeKey, int] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:

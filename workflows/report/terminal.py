@@ -13,6 +13,7 @@ from rich.text import Text
 from workflows.report.graph_view import OUTPUT, EdgeView, GraphView, NodeView
 from workflows.report.lettering import short_name
 from workflows.report.numbers import frequency, log_ratio, percent
+from workflows.storage.fields import LIKELIHOOD
 from workflows.storage.names import JOINT
 
 UNSURE = "?"
@@ -87,8 +88,9 @@ def _heading(view: GraphView) -> Text:
 
 
 def _scope(view: GraphView) -> str:
-    """Whose words they are, where they are not those of all classes."""
-    return "" if view.scope == JOINT else f", scope {view.scope}"
+    """Whose words they are and how chosen, where not all classes' and not by the paper's Algorithm 1."""
+    scope = "" if view.scope == JOINT else f", scope {view.scope}"
+    return scope if view.criterion == LIKELIHOOD else f"{scope}, by {view.criterion}"
 
 
 def _name(name: str) -> Text:

@@ -62,7 +62,7 @@ def draw_trust_figure(tables: Mapping[str, Rows], nodes: Rows, png: Path, svg: P
         network: name of the run.
     """
     effects = [row for row in tables["effects"] if row["half"] == "judged"]
-    effects = [row for row in effects if row["top"] == effects[0]["top"]]
+    effects = [row for row in effects if all(row[name] == effects[0][name] for name in ("criterion", "top"))]
     layers = list(dict.fromkeys(row["layer"] for row in effects))
     lines = -(-len(layers) // _COLUMNS)
     heights = [_EFFECTS * len(layers), *[_CURVES] * lines, _LAST]

@@ -97,6 +97,7 @@ def build_graph_view(
             omega=_omega(tables.images, graph),
             image=_image_view(tables.images, graph, class_names, pictures),
             layer_titles=dict(layer_titles or {}),
+            criterion=criterion,
         )
     except ValueError as error:
         raise RunFolderError(f"nodes and edges do not fit together: {error}; run the mine stage again") from None

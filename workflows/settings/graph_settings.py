@@ -64,6 +64,22 @@ class MineSettings(Section):
     prior: Literal["marginal", "frequency"] = "marginal"
     pseudo_count: float = Field(1.0, ge=0, description="m of the smoothed P(t|s); 0 is the paper")
     positive_only: bool = False
+    criterion: Literal["likelihood", "effect", "both"] = Field(
+        "likelihood",
+        description="what the words of a graph are chosen by: `likelihood`, the paper's Algorithm 1; `effect`, what "
+        "taking them out of the network would cost the class's logit, to first order (one forward and backward pass "
+        "over the validation images); `both`: two graphs of everything that is asked for",
+    )
+    intervention: Literal["shift", "mean"] = Field(
+        "shift",
+        description="what columns say without their word in a graph by effect: `shift` x - mu_w + centre (the residual "
+        "stays), `mean` the layer's mean column",
+    )
+
+    @property
+    def criteria(self) -> tuple[str, ...]:
+        """One or two, as the column `criterion` has them."""
+        return ("likelihood", "effect") if self.criterion == "both" else (self.criterion,)
 
 
 class DrawSettings(Section):

@@ -79,6 +79,20 @@ class Settings(Section):
         return self
 
     @model_validator(mode="after")
+    def _has_effects_where_it_asks_for_them(self) -> Settings:
+        lacks = (
+            (not self.network.has_outputs, "network.outputs = 'none'", "has no logit that a word could change"),
+            (self.hmm is not None, "[hmm]", "chooses words by whole paths, of which columns are no mean and residual"),
+        )
+        for lacking, setting, reason in lacks:
+            if lacking and self.mine.criterion != "likelihood":
+                raise ValueError(
+                    f"mine.criterion: must be 'likelihood' with {setting}, which {reason}, got "
+                    f"{self.mine.criterion!r}; set it to 'likelihood'"
+                )
+        return self
+
+    @model_validator(mode="after")
     def _trains_what_is_trained(self) -> Settings:
         if self.network.weights == "train" and self.training is None:
             raise ValueError("network.weights = 'train' needs a [training] section")

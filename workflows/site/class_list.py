@@ -11,7 +11,6 @@ from scipy.spatial.distance import squareform
 
 from workflows.site.chunks import significant_list
 from workflows.site.run_tables import RunTables
-from workflows.storage.fields import LIKELIHOOD
 from workflows.storage.names import JOINT
 
 CONFUSIONS = 500
@@ -67,7 +66,7 @@ def wrong_images(tables: RunTables) -> dict[str, Any]:
 
 def class_words(tables: RunTables, scope: str) -> dict[int, set[tuple[str, int]]]:
     """Words of each class graph of a scope, without the class itself."""
-    filters = [("scope", "=", scope), ("criterion", "=", LIKELIHOOD)]
+    filters = [("scope", "=", scope), ("criterion", "=", tables.criterion)]
     rows = tables.table("nodes", filters, ["graph", "layer", "word"])
     found: dict[int, set[tuple[str, int]]] = {}
     for graph, layer, word in zip(*(rows[name].to_pylist() for name in rows.column_names), strict=True):

@@ -165,11 +165,13 @@ def how_sure(nodes: pa.Table, edges: pa.Table) -> dict[str, list[list[Any]]]:
     return {"again": [one for one in again if one[2] is not None], "intervals": intervals}
 
 
-def rows_by_graph(table: pa.Table, scope: str, graphs: Sequence[str]) -> dict[str, pa.Table]:
-    """Rows of nodes, edges or heatmaps of a scope, by graph, in their order."""
+def rows_by_graph(
+    table: pa.Table, scope: str, graphs: Sequence[str], criterion: str = LIKELIHOOD
+) -> dict[str, pa.Table]:
+    """Rows of nodes, edges or heatmaps of a scope and criterion, by graph, in their order."""
     import pyarrow.compute as pc
 
-    wanted = pc.and_(pc.equal(table["scope"], scope), pc.equal(table["criterion"], LIKELIHOOD))
+    wanted = pc.and_(pc.equal(table["scope"], scope), pc.equal(table["criterion"], criterion))
     own = table.filter(wanted)
     names = own["graph"].to_numpy(zero_copy_only=False)
     order = np.argsort(names, kind="stable")

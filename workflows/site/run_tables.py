@@ -11,7 +11,6 @@ import numpy as np
 import pyarrow as pa
 
 from workflows.run import Run
-from workflows.storage.fields import LIKELIHOOD
 from workflows.storage.images_table import ImageColumns
 from workflows.storage.names import GraphId
 from workflows.storage.tables import SCHEMAS
@@ -42,10 +41,18 @@ class RunTables:
     Attributes:
         run: it is.
         missing: what the site cannot show: what, and why.
+        criterion: what the words of its graphs are chosen by; empty: see ``Run.criterion``.
+
+    Raises:
+        DataError: the run has no graphs by it.
     """
 
     run: Run
     missing: list[tuple[str, str]] = field(default_factory=list)
+    criterion: str = ""
+
+    def __post_init__(self) -> None:
+        self.criterion = self.run.criterion(self.criterion or None)
 
     def note_missing(self) -> None:
         """Fill ``missing`` from the tables that are not there."""
@@ -93,8 +100,8 @@ class RunTables:
 
     @cached_property
     def graphs(self) -> list[tuple[str, GraphId]]:
-        """(scope, graph) of every graph that is mined by likelihood, in the order of the table."""
-        table = self.table("nodes", [("criterion", "=", LIKELIHOOD)], ["scope", "graph"])
+        """(scope, graph) of every graph that is mined by the criterion, in the order of the table."""
+        table = self.table("nodes", [("criterion", "=", self.criterion)], ["scope", "graph"])
         pairs = table.group_by(["scope", "graph"], use_threads=False).aggregate([])
         names = zip(pairs["scope"].to_pylist(), pairs["graph"].to_pylist(), strict=True)
         return [(scope, GraphId.parse(graph)) for scope, graph in names]

@@ -14,7 +14,6 @@ from workflows.plan.run_plan import OUTPUT
 from workflows.site.chunks import significant
 from workflows.site.run_tables import RunTables
 from workflows.site.tiles import Picture, sheet
-from workflows.storage.fields import LIKELIHOOD
 from workflows.storage.states import load_state
 
 NEIGHBOURS = 8
@@ -56,7 +55,7 @@ def read_scope_words(tables: RunTables, scope: str) -> ScopeWords:
         exemplars=_grouped(tables.table("exemplars", own).sort_by("rank").to_pylist()),
         above=above,
         below=below,
-        graphs=_graphs(tables.table("nodes", [*own, ("criterion", "=", LIKELIHOOD)], ["graph", "layer", "word"])),
+        graphs=_graphs(tables.table("nodes", [*own, ("criterion", "=", tables.criterion)], ["graph", "layer", "word"])),
         by_class=_by_class(tables, scope),
     )
 

@@ -15,7 +15,8 @@ from workflows.plan.run_plan import Plan
 from workflows.plan.scopes import item_name, joint_scope, read_scopes, split_item
 from workflows.runtime.dispatcher import map_shards
 from workflows.settings import Settings
-from workflows.storage.graphs import scoped_graphs
+from workflows.storage.fields import EFFECT
+from workflows.storage.graphs import criterion_of, graph_item, scoped_graphs
 from workflows.storage.images_table import ImageColumns
 from workflows.storage.names import JOINT, slug
 from workflows.storage.run_folder import RunFolder
@@ -42,6 +43,7 @@ def _transition_worker(settings: Settings, plan: Plan, folder: RunFolder) -> Fig
 WORKERS: dict[str, Callable[[Settings, Plan, RunFolder], FigureWorker]] = {
     "class": GraphDrawWorker,
     "image": GraphDrawWorker,
+    EFFECT: GraphDrawWorker,
     "path": _path_worker,
     "junction": _path_worker,
     "transitions": _transition_worker,
@@ -70,8 +72,9 @@ def figure_items(folder: RunFolder, settings: Settings, plan: Plan) -> list[str]
     """Every figure that the run can have, scope by scope: graphs, matrices, curves of fits; of a chain also paths."""
     scopes = [JOINT] if settings.hmm is not None else [scope.name for scope in read_scopes(folder)]
     graphs: dict[str, list[str]] = {scope: [] for scope in scopes}
-    for scope, graph in scoped_graphs(folder.root):
-        graphs[scope].append(graph)
+    for criterion in settings.mine.criteria:
+        for scope, graph in scoped_graphs(folder.root, criterion):
+            graphs[scope].append(graph_item(graph, criterion))
     items = [item_name(scope, name) for scope in scopes for name in (*graphs[scope], SIMILARITY, FIT)]
     if settings.hmm is not None:
         from workflows.figures.draw_paths import path_items, transition_items
@@ -89,7 +92,7 @@ def asked_items(folder: RunFolder, settings: Settings, plan: Plan) -> list[str]:
     scopes = (joint_scope(plan),) if settings.hmm is not None else read_scopes(folder)
     asked = asked_figures(settings, plan, ImageColumns.read(folder, 0, plan.images), scopes)
     items = [item for item in figure_items(folder, settings, plan) if asked.has(item)]
-    found = {split_item(item)[1] for item in items}
+    found = {criterion_of(split_item(item)[1])[1] for item in items}
     for graph in named_figures(settings.draw.figures, plan):
         if str(graph) not in found:
             raise DataError(

@@ -44,6 +44,7 @@ from workflows.plan.scope_sizes import (
 from workflows.plan.scopes import Scope, joint_scope, known_scopes
 from workflows.runtime.budget import Budget, check_disk, check_memory
 from workflows.settings import Settings
+from workflows.storage.fields import EFFECT
 from workflows.storage.run_folder import RunFolder
 from workflows.storage.tables import write_table
 
@@ -110,6 +111,10 @@ def draft(
     plan = make_plan(settings, index, folder, planned.network)
     index = index.for_outputs(len(plan.class_names))
     plan, every = (plan, index.label) if assume is None else assume(plan, index.label)
+    if EFFECT in settings.mine.criteria:
+        from workflows.words.effects_worker import refuse_without_effects  # late: few runs ask for it
+
+        refuse_without_effects(planned.network, settings, plan)
     known = known_scopes(settings, plan)
     if plan.outputs:
         check_requests(settings, plan, known)

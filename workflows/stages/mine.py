@@ -1,4 +1,4 @@
-"""cooccurrence -> nodes, edges, heatmaps, pairs.parquet: Algorithm 1 for every requested class and image.
+"""cooccurrence, effects -> nodes, edges, heatmaps, pairs.parquet: Algorithm 1 for every requested class and image.
 
 A graph is mined with the counts of every scope that explains it.
 """
@@ -13,9 +13,11 @@ from contextlib import ExitStack
 import pyarrow as pa
 
 from workflows.context import StageContext
+from workflows.networks.naming import shortened
 from workflows.plan.graph_requests import GraphRequests, ScopeGraphs, requested_graphs
 from workflows.plan.run_plan import Plan
 from workflows.plan.scopes import joint_scope, read_scopes
+from workflows.storage.fields import EFFECT, LIKELIHOOD
 from workflows.storage.images_table import ImageColumns
 from workflows.storage.keyed_rows import KeyedRows, keyed_rows
 from workflows.storage.log_unit import LOG_UNIT
@@ -30,6 +32,7 @@ from workflows.words.mining import (
     node_rows,
 )
 from workflows.words.pair_table import pair_tables
+from workflows.words.scope_effects import ScopeEffects
 from workflows.words.scope_images import ScopeImages
 from workflows.words.sureness import scope_intervals, scope_stability
 
@@ -47,7 +50,7 @@ def run(context: StageContext) -> None:
     asked = requested_graphs(settings, plan, images, scopes)
     for words in asked.silent:
         context.warn(words)
-    context.begin(len(asked))
+    context.begin(len(asked) * len(settings.mine.criteria))
     metadata = {"log_base": f"{LOG_UNIT.base:g}"}
     with ExitStack() as stack:
         rows = {name: stack.enter_context(keyed_rows(folder.table(name), name)) for name in _TABLES}
@@ -92,12 +95,24 @@ def _mine_scope(
     """
     dominant = dominant_classes(context.folder, counted.scope)
     intervals, stability = scope_intervals(counted, context.settings), scope_stability(counted, context.settings)
-    mined = mined_graphs(counted, context.settings, images, members.members(graphs.scope), graphs, stability)
+    effects = _effects(context, counted.plan, images, graphs)
+    mined = mined_graphs(counted, context.settings, images, members.members(graphs.scope), graphs, stability, effects)
     while found := list(itertools.islice(mined, GRAPHS_AT_ONCE)):
         histograms = count_offsets(context, counted.plan, images, counted.scope, found)
         for one in found:
-            key = (one.name, place)
+            key = (one.name, place, one.criterion != LIKELIHOOD)
             rows["nodes"].add(key, node_rows(one, counted, dominant))
             rows["edges"].add(key, edge_rows(one, counted, intervals))
             rows["heatmaps"].add(key, heatmap_rows(one, counted, histograms))
         context.progress.advance(len(found))
+
+
+def _effects(context: StageContext, plan: Plan, images: ImageColumns, graphs: ScopeGraphs) -> ScopeEffects | None:
+    if EFFECT not in context.settings.mine.criteria:
+        return None
+    effects = ScopeEffects.of(context.folder, context.settings, plan, graphs.scope, images)
+    without = sorted(set(graphs.images) - set(effects.images.tolist()))
+    if without:
+        told = shortened([str(image) for image in without])
+        context.warn(f"scope {graphs.scope.name} has no effects on images {told}, of training: no graph by effect")
+    return effects

@@ -21,7 +21,11 @@ TEXT, INT, LONG, REAL, SINGLE, FLAG = (
 
 GRAPH = field("graph", TEXT, "key", "`class:<id>` or `image:<id>`")
 CRITERION = field(
-    "criterion", TEXT, "key", "what the words of a graph are chosen by: `likelihood`, the paper's Algorithm 1"
+    "criterion",
+    TEXT,
+    "key",
+    "what the words of a graph are chosen by: `likelihood`, the paper's Algorithm 1, or `effect`, what taking them out "
+    "would cost the class's logit",
 )
 SCOPE = field("scope", TEXT, "key", "classes that one dictionary explains: `joint`, `class-<id>`, `list-<name>`")
 LAYER = field("layer", TEXT, "key", "canonical layer name; `output` is the output layer, whose word is the class")
@@ -45,6 +49,9 @@ PAIR = (
 
 LIKELIHOOD = "likelihood"
 """The only criterion of runs from before the column was there."""
+
+EFFECT = "effect"
+"""The other one, see ``mine.criterion``; what has a graph's name has this before it for a graph by effect."""
 
 NETWORK = field("network", TEXT, "key", "`name` of the run's settings", nullable=True)
 

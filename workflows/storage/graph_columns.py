@@ -58,7 +58,13 @@ GRAPH_COLUMNS: dict[str, list[pa.Field]] = {
         LAYER,
         WORD,
         field("rank", INT, "", "place among the chosen words of the layer, from 0, best first"),
-        field("score", REAL, f"{LOG_UNIT.name} x count", "IG Eq. 16: sum over chosen upper words of Q[s,t] LR[s,t]"),
+        field(
+            "score",
+            REAL,
+            f"{LOG_UNIT.name} x count",
+            "IG Eq. 16: sum over chosen upper words of Q[s,t] LR[s,t]; with criterion `effect`, in logits: "
+            "g.(x - x') of the word's columns, summed over Omega",
+        ),
         field("positions", LONG, "columns", "how many columns of Omega are this word"),
         field("share", REAL, "share", "of the layer's columns of Omega that are this word"),
         field(
@@ -66,7 +72,8 @@ GRAPH_COLUMNS: dict[str, list[pa.Field]] = {
             REAL,
             "share",
             "of 200 resamplings of S_V (folds of each class; Q of an image stays) in which the word is chosen; null of "
-            "the class itself, with count.folds = 0, and in the graph of a class of fewer images than folds",
+            "the class itself, with count.folds = 0, in the graph of a class of fewer images than folds, and of words "
+            "chosen by effect",
             nullable=True,
         ),
         DOMINANT,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from workflows.errors import RunFolderError
-from workflows.storage.fields import LIKELIHOOD
+from workflows.storage.fields import EFFECT, LIKELIHOOD
 from workflows.storage.names import JOINT
 from workflows.storage.tables import read_table
 
@@ -74,6 +74,17 @@ def scoped_graphs(run_dir: Path | str, criterion: str = LIKELIHOOD) -> list[tupl
     table = read_table(path, columns=["scope", "graph"], filters=[("criterion", "==", criterion)])
     pairs = table.group_by(["scope", "graph"], use_threads=False).aggregate([])
     return list(zip(pairs["scope"].to_pylist(), pairs["graph"].to_pylist(), strict=True))
+
+
+def graph_item(graph: str, criterion: str) -> str:
+    """Name of a graph's figure and of its item: the graph's id, by another criterion than the paper's behind it."""
+    return graph if criterion == LIKELIHOOD else f"{criterion}:{graph}"
+
+
+def criterion_of(item: str) -> tuple[str, str]:
+    """Inverse of ``graph_item``: criterion and graph."""
+    graph = item.removeprefix(f"{EFFECT}:")
+    return (LIKELIHOOD if graph == item else EFFECT), graph
 
 
 def _rows(table: pa.Table, key: dict[str, str]) -> list[dict[str, Any]]:

@@ -61,7 +61,10 @@ class RunPaths:
         return self.root / "figures"
 
     def figure(self, graph: str, ending: str, scope: str = JOINT) -> Path:
-        """``figures/class-3.png``, ``figures/image-20417.svg``; of other scopes ``figures/list-pets/class-3.png``."""
+        """``figures/class-3.png``, ``figures/image-20417.svg``; of other scopes ``figures/list-pets/class-3.png``.
+
+        ``effect:class:3`` is the graph by effect: ``figures/effect-class-3.png``.
+        """
         folder = self.figures if scope == JOINT else self.figures / slug(scope)
         return folder / f"{graph.replace(':', '-')}.{ending}"
 
@@ -109,6 +112,10 @@ class RunPaths:
     def words(self, scope: str, layer: str, part: str | None = None) -> Path:
         """Zarr array of a layer's word maps; ``part`` as in ``activations`` (for example ``posterior``)."""
         return self.root / "words" / slug(scope) / f"{_name(layer, part)}.zarr"
+
+    def effect_part(self, scope: str, shard: int) -> Path:
+        """Effects of the scope's words on the images of a shard, Parquet; see ``workflows.storage.effect_parts``."""
+        return self.root / "effects" / slug(scope) / f"{shard:06d}.parquet"
 
     def words_index(self, scope: str) -> Path:
         """What is known of the word maps of a scope that holds few images; see ``workflows.words.few_maps``."""

@@ -19,7 +19,7 @@ from workflows.plan.graph_requests import ScopeGraphs
 from workflows.plan.run_plan import OUTPUT, LayerPair, Plan
 from workflows.runtime.devices import turn_on
 from workflows.settings import Settings
-from workflows.storage.fields import LIKELIHOOD
+from workflows.storage.fields import EFFECT, LIKELIHOOD
 from workflows.storage.images_table import ImageColumns
 from workflows.storage.log_unit import LOG_UNIT
 from workflows.storage.names import GraphId
@@ -31,10 +31,11 @@ from workflows.words.scope_images import ranges_of
 from workflows.words.word_maps import read_all_maps
 
 if TYPE_CHECKING:
+    from workflows.words.scope_effects import ScopeEffects
     from workflows.words.sureness import PairIntervals, ScopeStability
 
-Histograms = dict[tuple[str, str], OffsetHistogram]
-"""(graph, pair of layers) -> offset histograms of the graph's edges between them, in the order of the edges."""
+Histograms = dict[tuple[str, str, str], OffsetHistogram]
+"""(graph, criterion, pair of layers) -> offset histograms of its edges between them, in the order of the edges."""
 
 
 def ratios_of(
@@ -106,7 +107,8 @@ class MinedGraph:
         graph: what Algorithm 1 chose.
         omega: image ids, ascending.
         words: layer name -> columns of Omega that are each word, (K,) int64.
-        chosen_again: see ``ScopeStability.shares``; empty where it was not asked.
+        chosen_again: see ``ScopeStability.shares``; empty where it was not asked, and of a graph by effect.
+        criterion: what the words were chosen by.
     """
 
     name: str
@@ -114,6 +116,7 @@ class MinedGraph:
     omega: np.ndarray
     words: dict[str, Tensor]
     chosen_again: Mapping[tuple[int, int], float] = field(default_factory=dict)
+    criterion: str = LIKELIHOOD
 
     def edges_below(self, level: int) -> list[GraphEdge]:
         """Edges whose upper word lies in the layer numbered ``level``."""
@@ -148,7 +151,7 @@ class OffsetBlock:
                 edges = mined.edges_below(len(self.plan.layers) - level)
                 if edges:
                     words = torch.tensor([[edge.upper_word, edge.lower_word] for edge in edges])
-                    found[mined.name, pair.name] = OffsetHistogram.from_batch(
+                    found[mined.name, mined.criterion, pair.name] = OffsetHistogram.from_batch(
                         maps[pair.upper][rows], maps[pair.lower][rows], pair.window, words
                     )
         return found
@@ -180,6 +183,17 @@ def _within(omega: np.ndarray, first: int, stop: int) -> np.ndarray:
     return omega[start:end]
 
 
+@dataclass(frozen=True)
+class _Explained:
+    """A class or an image, and what Algorithm 1 is given of it; attributes as of ``MinedGraph``."""
+
+    name: GraphId
+    root: int
+    counts: Sequence[Tensor]
+    omega: Int[np.ndarray, " n"]
+    words: dict[str, Tensor]
+
+
 def mined_graphs(
     counted: ScopeCounts,
     settings: Settings,
@@ -187,28 +201,45 @@ def mined_graphs(
     members: Int[np.ndarray, " n"],
     graphs: ScopeGraphs,
     stability: ScopeStability | None = None,
+    effects: ScopeEffects | None = None,
 ) -> Iterator[MinedGraph]:
-    """Algorithm 1 for every class and image of a scope; ``members`` are the images of its classes, ascending."""
-    plan, options = counted.plan, settings.mine
-    validation = members[members >= plan.train_images]
+    """Algorithm 1 for every class and image of a scope, by every criterion that is asked for.
+
+    Args:
+        counted, graphs: of the scope.
+        settings, images: of the run.
+        members: images of the scope's classes, ascending.
+        stability: tells how often words are chosen again, by likelihood.
+        effects: what the words of graphs by effect are chosen by, if any; a training image has none, and no such graph.
+    """
+    options = settings.mine
+    for one in _explained(counted, images, members, graphs):
+        of_class = not one.name.is_image
+        for criterion in options.criteria:
+            scores = effects.scores(one.name) if effects is not None and criterion == EFFECT else None
+            if scores is None and criterion == EFFECT:
+                continue
+            graph = mine(one.root, one.counts, counted.ratios, options.top, options.positive_only, scores)
+            again: Mapping[tuple[int, int], float] = {}
+            if stability is not None and criterion == LIKELIHOOD:
+                again = stability.shares(one.root, None if of_class else one.counts)
+            yield MinedGraph(str(one.name), graph, one.omega, one.words, again, criterion)
+
+
+def _explained(
+    counted: ScopeCounts, images: ImageColumns, members: Int[np.ndarray, " n"], graphs: ScopeGraphs
+) -> Iterator[_Explained]:
+    layers = counted.plan.layers
+    validation = members[members >= counted.plan.train_images]
     for label in graphs.classes:
-        counts = counted.class_counts(label)
-        graph = mine(label, counts, counted.ratios, options.top, options.positive_only)
-        words = {layer.name: counted.words[layer.name].dense(label, layer.words) for layer in plan.layers}
+        words = {layer.name: counted.words[layer.name].dense(label, layer.words) for layer in layers}
         omega = validation[images.predicted[validation] == label]
-        again = {} if stability is None else stability.shares(label)
-        yield MinedGraph(str(GraphId("class", label)), graph, omega, words, again)
+        yield _Explained(GraphId("class", label), label, counted.class_counts(label), omega, words)
     for image in graphs.images:
         predicted = int(images.predicted[image])
-        maps = counted.image_maps(image, predicted)
-        counts = counted.map_counts(maps)
-        graph = mine(predicted, counts, counted.ratios, options.top, options.positive_only)
-        group = torch.zeros(1, dtype=torch.int64)
-        words = {
-            layer.name: count_words(maps[layer.name], group, layer.words).total(layer.words) for layer in plan.layers
-        }
-        again = {} if stability is None else stability.shares(predicted, counts)
-        yield MinedGraph(str(GraphId("image", image)), graph, np.array([image]), words, again)
+        maps, group = counted.image_maps(image, predicted), torch.zeros(1, dtype=torch.int64)
+        words = {layer.name: count_words(maps[layer.name], group, layer.words).total(layer.words) for layer in layers}
+        yield _Explained(GraphId("image", image), predicted, counted.map_counts(maps), np.array([image]), words)
 
 
 def node_rows(
@@ -225,7 +256,7 @@ def node_rows(
         yield {
             "graph": mined.name,
             "scope": counted.scope,
-            "criterion": LIKELIHOOD,
+            "criterion": mined.criterion,
             "layer": layer,
             "word": node.word,
             "rank": node.rank,
@@ -256,14 +287,12 @@ def edge_rows(
         yield _edge_key(mined, counted, edge) | numbers
 
 
-def heatmap_rows(
-    mined: MinedGraph, counted: ScopeCounts, histograms: dict[tuple[str, str], OffsetHistogram]
-) -> Iterator[dict[str, Any]]:
+def heatmap_rows(mined: MinedGraph, counted: ScopeCounts, histograms: Histograms) -> Iterator[dict[str, Any]]:
     """Rows of heatmaps.parquet: where in the window the lower word of each edge sits, over Omega."""
     for level, pair in enumerate(counted.plan.pairs()):
         edges = mined.edges_below(len(counted.plan.layers) - level)
         for index, edge in enumerate(edges):
-            histogram = histograms[mined.name, pair.name]
+            histogram = histograms[mined.name, mined.criterion, pair.name]
             height, width = histogram.counts.shape[1:]
             yield _edge_key(mined, counted, edge) | {
                 "height": height,
@@ -292,7 +321,7 @@ def _edge_key(mined: MinedGraph, counted: ScopeCounts, edge: GraphEdge) -> dict[
     return {
         "graph": mined.name,
         "scope": counted.scope,
-        "criterion": LIKELIHOOD,
+        "criterion": mined.criterion,
         "upper_layer": names[edge.upper_layer],
         "upper_word": edge.upper_word,
         "lower_layer": names[edge.lower_layer],

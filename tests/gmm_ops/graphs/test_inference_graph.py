@@ -21,6 +21,7 @@ from gmm_ops.graphs.inference_graph import (
     edge_scores,
     log_ratios,
     mine,
+    pair_scores,
     rank_words,
 )
 from tests.references import inference_graph as slow
@@ -260,6 +261,41 @@ def test_words_without_a_log_ratio_are_never_chosen() -> None:
     assert [node.word for node in graph.nodes_of(0)] == [1, 3]
     assert [(edge.lower_word, edge.count) for edge in graph.edges] == [(1, 4), (3, 2)]
     assert graph.edges[0].relative_frequency == pytest.approx(4 / 15)
+
+
+@unhurried
+@given(seed=st.integers(0, 10_000), top=st.integers(1, 4), positive_only=st.booleans())
+def test_scores_of_the_paper_give_the_papers_graph(seed: int, top: int, positive_only: bool) -> None:
+    counts = [integers(seed + level, shape) for level, shape in enumerate(((2, 5), (5, 4), (4, 6)))]
+    counts[0][1, 0] = 1
+    ratios = [log_ratios(count + integers(seed + 7, tuple(count.shape))) for count in counts]
+    graph = mine(1, counts, ratios, top, positive_only)
+    above = [[1], *([node.word for node in graph.nodes_of(layer)] for layer in (2, 1))]
+    scores = [
+        pair_scores(words, count, ratio) if words else torch.full((count.shape[1],), torch.nan)
+        for words, count, ratio in zip(above, counts, ratios, strict=True)
+    ]
+    assert mine(1, counts, ratios, top, positive_only, scores) == graph
+    ranked = rank_words(1, counts, ratios, (top,), 2, positive_only, scores)
+    assert ranked == rank_words(1, counts, ratios, (top,), 2, positive_only)
+
+
+def test_given_scores_choose_and_edges_stay() -> None:
+    counts, ratios = torch.tensor([[3, 4, 1, 0, 2]]), ratios_of([[1.0, 2.0, -0.5, 1.0, 0.5]])
+    scores = torch.tensor([1.0, -2.0, 5.0, math.nan, 1.0])
+    graph = mine(0, [counts], [ratios], 3, scores=[scores])
+    assert [(node.word, node.score) for node in graph.nodes_of(0)] == [(2, 5.0), (0, 1.0), (4, 1.0)]
+    assert [(edge.lower_word, edge.score) for edge in graph.edges] == [(2, -0.5), (0, 3.0), (4, 1.0)]
+    every = mine(0, [counts], [ratios], 9, scores=[scores])
+    assert [node.word for node in every.nodes_of(0)] == [2, 0, 4, 1], "a word without a score is never chosen"
+    assert [node.word for node in mine(0, [counts], [ratios], 9, True, [scores]).nodes_of(0)] == [2, 0, 4]
+
+
+def test_scores_that_do_not_fit_are_refused() -> None:
+    counts, ratios = torch.tensor([[1, 2]]), ratios_of([[1.0, 1.0]])
+    for scores in ([], [torch.zeros(3)], [torch.tensor([0.0, math.inf])]):
+        with pytest.raises(RefusedInput, match=r"scores: must be one number or NaN for each lower word .*got shapes"):
+            mine(0, [counts], [ratios], scores=scores)
 
 
 @pytest.mark.parametrize(

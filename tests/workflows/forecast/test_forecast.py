@@ -15,10 +15,11 @@ from tests.workflows.plan.test_scopes import PLAN
 from workflows.cli.options import find_preset
 from workflows.cli.status import stage_statuses, status_table
 from workflows.errors import SettingsError
-from workflows.forecast.amounts import Amounts, ScopeLoad, makespan
+from workflows.forecast.amounts import Amounts, ScopeLoad, graphs_of, makespan
 from workflows.forecast.forecasts import forecast_of, forecast_path
 from workflows.forecast.foreseeing import Meant, foresee
 from workflows.forecast.scaling import Machines
+from workflows.plan.scopes import joint_scope
 from workflows.settings import Settings, load_settings
 from workflows.storage.run_folder import RunFolder
 
@@ -81,7 +82,19 @@ def test_a_plan_says_what_every_stage_takes_and_status_shows_it(tmp_path: Path) 
     settings, root = settings_of(), tmp_path / "run"
     found = foresee(settings, root, Machines())
     by_name = {stage.name: stage for stage in found.stages}
-    assert list(by_name) == ["index", "train", "extract", "fit", "errors", "words", "paths", "count", "mine", "draw"]
+    assert list(by_name) == [
+        "index",
+        "train",
+        "extract",
+        "fit",
+        "errors",
+        "words",
+        "paths",
+        "count",
+        "effects",
+        "mine",
+        "draw",
+    ]
     assert all(by_name[name].seconds > 0 for name in ("index", "train", "extract", "fit", "words", "count", "draw"))
     # Whole maps of 16x16, 8x8 and so on in float16, which hardly pack, of all 280 images.
     assert 0.4 * found.disk_at_most < by_name["extract"].size < found.disk_at_most
@@ -149,3 +162,16 @@ def test_amounts_add_up_over_scopes() -> None:
     )
     assert (few.assigned, few.counted, few.drawn) == (15, 5, 5)
     assert few.fitted == 3
+
+
+@pytest.mark.parametrize(
+    ("criterion", "kinds"),
+    [
+        ("likelihood", {"class": 1, "image": 2}),
+        ("effect", {"effect": 3}),
+        ("both", {"class": 1, "image": 2, "effect": 3}),
+    ],
+)
+def test_graphs_of_every_criterion_are_counted(criterion: str, kinds: dict[str, int]) -> None:
+    settings = settings_of("mine.images=['1', '2']", f"mine.criterion={criterion}")
+    assert graphs_of(settings, PLAN, [joint_scope(PLAN)], wrong=0.5) == kinds

@@ -25,7 +25,8 @@ def made_up(layers: list[str], interventions: tuple[str, ...]) -> dict[str, list
 
     effects = [
         {"class_name": "hen, bird", "layer": layer, "is_cut": layer != layers[0], "intervention": one, "top": top,
-         "selection": selection, "half": half, "column_share": 0.08, "images": 49, **interval("drop", random.normal(1))}
+         "criterion": "likelihood", "selection": selection, "half": half, "column_share": 0.08, "images": 49,
+         **interval("drop", random.normal(1))}
         for layer in layers for one in interventions for top in (3, 1) for selection in SELECTIONS
         for half in ("all", "judged")
     ]  # fmt: skip

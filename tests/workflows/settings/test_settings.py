@@ -151,6 +151,10 @@ def test_the_papers_dense_preset_has_5_layers_of_1000_units():
     [
         ('network.tap="pre"', r"\[hmm\] reads dense layers behind their ReLU.*set network\.tap = 'post'"),
         ("hmm.output=free", r"hmm\.output: Input should be 'fixed' or 'gaussian' \(came: 'free'\)"),
+        (
+            "mine.criterion=effect",
+            r"mine\.criterion: must be 'likelihood' with \[hmm\], which chooses words by whole paths.*got 'effect'",
+        ),
         ("hmm.restarts=0", r"hmm\.restarts: .*greater than 0 \(came: 0\)"),
         ("hmm.clamp=0", r"hmm\.clamp: .*greater than 0"),
         ("hmm.transition_prior=-1", r"hmm\.transition_prior: .*greater than or equal to 0"),
@@ -163,6 +167,12 @@ def test_the_papers_dense_preset_has_5_layers_of_1000_units():
 def test_a_wrong_field_of_a_chain_is_refused_by_name(override, words):
     with pytest.raises(SettingsError, match=words):
         load_settings(PRESETS / "cifar10_mlp.toml", [override])
+
+
+def test_without_outputs_no_graph_is_by_effect():
+    fields = ['network.outputs="none"', 'fit.loss="generative"', "mine.criterion=both"]
+    with pytest.raises(SettingsError, match=r"must be 'likelihood' with network\.outputs = 'none'.*got 'both'"):
+        load_settings(PRESETS / "cifar10_resnet20.toml", fields)
 
 
 def test_finding_dense_layers_needs_the_hmm_section():

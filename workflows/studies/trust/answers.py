@@ -11,13 +11,15 @@ from rich.text import Text
 
 from workflows.asking.study import StudyContext
 from workflows.report.trust_figure import draw_trust_figure
+from workflows.storage.fields import LIKELIHOOD
 from workflows.storage.tables import read_table
 
 
 def draw_and_print(study: StudyContext) -> None:
     """A page for each class, and one table for people."""
     tables = {name: read_table(path) for name, path in study.own.tables().items()}
-    nodes = read_table(study.folder.table("nodes"))
+    # A page shows the graph by the criterion that the run has first; of others the tables and the terminal tell.
+    nodes = read_table(study.folder.table("nodes"), filters=[("criterion", "=", study.run.criterion())])
     effects = tables["effects"].to_pylist()
     for scope, label in dict.fromkeys((row["scope"], row["class"]) for row in effects if row["class"] is not None):
         name = f"class-{label}"
@@ -28,16 +30,18 @@ def draw_and_print(study: StudyContext) -> None:
             study.figure("svg", name, scope),
             network=study.settings.name,
         )
-    study.asked.console.print(_table(effects))
+    for criterion in dict.fromkeys(row["criterion"] for row in effects):
+        study.asked.console.print(_table([row for row in effects if row["criterion"] == criterion], criterion))
 
 
 def _of_class(table: Any, scope: str, label: int) -> list[dict[str, Any]]:
     return [row for row in table.to_pylist() if row["scope"] == scope and row["class"] == label]
 
 
-def _table(effects: Sequence[Mapping[str, Any]]) -> Table:
+def _table(effects: Sequence[Mapping[str, Any]], criterion: str) -> Table:
     """By layer, intervention and Z, of all classes together, and of how many the interval lies above random."""
-    shown = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
+    title = None if criterion == LIKELIHOOD else f"graphs by {criterion}"
+    shown = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0), title=title, title_justify="left")
     for name in ("layer", "by", "Z", "share", "drop", "above random", "classes", "frequent", "effect"):
         shown.add_column(name, justify="left" if name in ("layer", "by") else "right", no_wrap=True)
     judged = [row for row in effects if row["half"] == "judged"]

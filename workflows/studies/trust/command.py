@@ -21,6 +21,7 @@ from workflows.networks.unit_layers import UnitNetwork
 from workflows.plan.requests import ALL, chosen_classes
 from workflows.plan.scope import Scope
 from workflows.plan.scopes import read_scopes
+from workflows.storage.fields import EFFECT
 from workflows.storage.images_table import ImageColumns
 from workflows.storage.names import GraphId
 from workflows.studies.trust.answers import draw_and_print
@@ -41,6 +42,7 @@ from workflows.studies.trust.rows import (
 from workflows.studies.trust.subjects import ClassSubject, ScopeSubjects
 from workflows.studies.trust.word_rows import word_effect_rows
 from workflows.words.mining import ScopeCounts
+from workflows.words.scope_effects import ScopeEffects
 from workflows.words.scope_images import ScopeImages
 
 TRUST = "trust"
@@ -137,9 +139,17 @@ def _of_scope(
 ) -> list[ClassSubject]:
     settings = study.settings
     chosen = _limited(study, images, np.sort(np.concatenate([omega for _, omega in classes])))
-    known = ScopeSubjects(ScopeCounts.load(study.folder, settings, study.plan, scope), settings, request.tops)
+    counted = ScopeCounts.load(study.folder, settings, study.plan, scope)
+    known = ScopeSubjects(counted, settings, request.tops, _effects(study, scope, images))
     own = {label: omega[np.isin(omega, chosen)] for label, omega in classes}
     return [known.subject(label, omega, judging_half(omega, settings.seed)) for label, omega in own.items()]
+
+
+def _effects(study: StudyContext, scope: str, images: ImageColumns) -> ScopeEffects | None:
+    if EFFECT not in study.settings.mine.criteria:
+        return None
+    (own,) = (one for one in read_scopes(study.folder) if one.name == scope)
+    return ScopeEffects.of(study.folder, study.settings, study.plan, own, images)
 
 
 def _limited(study: StudyContext, images: ImageColumns, omega: np.ndarray) -> np.ndarray:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from gmm_ops.trust.word_curves import curve_steps
 from workflows.studies.trust.request import Intervention, TrustRequest
-from workflows.studies.trust.subjects import ClassSubject
+from workflows.studies.trust.subjects import Choice, ClassSubject
 
 BEST = 20
 """Words of a layer that are taken out by themselves, by score and by each first-order effect."""
@@ -134,8 +134,8 @@ def plan_probes(
     probes = ClassProbes(subject)
     for layer, by_half in enumerate(effects):
         for place, intervention in enumerate(request.interventions):
-            for top in request.tops:
-                _add_selections(probes, layer, intervention, top, by_half[0, place], request.draws)
+            for choice in subject.ranked:
+                _add_selections(probes, layer, intervention, choice, by_half[0, place], request.draws)
             for word in subject.first[layer].chosen:
                 _add_random(probes, own_probe(layer, intervention, (word,)), request.draws)
             for word in subject.single_words(layer, by_half.mean(dim=0), BEST):
@@ -145,9 +145,14 @@ def plan_probes(
 
 
 def _add_selections(
-    probes: ClassProbes, layer: int, intervention: Intervention, top: int, effects: Float[Tensor, " K"], draws: int
+    probes: ClassProbes,
+    layer: int,
+    intervention: Intervention,
+    choice: Choice,
+    effects: Float[Tensor, " K"],
+    draws: int,
 ) -> None:
-    for name, words in probes.subject.selections(layer, top, effects).items():
+    for name, words in probes.subject.selections(layer, choice, effects).items():
         probe = own_probe(layer, intervention, words)
         probes.add(probe, judged_only=name == "effect")
         if name == "graph":

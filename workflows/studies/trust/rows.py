@@ -14,11 +14,10 @@ from torch import Tensor
 from gmm_ops.trust.paired_bootstrap import bootstrap_differences, bootstrap_ratios
 from gmm_ops.trust.word_curves import curve_area, curve_steps, explained_share, kept_shares
 from gmm_ops.units.ablation import wilson
-from workflows.storage.fields import LIKELIHOOD
 from workflows.studies.trust.probes import ProbedDrops, own_probe, removed
 from workflows.studies.trust.probing import KINDS, ProbedImages
 from workflows.studies.trust.request import Intervention, TrustRequest
-from workflows.studies.trust.subjects import RANKINGS, ClassSubject
+from workflows.studies.trust.subjects import RANKINGS, Choice, ClassSubject
 
 ALL, JUDGED = "all", "judged"
 
@@ -70,27 +69,27 @@ def effect_rows(found: ClassFindings, request: TrustRequest) -> Iterator[dict[st
     halves = {ALL: np.ones(len(found.subject.images), bool), JUDGED: found.subject.judged}
     for layer in range(len(found.layers)):
         for place, intervention in enumerate(request.interventions):
-            for top in request.tops:
-                chosen = list(_selections(found, layer, place, intervention, top, request))
+            for choice in found.subject.ranked:
+                chosen = list(_selections(found, layer, place, intervention, choice, request))
                 for half, rows in halves.items():
-                    key = {**found.key(layer), "criterion": LIKELIHOOD, "intervention": intervention, "top": top}
+                    key = {**found.key(layer), **_chosen_by(choice), "intervention": intervention}
                     some = [one for one in chosen if half == JUDGED or one.name != "effect"]
                     yield from _judged({**key, "half": half, "draws": request.draws}, some, rows, found.seed)
 
 
 def _selections(
-    found: ClassFindings, layer: int, place: int, intervention: Intervention, top: int, request: TrustRequest
+    found: ClassFindings, layer: int, place: int, intervention: Intervention, choice: Choice, request: TrustRequest
 ) -> Iterator[_Selection]:
     subject, drops = found.subject, found.drops
-    scores = subject.ranked[top][layer].scores
-    for name, words in subject.selections(layer, top, found.effects[layer][0, place]).items():
+    scores = subject.ranked[choice][layer].scores
+    for name, words in subject.selections(layer, choice, found.effects[layer][0, place]).items():
         probe = own_probe(layer, intervention, words)
         share, known = subject.column_share(layer, words), explained_share(scores, torch.tensor(words))
         control = drops.random(probe, request.draws) if name == "graph" else None
         yield _Selection(name, words, drops(probe), control, share, known)
         if control is not None:
             yield _Selection("random", None, control, None, share, None)
-    if top != request.tops[0]:
+    if choice != next(iter(subject.ranked)):
         return
     for word in subject.first[layer].chosen:
         probe = own_probe(layer, intervention, (word,))
@@ -104,17 +103,21 @@ def overall_effect_rows(classes: Sequence[ClassFindings], request: TrustRequest)
     halves = {ALL: np.ones(len(judged), bool), JUDGED: judged}
     for layer, name in enumerate(first.layers):
         for place, intervention in enumerate(request.interventions):
-            for top in request.tops:
+            for choice in first.subject.ranked:
                 own = [
-                    {some.name: some for some in _selections(one, layer, place, intervention, top, request)}
+                    {some.name: some for some in _selections(one, layer, place, intervention, choice, request)}
                     for one in classes
                 ]
                 every = [_joined(one, own, classes) for one in dict.fromkeys(name for some in own for name in some)]
                 key = {"scope": first.subject.scope, "layer": name, "is_cut": first.cuts[layer], "draws": request.draws}
-                key |= {"criterion": LIKELIHOOD, "intervention": intervention, "top": top}
+                key |= {**_chosen_by(choice), "intervention": intervention}
                 for half, rows in halves.items():
                     kept = [one for one in every if one.name != "word" and (half == JUDGED or one.name != "effect")]
                     yield from _judged({**key, "half": half}, kept, rows, first.seed)
+
+
+def _chosen_by(choice: Choice) -> dict[str, Any]:
+    return dict(zip(("criterion", "top"), choice, strict=True))
 
 
 def _joined(name: str, own: Sequence[Mapping[str, _Selection]], classes: Sequence[ClassFindings]) -> _Selection:

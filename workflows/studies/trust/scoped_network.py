@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -20,7 +20,7 @@ from workflows.settings import Settings
 from workflows.storage.images_table import ImageColumns
 from workflows.storage.mixtures import load_mixture
 from workflows.storage.run_folder import RunFolder
-from workflows.words.dictionaries import generative_path
+from workflows.words.effects_worker import WordMeans
 from workflows.words.word_maps import read_words
 
 MAP_BYTES = 2**30
@@ -48,10 +48,8 @@ class LayerWords:
     @classmethod
     def load(cls, folder: RunFolder, scope: str, name: str, device: torch.device) -> LayerWords:
         """Raises RunFolderError: a dictionary is missing or damaged."""
-        mixture = load_mixture(folder.mixture(scope, name))
-        earlier = generative_path(folder, scope, name)
-        source = load_mixture(earlier) if earlier.exists() else mixture
-        return cls(name, mixture.to(device), (source.log_pi.exp() @ source.mean).to(device))
+        centre = WordMeans.load(folder, scope, name, device).centre
+        return cls(name, load_mixture(folder.mixture(scope, name)).to(device), centre)
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,7 +82,9 @@ class ScopedNetwork:
         self.device = choose_device(settings.runtime.device)
         size = plan.input_height, plan.input_width
         shape = settings.preprocessing.channels, *size
-        self.network = UnitNetwork.load(settings.network, plan.weights, shape, plan.rewriting, self.device)
+        # Folded normalisations would be in the columns of convolutions in front of them, and no word has seen that.
+        rewriting = replace(plan.rewriting, fused=False)
+        self.network = UnitNetwork.load(settings.network, plan.weights, shape, rewriting, self.device)
         self.names = [self.network.layer(layer.name).name for layer in plan.layers]
         self.layers = [LayerWords.load(folder, scope, layer.name, self.device) for layer in plan.layers]
         self._inputs = NetworkInputs(settings, folder, size, self.device)

@@ -10,11 +10,17 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from gmm_ops.graphs.inference_graph import GraphEdge, LogRatios, edge_scores, mine
+from gmm_ops.graphs.inference_graph import GraphEdge, InferenceGraph, LogRatios, edge_scores, mine
 from gmm_ops.trust.word_choices import frequency_matched
 from gmm_ops.units.selections import top_units
 from workflows.settings import Settings
+from workflows.storage.fields import EFFECT, LIKELIHOOD
+from workflows.storage.names import GraphId
 from workflows.words.mining import ScopeCounts, ratios_of
+from workflows.words.scope_effects import ScopeEffects
+
+Choice = tuple[str, int]
+"""What the words of a graph are chosen by, and Z."""
 
 RANKINGS = ("score", "frequency", "log_ratio", "effect", "random")
 """Of curves."""
@@ -46,8 +52,8 @@ class ClassSubject:
         judged: (n,) which of them judge words that the others have chosen.
         counts: by layer, lowest first: (K,) columns of Omega that are each word.
         straight: by layer: (K,) IG Eq. 16 as if the layer lay right under the output; NaN of words that Omega lacks.
-        ranked: by Z, then by layer.
-        edges: of the graph with the first Z, between modelled layers.
+        ranked: by criterion and Z, then by layer.
+        edges: of the first graph, between modelled layers.
     """
 
     scope: str
@@ -56,12 +62,12 @@ class ClassSubject:
     judged: Bool[np.ndarray, " n"]
     counts: tuple[Int[Tensor, " K"], ...]
     straight: tuple[Float[Tensor, " K"], ...]
-    ranked: Mapping[int, tuple[RankedWords, ...]]
+    ranked: Mapping[Choice, tuple[RankedWords, ...]]
     edges: tuple[GraphEdge, ...]
 
     @property
     def first(self) -> tuple[RankedWords, ...]:
-        """With the first Z."""
+        """By the first criterion with the first Z."""
         return next(iter(self.ranked.values()))
 
     def present(self, layer: int) -> Int[Tensor, " P"]:
@@ -73,12 +79,12 @@ class ClassSubject:
         counts = self.counts[layer]
         return float(counts[list(words)].sum() / counts.sum())
 
-    def selections(self, layer: int, top: int, effects: Float[Tensor, " K"]) -> dict[str, tuple[int, ...]]:
-        """By name, the graph's words with one Z, and as many others; nothing where the graph has none.
+    def selections(self, layer: int, choice: Choice, effects: Float[Tensor, " K"]) -> dict[str, tuple[int, ...]]:
+        """By name, the words of a graph, and as many others; nothing where the graph has none.
 
         effects: first-order, on the half that chooses.
         """
-        ranked, counts = self.ranked[top][layer], self.counts[layer]
+        ranked, counts = self.ranked[choice][layer], self.counts[layer]
         if not ranked.chosen:
             return {}
         scores = {
@@ -121,22 +127,23 @@ class ScopeSubjects:
         counted: what Algorithm 1 reads.
         settings: of the run.
         tops: Z of the graphs.
+        effects: what graphs by effect are mined by, where the run has some.
     """
 
-    def __init__(self, counted: ScopeCounts, settings: Settings, tops: Sequence[int]) -> None:
-        self._counted, self._options, self._tops = counted, settings.mine, tops
+    def __init__(
+        self, counted: ScopeCounts, settings: Settings, tops: Sequence[int], effects: ScopeEffects | None = None
+    ) -> None:
+        self._counted, self._options, self._tops, self._effects = counted, settings.mine, tops, effects
         self._straight = list(_straight_scores(counted, settings.mine.pseudo_count))
 
     def subject(self, label: int, images: Int[np.ndarray, " n"], judged: Bool[np.ndarray, " n"]) -> ClassSubject:
         """Of a class that some image is predicted as."""
         plan = self._counted.plan
         counts = self._counted.class_counts(label)
-        graphs = {
-            top: mine(label, counts, self._counted.ratios, top, self._options.positive_only) for top in self._tops
-        }
+        graphs = dict(self._graphs(label, counts))
         words = {
-            top: [tuple(node.word for node in graph.nodes_of(layer)) for layer in range(len(plan.layers))]
-            for top, graph in graphs.items()
+            choice: [tuple(node.word for node in graph.nodes_of(layer)) for layer in range(len(plan.layers))]
+            for choice, graph in graphs.items()
         }
         edges = next(iter(graphs.values())).edges
         return ClassSubject(
@@ -146,9 +153,19 @@ class ScopeSubjects:
             judged,
             tuple(self._counted.words[layer.name].dense(label, layer.words) for layer in plan.layers),
             tuple(scores[label] for scores in self._straight),
-            {top: self._ranked(label, counts, chosen) for top, chosen in words.items()},
+            {choice: self._ranked(label, counts, chosen) for choice, chosen in words.items()},
             tuple(edge for edge in edges if edge.upper_layer < len(plan.layers)),
         )
+
+    def _graphs(self, label: int, counts: Sequence[Tensor]) -> Iterator[tuple[Choice, InferenceGraph]]:
+        """By every criterion that the run has graphs by."""
+        scores = None if self._effects is None else self._effects.scores(GraphId("class", label))
+        known = {EFFECT: scores} if scores is not None else {}
+        for criterion in self._options.criteria:
+            if criterion == LIKELIHOOD or criterion in known:
+                for top in self._tops:
+                    given = self._counted.ratios, top, self._options.positive_only, known.get(criterion)
+                    yield (criterion, top), mine(label, counts, *given)
 
     def _ranked(
         self, label: int, counts: Sequence[Tensor], chosen: Sequence[tuple[int, ...]]
