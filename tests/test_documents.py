@@ -103,6 +103,7 @@ def test_the_python_of_the_pages_runs(page: Path, small_run: Path) -> None:
     assert executed(page, small_run) == ""
 
 
+@pytest.mark.slow
 def test_the_python_on_arrays_mines_a_graph(small_run: Path) -> None:
     printed = executed(ROOT / "infra/docs/arrays.md", small_run)
     edge = re.compile(r"layer ([12]) word (\d+) <- word (\d+): (-?\d+\.\d\d) bits")

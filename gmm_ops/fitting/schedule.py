@@ -135,7 +135,7 @@ class MinibatchSchedule:
         return self._first_step[epoch]
 
 
-@lru_cache(maxsize=128)
+@lru_cache(maxsize=256)
 def _row_order(seed: int, epoch: int, chunk: int, size: int) -> Int[NDArray[np.int32], " n"]:
     """Kept between the minibatches of a buffer, each of which takes its rows of it."""
     order = np.random.default_rng([seed, epoch, 1, chunk]).permutation(size).astype(np.int32)

@@ -66,6 +66,8 @@ ROWS = {
 """First column of each table."""
 WHOLE_RUNS = ("scopes", "sliced_fit", "word_slices", "classes", "gpu", "reading", "weak_scaling", "report_site")
 """They start actors or processes of their own: half a minute of processor time even when tiny."""
+LONG = ("extract", "hmm", "patterns", "em_pass", "dissection", "discriminative")
+"""They compute as long."""
 
 
 @pytest.fixture
@@ -76,7 +78,7 @@ def tiny(shared_data: Path, local_ray: object, monkeypatch: pytest.MonkeyPatch) 
 
 @pytest.mark.usefixtures("tiny")
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name in WHOLE_RUNS)) for name in SUITES]
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name in WHOLE_RUNS + LONG)) for name in SUITES]
 )
 def test_the_tiny_form_gives_every_row(name: str) -> None:
     if name == "weak_scaling" and not may_make_hosts():

@@ -246,6 +246,7 @@ def test_the_corrected_command_may_use_the_same_folder(run: FolderRun, refused: 
     assert (run.out / "plan.json").exists()
 
 
+@pytest.mark.slow  # a process of its own each; cli.test_exits has the codes
 def test_the_process_ends_with_two_and_without_a_traceback(run: FolderRun) -> None:
     ended = subprocess.run(
         [sys.executable, "-m", "workflows", *run.arguments(["network.layers=['ad3']", "fit.words=5"])],

@@ -143,6 +143,7 @@ def test_a_class_that_nobody_predicts_stops_before_the_fits(tmp_path: Path, caps
     assert ledger(run.out, "fit").fingerprint is None
 
 
+@pytest.mark.slow
 def test_too_many_broken_pictures_stop_the_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = write_folder_run(tmp_path)
     for number in range(4):

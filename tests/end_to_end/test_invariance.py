@@ -59,6 +59,7 @@ def assert_same_mixture(left: Path, right: Path) -> None:
     print(f"largest relative difference of the mixtures: {largest:.2g}")
 
 
+@pytest.mark.slow
 def test_counts_are_the_same_bits_on_ray_and_on_threads(
     digits_run: Path, digits_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -51,7 +51,7 @@ class Chain:
     steps_after: list[int] = field(default_factory=list)
 
 
-@pytest.fixture(scope="module", params=["joined", pytest.param("local", marks=pytest.mark.slow)])
+@pytest.fixture(scope="module", params=[pytest.param(one, marks=pytest.mark.slow) for one in ("joined", "local")])
 def chain(
     request: pytest.FixtureRequest,
     tmp_path_factory: pytest.TempPathFactory,

@@ -17,9 +17,10 @@ PART_ROWS = 512
 """Rows of a part at least: with fewer, preparing the words costs more than the rows."""
 
 BUFFER_BYTES = 32 * 2**20
-BUFFER_CHUNKS = 32
-"""A fit group mixes stored columns of so many bytes, or so many chunks if that is more (images lie in class order,
-so a few chunks would be a few classes). Neither grows with the number of images."""
+BUFFER_CHUNKS = 32, 128
+"""A fit group mixes stored columns of so many bytes, but so many chunks at least (images lie in class order, so a few
+chunks would be a few classes) and at most (every minibatch takes rows of each, so a step of many small chunks would
+cost what they cost). None grows with the number of images."""
 
 
 class RowBlock(Protocol):
@@ -83,7 +84,8 @@ def parts_of(minibatch: int) -> int:
 
 def mixed_minibatches(minibatch: int, row_bytes: int, chunk_rows: int) -> int:
     """Minibatches of ``minibatch`` rows that are mixed at a time."""
-    held = max(BUFFER_BYTES, BUFFER_CHUNKS * chunk_rows * row_bytes)
+    least, most = (chunks * chunk_rows * row_bytes for chunks in BUFFER_CHUNKS)
+    held = min(max(BUFFER_BYTES, least), most)
     return max(1, round(held / (minibatch * row_bytes)))
 
 

@@ -99,6 +99,7 @@ def fit(images) -> HMMFit:
     return fit_chain(images[0], LAYERS["n_words"], 9, settings, LAYERS["rectified"], images[1], 3)
 
 
+@pytest.mark.slow
 def test_a_known_model_is_found_again(fit, truth):
     columns, words = drawn_activations(truth, 4_000, seed=77)
     ours, theirs = (float(m.log_likelihood(columns, words[-1]).mean()) for m in (fit.model, truth))

@@ -113,7 +113,8 @@ def test_a_killed_actor_is_replaced_with_the_same_result(tmp_path: Path, local_r
     assert histories[0].equals(histories[1])
 
 
-@pytest.mark.parametrize("world", [1, pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.slow  # fits.test_diverging_fit has the same without actors
+@pytest.mark.parametrize("world", [1, 2])
 def test_a_diverging_fit_keeps_its_last_good_checkpoint(tmp_path: Path, local_ray: object, world: int) -> None:
     """The rate climbs from its 25th part, so the fit goes well for a while."""
     made = make(tmp_path / "run", settings_of(classifier_rate=100.0, epochs=6))

@@ -144,6 +144,7 @@ def test_recomputed_columns_are_sampled_as_stored_ones_are(digits_run: Path) -> 
         assert torch.equal(sampled[row], whole[row, sampled_positions(settings.seed, layer, image)])
 
 
+@pytest.mark.slow
 def test_a_fit_on_recomputed_columns_is_that_on_stored_ones(digits_run: Path, tmp_path: Path) -> None:
     settings, plan, folder = digits_parts(digits_run)
     layer, found = plan.layers[-1], {}

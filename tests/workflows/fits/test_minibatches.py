@@ -85,6 +85,9 @@ def test_epochs_end_where_their_steps_do() -> None:
 
 
 def test_the_buffer_holds_its_bytes_or_its_chunks() -> None:
-    assert mixed_minibatches(1_000, 1_024, 50) == round(BUFFER_BYTES / 1_024_000)
-    assert mixed_minibatches(1_000, 1_024, 4_000) == BUFFER_CHUNKS * 4
+    least, most = BUFFER_CHUNKS
+    assert mixed_minibatches(1_000, 1_024, 500) == round(BUFFER_BYTES / 1_024_000)
+    assert mixed_minibatches(1_000, 1_024, 4_000) == least * 4
+    # Of small chunks, rows of each of which a minibatch would take, so many and no more.
+    assert mixed_minibatches(1_000, 1_024, 50) == round(most * 50 / 1_000)
     assert mixed_minibatches(10**9, 1_024, 50) == 1

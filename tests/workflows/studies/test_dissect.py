@@ -248,6 +248,7 @@ def test_other_layers_of_the_network_have_units_alone(
     assert command([*given[:-1], "fc"]) == 2
 
 
+@pytest.mark.slow
 def test_what_does_not_fit_together_is_told(
     dissected: Path, digits_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], local_ray: object
 ) -> None:

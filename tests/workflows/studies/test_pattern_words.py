@@ -184,6 +184,7 @@ def ask(root: Path, boxes: Path, **changes: Any) -> str:
     return console.file.getvalue()  # type: ignore[attr-defined]
 
 
+@pytest.mark.slow
 def test_tables_of_the_study_are_those_of_its_places(digits_run: Path, tmp_path: Path) -> None:
     """Counted again from pattern_places, in pixels of the photo, and the word maps."""
     root = shutil.copytree(digits_run, tmp_path / "run")
@@ -212,6 +213,7 @@ def test_tables_of_the_study_are_those_of_its_places(digits_run: Path, tmp_path:
     assert "words of pairs" in again
 
 
+@pytest.mark.slow
 def test_a_run_without_words_says_so(digits_run: Path, tmp_path: Path) -> None:
     root = copy_until(digits_run, tmp_path / "run", "extract")
     told = ask(root, lines(root))

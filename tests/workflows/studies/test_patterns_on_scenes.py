@@ -71,6 +71,7 @@ def scene_maps() -> tuple[list[torch.Tensor], np.ndarray]:
     return [responses(one, UnitMoments.from_batch(one).deviations()) for one in maps], objects.part_boxes(np.ones(150))
 
 
+@pytest.mark.slow
 def test_the_heaviest_patterns_follow_their_parts() -> None:
     maps, parts = scene_maps()
     upper = None
