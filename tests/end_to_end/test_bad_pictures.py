@@ -75,6 +75,7 @@ def silence(run: FolderRun, name: str) -> None:
     torch.save(state, run.weights)
 
 
+@pytest.mark.slow
 def test_broken_pictures_are_skipped_and_listed(mixed: tuple[FolderRun, dict[int, str], str]) -> None:
     run, broken, told = mixed
     images = images_of(run.out)
@@ -90,6 +91,7 @@ def test_broken_pictures_are_skipped_and_listed(mixed: tuple[FolderRun, dict[int
     assert "warning 2 broken images were skipped; images.parquet says which and why" in told
 
 
+@pytest.mark.slow
 def test_broken_pictures_take_no_part(mixed: tuple[FolderRun, dict[int, str], str]) -> None:
     run, broken, _ = mixed
     folder = RunFolder.open(run.out)
@@ -106,6 +108,7 @@ def test_broken_pictures_take_no_part(mixed: tuple[FolderRun, dict[int, str], st
     assert not set(broken) & set(read_table(run.out / "exemplars.parquet")["image"].to_pylist())
 
 
+@pytest.mark.slow
 def test_every_kind_of_picture_is_converted(mixed: tuple[FolderRun, dict[int, str], str]) -> None:
     run, _, _ = mixed
     number = {Path(row["path"]).stem: row["image"] for row in images_of(run.out)}
@@ -114,6 +117,7 @@ def test_every_kind_of_picture_is_converted(mixed: tuple[FolderRun, dict[int, st
             np.testing.assert_array_equal(columns[number[f"kind-{kind}"]], columns[number[f"twin-{kind}"]], kind)
 
 
+@pytest.mark.slow
 def test_a_class_that_nobody_predicts_has_no_graph(mixed: tuple[FolderRun, dict[int, str], str]) -> None:
     run, _, told = mixed
     predicted = {row["predicted"] for row in images_of(run.out) if row["split"] == "validation"} - {None}

@@ -48,6 +48,7 @@ def rows_of(root: Path) -> list[dict[str, Any]]:
     return read_table(RunFolder.open(root).table("sweep")).to_pylist()
 
 
+@pytest.mark.slow
 def test_every_layer_word_count_loss_and_histogram_has_a_row(swept: Path) -> None:
     found = [(row["given"], row["words"], row["loss"], row["histogram"]) for row in rows_of(swept)]
     assert len(found) == len(set(found)) == 3 * len(WORDS) * 2 * 2
@@ -56,6 +57,7 @@ def test_every_layer_word_count_loss_and_histogram_has_a_row(swept: Path) -> Non
     assert folder.figure("sweep", "svg").exists()
 
 
+@pytest.mark.slow
 def test_errors_and_intervals_are_those_of_the_images(swept: Path) -> None:
     """Recounted from what each fit decides about every image."""
     parts = sorted((swept / "sweep" / "decisions").iterdir())
@@ -82,6 +84,7 @@ def test_errors_and_intervals_are_those_of_the_images(swept: Path) -> None:
             assert row["tie"] == pair.is_tie
 
 
+@pytest.mark.slow
 def test_likelihoods_are_those_of_the_stored_columns(swept: Path) -> None:
     folder = RunFolder.open(swept)
     plan, settings = Plan.read(folder), folder.settings()
@@ -115,6 +118,7 @@ def test_a_run_with_as_many_words_comes_to_the_same_errors(swept: Path, digits_w
     assert {tuple(row[name] for name in names) for row in single} == swept_rows
 
 
+@pytest.mark.slow
 def test_it_goes_on_cell_by_cell_with_the_same_table(swept: Path, digits_weights: Path, tmp_path: Path) -> None:
     root = tmp_path / "run"
     shutil.copytree(swept, root)
@@ -154,6 +158,7 @@ def test_other_numbers_of_words_join_the_table(swept: Path, digits_weights: Path
     assert kept.stat().st_mtime_ns == before, "hours of fits are not lost"
 
 
+@pytest.mark.slow
 def test_other_losses_are_refused(
     swept: Path, digits_weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -37,7 +37,7 @@ FIELDS = (
 OF_NO_OUTPUT = ("precision", "activation_sum", "random")
 TEXT = (
     "network.outputs = 'none': the run ends after index; extract, fit and words run with --until; errors, paths, "
-    "count, mine and draw do not apply to a network that decides nothing"
+    "count, effects, mine and draw do not apply to a network that decides nothing"
 )
 
 
@@ -98,7 +98,7 @@ def test_status_says_which_stages_apply(indexed: FolderRun, capsys: pytest.Captu
     assert TEXT in " ".join(capsys.readouterr().out.split())
     assert command(["status", str(indexed.out), "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
-    assert [stage["left"] for stage in told["stages"]] == [0] * 10
+    assert [stage["left"] for stage in told["stages"]] == [0] * 11
 
 
 def test_what_needs_outputs_says_why(indexed: FolderRun, refused: Refused) -> None:

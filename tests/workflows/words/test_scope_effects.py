@@ -237,7 +237,7 @@ def test_a_network_whose_weights_are_gone_is_refused(both_run: Path, monkeypatch
         EffectsWorker(run.settings, plan, run.folder, read_scopes(run.folder))
 
 
-def test_a_network_that_cannot_be_traced_is_refused_before_anything(both_run: Path) -> None:
+def test_a_network_that_cannot_be_traced_is_refused_first(both_run: Path) -> None:
     run = open_run(both_run)
     with pytest.raises(NetworkError, match="must have operations that can be traced to ask its units"):
         refuse_without_effects(PartlyTraceable(), run.settings, run.plan)
