@@ -24,6 +24,7 @@ from workflows.site.path_chunks import junctions_chunk, path_blocks, wrong_paths
 from workflows.site.run_tables import RunTables
 from workflows.site.site_folder import new_site, write_shell
 from workflows.site.tiles import Picture, sheet, tile, webp
+from workflows.site.used_words import used_words
 from workflows.site.word_chunks import ScopeWords, read_scope_words, word_chunk
 from workflows.site.word_list import WordKey, WordList
 from workflows.storage.fields import LIKELIHOOD
@@ -167,6 +168,8 @@ class _Side:
             name: rows_by_graph(self.tables.table(name, [("scope", "=", scope)]), scope, names, criterion)
             for name in ("nodes", "edges", "heatmaps")
         }
+        own = [("scope", "=", scope)]
+        used = used_words(self.tables.table("effects", own), self.tables.table("completeness", own), criterion)
         for graph, choices in self._choices(scope, names, rows):
             heats = rows["heatmaps"][graph].to_pylist()
             top = [level[: choices.top] for level in choices.ranked[choices.tops.index(choices.top)]]
@@ -174,7 +177,8 @@ class _Side:
                 shown = words if self._number_of_words() <= MOST_WORDS else [words[place] for place in kept]
                 self._candidates |= {(scope, layer, word) for word in shown}
             about = self._about(scope, graph, rows["nodes"][graph])
-            yield graph, graph_chunk(choices, heats, about | how_sure(rows["nodes"][graph], rows["edges"][graph]))
+            sure = how_sure(rows["nodes"][graph], rows["edges"][graph]) | {"used": used.get(graph)}
+            yield graph, graph_chunk(choices, heats, about | sure)
 
     def _choices(self, scope: str, names: list[str], rows: dict[str, Any]) -> Iterator[tuple[str, GraphChoices]]:
         run = self.run

@@ -18,6 +18,7 @@ from workflows.report.numbers import percent
 from workflows.report.page import DPI, png_bytes, svg_bytes
 from workflows.report.palette import GREY, NO_CLASS
 from workflows.storage.atomic import write_bytes
+from workflows.storage.fields import LIKELIHOOD
 
 Rows = Sequence[Mapping[str, Any]]
 
@@ -83,14 +84,16 @@ def draw_trust_figure(tables: Mapping[str, Rows], nodes: Rows, png: Path, svg: P
 
 def _headings(figure: Figure, effects: Rows, network: str, total: float) -> None:
     row = effects[0]
-    heading = f"{printable(network)}, {short_name(printable(row['class_name']))}: can this graph be trusted?"
+    graph = "this graph" if row["criterion"] == LIKELIHOOD else f"this graph by {row['criterion']}"
+    heading = f"{printable(network)}, {short_name(printable(row['class_name']))}: can {graph} be trusted?"
     figure.text(
         0.02, 1 - 0.24 / total, fit_text(heading, 72 * _WIDTH - 20, 10, bold=True), fontproperties=font(True), size=10
     )
     whole = max(one["images"] for one in effects)
+    by_effect = "" if row["criterion"] == LIKELIHOOD else " (the graph's words were chosen on all images)"
     under = (
-        f"What {row['top']} words a layer do to the logit, on {whole} images predicted as the class that chose none; "
-        "lines: 95 % intervals of a bootstrap over images"
+        f"What {row['top']} words a layer do to the logit, on {whole} images predicted as the class that chose none"
+        f"{by_effect}; lines: 95 % bootstrap intervals"
     )
     figure.text(0.02, 1 - 0.42 / total, fit_text(under, 72 * _WIDTH - 20, _SIZE), fontproperties=font(), size=_SIZE)
 

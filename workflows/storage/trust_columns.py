@@ -101,6 +101,7 @@ TRUST_COLUMNS: dict[str, list[pa.Field]] = {
         _CLASS_OR_ALL,
         _NAME_OR_ALL,
         *(one.with_nullable(one.type == INT) for one in PAIR),
+        _CRITERION,
         _INTERVENTION,
         field("lost", REAL, "share", "of positions of s that lose s when t is ablated inside their windows", True),
         field("control", REAL, "share", "the same for as many other columns there, mean over draws", True),

@@ -20,12 +20,15 @@ from tests.end_to_end.killing import ledger
 from tests.end_to_end.small_digits import SCOPE, TRAINING_IMAGE, command, copy_until, run_arguments
 from tests.references import effects as twin
 from tests.workflows.networks.sample_networks import PartlyTraceable, with_random_statistics
+from tests.workflows.site.test_site import graphs
 from workflows.data.network_inputs import NetworkInputs
 from workflows.errors import DataError, NetworkError
+from workflows.figures.site_build import build_site
 from workflows.networks.loading import load_network
 from workflows.networks.rewriting_choice import EVERY_CHANGE
 from workflows.networks.taps import TappedNetwork
 from workflows.networks.unit_layers import UnitNetwork
+from workflows.plan.run_plan import OUTPUT
 from workflows.plan.scope import Scope
 from workflows.plan.scopes import read_scopes
 from workflows.run import Run, open_run
@@ -40,6 +43,7 @@ from workflows.words.word_maps import read_words
 pytestmark = pytest.mark.usefixtures("local_ray")
 TABLES = ("nodes", "edges", "heatmaps")
 CLASSES = "mine.classes=['3','5']"
+ENDS = ("upper_layer", "upper_word", "lower_layer", "lower_word")
 IMAGES = "mine.images=['misclassified:2','{}']"
 FIGURES = "draw.figures=['class:3']"
 
@@ -198,6 +202,32 @@ def test_trust_judges_graphs_of_both_criteria(
             (graph,) = (row for row in own if row["selection"] == "graph")
             assert graph["words"] == [row["word"] for row in nodes if row["layer"] == layer]
             assert graph["excess"] is not None
+            single = {tuple(row["words"]) for row in own if row["selection"] == "word"}
+            assert single == {(word,) for word in graph["words"]}, "each by itself, beside random columns"
+        edges = run.table("edges", filters=[("graph", "=", "class:3"), ("criterion", "=", criterion)]).to_pylist()
+        tested = run.table("edge_effects", filters=[("criterion", "=", criterion)]).to_pylist()
+        ends = [tuple(row[name] for name in ENDS) for row in tested if row["class"] == 3]
+        assert sorted(ends) == sorted(
+            tuple(row[name] for name in ENDS) for row in edges if row["upper_layer"] != OUTPUT
+        )
+        assert any(row["class"] is None for row in tested), "of all edges together too"
+    assert (root / "figures" / "trust-class-3.png").stat().st_size > 20_000
+    assert (root / "figures" / "trust-effect-class-3.png").stat().st_size > 20_000
+    _site_says_what_trust_found(run, tmp_path / "site")
+
+
+def _site_says_what_trust_found(run: Run, out: Path) -> None:
+    for criterion in ("likelihood", "effect"):
+        build_site(run, out, ["3"], criterion=criterion)
+        (used,) = (one["used"] for one in graphs(out).values() if one["graph"] == "class:3")
+        wanted = {"class": 3, "half": "judged", "criterion": criterion, "selection": "graph"}
+        rows = [row for row in run.table("effects").to_pylist() if wanted.items() <= row.items()]
+        assert [(layer, drop) for layer, drop, *_ in used["layers"]] == [
+            (row["layer"], pytest.approx(row["drop"], rel=1e-3)) for row in rows
+        ]
+        assert (used["top"], used["intervention"], used["images"]) == (3, "shift", rows[0]["images"])
+        assert {row[0] for row in used["words"]} == set(run.layers())
+        assert [len(row) for row in used["complete"]] == [3] * len(run.layers())
 
 
 def test_lost_effects_are_made_again_and_likelihood_needs_none(

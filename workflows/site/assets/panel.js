@@ -65,6 +65,34 @@
     return h("figure", null, svg, h("figcaption", null, `Red dots: the ${IG.count(node.positions)} positions of this image that are this word.`));
   }
 
+  const logit = (value) => IG.number(value, 2);
+  const verdict = (low, high) => (low === null ? ["?", "not known"] : low > 0 ? [">", "more"] : high < 0 ? ["<", "less"] : ["≈", "no more"]);
+
+  /* What the study `trust` found when the columns of this word alone were taken out. */
+  function usedFacts(view, node) {
+    const used = view.content.used, row = used && used.words.find((one) => one[0] === node.layer && one[1] === node.word);
+    return row ? [["without it", `logit ${logit(row[2])} lower`, `Of the class, when the columns of the word are ablated (${used.intervention}) on ${IG.count(used.images)} images that chose none`],
+      ["above random", `${logit(row[3])} (${logit(row[4])} to ${logit(row[5])})`, "More than as many random columns, with the 95 % interval; used if its lower end lies above 0"]] : [];
+  }
+
+  /* Does the network use the words of the graph: the table of the study `trust`. */
+  function usedTable(view) {
+    const used = view.content.used;
+    if (!used) return null;
+    const same = new Map(used.complete.map((one) => [one[0], one]));
+    const row = ([layer, drop, random, excess, low, high]) => {
+      const [sign, said] = verdict(low, high);
+      return h("tr", null, h("th", { scope: "row" }, view.side.title(layer)), h("td", { class: "number" }, logit(drop)),
+        h("td", { title: `${logit(excess)} above random columns, 95 % interval ${logit(low)} to ${logit(high)}` }, h("span", { "aria-hidden": "true" }, sign), h("span", { class: "unseen" }, said)),
+        h("td", { class: "number" }, logit(random)), h("td", { class: "number" }, same.has(layer) ? IG.percent(same.get(layer)[1]) : "–"));
+    };
+    return [h("h3", null, "Does the network use them?"),
+      h("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "Does the network use the words" }, h("table", { class: "used" },
+        h("thead", null, h("tr", null, ["layer", "drop", "", "random", "alone"].map((name) => h("th", { scope: "col" }, name || h("span", { class: "unseen" }, "verdict"))))),
+        h("tbody", null, [...used.layers].reverse().map(row)))),
+      h("p", { class: "quiet" }, `How far the logit drops when the columns of the ${used.top} words of a layer are ablated, and of as many random columns (>: more, by a 95 % interval; ${IG.count(used.images)} images). Alone: decisions that stay when every column of the layer says its word's mean.`)];
+  }
+
   function aboutNode(view, node) {
     if (!node.level) return aboutGraph(view);
     const word = view.wordOf(node), row = word && word.row, scope = view.content.scope, has = view.side === IG.side && view.side.wordNumber(scope, node.layer, node.word) !== null;
@@ -77,6 +105,7 @@
         ["place", `${node.rank + 1} of ${view.graph.layers[node.level].nodes.length}`],
         ["score", `${IG.number(node.score, 1)} ${IG.unit()} × pairs`, "Sum over the chosen upper words of pairs times log ratio"],
         again && ["chosen again", IG.percent(again[2]), "Share of 200 resamplings of the validation images in which the word is chosen"],
+        ...usedFacts(view, node),
         [`positions of ${explained}`, `${IG.count(node.positions)} (${IG.percent(node.share)})`],
         row && ["mostly", `${view.side.className(row.dominant_class)} (${IG.percent(row.dominant_share)} of its training columns)`],
         row && ["training columns", `${IG.count(row.columns)} in ${IG.count(row.images)} images`]]),
@@ -99,6 +128,7 @@
         content.graph.startsWith("image") && content.label !== null && ["true class", view.side.className(content.label)],
         ["words", `${graph.z} a layer`], ["scope", content.scope],
         ["arrows", `${view.shownEdges.length}${hidden ? `, ${hidden} more with a log ratio of ${IG.number(view.ratio, 2)} or below` : ""}`]]),
+      usedTable(view),
       h("h3", null, "Just below the cut"),
       h("p", { class: "quiet" }, "The words that would have come next. They change no arrow: only chosen words are followed downwards."),
       graph.layers.slice(1).map((layer) => layer.next.length ? h("section", { class: "below" }, h("h4", null, view.side.title(layer.layer)), h("ul", null, layer.next.map((node) => {

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import pyarrow.compute as pc
 from rich import box
 from rich.table import Table
 from rich.text import Text
@@ -18,14 +19,17 @@ from workflows.storage.tables import read_table
 def draw_and_print(study: StudyContext) -> None:
     """A page for each class, and one table for people."""
     tables = {name: read_table(path) for name, path in study.own.tables().items()}
-    # A page shows the graph by the criterion that the run has first; of others the tables and the terminal tell.
-    nodes = read_table(study.folder.table("nodes"), filters=[("criterion", "=", study.run.criterion())])
+    nodes = read_table(study.folder.table("nodes")).to_pylist()
     effects = tables["effects"].to_pylist()
-    for scope, label in dict.fromkeys((row["scope"], row["class"]) for row in effects if row["class"] is not None):
-        name = f"class-{label}"
+    pages = dict.fromkeys((row["scope"], row["class"], row["criterion"]) for row in effects)
+    for scope, label, criterion in pages:
+        if label is None:
+            continue
+        key = (scope, f"class:{label}", criterion)
+        name = f"class-{label}" if criterion == LIKELIHOOD else f"{criterion}-class-{label}"
         draw_trust_figure(
-            {key: _of_class(table, scope, label) for key, table in tables.items()},
-            [row for row in nodes.to_pylist() if (row["scope"], row["graph"]) == (scope, f"class:{label}")],
+            {one: _of_page(table, scope, label, criterion) for one, table in tables.items()},
+            [row for row in nodes if (row["scope"], row["graph"], row["criterion"]) == key],
             study.figure("png", name, scope),
             study.figure("svg", name, scope),
             network=study.settings.name,
@@ -34,13 +38,15 @@ def draw_and_print(study: StudyContext) -> None:
         study.asked.console.print(_table([row for row in effects if row["criterion"] == criterion], criterion))
 
 
-def _of_class(table: Any, scope: str, label: int) -> list[dict[str, Any]]:
-    return [row for row in table.to_pylist() if row["scope"] == scope and row["class"] == label]
+def _of_page(table: Any, scope: str, label: int, criterion: str) -> list[dict[str, Any]]:
+    """Rows of a class; curves and completeness are of all criteria alike."""
+    own = table.filter((pc.field("scope") == scope) & (pc.field("class") == label))
+    return [row for row in own.to_pylist() if row.get("criterion", criterion) == criterion]
 
 
 def _table(effects: Sequence[Mapping[str, Any]], criterion: str) -> Table:
     """By layer, intervention and Z, of all classes together, and of how many the interval lies above random."""
-    title = None if criterion == LIKELIHOOD else f"graphs by {criterion}"
+    title = None if criterion == LIKELIHOOD else f"graphs by {criterion}, chosen on all images (effect: on others)"
     shown = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0), title=title, title_justify="left")
     for name in ("layer", "by", "Z", "share", "drop", "above random", "classes", "frequent", "effect"):
         shown.add_column(name, justify="left" if name in ("layer", "by") else "right", no_wrap=True)

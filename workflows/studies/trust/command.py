@@ -50,8 +50,9 @@ TRUST = "trust"
 _PASSES = 3.0
 """Forward and backward, in forward passes."""
 
-_PROBES = 150.0
-"""Of a layer with one Z, as a guess before effects are known; each runs the rest of the network."""
+_SELECTIONS, _SINGLE, _STEPS = 8, 50, 50
+"""Of a layer, as a guess before effects are known: sets of words beside random columns, words by themselves with their
+random columns, steps of curves (on half of the images); each runs the rest of the network."""
 
 Rows = dict[str, list[dict[str, Any]]]
 Effects = dict[int, list[Float[Tensor, "2 I K"]]]
@@ -168,7 +169,8 @@ def _phases(
     words = sum(layer.words for layer in study.plan.layers)
     network = _network(study)
     behind = sum(network.share_behind(layer.name) for layer in study.plan.layers)
-    probes = _PROBES * len(request.interventions) * (1 + len(request.tops)) / 2
+    choices = len(request.tops) * len(study.settings.mine.criteria)
+    probes = len(request.interventions) * ((_SELECTIONS + request.draws) * choices + _SINGLE) + _STEPS
     each = study.settings.extract.images_per_shard
     first = Phase(f"first-order {scope}", images, _PASSES, 16 * len(request.interventions) * words * len(subjects))
     return first, Phase(
@@ -227,7 +229,7 @@ def _probed(
     tasks = {
         label: Tasks(
             [one.of_layer(place, layer.words, request.interventions) for place, layer in enumerate(layers)],
-            EdgeProbes(one.subject.edges),
+            EdgeProbes(one.subject.tested_edges),
         )
         for label, one in probes.items()
     }

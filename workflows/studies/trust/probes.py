@@ -136,8 +136,9 @@ def plan_probes(
         for place, intervention in enumerate(request.interventions):
             for choice in subject.ranked:
                 _add_selections(probes, layer, intervention, choice, by_half[0, place], request.draws)
-            for word in subject.first[layer].chosen:
-                _add_random(probes, own_probe(layer, intervention, (word,)), request.draws)
+            for words in subject.leading.values():
+                for word in words[layer].chosen:
+                    _add_random(probes, own_probe(layer, intervention, (word,)), request.draws)
             for word in subject.single_words(layer, by_half.mean(dim=0), BEST):
                 probes.add(own_probe(layer, intervention, (word,)))
         _add_curves(probes, layer, request.interventions[0], by_half[0, 0], seed)

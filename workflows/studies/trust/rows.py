@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -89,9 +90,9 @@ def _selections(
         yield _Selection(name, words, drops(probe), control, share, known)
         if control is not None:
             yield _Selection("random", None, control, None, share, None)
-    if choice != next(iter(subject.ranked)):
+    if subject.leading[choice[0]] is not subject.ranked[choice]:
         return
-    for word in subject.first[layer].chosen:
+    for word in subject.ranked[choice][layer].chosen:
         probe = own_probe(layer, intervention, (word,))
         share, known = subject.column_share(layer, (word,)), explained_share(scores, torch.tensor([word]))
         yield _Selection("word", (word,), drops(probe), drops.random(probe, request.draws), share, known)
@@ -202,30 +203,38 @@ def curve_rows(found: ClassFindings, request: TrustRequest) -> Iterator[dict[str
 
 def edge_rows(found: ClassFindings, request: TrustRequest) -> Iterator[dict[str, Any]]:
     """Rows of edge_effects.parquet."""
-    for place, edge in enumerate(found.subject.edges):
+    places = {edge: place for place, edge in enumerate(found.subject.tested_edges)}
+    for criterion, edge in ((criterion, edge) for criterion, edges in found.subject.edges.items() for edge in edges):
         yield {
             **found.key(),
             "upper_layer": found.layers[edge.upper_layer],
             "upper_word": edge.upper_word,
             "lower_layer": found.layers[edge.lower_layer],
             "lower_word": edge.lower_word,
+            "criterion": criterion,
             "intervention": request.interventions[0],
-            **_lost(found.images.positions[:, place], found.images.lost[:, place], found.seed),
+            **_lost(found.images.positions[:, places[edge]], found.images.lost[:, places[edge]], found.seed),
         }
 
 
 def overall_edge_rows(classes: Sequence[ClassFindings], request: TrustRequest) -> Iterator[dict[str, Any]]:
     """Rows of edge_effects.parquet of all edges between two layers, of the classes of a scope together."""
     first = classes[0]
-    for lower in range(len(first.layers) - 1):
-        own = [[at for at, edge in enumerate(one.subject.edges) if edge.lower_layer == lower] for one in classes]
+    for criterion, lower in itertools.product(first.subject.edges, range(len(first.layers) - 1)):
+        own = [_places(one.subject, criterion, lower) for one in classes]
         positions, lost = (
             torch.cat([getattr(one.images, name)[:, at].sum(dim=1) for one, at in zip(classes, own, strict=True)])
             for name in ("positions", "lost")
         )
         pair = {"upper_layer": first.layers[lower + 1], "lower_layer": first.layers[lower]}
-        key = {"scope": first.subject.scope, **pair, "intervention": request.interventions[0]}
-        yield {**key, **_lost(positions, lost, first.seed)}
+        key = {"scope": first.subject.scope, **pair, "criterion": criterion}
+        yield {**key, "intervention": request.interventions[0], **_lost(positions, lost, first.seed)}
+
+
+def _places(subject: ClassSubject, criterion: str, lower: int) -> list[int]:
+    """Of the edges of a graph whose lower word lies in a layer, among all that were tested."""
+    own = {edge for edge in subject.edges.get(criterion, ()) if edge.lower_layer == lower}
+    return [place for place, edge in enumerate(subject.tested_edges) if edge in own]
 
 
 def _lost(positions: Int[Tensor, " n"], lost: Int[Tensor, "n D"], seed: int) -> dict[str, Any]:

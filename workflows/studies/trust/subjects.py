@@ -53,7 +53,7 @@ class ClassSubject:
         counts: by layer, lowest first: (K,) columns of Omega that are each word.
         straight: by layer: (K,) IG Eq. 16 as if the layer lay right under the output; NaN of words that Omega lacks.
         ranked: by criterion and Z, then by layer.
-        edges: of the first graph, between modelled layers.
+        edges: by criterion, of its first graph, between modelled layers.
     """
 
     scope: str
@@ -63,7 +63,20 @@ class ClassSubject:
     counts: tuple[Int[Tensor, " K"], ...]
     straight: tuple[Float[Tensor, " K"], ...]
     ranked: Mapping[Choice, tuple[RankedWords, ...]]
-    edges: tuple[GraphEdge, ...]
+    edges: Mapping[str, tuple[GraphEdge, ...]]
+
+    @property
+    def leading(self) -> dict[str, tuple[RankedWords, ...]]:
+        """By criterion with the first Z; the first criterion first."""
+        found: dict[str, tuple[RankedWords, ...]] = {}
+        for (criterion, _), words in self.ranked.items():
+            found.setdefault(criterion, words)
+        return found
+
+    @property
+    def tested_edges(self) -> tuple[GraphEdge, ...]:
+        """Of all criteria, each once."""
+        return tuple(dict.fromkeys(edge for edges in self.edges.values() for edge in edges))
 
     @property
     def first(self) -> tuple[RankedWords, ...]:
@@ -110,10 +123,11 @@ class ClassSubject:
         return {name: tuple(dict.fromkeys([*orders[name], *frequency])) for name in RANKINGS}
 
     def single_words(self, layer: int, effects: Float[Tensor, "I K"], best: int) -> tuple[int, ...]:
-        """Words that are taken out by themselves: the graph's, and the best by score and by each first-order effect."""
+        """Words that are taken out by themselves: the graphs', and the best by score and by each first-order effect."""
         scores = [self.first[layer].scores, *(_where_present(one, self.counts[layer]) for one in effects)]
+        graphs = [word for words in self.leading.values() for word in words[layer].chosen]
         found = [word for values in scores for word in top_units(values, best).tolist()]
-        return tuple(dict.fromkeys([*self.first[layer].chosen, *found]))
+        return tuple(dict.fromkeys([*graphs, *found]))
 
 
 def _where_present(values: Tensor, counts: Int[Tensor, " K"]) -> Float[Tensor, " K"]:
@@ -145,7 +159,10 @@ class ScopeSubjects:
             choice: [tuple(node.word for node in graph.nodes_of(layer)) for layer in range(len(plan.layers))]
             for choice, graph in graphs.items()
         }
-        edges = next(iter(graphs.values())).edges
+        edges: dict[str, tuple[GraphEdge, ...]] = {}
+        for (criterion, _), graph in graphs.items():
+            modelled = (edge for edge in graph.edges if edge.upper_layer < len(plan.layers))
+            edges.setdefault(criterion, tuple(modelled))
         return ClassSubject(
             self._counted.scope,
             label,
@@ -154,7 +171,7 @@ class ScopeSubjects:
             tuple(self._counted.words[layer.name].dense(label, layer.words) for layer in plan.layers),
             tuple(scores[label] for scores in self._straight),
             {choice: self._ranked(label, counts, chosen) for choice, chosen in words.items()},
-            tuple(edge for edge in edges if edge.upper_layer < len(plan.layers)),
+            edges,
         )
 
     def _graphs(self, label: int, counts: Sequence[Tensor]) -> Iterator[tuple[Choice, InferenceGraph]]:
