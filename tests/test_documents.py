@@ -23,6 +23,7 @@ from typer.main import get_command
 from tests.conftest import BuildOnce
 from tests.end_to_end.small_digits import command
 from tests.workflows.studies.made_masks import dissecting
+from tests.workflows.studies.trusted_run import trusting
 from workflows.cli.app import app
 from workflows.cli.options import find_preset
 from workflows.pipeline import STAGES
@@ -140,7 +141,10 @@ def test_the_queries_of_dissect_run(build_once: BuildOnce, digits_run: Path) -> 
 @pytest.mark.parametrize(
     "path", [pytest.param(path, id=path.stem, marks=[pytest.mark.slow] * (path.stem in LONG)) for path in NOTEBOOKS]
 )
-def test_a_notebook_runs_and_defines_nothing(small_run: Path, digits_run: Path, tmp_path: Path, path: Path) -> None:
+def test_a_notebook_runs_and_defines_nothing(
+    small_run: Path, digits_run: Path, build_once: BuildOnce, tmp_path: Path, path: Path
+) -> None:
+    asked = build_once("digits-trusted", trusting(digits_run)) if path.stem == "trust" else small_run
     notebook = nbformat.read(path, as_version=4)
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
     defined = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Lambda)
@@ -150,7 +154,7 @@ def test_a_notebook_runs_and_defines_nothing(small_run: Path, digits_run: Path, 
     # A process of its own: the kernel's client warns of things that are no business of this suite.
     done = subprocess.run(
         [sys.executable, "-m", "jupyter", "execute", str(path), f"--output={executed}"],
-        env={**os.environ, "INFERENCE_GRAPHS_RUN": str(small_run), "INFERENCE_GRAPHS_OTHER": str(digits_run)},
+        env={**os.environ, "INFERENCE_GRAPHS_RUN": str(asked), "INFERENCE_GRAPHS_OTHER": str(digits_run)},
         check=False,
         capture_output=True,
         text=True,

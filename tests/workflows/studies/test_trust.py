@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 import shutil
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,9 +18,11 @@ from torch import Tensor
 from gmm_ops.graphs.windows import Window
 from gmm_ops.trust.column_changes import as_many_others
 from gmm_ops.trust.word_choices import draw_keys, judging_half
+from tests.conftest import BuildOnce
 from tests.end_to_end.small_digits import command
 from tests.references import trust as slow
 from tests.workflows.studies.test_relevance import unit_network
+from tests.workflows.studies.trusted_run import ARGUMENTS, DRAWS, ENOUGH, LEAST, trusting
 from workflows.asking.image_parts import ImageShard
 from workflows.asking.study import Asked
 from workflows.data.network_inputs import NetworkInputs
@@ -40,18 +41,12 @@ from workflows.studies.trust.word_rows import others_percentile
 from workflows.words.mining import ScopeCounts
 from workflows.words.word_maps import read_words
 
-FEW = "workflows.studies.trust.command.LEAST_PREDICTED"
-LABEL, DRAWS = 3, 2
+LABEL = 3
 
 
 @pytest.fixture(scope="module")
-def root(digits_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    root = shutil.copytree(digits_run, tmp_path_factory.mktemp("trust") / "run")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(FEW, 5)
-        arguments = ["--class", "3", "--class", "8", "--top", "2,1", "--draws", str(DRAWS)]
-        assert command(["trust", str(root), *arguments]) == 0
-        yield root
+def root(build_once: BuildOnce, digits_run: Path) -> Path:
+    return build_once("digits-trusted", trusting(digits_run))
 
 
 @dataclass
@@ -285,10 +280,12 @@ def test_shards_change_no_more_than_rounding(by_hand: ByHand) -> None:
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
 
 
-def test_the_same_again_is_told_and_not_computed(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_same_again_is_told_and_not_computed(
+    root: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(LEAST, ENOUGH)
     before = {path: path.stat().st_mtime_ns for path in (root / "effects.parquet", root / "completeness.parquet")}
-    arguments = ["--class", "8", "--class", "3", "--top", "2,1", "--draws", str(DRAWS), "--json"]
-    assert command(["trust", str(root), *arguments]) == 0
+    assert command(["trust", str(root), "--class", "8", "--class", "3", *ARGUMENTS, "--json"]) == 0
     captured = capsys.readouterr()
     summary = json.loads(captured.out)
     assert summary["classes"] == 2
@@ -319,7 +316,7 @@ def test_bad_requests_are_told_by_their_words() -> None:
 
 def test_a_class_of_few_images_is_refused(digits_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """All classes of the small run have fewer than 20."""
-    monkeypatch.setattr(FEW, LEAST_PREDICTED)
+    monkeypatch.setattr(LEAST, LEAST_PREDICTED)
     with pytest.raises(
         SettingsError, match=r"--class: must have at least 20 validation images predicted as it, got 3 \("
     ):
