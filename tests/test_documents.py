@@ -21,13 +21,12 @@ from PIL import Image
 from typer.main import get_command
 
 from tests.conftest import BuildOnce
-from tests.end_to_end.small_digits import command
+from tests.end_to_end.small_digits import command, copy_until, run_arguments
 from tests.workflows.studies.made_masks import dissecting
 from tests.workflows.studies.trusted_run import trusting
 from workflows.cli.app import app
 from workflows.cli.options import find_preset
 from workflows.pipeline import STAGES
-from workflows.runtime.cluster import Resources
 from workflows.settings import Settings, load_settings
 from workflows.storage.tables import SCHEMAS, schema_markdown
 
@@ -51,31 +50,12 @@ NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 EXAMPLE_RUN = "runs/digits"
 CHAIN_RUN = "runs/cifar10-mlp"
 """The run folder that README and the cluster recipe query."""
-SMALL = (
-    "data.max_train=500",
-    "data.max_validation=100",
-    "extract.images_per_shard=150",
-    "extract.batch=50",
-    "fit.words=[10,12,15]",
-    "fit.minibatch=4000",
-    "fit.epochs=1",
-    "fit.warmup=3",
-    "discriminative.epochs=1",
-    "runtime.actors=1",
-    "mine.images=['misclassified:3']",
-)
-"""The digits preset with fewer images and smaller dictionaries."""
 
 
 @pytest.fixture(scope="session")
-def small_run(local_ray: Resources, build_once: BuildOnce, digits_weights: Path) -> Path:
-    """A finished run, all its stages."""
-
-    def run(out: Path) -> None:
-        fields = [part for field in (f"network.weights={digits_weights}", *SMALL) for part in ("--set", field)]
-        assert command(["run", "digits", "--out", str(out), *fields]) == 0
-
-    return build_once("documents", run)
+def asked_run(build_once: BuildOnce, digits_run: Path) -> Path:
+    """The small run on digits, asked whether its graphs can be trusted; for reading only."""
+    return build_once("digits-trusted", trusting(digits_run))
 
 
 def blocks(page: Path, language: str) -> list[str]:
@@ -100,13 +80,13 @@ def executed(page: Path, run: Path) -> str:
 
 
 @pytest.mark.parametrize("page", [ROOT / "README.md", ROOT / "infra/docs/queries.md"], ids=relation)
-def test_the_python_of_the_pages_runs(page: Path, small_run: Path) -> None:
-    assert executed(page, small_run) == ""
+def test_the_python_of_the_pages_runs(page: Path, asked_run: Path) -> None:
+    assert executed(page, asked_run) == ""
 
 
 @pytest.mark.slow
-def test_the_python_on_arrays_mines_a_graph(small_run: Path) -> None:
-    printed = executed(ROOT / "infra/docs/arrays.md", small_run)
+def test_the_python_on_arrays_mines_a_graph(asked_run: Path) -> None:
+    printed = executed(ROOT / "infra/docs/arrays.md", asked_run)
     edge = re.compile(r"layer ([12]) word (\d+) <- word (\d+): (-?\d+\.\d\d) bits")
     found = [edge.fullmatch(line) for line in printed.splitlines()]
     assert len(found) > 6, "three words a layer give at most 3 + 9 edges"
@@ -116,19 +96,28 @@ def test_the_python_on_arrays_mines_a_graph(small_run: Path) -> None:
     assert min(top) > 0, "the words that speak for a class are more frequent in it"
 
 
-PAGES_OF_QUERIES = ("cluster/README.md", "docs/queries.md", "docs/decision_words.md", "docs/dense_layers.md")
+PAGES_OF_QUERIES = ("cluster/README.md", "docs/queries.md", "docs/dense_layers.md")
 
 
 @pytest.mark.parametrize("page", [ROOT / "infra" / name for name in PAGES_OF_QUERIES], ids=relation)
-def test_the_queries_run(page: Path, small_run: Path, chain_run: Path) -> None:
+def test_the_queries_run(page: Path, asked_run: Path, chain_run: Path) -> None:
     text = page.read_text(encoding="utf-8")
     queries = [query for block in blocks(page, "sql") for query in block.split(";") if query.strip()]
     queries += re.findall(r'duckdb\.sql\(\\"(.*?)\\"\)', text)
     assert queries
     for query in queries:
-        here = re.sub(rf"(?:/shared/)?{EXAMPLE_RUN}", str(small_run), query)
+        here = re.sub(rf"(?:/shared/)?{EXAMPLE_RUN}", str(asked_run), query)
         rows = duckdb.sql(here.replace(CHAIN_RUN, str(chain_run))).fetchall()
         assert rows, query
+
+
+@pytest.mark.slow
+def test_the_queries_of_decision_words_run(digits_run: Path, digits_weights: Path, tmp_path: Path) -> None:
+    root = copy_until(digits_run, tmp_path / "run", "extract")
+    decide = ("fit.loss=discriminative", "discriminative.epochs=1")
+    assert command(run_arguments(root, digits_weights, *decide)) == 0
+    for query in itertools.chain(*(block.split(";") for block in blocks(ROOT / "infra/docs/decision_words.md", "sql"))):
+        assert not query.strip() or duckdb.sql(query.replace(EXAMPLE_RUN, str(root))).fetchall(), query
 
 
 def test_the_queries_of_dissect_run(build_once: BuildOnce, digits_run: Path) -> None:
@@ -141,10 +130,7 @@ def test_the_queries_of_dissect_run(build_once: BuildOnce, digits_run: Path) -> 
 @pytest.mark.parametrize(
     "path", [pytest.param(path, id=path.stem, marks=[pytest.mark.slow] * (path.stem in LONG)) for path in NOTEBOOKS]
 )
-def test_a_notebook_runs_and_defines_nothing(
-    small_run: Path, digits_run: Path, build_once: BuildOnce, tmp_path: Path, path: Path
-) -> None:
-    asked = build_once("digits-trusted", trusting(digits_run)) if path.stem == "trust" else small_run
+def test_a_notebook_runs_and_defines_nothing(asked_run: Path, digits_run: Path, tmp_path: Path, path: Path) -> None:
     notebook = nbformat.read(path, as_version=4)
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
     defined = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Lambda)
@@ -154,7 +140,7 @@ def test_a_notebook_runs_and_defines_nothing(
     # A process of its own: the kernel's client warns of things that are no business of this suite.
     done = subprocess.run(
         [sys.executable, "-m", "jupyter", "execute", str(path), f"--output={executed}"],
-        env={**os.environ, "INFERENCE_GRAPHS_RUN": str(asked), "INFERENCE_GRAPHS_OTHER": str(digits_run)},
+        env={**os.environ, "INFERENCE_GRAPHS_RUN": str(asked_run), "INFERENCE_GRAPHS_OTHER": str(digits_run)},
         check=False,
         capture_output=True,
         text=True,
