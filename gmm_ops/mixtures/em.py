@@ -14,6 +14,7 @@ from gmm_ops.fitting.collective import LONE, Collective
 from gmm_ops.inputs import as_columns, as_count
 from gmm_ops.mixtures.estep import Engine
 from gmm_ops.mixtures.mixture import Mixture
+from gmm_ops.mixtures.model_selection import VarianceOf
 from gmm_ops.mixtures.seeding import Initialisation, fit_seed, initial_mixture
 from gmm_ops.mixtures.statistics import MixtureStatistics
 from gmm_ops.records import Record
@@ -31,10 +32,12 @@ def maximise(
     var_floor: VarianceFloor = 0.0,
     first: int = 0,
     collective: Collective = LONE,
+    variance_of: VarianceOf = "word",
 ) -> Mixture:
     """M-step: pi = S0 / sum S0, mu = S1 / S0, var = max(S2 / S0 - mu^2, floor).
 
-    A word without columns keeps share 0, the global mean and the layer's variance.
+    A word without columns keeps share 0, the global mean and the layer's variance, or the one that all words share: the
+    mean of those of the words by their shares, of all units together where it is the layer's.
 
     Args:
         statistics: of the own words, numbered from ``first``; shares are those of the whole dictionary.
@@ -49,11 +52,14 @@ def maximise(
     s0 = torch.where(empty[:, 0], 1.0, statistics.s0)[:, None]
     about_center = torch.where(empty, 0.0, statistics.s1 / s0)
     variance = torch.where(empty, layer_variance, statistics.s2 / s0 - about_center * about_center)
+    own = torch.where(empty[:, 0], 0.0, statistics.s0)
+    total = collective.all_reduce_sum(own.sum())
+    if variance_of != "word":
+        shared = collective.all_reduce_sum(own @ variance) / total
+        variance = (shared.mean() if variance_of == "layer" else shared).expand_as(variance).clone()
     variance.clamp_(min=torch.as_tensor(var_floor, dtype=torch.float64, device=variance.device))
     _refuse_zero_variance(variance, first, collective)
-    own = torch.where(empty[:, 0], 0.0, statistics.s0)
-    log_pi = torch.log(own / collective.all_reduce_sum(own.sum()))
-    return Mixture(log_pi, about_center.add_(center), variance, center)
+    return Mixture(torch.log(own / total), about_center.add_(center), variance, center)
 
 
 def layer_totals(statistics: MixtureStatistics, collective: Collective = LONE) -> tuple[float, Float[Tensor, " D"]]:
@@ -66,12 +72,16 @@ def layer_totals(statistics: MixtureStatistics, collective: Collective = LONE) -
 
 
 def em_step(
-    mixture: Mixture, columns: Columns, var_floor: VarianceFloor = 0.0, engine: Engine = "auto"
+    mixture: Mixture,
+    columns: Columns,
+    var_floor: VarianceFloor = 0.0,
+    engine: Engine = "auto",
+    variance_of: VarianceOf = "word",
 ) -> tuple[Mixture, float]:
     """One E- and one M-step: (new mixture, mean log p(x) under the old one, natural logarithm)."""
     statistics = MixtureStatistics.from_batch(mixture, columns, engine)
     mean_log_likelihood = statistics.log_likelihood / max(statistics.count, 1.0)
-    return maximise(statistics, mixture.center, var_floor), mean_log_likelihood
+    return maximise(statistics, mixture.center, var_floor, variance_of=variance_of), mean_log_likelihood
 
 
 def fit_batch_em(
@@ -80,6 +90,7 @@ def fit_batch_em(
     iterations: int,
     var_floor: VarianceFloor = 0.0,
     engine: Engine = "auto",
+    variance_of: VarianceOf = "word",
 ) -> tuple[Mixture, list[float]]:
     """Exact EM from ``mixture``: (fitted mixture, mean log p(x) before each of the M-steps).
 
@@ -89,7 +100,7 @@ def fit_batch_em(
         raise RefusedInput(f"iterations must be at least 1; got {iterations}.")
     history = []
     for _ in range(iterations):
-        mixture, mean_log_likelihood = em_step(mixture, columns, var_floor, engine)
+        mixture, mean_log_likelihood = em_step(mixture, columns, var_floor, engine, variance_of)
         history.append(mean_log_likelihood)
     return mixture, history
 

@@ -206,6 +206,11 @@ def test_slices_of_a_chain_are_refused() -> None:
         load_settings(PRESETS / "digits_mlp.toml", ["fit.word_slices=2"])
 
 
+def test_a_chains_words_share_no_variance() -> None:
+    with pytest.raises(SettingsError, match=r"fit\.variance_of: must be 'word' with \[hmm\], got 'layer', and"):
+        load_settings(PRESETS / "digits_mlp.toml", ["fit.variance_of=layer"])
+
+
 def test_slices_divide_the_memory_of_an_actor() -> None:
     """16,384 words of 512 units: one of two actors stays below 2 GiB of arrays."""
     settings = settings_of({"words": [16_384], "minibatch": 16_384, "word_slices": 2})
