@@ -14,7 +14,7 @@ from gmm_ops.fitting.collective import LONE, Collective
 from gmm_ops.inputs import as_columns, as_count
 from gmm_ops.mixtures.estep import Engine
 from gmm_ops.mixtures.mixture import Mixture
-from gmm_ops.mixtures.model_selection import VarianceOf
+from gmm_ops.mixtures.model_selection import VarianceOf, refuse_other_variances
 from gmm_ops.mixtures.seeding import Initialisation, fit_seed, initial_mixture
 from gmm_ops.mixtures.statistics import MixtureStatistics
 from gmm_ops.records import Record
@@ -45,6 +45,7 @@ def maximise(
     Raises:
         RefusedInput: on every slice alike: there are no columns, or a variance is zero with no floor to lift it.
     """
+    refuse_other_variances(variance_of)
     share, layer_variance = layer_totals(statistics, collective)
     if not share > 0.0:
         raise RefusedInput("statistics must hold at least one column; they are empty. Merge a batch first.")
@@ -129,6 +130,7 @@ def fit_batch(
     restarts: int = 1,
     init: Initialisation = "random",
     var_floor: float = 1e-4,
+    variance_of: VarianceOf = "word",
 ) -> BatchFit:
     """Exact EM on columns in memory, from ``restarts`` starts; the one with the best log-likelihood is kept.
 
@@ -136,6 +138,7 @@ def fit_batch(
         columns: (n, D), tensor, array or list; held in memory and looked at ``iterations`` times at most.
         tolerance: stop when an M-step gains less than this in mean log p(x), nats a column; 0 takes all iterations.
         var_floor: lowest variance, as a share of the layer's mean variance.
+        variance_of: what has a variance of its own, as in ``OnlineEMSettings``.
 
     Raises:
         RefusedInput: fewer different columns than words, or a number below what it counts. NonFiniteActivations is
@@ -146,19 +149,20 @@ def fit_batch(
         raise RefusedInput(f"tolerance: must be a number from 0 up, got {tolerance}; 0 takes all iterations")
     starts = range(as_count("restarts", restarts))
     seeds = [seed if start == 0 else fit_seed(seed, "restart", str(start)) for start in starts]
-    iterations = as_count("iterations", iterations)
-    fits = [_from_start(columns, n_words, s, iterations, tolerance, init, var_floor, i) for i, s in enumerate(seeds)]
+    common = columns, n_words, as_count("iterations", iterations), tolerance, init, var_floor, variance_of
+    fits = [_from_start(*common, seed=s, restart=i) for i, s in enumerate(seeds)]
     return max(fits, key=lambda fit: fit.log_likelihood[-1])
 
 
 def _from_start(
     columns: Columns,
     n_words: int,
-    seed: int,
     iterations: int,
     tolerance: float,
     init: Initialisation,
     var_floor: float,
+    variance_of: VarianceOf,
+    seed: int,
     restart: int,
 ) -> BatchFit:
     mixture = initial_mixture(columns, n_words, seed, init, var_floor)
@@ -167,7 +171,7 @@ def _from_start(
     history: list[float] = []
     converged = False
     while len(history) < iterations and not converged:
-        mixture, now = em_step(mixture, columns, floor)
+        mixture, now = em_step(mixture, columns, floor, variance_of=variance_of)
         converged = bool(history) and now - history[-1] < tolerance
         history.append(now)
     return BatchFit(mixture, tuple(history), converged, restart)

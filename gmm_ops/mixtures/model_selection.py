@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Literal, get_args
 
 from gmm_ops.errors import RefusedInput
 
@@ -15,12 +15,19 @@ one number, so that words are those of a soft k-means."""
 def free_parameters(n_words: int, n_units: int, variance_of: VarianceOf = "word") -> int:
     """Of a diagonal mixture: K - 1 shares, K D means, K D variances; D or 1 where words share them.
 
-    Raises RefusedInput below 1 word or unit.
+    Raises RefusedInput below 1 word or unit, or for another ``variance_of``.
     """
     if n_words < 1 or n_units < 1:
         raise RefusedInput(f"n_words and n_units must be at least 1; got {n_words} and {n_units}.")
+    refuse_other_variances(variance_of)
     variances = {"word": n_words * n_units, "unit": n_units, "layer": 1}[variance_of]
     return n_words - 1 + n_words * n_units + variances
+
+
+def refuse_other_variances(variance_of: str) -> None:
+    """Raise RefusedInput unless it is a ``VarianceOf``."""
+    if variance_of not in get_args(VarianceOf):
+        raise RefusedInput(f"variance_of: must be word, unit or layer, got {variance_of!r}; take word, as the paper")
 
 
 def bayesian_criterion(
