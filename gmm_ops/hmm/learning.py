@@ -62,6 +62,7 @@ class HMMSettings(OnlineEMSettings):
             "clamp": (self.clamp > 0.0, "positive"),
             "transition_prior": (self.transition_prior >= 0.0, "0 or more"),
             "restarts": (self.restarts >= 1, "at least 1"),
+            "variance_of": (self.variance_of == "word", "'word', for a chain's words share no variance"),
         }
         for name, (kept, rule) in rules.items():
             if not kept:

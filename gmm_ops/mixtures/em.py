@@ -14,6 +14,7 @@ from gmm_ops.fitting.collective import LONE, Collective
 from gmm_ops.inputs import as_columns, as_count
 from gmm_ops.mixtures.estep import Engine
 from gmm_ops.mixtures.mixture import Mixture
+from gmm_ops.mixtures.model_selection import VarianceOf, refuse_other_variances
 from gmm_ops.mixtures.seeding import Initialisation, fit_seed, initial_mixture
 from gmm_ops.mixtures.statistics import MixtureStatistics
 from gmm_ops.records import Record
@@ -31,10 +32,12 @@ def maximise(
     var_floor: VarianceFloor = 0.0,
     first: int = 0,
     collective: Collective = LONE,
+    variance_of: VarianceOf = "word",
 ) -> Mixture:
     """M-step: pi = S0 / sum S0, mu = S1 / S0, var = max(S2 / S0 - mu^2, floor).
 
-    A word without columns keeps share 0, the global mean and the layer's variance.
+    A word without columns keeps share 0, the global mean and the layer's variance, or the one that all words share: the
+    mean of those of the words by their shares, of all units together where it is the layer's.
 
     Args:
         statistics: of the own words, numbered from ``first``; shares are those of the whole dictionary.
@@ -42,6 +45,7 @@ def maximise(
     Raises:
         RefusedInput: on every slice alike: there are no columns, or a variance is zero with no floor to lift it.
     """
+    refuse_other_variances(variance_of)
     share, layer_variance = layer_totals(statistics, collective)
     if not share > 0.0:
         raise RefusedInput("statistics must hold at least one column; they are empty. Merge a batch first.")
@@ -49,11 +53,14 @@ def maximise(
     s0 = torch.where(empty[:, 0], 1.0, statistics.s0)[:, None]
     about_center = torch.where(empty, 0.0, statistics.s1 / s0)
     variance = torch.where(empty, layer_variance, statistics.s2 / s0 - about_center * about_center)
+    own = torch.where(empty[:, 0], 0.0, statistics.s0)
+    total = collective.all_reduce_sum(own.sum())
+    if variance_of != "word":
+        shared = collective.all_reduce_sum(own @ variance) / total
+        variance = (shared.mean() if variance_of == "layer" else shared).expand_as(variance).clone()
     variance.clamp_(min=torch.as_tensor(var_floor, dtype=torch.float64, device=variance.device))
     _refuse_zero_variance(variance, first, collective)
-    own = torch.where(empty[:, 0], 0.0, statistics.s0)
-    log_pi = torch.log(own / collective.all_reduce_sum(own.sum()))
-    return Mixture(log_pi, about_center.add_(center), variance, center)
+    return Mixture(torch.log(own / total), about_center.add_(center), variance, center)
 
 
 def layer_totals(statistics: MixtureStatistics, collective: Collective = LONE) -> tuple[float, Float[Tensor, " D"]]:
@@ -66,12 +73,16 @@ def layer_totals(statistics: MixtureStatistics, collective: Collective = LONE) -
 
 
 def em_step(
-    mixture: Mixture, columns: Columns, var_floor: VarianceFloor = 0.0, engine: Engine = "auto"
+    mixture: Mixture,
+    columns: Columns,
+    var_floor: VarianceFloor = 0.0,
+    engine: Engine = "auto",
+    variance_of: VarianceOf = "word",
 ) -> tuple[Mixture, float]:
     """One E- and one M-step: (new mixture, mean log p(x) under the old one, natural logarithm)."""
     statistics = MixtureStatistics.from_batch(mixture, columns, engine)
     mean_log_likelihood = statistics.log_likelihood / max(statistics.count, 1.0)
-    return maximise(statistics, mixture.center, var_floor), mean_log_likelihood
+    return maximise(statistics, mixture.center, var_floor, variance_of=variance_of), mean_log_likelihood
 
 
 def fit_batch_em(
@@ -80,6 +91,7 @@ def fit_batch_em(
     iterations: int,
     var_floor: VarianceFloor = 0.0,
     engine: Engine = "auto",
+    variance_of: VarianceOf = "word",
 ) -> tuple[Mixture, list[float]]:
     """Exact EM from ``mixture``: (fitted mixture, mean log p(x) before each of the M-steps).
 
@@ -89,7 +101,7 @@ def fit_batch_em(
         raise RefusedInput(f"iterations must be at least 1; got {iterations}.")
     history = []
     for _ in range(iterations):
-        mixture, mean_log_likelihood = em_step(mixture, columns, var_floor, engine)
+        mixture, mean_log_likelihood = em_step(mixture, columns, var_floor, engine, variance_of)
         history.append(mean_log_likelihood)
     return mixture, history
 
@@ -118,6 +130,7 @@ def fit_batch(
     restarts: int = 1,
     init: Initialisation = "random",
     var_floor: float = 1e-4,
+    variance_of: VarianceOf = "word",
 ) -> BatchFit:
     """Exact EM on columns in memory, from ``restarts`` starts; the one with the best log-likelihood is kept.
 
@@ -125,6 +138,7 @@ def fit_batch(
         columns: (n, D), tensor, array or list; held in memory and looked at ``iterations`` times at most.
         tolerance: stop when an M-step gains less than this in mean log p(x), nats a column; 0 takes all iterations.
         var_floor: lowest variance, as a share of the layer's mean variance.
+        variance_of: what has a variance of its own, as in ``OnlineEMSettings``.
 
     Raises:
         RefusedInput: fewer different columns than words, or a number below what it counts. NonFiniteActivations is
@@ -135,19 +149,20 @@ def fit_batch(
         raise RefusedInput(f"tolerance: must be a number from 0 up, got {tolerance}; 0 takes all iterations")
     starts = range(as_count("restarts", restarts))
     seeds = [seed if start == 0 else fit_seed(seed, "restart", str(start)) for start in starts]
-    iterations = as_count("iterations", iterations)
-    fits = [_from_start(columns, n_words, s, iterations, tolerance, init, var_floor, i) for i, s in enumerate(seeds)]
+    common = columns, n_words, as_count("iterations", iterations), tolerance, init, var_floor, variance_of
+    fits = [_from_start(*common, seed=s, restart=i) for i, s in enumerate(seeds)]
     return max(fits, key=lambda fit: fit.log_likelihood[-1])
 
 
 def _from_start(
     columns: Columns,
     n_words: int,
-    seed: int,
     iterations: int,
     tolerance: float,
     init: Initialisation,
     var_floor: float,
+    variance_of: VarianceOf,
+    seed: int,
     restart: int,
 ) -> BatchFit:
     mixture = initial_mixture(columns, n_words, seed, init, var_floor)
@@ -156,7 +171,7 @@ def _from_start(
     history: list[float] = []
     converged = False
     while len(history) < iterations and not converged:
-        mixture, now = em_step(mixture, columns, floor)
+        mixture, now = em_step(mixture, columns, floor, variance_of=variance_of)
         converged = bool(history) and now - history[-1] < tolerance
         history.append(now)
     return BatchFit(mixture, tuple(history), converged, restart)

@@ -14,7 +14,7 @@ from torch import Tensor
 from gmm_ops.axes import ActivationMaps, Columns, WordStatistics
 from gmm_ops.errors import RefusedInput
 from gmm_ops.inputs import as_columns, as_count, as_float64, as_tensor
-from gmm_ops.mixtures.model_selection import bayesian_criterion
+from gmm_ops.mixtures.model_selection import VarianceOf, bayesian_criterion
 from gmm_ops.records import Record, mapped
 
 SHARE_TOLERANCE = 1e-6
@@ -104,10 +104,13 @@ class Mixture(Record):
         place = word.to(self.mean.device)
         return self.mean[place] + self.variance[place].sqrt() * noise.to(self.mean.device), place
 
-    def bic(self, columns: Columns) -> float:
-        """Bayesian information criterion of the fitted columns (n, D), lower is better; see ``bayesian_criterion``."""
+    def bic(self, columns: Columns, variance_of: VarianceOf = "word") -> float:
+        """Bayesian information criterion of the fitted columns (n, D), lower is better; see ``bayesian_criterion``.
+
+        variance_of: as the mixture was fitted.
+        """
         each = self.log_prob(columns)
-        return bayesian_criterion(float(each.sum()), len(each), self.n_words, self.n_units)
+        return bayesian_criterion(float(each.sum()), len(each), self.n_words, self.n_units, variance_of)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the fields to an npz file, bit for bit, without pickles; a file that is there is replaced."""

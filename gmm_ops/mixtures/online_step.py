@@ -17,6 +17,7 @@ from gmm_ops.mixtures.assignment import log_likelihood
 from gmm_ops.mixtures.averaging import MixtureAverage
 from gmm_ops.mixtures.em import maximise
 from gmm_ops.mixtures.mixture import Mixture
+from gmm_ops.mixtures.model_selection import VarianceOf
 from gmm_ops.mixtures.seeding import FloorOf, lowest_variance
 from gmm_ops.mixtures.slices import WordSlice, as_slice, refuse_broken_slices
 from gmm_ops.mixtures.splitting import split_dead
@@ -50,6 +51,8 @@ class OnlineEMSettings:
         var_floor: lowest variance, as a share of the layer's.
         floor_of: what ``var_floor`` is a share of: the layer's mean variance over units, or each unit's own, for layers
             whose units differ by orders of magnitude.
+        variance_of: what has a variance of its own: ``word``, each unit of each word; ``unit``, shared by all words;
+            ``layer``, one number. Shared ones keep more of what the network uses in the words' means.
         tolerance: stop when an epoch gains less than this, relative, in held-out log-likelihood.
         polyak: average the parameters over the steps after ``average_after``, which ``for_columns`` sets to half the
             fit.
@@ -66,6 +69,7 @@ class OnlineEMSettings:
     polyak: bool = False
     average_after: int = 0
     floor_of: FloorOf = "layer"
+    variance_of: VarianceOf = "word"
 
     def __post_init__(self) -> None:
         rules = {
@@ -77,6 +81,7 @@ class OnlineEMSettings:
             "min_share": (0.0 <= self.min_share < 1.0, "at least 0 and below 1"),
             "var_floor": (self.var_floor >= 0.0, "0 or more"),
             "floor_of": (self.floor_of in ("layer", "unit"), "'layer' or 'unit'"),
+            "variance_of": (self.variance_of in ("word", "unit", "layer"), "'word', 'unit' or 'layer'"),
         }
         for name, (kept, rule) in rules.items():
             if not kept:
@@ -173,7 +178,7 @@ def advance(
     statistics, dead, changed = split_dead(
         statistics, place.first, place.n_words, settings.min_share, state.var_floor, collective
     )
-    own = maximise(statistics, place.own.center, state.var_floor, place.first, collective)
+    own = maximise(statistics, place.own.center, state.var_floor, place.first, collective, settings.variance_of)
     reseeded = state.reseeded.clone()
     reseeded[dead] += 1
     averaged = settings.polyak and step > settings.average_after

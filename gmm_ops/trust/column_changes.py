@@ -2,7 +2,8 @@
 
 Ours: the papers state associations. A word goes (``shift``) where its mean is replaced by the mean column of the layer
 and the residual x - mu_w stays, or its columns say that mean column (``mean``). Whole maps that say their words' means
-(``words``), or all but these (``error``, the error node), tell what of a layer is in its words.
+(``words``), or all but these (``error``, the error node), tell what of a layer is in its words; with a few principal
+components of the layer kept beside the words (``components``), or kept alone (``axes``), what is between them.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from torch import Tensor
 from gmm_ops.errors import RefusedInput
 from gmm_ops.graphs.windows import AxisWindow, Window
 
-ColumnChange = Literal["shift", "mean", "words", "error"]
+ColumnChange = Literal["shift", "mean", "words", "error", "components", "axes"]
 
 
 def changed_columns(
@@ -25,6 +26,7 @@ def changed_columns(
     means: Float[Tensor, "K D"],
     centre: Float[Tensor, " D"],
     change: ColumnChange,
+    axes: Float[Tensor, "q D"] | None = None,
 ) -> Float[Tensor, "N D H W"]:
     """What every column would say, were it changed.
 
@@ -33,7 +35,9 @@ def changed_columns(
         words: of every column; a column of none (-1) stays as it is.
         means: mu of every word.
         centre: mean column of the layer.
-        change: ``shift`` and ``error``: x - mu_w + centre; ``mean``: centre; ``words``: mu_w.
+        change: ``shift`` and ``error``: x - mu_w + centre; ``mean``: centre; ``words``: mu_w;
+            ``components``: mu_w + A^T A (x - mu_w); ``axes``: centre + A^T A (x - centre).
+        axes: A, orthonormal rows, see ``principal_axes``; asked for by the last two alone.
 
     Raises:
         RefusedInput: another change, or arrays that do not fit.
@@ -46,13 +50,44 @@ def changed_columns(
             f"words, means, centre: must be a word a column, and of {maps.shape[1]} units, got {tuple(words.shape)}, "
             f"{tuple(means.shape)} and {tuple(centre.shape)} for maps {tuple(maps.shape)}; take them of one layer"
         )
-    middle = centre.to(maps)[None, :, None, None]
-    if change == "mean":
-        instead = middle.expand_as(maps)
+    middle = centre.to(maps)[None, :, None, None].expand_as(maps)
+    if change in ("mean", "axes"):
+        instead = middle
     else:
         own = means.to(maps)[words.clamp(min=0)].permute(0, 3, 1, 2)
-        instead = own if change == "words" else maps - own + middle
+        instead = maps - own + middle if change in ("shift", "error") else own
+    if change in ("components", "axes"):
+        instead = instead + _within(maps - instead, axes)
     return torch.where((words >= 0)[:, None], instead, maps)
+
+
+def _within(maps: Float[Tensor, "N D H W"], axes: Float[Tensor, "q D"] | None) -> Float[Tensor, "N D H W"]:
+    """Each column's part in the space of the axes."""
+    if axes is None or axes.shape[1:] != maps.shape[1:2]:
+        raise RefusedInput(
+            f"axes: must be of {maps.shape[1]} units to keep components, got "
+            f"{'none' if axes is None else tuple(axes.shape)}; take principal_axes of the layer's words"
+        )
+    basis = axes.to(maps)
+    within: Tensor = torch.einsum("qd,nqhw->ndhw", basis, torch.einsum("qd,ndhw->nqhw", basis, maps))
+    return within
+
+
+def principal_axes(means: Float[Tensor, "K D"], shares: Float[Tensor, " K"], count: int) -> Float[Tensor, "q D"]:
+    """The first principal axes of a layer, as far as its words tell: of their means, weighted by their shares.
+
+    Args:
+        means: mu of every word.
+        shares: of every word; they need not sum to 1.
+        count: q at most; fewer where the layer has fewer units.
+
+    Returns:
+        Orthonormal rows, the axis of most variance first, float64.
+    """
+    weights = shares.double() / shares.double().sum()
+    about = means.double() - weights @ means.double()
+    ascending: Tensor = torch.linalg.eigh(about.T @ (about * weights[:, None])).eigenvectors
+    return ascending.flip(1)[:, :count].T.contiguous()
 
 
 def columns_of(words: Int[Tensor, "N H W"], chosen: Bool[Tensor, "#N K"]) -> Bool[Tensor, "N H W"]:

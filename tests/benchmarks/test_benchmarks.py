@@ -15,6 +15,8 @@ from tests.benchmarks.__main__ import SUITES, markdown
 from tests.benchmarks.counting import CASES
 from tests.network_hosts import may_make_hosts
 
+GENERATIVE = ("generative", "generative, a variance a layer")
+
 ROWS = {
     "extract": [
         "ResNet-20, pre, all columns, codec auto",
@@ -62,11 +64,32 @@ ROWS = {
     "reading": ["folder, disk", "tar, disk", "folder, store", "tar, store"],
     "weak_scaling": ["extract", "fit"],
     "report_site": ["12 classes, 4 layers"],
+    "completeness": [
+        "k-means",
+        *GENERATIVE,
+        "generative, a variance a unit",
+        "decision",
+        "decision, from a variance a layer",
+        "generative, tempered",
+        "sparse code, 4 active",
+        *(f"{words}: two words" for words in GENERATIVE),
+        *(
+            f"{words}: and {count} of the word's components"
+            for words in ("k-means", *GENERATIVE, "decision")
+            for count in (1, 2, 4)
+        ),
+        *(
+            f"{words}: and {count} of the layer's components"
+            for words in (*GENERATIVE, "decision")
+            for count in (1, 2, 4)
+        ),
+        *(f"no words: {count} of the layer's components" for count in (1, 2, 4)),
+    ],
 }
 """First column of each table."""
 WHOLE_RUNS = ("scopes", "sliced_fit", "word_slices", "classes", "gpu", "reading", "weak_scaling", "report_site")
 """They start actors or processes of their own: half a minute of processor time even when tiny."""
-LONG = ("extract", "hmm", "patterns", "em_pass", "dissection", "discriminative")
+LONG = ("extract", "hmm", "patterns", "em_pass", "dissection", "discriminative", "completeness")
 """They compute as long."""
 
 

@@ -34,17 +34,25 @@ def digit_patches() -> Tensor:
 
 def cifar_columns(shared_data: Path, images: int, stage: int) -> Tensor:
     """Real ResNet-20 columns before the ReLU of the last add of ``stage`` (1: D 16, 2: D 32, 3: D 64)."""
-    import pyarrow.parquet as pq
-    from PIL import Image
-
-    table = pq.read_table(shared_data / "cifar10" / "test-00000-of-00002.parquet", columns=["image"])
-    raw = [row["bytes"] for row in table["image"].slice(0, images).to_pylist()]
-    pixels = np.stack([np.asarray(Image.open(io.BytesIO(b)).convert("RGB")) for b in raw])
-    x = torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255
-    x = (x - torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1)) / torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)
+    x, _ = cifar_images(shared_data, "test", images)
     weights = torch.load(shared_data / "weights" / "resnet20_cifar10.pt", weights_only=True)
     maps = resnet20_adds(x, weights)[3 * stage - 1]
     return maps.permute(0, 2, 3, 1).reshape(-1, maps.shape[1]).contiguous()
+
+
+def cifar_images(shared_data: Path, split: str, images: int) -> tuple[Tensor, Tensor]:
+    """The first CIFAR-10 images of ``train`` or ``test`` as the ResNet-20 takes them, (N, 3, 32, 32), and labels."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+    from PIL import Image
+
+    files = sorted((shared_data / "cifar10").glob(f"{split}-*.parquet"))
+    table = pa.concat_tables([pq.read_table(file, columns=["image", "label"]) for file in files]).slice(0, images)
+    raw = [row["bytes"] for row in table["image"].to_pylist()]
+    pixels = np.stack([np.asarray(Image.open(io.BytesIO(b)).convert("RGB")) for b in raw])
+    x = torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255
+    x = (x - torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1)) / torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)
+    return x, torch.tensor(table["label"].to_pylist())
 
 
 @torch.no_grad()

@@ -181,6 +181,8 @@ def test_batch_em_converges_and_keeps_the_best_start(columns):
     short = gmm_ops.fit_batch(columns, 5, seed=0, iterations=2)
     assert not short.converged
     assert short.log_likelihood == history[:2]
+    shared = gmm_ops.fit_batch(columns, 5, seed=0, iterations=2, variance_of="layer").mixture.variance
+    assert torch.equal(shared, shared[:1, :1].expand_as(shared))
     several = gmm_ops.fit_batch(columns.numpy(), np.int64(5), seed=np.int64(0), tolerance=1e-3, restarts=3)
     assert several.log_likelihood[-1] >= history[-1]
     assert several.restart > 0 or several == one
@@ -188,6 +190,8 @@ def test_batch_em_converges_and_keeps_the_best_start(columns):
         gmm_ops.fit_batch(columns, 5, seed=0, restarts=0)
     with pytest.raises(RefusedInput, match="tolerance: must be a number from 0 up, got -1"):
         gmm_ops.fit_batch(columns, 5, seed=0, tolerance=-1)
+    with pytest.raises(RefusedInput, match="variance_of: must be word, unit or layer, got 'all'; take word"):
+        gmm_ops.fit_batch(columns, 5, seed=0, variance_of="all")
 
 
 def test_online_em_takes_arrays(columns):

@@ -24,8 +24,13 @@ def e_step(columns: Matrix, log_pi: Vector, mean: Matrix, variance: Matrix, cent
     return s0, s1, s2
 
 
-def m_step(sums: Sums, center: Vector, floor: float) -> tuple[list[float], list[list[float]], list[list[float]]]:
-    """(log pi, mean, variance): pi = S0 / sum S0, mu = S1 / S0, var = max(S2 / S0 - mu^2, floor)."""
+def m_step(
+    sums: Sums, center: Vector, floor: float, variance_of: str = "word"
+) -> tuple[list[float], list[list[float]], list[list[float]]]:
+    """(log pi, mean, variance): pi = S0 / sum S0, mu = S1 / S0, var = max(S2 / S0 - mu^2, floor).
+
+    Variances of a unit, or of the layer, are those that all columns have about the means of their words.
+    """
     s0, s1, s2 = sums
     total = sum(s0)
     log_pi = [math.log(share / total) for share in s0]
@@ -33,5 +38,11 @@ def m_step(sums: Sums, center: Vector, floor: float) -> tuple[list[float], list[
     for k, share in enumerate(s0):
         about = [value / share for value in s1[k]]
         mean.append([value + c for value, c in zip(about, center, strict=True)])
-        variance.append([max(square / share - mu * mu, floor) for square, mu in zip(s2[k], about, strict=True)])
+        variance.append([square / share - mu * mu for square, mu in zip(s2[k], about, strict=True)])
+    if variance_of != "word":
+        shared = [sum(s0[k] * variance[k][d] for k in range(len(s0))) / total for d in range(len(center))]
+        if variance_of == "layer":
+            shared = [sum(shared) / len(shared)] * len(shared)
+        variance = [list(shared) for _ in s0]
+    variance = [[max(value, floor) for value in row] for row in variance]
     return log_pi, mean, variance

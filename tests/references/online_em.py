@@ -19,6 +19,7 @@ def fit(
     offset: float,
     warmup: int,
     floor: float,
+    variance_of: str = "word",
 ) -> tuple[Vector, Matrix, Matrix]:
     """(log pi, mean, variance) after all minibatches: S <- (1 - g) S + g * mean, then the M-step."""
     running: Sums | None = None
@@ -27,7 +28,7 @@ def fit(
         sums = e_step(batch, log_pi, mean, variance, center)
         running = _blend(running, sums, g, len(batch))
         if n >= warmup:
-            log_pi, mean, variance = m_step(running, center, floor)
+            log_pi, mean, variance = m_step(running, center, floor, variance_of)
     return log_pi, mean, variance
 
 

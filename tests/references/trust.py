@@ -5,8 +5,15 @@ from __future__ import annotations
 import numpy as np
 
 
-def changed(maps: np.ndarray, words: np.ndarray, means: np.ndarray, centre: np.ndarray, change: str) -> np.ndarray:
-    """(N, D, H, W), (N, H, W), (K, D), (D,) -> (N, D, H, W): every column, were it changed."""
+def changed(
+    maps: np.ndarray,
+    words: np.ndarray,
+    means: np.ndarray,
+    centre: np.ndarray,
+    change: str,
+    axes: np.ndarray | None = None,
+) -> np.ndarray:
+    """(N, D, H, W), (N, H, W), (K, D), (D,), (q, D) -> (N, D, H, W): every column, were it changed."""
     found = maps.astype(np.float64).copy()
     for image, y, x in np.ndindex(*words.shape):
         word = words[image, y, x]
@@ -18,8 +25,34 @@ def changed(maps: np.ndarray, words: np.ndarray, means: np.ndarray, centre: np.n
             "error": column - means[word] + centre,
             "mean": centre,
             "words": means[word],
+            "components": means[word] + _along(axes, column - means[word]),
+            "axes": centre + _along(axes, column - centre),
         }[change]
     return found
+
+
+def _along(axes: np.ndarray | None, column: np.ndarray) -> np.ndarray:
+    total = np.zeros(len(column))
+    for axis in [] if axes is None else axes:
+        total += sum(float(a) * float(x) for a, x in zip(axis, column, strict=True)) * axis
+    return total
+
+
+def principal_axes(means: np.ndarray, shares: np.ndarray, count: int, rounds: int = 3000) -> np.ndarray:
+    """(K, D), (K,) -> (q, D): by power iteration on the covariance of the means, one axis after another."""
+    share = shares / shares.sum()
+    centre = sum(p * mean for p, mean in zip(share, means, strict=True))
+    covariance = sum(p * np.outer(mean - centre, mean - centre) for p, mean in zip(share, means, strict=True))
+    found: list[np.ndarray] = []
+    for seed in range(count):
+        axis = np.random.default_rng(seed).normal(size=len(centre))
+        for _ in range(rounds):
+            axis = covariance @ axis
+            for other in found:
+                axis = axis - (axis @ other) * other
+            axis /= np.linalg.norm(axis)
+        found.append(axis)
+    return np.array(found)
 
 
 def first_order(

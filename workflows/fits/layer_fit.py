@@ -210,4 +210,5 @@ def em_settings(fit: FitSettings) -> OnlineEMSettings:
         tolerance=fit.tolerance,
         polyak=fit.polyak,
         floor_of=fit.floor_of,
+        variance_of=fit.variance_of,
     )

@@ -63,6 +63,11 @@ class FitSettings(Section):
         description="var_floor is a share of the layer's mean variance, or of each unit's own, for layers whose units "
         "differ by orders of magnitude",
     )
+    variance_of: Literal["word", "unit", "layer"] = Field(
+        "word",
+        description="what has a variance of its own: each unit of each word (the paper's), each unit for all words "
+        "alike, or the layer, one number; shared ones keep more of the network's decisions in the words' means",
+    )
     min_share: float = Field(
         0.05, ge=0, lt=1, description="times 1/K: a word below it takes half of the heaviest word; 0: never"
     )

@@ -70,6 +70,15 @@ class Settings(Section):
         return self
 
     @model_validator(mode="after")
+    def _shares_variances_where_it_can(self) -> Settings:
+        if self.hmm is not None and self.fit.variance_of != "word":
+            raise ValueError(
+                f"fit.variance_of: must be 'word' with [hmm], got {self.fit.variance_of!r}, and the words of dense "
+                "layers have variances of their own; leave it out"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _decodes_where_it_can(self) -> Settings:
         if self.extract.decode == "device" and self.runtime.device == "cpu":
             raise ValueError(

@@ -119,7 +119,9 @@ TRUST_COLUMNS: dict[str, list[pa.Field]] = {
             "kind",
             TEXT,
             "key",
-            "`words`: every column says its word's mean; `error`: what is left, x - mu_w + centre (the error node)",
+            "`words`: every column says its word's mean; `error`: what is left, x - mu_w + centre (the error node); "
+            "`components`: the word's mean, and the column's part about it along the 4 first principal axes of the "
+            "layer's words; `axes`: the same part about the centre, without any word",
         ),
         *_share("accuracy", "of images with a label that are classified right so; null without labels"),
         field("network_accuracy", REAL, "share", "of them that the network itself classifies right", True),

@@ -314,6 +314,8 @@ def test_bad_input_is_refused(images):
     state = start(begin(images), HMMSettings(), 10)
     with pytest.raises(RefusedInput, match="batch must hold at least one image"):
         advance(state, ChainStatistics.zero(state.model.shape), HMMSettings())
+    with pytest.raises(RefusedInput, match="variance_of must be 'word', for a chain's words share no variance; got un"):
+        HMMSettings(variance_of="unit")
     with pytest.raises(RefusedInput, match="n_images must be at least 1"):
         start(begin(images), HMMSettings(), 0)
     with pytest.raises(RefusedInput, match="iterations must be at least 1; got 0"):

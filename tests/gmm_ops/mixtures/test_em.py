@@ -18,21 +18,24 @@ from gmm_ops.mixtures.statistics import MixtureStatistics
 from tests.gmm_ops.drawn_columns import cifar_columns, clustered, digit_patches
 from tests.references import em as reference
 
+KINDS = ("word", "unit", "layer")
+
 
 @pytest.fixture(scope="module")
 def columns() -> torch.Tensor:
     return clustered(800, 6, 5)
 
 
-def test_three_iterations_equal_the_loop(columns):
+@pytest.mark.parametrize("variance_of", KINDS)
+def test_three_iterations_equal_the_loop(columns, variance_of):
     few = columns[:120]
     mixture = initial_mixture(few, 4, seed=0)
     center = mixture.center.tolist()
     slow = (mixture.log_pi.tolist(), mixture.mean.tolist(), mixture.variance.tolist())
     for _ in range(3):
         sums = reference.e_step(few.double().tolist(), *slow, center)
-        slow = reference.m_step(sums, center, 0.01)
-        mixture, _ = em_step(mixture, few, 0.01)
+        slow = reference.m_step(sums, center, 0.01, variance_of)
+        mixture, _ = em_step(mixture, few, 0.01, variance_of=variance_of)
     for got, expected in zip((mixture.log_pi, mixture.mean, mixture.variance), slow, strict=True):
         torch.testing.assert_close(got, torch.tensor(expected, dtype=torch.float64), rtol=1e-4, atol=1e-4)
 
@@ -68,12 +71,41 @@ def test_equals_scikit_learn_on_real_network_columns(shared_data, stage, words):
     assert history == pytest.approx(sklearn_history(columns, start, 21), rel=1e-5)
 
 
-@pytest.mark.parametrize("seed", [0, 1, 2])
-def test_the_log_likelihood_never_falls(seed):
+@pytest.mark.parametrize(("seed", "variance_of"), [(0, "word"), (1, "word"), (2, "word"), (0, "unit"), (0, "layer")])
+def test_the_log_likelihood_never_falls(seed, variance_of):
     columns = digit_patches()[:8_000]
-    _, history = fit_batch_em(initial_mixture(columns, 25, seed), columns, 25)
+    _, history = fit_batch_em(initial_mixture(columns, 25, seed), columns, 25, variance_of=variance_of)
     assert min(b - a for a, b in pairwise(history)) > -1e-6 * abs(history[-1])
     assert history[-1] > history[0] + 1.0
+
+
+@pytest.mark.parametrize("variance_of", ["unit", "layer"])
+def test_shared_variances_are_what_is_left_about_the_means(columns, variance_of):
+    """Of the layer's variance, units together: what the means do not explain; the same for every word."""
+    found, _ = fit_batch_em(initial_mixture(columns, 5, 0), columns, 30, variance_of=variance_of)
+    posterior = found.posteriors(columns).double()
+    left = sum(
+        (posterior[:, [k]] * (columns.double() - found.mean[k]) ** 2).sum(dim=0) for k in range(found.n_words)
+    ) / len(columns)
+    expected = left if variance_of == "unit" else left.mean().expand(6)
+    assert torch.equal(found.variance, found.variance[:1].expand_as(found.variance))
+    torch.testing.assert_close(found.variance[0], expected, rtol=1e-3, atol=1e-5)
+
+
+def test_with_one_word_a_shared_variance_is_its_own(columns):
+    own, unit, layer = (
+        fit_batch_em(initial_mixture(columns, 1, 0), columns, 1, variance_of=kind)[0].variance for kind in KINDS
+    )
+    torch.testing.assert_close(unit, own)
+    torch.testing.assert_close(layer, own.mean().expand_as(own))
+
+
+def test_words_of_a_narrow_shared_variance_are_those_of_k_means(columns):
+    """Shares aside: of one variance the most probable word is the nearest mean."""
+    found, _ = fit_batch_em(initial_mixture(columns, 5, 0), columns, 30, variance_of="layer")
+    even = Mixture(torch.full((5,), 0.2).log(), found.mean, found.variance, found.center)
+    nearest = torch.cdist(columns.double(), found.mean).argmin(dim=1)
+    assert torch.equal(even.assign(columns).word, nearest)
 
 
 def test_a_single_word_is_the_mean_and_variance(columns):
@@ -107,8 +139,11 @@ def test_an_empty_word_keeps_no_share_and_finite_parameters(columns):
     mean[2] += 1e3
     far = Mixture(mixture.log_pi, mean, mixture.variance, mixture.center)
     for engine in ("dense", "sparse"):
+        for kind in KINDS:
+            shared, _ = em_step(far, columns, engine=engine, variance_of=kind)
+            assert shared.log_pi[2] == -torch.inf
+            assert torch.equal(shared.variance[0] == shared.variance[2], torch.full((6,), kind != "word"))
         after, _ = em_step(far, columns, engine=engine)
-        assert after.log_pi[2] == -torch.inf
         assert torch.equal(after.mean[2], after.center)
         assert bool(torch.isfinite(after.variance).all())
         assert bool(torch.isfinite(log_likelihood(after, columns)).all())

@@ -12,7 +12,7 @@ from sklearn.mixture import GaussianMixture
 from gmm_ops.errors import RefusedInput
 from gmm_ops.mixtures.assignment import log_likelihood
 from gmm_ops.mixtures.mixture import Mixture
-from gmm_ops.mixtures.model_selection import bayesian_criterion, free_parameters
+from gmm_ops.mixtures.model_selection import VarianceOf, bayesian_criterion, free_parameters
 from tests.references.model_selection import bayesian_criterion as slow_criterion
 
 
@@ -35,14 +35,16 @@ def test_it_is_scikit_learns_number() -> None:
     assert bayesian_criterion(total, 400, 4, 3) == pytest.approx(theirs.bic(columns), rel=1e-6)
 
 
-def test_it_is_the_loop_over_columns_and_words() -> None:
+@pytest.mark.parametrize("variance_of", ["word", "unit", "layer"])
+def test_it_is_the_loop_over_columns_and_words(variance_of: VarianceOf) -> None:
     columns = drawn(50)
     share, mean = np.array([0.3, 0.7]), np.array([[0.0, 0.0, 0.0], [3.0, 3.0, 3.0]])
     variance = np.array([[1.0, 2.0, 0.5], [1.5, 1.0, 1.0]])
     parts = [*map(torch.from_numpy, (np.log(share), mean, variance)), torch.zeros(3, dtype=torch.float64)]
     total = float(log_likelihood(Mixture(*parts), torch.from_numpy(columns)).double().sum())
-    expected = slow_criterion(columns, share, mean, variance)
-    assert bayesian_criterion(total, 50, 2, 3) == pytest.approx(expected, rel=1e-6)
+    expected = slow_criterion(columns, share, mean, variance, variance_of)
+    assert bayesian_criterion(total, 50, 2, 3, variance_of) == pytest.approx(expected, rel=1e-6)
+    assert Mixture(*parts).bic(torch.from_numpy(columns), variance_of) == pytest.approx(expected, rel=1e-6)
 
 
 def test_a_word_more_costs_its_parameters() -> None:

@@ -69,10 +69,10 @@ def test_step_sizes_start_at_one_and_fall():
     assert step_size(100, replace(QUIET, exponent=0.0)) == 1.0
 
 
-@pytest.mark.parametrize("warmup", [0, 2])
-def test_equals_the_loop(warmup):
+@pytest.mark.parametrize(("warmup", "variance_of"), [(0, "word"), (2, "word"), (2, "unit"), (0, "layer")])
+def test_equals_the_loop(warmup, variance_of):
     columns = clustered(400, 5, 4)
-    settings = replace(QUIET, warmup=warmup, var_floor=1e-2)
+    settings = replace(QUIET, warmup=warmup, var_floor=1e-2, variance_of=variance_of)
     state = start(initial_mixture(columns, 4, 0), settings)
     floor, first = state.var_floor, state.mixture
     batches = columns.split(80)
@@ -85,6 +85,7 @@ def test_equals_the_loop(warmup):
         offset=1.0,
         warmup=warmup,
         floor=float(floor[0]),
+        variance_of=variance_of,
     )
     for got, expected in zip((state.mixture.log_pi, state.mixture.mean, state.mixture.variance), slow, strict=True):
         torch.testing.assert_close(got, torch.tensor(expected, dtype=torch.float64), rtol=1e-4, atol=1e-4)
@@ -395,6 +396,7 @@ def test_a_small_fit_learns_and_says_whether_it_converged(columns, n):
         ({"min_share": 1.0}, "min_share must be at least 0 and below 1"),
         ({"var_floor": -1.0}, "var_floor must be 0 or more"),
         ({"floor_of": "word"}, "floor_of must be 'layer' or 'unit'; got word"),
+        ({"variance_of": "all"}, "variance_of must be 'word', 'unit' or 'layer'; got all"),
     ],
 )
 def test_settings_name_their_rules(change, message):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
 import numpy as np
 import pytest
 import torch
@@ -9,7 +11,14 @@ from torch import Tensor
 
 from gmm_ops.errors import RefusedInput
 from gmm_ops.graphs.windows import Window
-from gmm_ops.trust.column_changes import as_many_others, changed_columns, columns_of, inside_windows
+from gmm_ops.trust.column_changes import (
+    ColumnChange,
+    as_many_others,
+    changed_columns,
+    columns_of,
+    inside_windows,
+    principal_axes,
+)
 from gmm_ops.trust.paired_bootstrap import bootstrap_differences, bootstrap_ratios
 from gmm_ops.trust.word_choices import draw_keys, frequency_matched, judging_half
 from gmm_ops.trust.word_curves import curve_area, curve_steps, explained_share, kept_shares
@@ -34,10 +43,11 @@ def some_words() -> Tensor:
 MAPS, MEANS, CENTRE, WORDS = drawn(N, D, H, W), drawn(K, D, seed=2), drawn(D, seed=3), some_words()
 
 
-@pytest.mark.parametrize("change", ["shift", "mean", "words", "error"])
-def test_columns_are_changed_as_in_loops(change: str) -> None:
-    found = changed_columns(MAPS, WORDS, MEANS, CENTRE, change)  # type: ignore[arg-type]
-    expected = slow.changed(MAPS.numpy(), WORDS.numpy(), MEANS.numpy(), CENTRE.numpy(), change)
+@pytest.mark.parametrize("change", get_args(ColumnChange))
+def test_columns_are_changed_as_in_loops(change: ColumnChange) -> None:
+    axes = principal_axes(MEANS, torch.ones(K), 2)
+    found = changed_columns(MAPS, WORDS, MEANS, CENTRE, change, axes)
+    expected = slow.changed(MAPS.numpy(), WORDS.numpy(), MEANS.numpy(), CENTRE.numpy(), change, axes.numpy())
     np.testing.assert_allclose(found.numpy(), expected, atol=1e-5)
     assert torch.equal(found[1, :, 2, 0], MAPS[1, :, 2, 0]), "a column of no word stays"
 
@@ -45,6 +55,35 @@ def test_columns_are_changed_as_in_loops(change: str) -> None:
 def test_words_and_error_add_up_to_the_map_and_its_middle() -> None:
     words, error = (changed_columns(MAPS, WORDS.clamp(min=0), MEANS, CENTRE, one) for one in ("words", "error"))
     torch.testing.assert_close(words + error, MAPS + CENTRE[None, :, None, None])
+
+
+def test_principal_axes_are_those_of_power_iteration() -> None:
+    shares = drawn(K, seed=11).abs()
+    found = principal_axes(MEANS, shares, 3)
+    expected = slow.principal_axes(MEANS.double().numpy(), shares.double().numpy(), 3)
+    np.testing.assert_allclose(np.abs(found.numpy() @ expected.T), np.eye(3), atol=1e-6)
+    torch.testing.assert_close(found @ found.T, torch.eye(3, dtype=torch.float64))
+    order = torch.randperm(K, generator=torch.Generator().manual_seed(0))
+    again = principal_axes(MEANS[order], 7 * shares[order], 3)
+    np.testing.assert_allclose(np.abs((found @ again.T).numpy()), np.eye(3), atol=1e-6)
+    assert principal_axes(MEANS, shares, D + 4).shape == (D, D)
+
+
+def test_components_lie_between_the_words_and_the_map() -> None:
+    """Of no axis they are the words' means, of all the map; what is kept alone is the centre, or the map."""
+    every = principal_axes(MEANS, torch.ones(K), D)
+    words = changed_columns(MAPS, WORDS, MEANS, CENTRE, "words")
+    torch.testing.assert_close(changed_columns(MAPS, WORDS, MEANS, CENTRE, "components", every[:0]), words)
+    centre = changed_columns(MAPS, WORDS, MEANS, CENTRE, "mean")
+    torch.testing.assert_close(changed_columns(MAPS, WORDS, MEANS, CENTRE, "axes", every[:0]), centre)
+    for change in ("components", "axes"):
+        whole = changed_columns(MAPS, WORDS, MEANS, CENTRE, change, every)  # type: ignore[arg-type]
+        torch.testing.assert_close(whole, MAPS, atol=1e-5, rtol=1e-5)
+    gaps = [
+        float((changed_columns(MAPS, WORDS, MEANS, CENTRE, "components", every[:count]) - MAPS).square().sum())
+        for count in range(D + 1)
+    ]
+    assert gaps == sorted(gaps, reverse=True)
 
 
 def test_first_order_effects_are_slopes_of_the_logit() -> None:
@@ -176,10 +215,14 @@ def test_halves_are_even_seeded_and_by_image() -> None:
 
 
 def test_bad_input_is_told_by_its_words() -> None:
-    with pytest.raises(RefusedInput, match="change: must be shift, mean, words, error, got 'zero'"):
+    with pytest.raises(RefusedInput, match="change: must be shift, mean, words, error, components, axes, got 'zero'"):
         changed_columns(MAPS, WORDS, MEANS, CENTRE, "zero")  # type: ignore[arg-type]
     with pytest.raises(RefusedInput, match="words, means, centre: must be a word a column, and of 6 units"):
         changed_columns(MAPS, WORDS, MEANS[:, :5], CENTRE, "shift")
+    with pytest.raises(RefusedInput, match="axes: must be of 6 units to keep components, got none; take"):
+        changed_columns(MAPS, WORDS, MEANS, CENTRE, "axes")
+    with pytest.raises(RefusedInput, match=r"axes: must be of 6 units to keep components, got \(1, 5\)"):
+        changed_columns(MAPS, WORDS, MEANS, CENTRE, "components", torch.ones(1, 5))
     with pytest.raises(RefusedInput, match="groups: must be one of each of 3 images, got 2"):
         FirstOrderSums.from_batch(torch.tensor([0, 1]), torch.zeros(3, 1, 2))
     with pytest.raises(RefusedInput, match=r"denominators: must be \(n, J\) as the numerators"):

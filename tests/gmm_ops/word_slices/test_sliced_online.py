@@ -77,9 +77,10 @@ def test_equals_the_unsliced_fit_on_real_columns(shared_data, stage, world):
         torch.testing.assert_close(state.var_floor, one.var_floor, rtol=1e-12, atol=0)
 
 
-def test_equals_the_loop():
+@pytest.mark.parametrize("variance_of", ["word", "unit", "layer"])
+def test_equals_the_loop(variance_of):
     columns = clustered(400, 5, 4)
-    settings = replace(SETTINGS, warmup=2, min_share=0.0, var_floor=1e-2)
+    settings = replace(SETTINGS, warmup=2, min_share=0.0, var_floor=1e-2, variance_of=variance_of)
     first = initial_mixture(columns, 4, 5, var_floor=1e-2)
     states = fitted(columns, 4, settings, 2, columns.split(80))
     slow = online_reference.fit(
@@ -89,6 +90,7 @@ def test_equals_the_loop():
         offset=1.0,
         warmup=2,
         floor=float(states[0].var_floor[0]),
+        variance_of=variance_of,
     )
     found = joined([state.words for state in states])
     for got, expected in zip((found.log_pi, found.mean, found.variance), slow, strict=True):

@@ -119,6 +119,14 @@ def test_two_slices_come_to_the_discriminative_fit_of_the_whole(tmp_path: Path, 
     assert np.linalg.norm(found["words.mean"] - found["generative.mean"]) > 1e-2, "training moved the words"
 
 
+def test_words_of_a_run_may_share_their_variance(tmp_path: Path, local_ray: object) -> None:
+    made = make(tmp_path / "run", settings_of({**FIT, "loss": "generative", "variance_of": "unit"}))
+    fitted_whole(made)
+    variance = results(made)["words.variance"]
+    assert (variance == variance[:1]).all()
+    assert len(np.unique(variance[0])) > 1
+
+
 def test_an_actor_keeps_its_own_words_alone(sliced: Made) -> None:
     """The checkpoint names the step; each rank has the slice of that step and of no other."""
     checkpoint = sliced[2].fit_state("joint", "made")
@@ -204,6 +212,11 @@ def test_slices_that_cannot_be_are_refused(fit: dict[str, Any], words: str) -> N
 def test_slices_of_a_chain_are_refused() -> None:
     with pytest.raises(SettingsError, match=r"fit\.word_slices is 2, and the words of \[hmm\] are not sliced: set"):
         load_settings(PRESETS / "digits_mlp.toml", ["fit.word_slices=2"])
+
+
+def test_a_chains_words_share_no_variance() -> None:
+    with pytest.raises(SettingsError, match=r"fit\.variance_of: must be 'word' with \[hmm\], got 'layer', and"):
+        load_settings(PRESETS / "digits_mlp.toml", ["fit.variance_of=layer"])
 
 
 def test_slices_divide_the_memory_of_an_actor() -> None:

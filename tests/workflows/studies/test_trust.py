@@ -77,9 +77,15 @@ class ByHand:
         mixture = load_mixture(self.run.folder.mixture("joint", self.layers[layer]))
         return mixture.mean.numpy(), (mixture.log_pi.exp() @ mixture.mean).numpy()
 
+    def axes(self, layer: int) -> np.ndarray:
+        mixture = load_mixture(self.run.folder.mixture("joint", self.layers[layer]))
+        return slow.principal_axes(mixture.mean.numpy(), mixture.log_pi.exp().numpy(), 4)
+
     def changed(self, maps: Tensor, layer: int, image: int, where: Tensor, change: str) -> Tensor:
         words = torch.where(where, self.words(layer, image), -1)
-        return torch.from_numpy(slow.changed(maps.numpy(), words.numpy(), *self.dictionary(layer), change)).float()
+        axes = self.axes(layer) if change in ("components", "axes") else None
+        found = slow.changed(maps.numpy(), words.numpy(), *self.dictionary(layer), change, axes)
+        return torch.from_numpy(found).float()
 
     def logits(self, layer: int, image: int, where: Tensor, change: str) -> tuple[Tensor, Tensor]:
         """Of the network, and with columns changed."""
@@ -197,7 +203,7 @@ def test_layers_are_replaced_whole(root: Path, by_hand: ByHand) -> None:
         assert row["accuracy"] == pytest.approx(np.mean(right))
         assert row["recovered"] == pytest.approx(sum(gaps) / sum(wholes), abs=1e-3)
     overall = [row for row in rows_of(root, "completeness") if row["class"] is None]
-    assert len(overall) == 2 * len(by_hand.layers)
+    assert len(overall) == len(rows) * len(by_hand.layers)
     assert all(row["images"] > len(by_hand.images) for row in overall)
 
 

@@ -89,7 +89,8 @@ def run(context: StageContext, request: SweepRequest) -> None:
     decisions = sweep_folder(context.folder).decisions
     decide(context, plan, fits, of_shards, decisions, item_of_decisions)
     parts = [decisions_part(decisions, index) for index in sorted(of_shards)]
-    records = sweep_records(context.folder, plan, cells, context.ledger.items(), scope.name, parts)
+    ledger, variance_of = context.ledger.items(), context.settings.fit.variance_of
+    records = sweep_records(context.folder, plan, cells, ledger, scope.name, parts, variance_of)
     write_table(context.folder.table(SWEEP), records, SWEEP, network=context.settings.name)
     context.ledger.end()
 

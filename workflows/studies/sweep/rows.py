@@ -13,7 +13,7 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from gmm_ops.discriminative.classifier import paired_difference
-from gmm_ops.mixtures.model_selection import bayesian_criterion, free_parameters
+from gmm_ops.mixtures.model_selection import VarianceOf, bayesian_criterion, free_parameters
 from workflows.plan.run_plan import LayerPlan, Plan
 from workflows.plan.scope import Scope
 from workflows.storage.run_folder import RunFolder
@@ -84,7 +84,13 @@ def dictionary_paths(folder: RunFolder, cell: Cell, scope: str) -> dict[str, Pat
 
 
 def sweep_records(
-    folder: RunFolder, plan: Plan, cells: Sequence[Cell], items: Items, scope: str, parts: Sequence[Path]
+    folder: RunFolder,
+    plan: Plan,
+    cells: Sequence[Cell],
+    items: Items,
+    scope: str,
+    parts: Sequence[Path],
+    variance_of: VarianceOf,
 ) -> list[dict[str, Any]]:
     """Rows of sweep.parquet.
 
@@ -94,13 +100,14 @@ def sweep_records(
         items: the sweep's ledger.
         scope: of the dictionaries.
         parts: rows of decisions.parquet; none after a sweep of likelihoods alone.
+        variance_of: as the words were fitted; shared variances are fewer parameters.
     """
     records: list[dict[str, Any]] = []
     fewer: dict[str, tuple[int, _Wrong]] = {}
     for cell in cells:
         layer = plan.layer(cell.layer)
         common = {"scope": scope, "layer": cell.layer, "given": layer.given, "words": cell.words}
-        likelihoods = _likelihoods(items[cell.likelihood_name], layer, cell.words)
+        likelihoods = _likelihoods(items[cell.likelihood_name], layer, cell.words, variance_of)
         if not parts:
             records.append(common | {"loss": "generative"} | likelihoods["generative"])
             continue
@@ -116,11 +123,13 @@ _Wrong = Mapping[tuple[str, str], Bool[Tensor, " N"]]
 _NETWORK = ("network", "label")
 
 
-def _likelihoods(record: Mapping[str, Any], layer: LayerPlan, words: int) -> dict[str, dict[str, Any]]:
+def _likelihoods(
+    record: Mapping[str, Any], layer: LayerPlan, words: int, variance_of: VarianceOf
+) -> dict[str, dict[str, Any]]:
     """Columns of the table by loss; the criterion is one of maximum likelihood, so of the generative words alone."""
     fitted, held_out = record["fitted"], record["held_out"]
     columns = int(fitted["columns"])
-    criterion = bayesian_criterion(fitted["generative"], columns, words, layer.units)
+    criterion = bayesian_criterion(fitted["generative"], columns, words, layer.units, variance_of)
     found = {
         loss: {"held_out_log_likelihood": held_out[loss] / held_out["columns"], "columns": columns}
         for loss in held_out
@@ -128,7 +137,7 @@ def _likelihoods(record: Mapping[str, Any], layer: LayerPlan, words: int) -> dic
     }
     found["generative"] |= {
         "log_likelihood": fitted["generative"] / columns,
-        "parameters": free_parameters(words, layer.units),
+        "parameters": free_parameters(words, layer.units, variance_of),
         "bic": criterion,
     }
     return found

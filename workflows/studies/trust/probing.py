@@ -24,7 +24,7 @@ from workflows.studies.trust.probes import LayerProbes
 from workflows.studies.trust.request import Intervention
 from workflows.studies.trust.scoped_network import ScopedNetwork, WordedBatch
 
-KINDS = ("words", "error")
+KINDS = ("words", "error", "components", "axes")
 """Of whole layers that are replaced; the centre stands beside them."""
 
 
@@ -37,9 +37,9 @@ class ProbedImages(Sums):
         plain: (n,) logit of the predicted class.
         right: (n,) 1 where the prediction is the label, 0 where not, -1 without a label.
         drops: (n, J) of that logit under each probe of the class; NaN where it was not looked at.
-        replaced: (n, L, 3) the logit with every column of a layer replaced: ``words``, ``error``, the centre.
-        same: (n, L, 2) whether the decision is the same under ``words`` and ``error``.
-        right_after: (n, L, 2) whether it is the label.
+        replaced: (n, L, kinds + 1) the logit with every column of a layer replaced, by kind; last the centre.
+        same: (n, L, kinds) whether the decision is the same.
+        right_after: (n, L, kinds) whether it is the label.
         positions: (n, E) columns of the upper word of each edge of the class.
         lost: (n, E, 1 + draws) of them that lose it: with the lower word ablated, and with as many others.
     """
@@ -48,9 +48,9 @@ class ProbedImages(Sums):
     plain: Annotated[Float[Tensor, " n"], joined]
     right: Annotated[Int[Tensor, " n"], joined]
     drops: Annotated[Float[Tensor, "n J"], joined]
-    replaced: Annotated[Float[Tensor, "n L 3"], joined]
-    same: Annotated[Bool[Tensor, "n L 2"], joined]
-    right_after: Annotated[Bool[Tensor, "n L 2"], joined]
+    replaced: Annotated[Float[Tensor, "n L kinds+1"], joined]
+    same: Annotated[Bool[Tensor, "n L kinds"], joined]
+    right_after: Annotated[Bool[Tensor, "n L kinds"], joined]
     positions: Annotated[Int[Tensor, "n E"], joined]
     lost: Annotated[Int[Tensor, "n E D"], joined]
 
@@ -154,7 +154,7 @@ class ProbingWorker:
 
     def _changed(self, batch: WordedBatch, layer: int, maps: Tensor, change: str) -> Tensor:
         known = self._own.layers[layer]
-        return changed_columns(maps, batch.words[layer], known.mixture.mean, known.centre, change)  # type: ignore[arg-type]
+        return changed_columns(maps, batch.words[layer], known.mixture.mean, known.centre, change, known.axes)  # type: ignore[arg-type]
 
     def _replace(
         self, batch: WordedBatch, layer: int, pause: Pause, maps: Tensor, logits: Tensor, found: ProbedImages

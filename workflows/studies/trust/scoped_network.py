@@ -11,6 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from gmm_ops.mixtures.mixture import Mixture
+from gmm_ops.trust.column_changes import principal_axes
 from workflows.asking.image_parts import ImageShard
 from workflows.data.network_inputs import NetworkInputs
 from workflows.networks.unit_layers import UnitNetwork
@@ -26,6 +27,9 @@ from workflows.words.word_maps import read_words
 MAP_BYTES = 2**30
 """Of the maps of one layer, as it is and changed, that an actor holds; whatever the machine, so that bits are alike."""
 
+COMPONENTS = 4
+"""Principal components of a layer that its columns keep beside their words, or alone."""
+
 _HELD = 6
 """Maps of a layer that are in memory at once."""
 
@@ -39,17 +43,21 @@ class LayerWords:
         mixture: the dictionary.
         centre: (D,) mean column of the layer: mean of the word means by their shares, of the generative dictionary. EM
             makes it the mean of the training columns; training for the decision moves means, so its own is not taken.
+        axes: (q, D) first principal axes of the layer, as its words tell them: no column need be read again.
     """
 
     name: str
     mixture: Mixture
     centre: Float[Tensor, " D"]
+    axes: Float[Tensor, "q D"]
 
     @classmethod
     def load(cls, folder: RunFolder, scope: str, name: str, device: torch.device) -> LayerWords:
         """Raises RunFolderError: a dictionary is missing or damaged."""
         centre = WordMeans.load(folder, scope, name, device).centre
-        return cls(name, load_mixture(folder.mixture(scope, name)).to(device), centre)
+        mixture = load_mixture(folder.mixture(scope, name))
+        axes = principal_axes(mixture.mean, mixture.log_pi.exp(), COMPONENTS)
+        return cls(name, mixture.to(device), centre, axes.to(device))
 
 
 @dataclass(frozen=True, eq=False)
