@@ -41,7 +41,7 @@ _RANKINGS = {
 }
 _KINDS = {"words": ("words alone", "#1f5fa8"), "error": ("error node", "#d1261f")}
 _WIDTH, _SIZE, _COLUMNS = 8.27, 6.5, 4
-_TOP, _GAP = 1.05, 0.62
+_TOP, _GAP, _BETWEEN = 1.05, 0.62, 0.42
 _EFFECTS, _CURVES, _LAST = 0.95, 1.25, 1.7
 """Inches: of a layer's selections, of a curve, of the last row."""
 
@@ -144,9 +144,9 @@ def _effect_panel(panel: Axes, rows: Rows, layers: Sequence[str]) -> None:
 
 
 def _draw_curves(figure: Figure, curves: Rows, layers: Sequence[str], edge: float, total: float, legend: bool) -> None:
-    width = (_WIDTH - 0.65 - 0.3 * (_COLUMNS - 1)) / _COLUMNS
+    width = (_WIDTH - 0.65 - _BETWEEN * (_COLUMNS - 1)) / _COLUMNS
     for place, layer in enumerate(layers):
-        box = ((0.45 + place * (width + 0.3)) / _WIDTH, (edge - _CURVES) / total, width / _WIDTH, _CURVES / total)
+        box = ((0.45 + place * (width + _BETWEEN)) / _WIDTH, (edge - _CURVES) / total, width / _WIDTH, _CURVES / total)
         panel = figure.add_axes(box)
         for ranking, selection in _RANKINGS.items():
             for direction, style in (("deletion", "-"), ("insertion", ":")):

@@ -33,6 +33,7 @@ from workflows.storage.images_table import ImageColumns
 from workflows.storage.mixtures import load_mixture
 from workflows.storage.schemas import SCHEMAS
 from workflows.storage.tables import read_table
+from workflows.studies.trust.answers import effect_table
 from workflows.studies.trust.command import run_trust
 from workflows.studies.trust.first_order import FirstOrderWorker
 from workflows.studies.trust.request import LEAST_PREDICTED, TrustRequest, intervention_names, top_numbers
@@ -300,6 +301,21 @@ def test_the_same_again_is_told_and_not_computed(
     assert "trust has answered this before" in captured.err
     assert before == {path: path.stat().st_mtime_ns for path in before}
     assert (root / "figures" / f"trust-class-{LABEL}.png").stat().st_size > 20_000
+
+
+def test_class_scopes_are_told_by_their_means(root: Path) -> None:
+    rows = [row for row in rows_of(root, "effects") if row["class"] is not None]
+    for row in rows:
+        row["scope"] = f"class-{row['class']}"
+    written = io.StringIO()
+    Console(file=written, width=80).print(effect_table(rows, "likelihood"))
+    assert "means over the classes of 2 scopes" in written.getvalue()
+    first = next(row for row in rows if row["selection"] == "graph")
+    wanted = {name: first[name] for name in ("layer", "intervention", "top", "selection")} | {"half": "judged"}
+    drops = [row["drop"] for row in rows if wanted.items() <= row.items()]
+    assert len(drops) == 2
+    line = next(line for line in written.getvalue().splitlines() if line.startswith(first["layer"]))
+    assert f"{np.mean(drops):.2f}" in line.split()
 
 
 def ask(root: Path, **request: Any) -> dict[str, Any]:

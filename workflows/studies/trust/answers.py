@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from math import nan
+from statistics import fmean
 from typing import Any
 
 import pyarrow.compute as pc
@@ -35,7 +37,7 @@ def draw_and_print(study: StudyContext) -> None:
             network=study.settings.name,
         )
     for criterion in dict.fromkeys(row["criterion"] for row in effects):
-        study.asked.console.print(_table([row for row in effects if row["criterion"] == criterion], criterion))
+        study.asked.console.print(effect_table([row for row in effects if row["criterion"] == criterion], criterion))
 
 
 def _of_page(table: Any, scope: str, label: int, criterion: str) -> list[dict[str, Any]]:
@@ -44,29 +46,45 @@ def _of_page(table: Any, scope: str, label: int, criterion: str) -> list[dict[st
     return [row for row in own.to_pylist() if row.get("criterion", criterion) == criterion]
 
 
-def _table(effects: Sequence[Mapping[str, Any]], criterion: str) -> Table:
+def effect_table(effects: Sequence[Mapping[str, Any]], criterion: str) -> Table:
     """By layer, intervention and Z, of all classes together, and of how many the interval lies above random."""
-    title = None if criterion == LIKELIHOOD else f"graphs by {criterion}, chosen on all images (effect: on others)"
-    shown = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0), title=title, title_justify="left")
+    scopes = {row["scope"] for row in effects}
+    titles = [] if criterion == LIKELIHOOD else [f"graphs by {criterion}, chosen on all images (effect: on others)"]
+    titles += [f"means over the classes of {len(scopes):,} scopes"] if len(scopes) > 1 else []
+    shown = Table(
+        box=box.SIMPLE_HEAD,
+        show_edge=False,
+        padding=(0, 1, 0, 0),
+        title="; ".join(titles) or None,
+        title_justify="left",
+    )
     for name in ("layer", "by", "Z", "share", "drop", "above random", "classes", "frequent", "effect"):
         shown.add_column(name, justify="left" if name in ("layer", "by") else "right", no_wrap=True)
-    judged = [row for row in effects if row["half"] == "judged"]
-    groups: dict[tuple[Any, ...], dict[str, Mapping[str, Any]]] = {}
-    for row in judged:
-        if row["class"] is None:
-            groups.setdefault((row["layer"], row["intervention"], row["top"]), {})[row["selection"]] = row
-    for key, own in groups.items():
-        alike = [row for row in judged if (row["layer"], row["intervention"], row["top"]) == key]
-        lows = [row["excess_low"] for row in alike if row["selection"] == "graph" and row["class"] is not None]
-        graph = own["graph"]
-        shown.add_row(
-            Text(key[0]),
-            key[1],
-            str(key[2]),
-            f"{100 * graph['column_share']:.0f} %",
-            f"{graph['drop']:.2f}",
-            "[{excess_low:.2f}, {excess_high:.2f}]".format(**graph),
-            f"{sum((low or 0) > 0 for low in lows)}/{len(lows)}",
-            *(f"{own[name]['drop']:.2f}" for name in ("frequent", "effect")),
-        )
+    groups: dict[tuple[str, str, int], list[Mapping[str, Any]]] = {}
+    for row in effects:
+        if row["half"] == "judged":
+            groups.setdefault((row["layer"], row["intervention"], row["top"]), []).append(row)
+    for (layer, intervention, top), rows in groups.items():
+        shown.add_row(Text(layer), intervention, str(top), *_numbers(rows, together=len(scopes) == 1))
     return shown
+
+
+def _numbers(rows: Sequence[Mapping[str, Any]], together: bool) -> Iterator[str]:
+    """together: one dictionary explains all classes, so that rows of all of them together have an interval."""
+    classes = [row for row in rows if row["class"] is not None]
+    means = [row for row in rows if row["class"] is None] if together else classes
+    lows = [row["excess_low"] for row in classes if row["selection"] == "graph"]
+    yield f"{100 * _mean(means, 'graph', 'column_share'):.0f} %"
+    yield f"{_mean(means, 'graph', 'drop'):.2f}"
+    if together:
+        (graph,) = (row for row in means if row["selection"] == "graph")
+        yield f"[{graph['excess_low']:.2f}, {graph['excess_high']:.2f}]"
+    else:
+        yield f"{_mean(means, 'graph', 'excess'):.2f}"
+    yield f"{sum((low or 0) > 0 for low in lows)}/{len(lows)}"
+    yield from (f"{_mean(means, name, 'drop'):.2f}" for name in ("frequent", "effect"))
+
+
+def _mean(rows: Sequence[Mapping[str, Any]], selection: str, name: str) -> float:
+    known = [row[name] for row in rows if row["selection"] == selection and row[name] is not None]
+    return fmean(known) if known else nan
