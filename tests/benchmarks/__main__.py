@@ -34,6 +34,7 @@ SUITES = (
     "reading",
     "weak_scaling",
     "report_site",
+    "shortcuts",
 )
 """Modules of this folder, each with ``measure(tiny=False)``; imported when run."""
 
