@@ -259,7 +259,7 @@ def test_the_readme_names_every_preset_and_artefact() -> None:
 
 def test_the_picture_can_be_read_on_a_page() -> None:
     paths = list((ROOT / "infra" / "pictures").glob("*.png"))
-    assert len(paths) == 3
+    assert len(paths) == 4
     for path in paths:
         with Image.open(path) as picture:
             assert 900 <= picture.width <= 1300
