@@ -90,6 +90,6 @@ def test_a_study_is_an_entry_a_folder_and_a_command() -> None:
     commands = {path.stem for path in (ROOT / "workflows" / "cli").glob("*.py")}
     assert folders == set(STUDIES)
     assert folders <= commands
-    tables = [table for study in STUDIES.values() for table in study.tables]
+    tables = [table for study in STUDIES.values() for table in (*study.tables, *study.further)]
     assert set(tables) <= SCHEMAS.keys()
     assert len(set(tables)) == len(tables), "each table has one writer"

@@ -35,6 +35,7 @@ SUITES = (
     "weak_scaling",
     "report_site",
     "completeness",
+    "shortcuts",
 )
 """Modules of this folder, each with ``measure(tiny=False)``; imported when run."""
 

@@ -13,6 +13,8 @@ import pytest
 
 from tests.benchmarks.__main__ import SUITES, markdown
 from tests.benchmarks.counting import CASES
+from tests.benchmarks.planted_marks import chosen_marks
+from tests.benchmarks.shortcuts import SEED
 from tests.network_hosts import may_make_hosts
 
 GENERATIVE = ("generative", "generative, a variance a layer")
@@ -85,9 +87,27 @@ ROWS = {
         ),
         *(f"no words: {count} of the layer's components" for count in (1, 2, 4)),
     ],
+    "shortcuts": [
+        *(f"0, class {mark.label}: {mark.role} {mark}" for mark in chosen_marks(0, SEED)),
+        "4 planted",
+        "2 decoys",
+        "1 unseen",
+        "1 ignored",
+        "words of classes without a mark",
+    ],
 }
 """First column of each table."""
-WHOLE_RUNS = ("scopes", "sliced_fit", "word_slices", "classes", "gpu", "reading", "weak_scaling", "report_site")
+WHOLE_RUNS = (
+    "scopes",
+    "sliced_fit",
+    "word_slices",
+    "classes",
+    "gpu",
+    "reading",
+    "weak_scaling",
+    "report_site",
+    "shortcuts",
+)
 """They start actors or processes of their own: half a minute of processor time even when tiny."""
 LONG = ("extract", "hmm", "patterns", "em_pass", "dissection", "discriminative", "completeness")
 """They compute as long."""

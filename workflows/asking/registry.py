@@ -53,6 +53,7 @@ STUDIES: dict[str, Study] = {
             "trust",
             "is a graph what the network does",
             ("effects", "effect_curves", "edge_effects", "completeness", "word_effects"),
+            further=("shortcuts",),
             version=2,
         ),
         Study("agree", "how far do runs agree", ("agreement", "word_matches", "consensus")),

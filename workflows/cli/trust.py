@@ -26,6 +26,15 @@ Tops = Annotated[
     ),
 ]
 Draws = Annotated[int, typer.Option(help="Of as many random columns, the control.")]
+Shortcuts = Annotated[
+    bool,
+    typer.Option(
+        "--shortcuts",
+        help="Also rank each class's words by how much they look like a shortcut (in its images alone, at one place, "
+        "off the object) and are used: shortcuts.parquet, figures/trust-shortcuts.png. Of an answer that is there, in "
+        "seconds.",
+    ),
+]
 
 
 def trust(
@@ -34,6 +43,7 @@ def trust(
     interventions: Interventions = "shift,mean",
     top: Tops = None,
     draws: Draws = 5,
+    shortcuts: Shortcuts = False,
     images: Images = None,
     anew: Anew = False,
     address: Address = None,
@@ -52,12 +62,14 @@ def trust(
     Example:
 
         inference-graphs trust runs/cifar10-resnet20 --top 3,1,2,5
+
+        inference-graphs trust runs/cifar10-resnet20 --top 3,1,2,5 --shortcuts
     """
     from workflows.studies.trust.command import run_trust
     from workflows.studies.trust.request import TrustRequest, intervention_names, top_numbers
 
     request = TrustRequest(
-        tuple(class_name or ("all",)), intervention_names(interventions), top_numbers(top or ("3",)), draws
+        tuple(class_name or ("all",)), intervention_names(interventions), top_numbers(top or ("3",)), draws, shortcuts
     )
     found = run_trust(asking(folder, as_json, images, anew, address, allow_code), request)
     if as_json:

@@ -33,12 +33,14 @@ class Study:
         question: that it answers.
         tables: names of its Parquet tables.
         version: of what it writes; another one makes what is there stale.
+        further: names of tables that are made of those, where they are asked for.
     """
 
     name: str
     question: str
     tables: tuple[str, ...]
     version: int = 1
+    further: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -98,8 +100,9 @@ class StudyFolder:
         return self.parts / slug(phase) / f"{shard:06d}.npz"
 
     def tables(self) -> dict[str, Path]:
-        """By name: where its tables are, or will be."""
-        return {name: self.run.existing_table(name) for name in self.study.tables}
+        """By name: where its tables are, or will be; further ones where they are."""
+        further = (name for name in self.study.further if self.run.existing_table(name).exists())
+        return {name: self.run.existing_table(name) for name in (*self.study.tables, *further)}
 
     def figures(self) -> list[Path]:
         """Figures that are drawn: ``figures/[<scope>/]<study>.png``, ``<study>-<name>.svg``."""

@@ -156,6 +156,42 @@ TRUST_COLUMNS: dict[str, list[pa.Field]] = {
         field("control_mean", REAL, "logit", "the same", True),
         _IMAGES,
     ],
+    "shortcuts": [
+        SCOPE,
+        _CLASS,
+        _CLASS_NAME,
+        field("rank", INT, "", "among the class's words of all layers with a known drop, from 0: by looks * weight"),
+        LAYER,
+        _IS_CUT,
+        WORD,
+        field("in_graph", FLAG, "", "as in `word_effects`"),
+        _INTERVENTION,
+        field("used", FLAG, "", "whether drop is above control, and above 0; null where nothing is usual", True),
+        field("looks", REAL, "bits", "max(log_ratio, 0) * (2 - positional_entropy) * (2 - share_on_object, if known)"),
+        field("weight", REAL, "share", "1 of a used word, else the part of control that its drop reaches"),
+        field("image_share", REAL, "share", "of the images of Omega that have the word"),
+        field("other_share", REAL, "share", "of the scope's other validation images; null where there are none", True),
+        field("log_ratio", REAL, "bits", "log2 of both, half an image that has it and half one without added to each"),
+        field(
+            "positional_entropy",
+            REAL,
+            "",
+            "of the position of its columns in Omega: 0 always the same, 1 anywhere, or nothing known (Miller-Madow, "
+            "over the logarithm of the smaller of positions and columns)",
+        ),
+        field(
+            "share_on_object",
+            REAL,
+            "share",
+            "of its columns in Omega in boxes of the object (`boxes`), else of its pixels in masks of the class "
+            "(`word_concepts`); null where neither knows the word",
+            True,
+        ),
+        *_interval("drop", "logit", "of the class without the word, as in `word_effects`, by the intervention"),
+        field("control", REAL, "logit", "95th percentile of others, as there", True),
+        field("columns", LONG, "columns", "of Omega that are the word"),
+        _IMAGES,
+    ],
 }
 
 TRUST_KEYS: dict[str, tuple[str, ...]] = {
@@ -164,5 +200,6 @@ TRUST_KEYS: dict[str, tuple[str, ...]] = {
     "edge_effects": ("scope",),
     "completeness": ("scope",),
     "word_effects": ("scope", "class"),
+    "shortcuts": ("scope", "class", "rank"),
 }
 """Sort keys."""

@@ -95,6 +95,8 @@ HOUSE = {
     "word_effects": "scope class class_name layer is_cut word columns score in_graph first_order_shift "
     "first_order_mean drop_shift drop_shift_low drop_shift_high drop_mean drop_mean_low drop_mean_high control_shift "
     "control_mean images",
+    "shortcuts": "scope class class_name rank layer is_cut word in_graph intervention used looks weight image_share "
+    "other_share log_ratio positional_entropy share_on_object drop drop_low drop_high control columns images",
     "agreement": "scope class class_name layer other_layer run other_run images words other_words matched_share "
     "matched_chance same_share word_iou word_iou_chance columns_iou columns_iou_low columns_iou_high columns_chance "
     "columns_shuffled",

@@ -39,6 +39,7 @@ from workflows.studies.trust.rows import (
     overall_edge_rows,
     overall_effect_rows,
 )
+from workflows.studies.trust.shortcuts import find_shortcuts
 from workflows.studies.trust.subjects import ClassSubject, ScopeSubjects
 from workflows.studies.trust.word_rows import word_effect_rows
 from workflows.words.mining import ScopeCounts
@@ -62,6 +63,8 @@ Effects = dict[int, list[Float[Tensor, "2 I K"]]]
 def run_trust(asked: Asked, request: TrustRequest) -> dict[str, Any]:
     """Write effects, effect_curves, edge_effects, completeness, word_effects, and a figure for each class.
 
+    And shortcuts with a figure of its own, where they are asked for.
+
     Returns:
         The summary.
 
@@ -83,6 +86,8 @@ def run_trust(asked: Asked, request: TrustRequest) -> dict[str, Any]:
             found = [one for scope, some in subjects.items() for one in _ask(study, request, some, *phases[scope])]
             _write(study, request, found)
         draw_and_print(study)
+        if request.shortcuts:
+            find_shortcuts(study, request.interventions[0])
     return study.summary()
 
 
@@ -257,6 +262,7 @@ def _write(study: StudyContext, request: TrustRequest, found: Sequence[ClassFind
     study.write_table("edge_effects", edges)
     study.write_table("completeness", complete)
     study.write_table("word_effects", word_effect_rows(found, request))
+    study.folder.table("shortcuts").unlink(missing_ok=True)  # of an earlier answer
     study.tell(probes={one.name: len(one.drops) for one in found})
     study.tell(classes=len(found), images_looked_at=sum(len(one.subject.images) for one in found))
 

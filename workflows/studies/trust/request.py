@@ -23,12 +23,14 @@ class TrustRequest:
         interventions: what ablated columns say; curves and edges take the first.
         tops: Z of the graphs whose words are taken out; curves, edges and single words are of the first.
         draws: of as many random columns.
+        shortcuts: whether words are ranked as shortcuts. It is made of the answer, so it is no part of what was asked.
     """
 
     classes: tuple[str, ...] = ("all",)
     interventions: tuple[Intervention, ...] = ("shift", "mean")
     tops: tuple[int, ...] = (3,)
     draws: int = 5
+    shortcuts: bool = False
 
     def __post_init__(self) -> None:
         """Raises SettingsError: a value that is none of those."""
