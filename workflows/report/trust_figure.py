@@ -48,8 +48,8 @@ _EFFECTS, _CURVES, _LAST = 0.95, 1.25, 1.7
 _FAR = 1.0
 """Below 0 and above 1 of what panels of shares show."""
 
-_UPRIGHT = 40.0
-"""Points that an upright name may take."""
+_UPRIGHT, _APART = 40.0, 6.0
+"""Points that an upright name may take, and between names that lie."""
 
 
 def draw_trust_figure(tables: Mapping[str, Rows], nodes: Rows, png: Path, svg: Path, *, network: str) -> None:
@@ -254,7 +254,7 @@ def _names(panel: Axes, names: Sequence[str]) -> None:
     """Below a panel; upright where they are too many to lie."""
     room = 72 * _WIDTH * panel.get_position().width / len(names)
     widest = longest([line for name in names for line in name.split("\n")], 6)
-    lie = widest < room
+    lie = widest + _APART < room
     shown = [name if lie else fit_text(name.split("\n")[-1], _UPRIGHT, 6, middle=True) for name in names]
     panel.set_xticks(range(len(names)), shown, rotation=0 if lie else 90)
     panel.set_xlim(-0.6, len(names) - 0.4)
