@@ -96,7 +96,13 @@ def test_the_python_on_arrays_mines_a_graph(asked_run: Path) -> None:
     assert min(top) > 0, "the words that speak for a class are more frequent in it"
 
 
-PAGES_OF_QUERIES = ("cluster/README.md", "docs/queries.md", "docs/dense_layers.md")
+PAGES_OF_QUERIES = (
+    "cluster/README.md",
+    "docs/queries.md",
+    "docs/dense_layers.md",
+    "docs/completeness.md",
+    "docs/shortcuts.md",
+)
 
 
 @pytest.mark.parametrize("page", [ROOT / "infra" / name for name in PAGES_OF_QUERIES], ids=relation)

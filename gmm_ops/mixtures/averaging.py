@@ -10,7 +10,9 @@ from torch import Tensor
 
 from gmm_ops.axes import WordStatistics
 from gmm_ops.fitting.collective import LONE, Collective
+from gmm_ops.mixtures.em import shared_variance
 from gmm_ops.mixtures.mixture import Mixture
+from gmm_ops.mixtures.model_selection import VarianceOf
 from gmm_ops.records import Record
 
 
@@ -44,14 +46,18 @@ class MixtureAverage(Record):
             keep[:, None] * self.variance + mixture.variance,
         )
 
-    def finish(self, otherwise: Mixture, collective: Collective = LONE) -> Mixture:
-        """The averaged own words, shares divided by those of all slices, or ``otherwise`` if there is no term."""
+    def finish(self, otherwise: Mixture, collective: Collective = LONE, variance_of: VarianceOf = "word") -> Mixture:
+        """The averaged own words, shares divided by those of all slices, or ``otherwise`` if there is no term.
+
+        variance_of: what has a variance of its own; words that were split have fewer terms, so shared ones are shared
+            again.
+        """
         if not bool(self.count.any()):
             return otherwise
         pi = self.pi / self.count
         return Mixture(
             torch.log(pi / collective.all_reduce_sum(pi.sum())),
             self.mean / self.count[:, None],
-            self.variance / self.count[:, None],
+            shared_variance(self.variance / self.count[:, None], pi, variance_of, collective),
             otherwise.center,
         )

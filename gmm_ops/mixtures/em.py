@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from gmm_ops.axes import Columns
+from gmm_ops.axes import Columns, WordStatistics
 from gmm_ops.errors import RefusedInput
 from gmm_ops.fitting.collective import LONE, Collective
 from gmm_ops.inputs import as_columns, as_count
@@ -55,12 +55,20 @@ def maximise(
     variance = torch.where(empty, layer_variance, statistics.s2 / s0 - about_center * about_center)
     own = torch.where(empty[:, 0], 0.0, statistics.s0)
     total = collective.all_reduce_sum(own.sum())
-    if variance_of != "word":
-        shared = collective.all_reduce_sum(own @ variance) / total
-        variance = (shared.mean() if variance_of == "layer" else shared).expand_as(variance).clone()
+    variance = shared_variance(variance, own, variance_of, collective)
     variance.clamp_(min=torch.as_tensor(var_floor, dtype=torch.float64, device=variance.device))
     _refuse_zero_variance(variance, first, collective)
     return Mixture(torch.log(own / total), about_center.add_(center), variance, center)
+
+
+def shared_variance(
+    variance: WordStatistics, shares: Float[Tensor, " K"], variance_of: VarianceOf, collective: Collective = LONE
+) -> WordStatistics:
+    """Variances as they are, or the shared one: their mean by shares, over all units too where it is the layer's."""
+    if variance_of == "word":
+        return variance
+    mean = collective.all_reduce_sum(shares @ variance) / collective.all_reduce_sum(shares.sum())
+    return (mean.mean() if variance_of == "layer" else mean).expand_as(variance).clone()
 
 
 def layer_totals(statistics: MixtureStatistics, collective: Collective = LONE) -> tuple[float, Float[Tensor, " D"]]:

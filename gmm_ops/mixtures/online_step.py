@@ -137,7 +137,9 @@ class OnlineEMState(Record):
 
     def result(self, settings: OnlineEMSettings, collective: Collective = LONE) -> Mixture:
         """The fitted own words: the last parameters, or their average."""
-        return self.average.finish(self.mixture, collective) if settings.polyak else self.mixture
+        if not settings.polyak:
+            return self.mixture
+        return self.average.finish(self.mixture, collective, settings.variance_of)
 
 
 def start(words: Mixture | WordSlice, settings: OnlineEMSettings, collective: Collective = LONE) -> OnlineEMState:

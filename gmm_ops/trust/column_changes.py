@@ -19,6 +19,9 @@ from gmm_ops.graphs.windows import AxisWindow, Window
 
 ColumnChange = Literal["shift", "mean", "words", "error", "components", "axes"]
 
+_SPANNED = 1e-12
+"""Of all variance of the means: an axis with less is one that they do not span."""
+
 
 def changed_columns(
     maps: Float[Tensor, "N D H W"],
@@ -79,15 +82,17 @@ def principal_axes(means: Float[Tensor, "K D"], shares: Float[Tensor, " K"], cou
     Args:
         means: mu of every word.
         shares: of every word; they need not sum to 1.
-        count: q at most; fewer where the layer has fewer units.
+        count: q at most; fewer where the means span fewer, as K means span K - 1.
 
     Returns:
         Orthonormal rows, the axis of most variance first, float64.
     """
     weights = shares.double() / shares.double().sum()
     about = means.double() - weights @ means.double()
-    ascending: Tensor = torch.linalg.eigh(about.T @ (about * weights[:, None])).eigenvectors
-    return ascending.flip(1)[:, :count].T.contiguous()
+    spread, ascending = torch.linalg.eigh(about.T @ (about * weights[:, None]))
+    spanned = int((spread > _SPANNED * spread.sum()).sum())
+    axes: Tensor = ascending.flip(1)[:, : min(count, spanned)].T.contiguous()
+    return axes
 
 
 def columns_of(words: Int[Tensor, "N H W"], chosen: Bool[Tensor, "#N K"]) -> Bool[Tensor, "N H W"]:

@@ -87,14 +87,15 @@ class PlaceCounts(Sums):
     def log_ratios(self) -> Float[Tensor, "G K"]:
         """log2 of the share of images that have the word over the share of all other groups, in bits.
 
-        Half an image that has it and half one that has not are added to both.
+        Half an image that has it and half one that has not are added to both. 0 where there are no others: a word that
+        nothing is compared with tells no class.
         """
         others, images = self.holding.sum(dim=0) - self.holding, self.images.sum() - self.images
         own, rest = (
             (holding.double() + _PSEUDO) / (of.double() + 2 * _PSEUDO)[:, None]
             for holding, of in ((self.holding, self.images), (others, images))
         )
-        return torch.log2(own / rest)
+        return torch.where(images[:, None] > 0, torch.log2(own / rest), 0.0)
 
 
 def _check(name: str, values: Tensor, stop: int, length: int | None = None) -> None:

@@ -16,6 +16,7 @@ from gmm_ops.errors import NonFiniteActivations, RefusedInput
 from gmm_ops.fitting.collective import LONE
 from gmm_ops.fitting.schedule import MinibatchSchedule
 from gmm_ops.mixtures.assignment import log_likelihood
+from gmm_ops.mixtures.averaging import MixtureAverage
 from gmm_ops.mixtures.em import fit_batch_em
 from gmm_ops.mixtures.mixture import Mixture
 from gmm_ops.mixtures.online_em import (
@@ -327,6 +328,27 @@ def test_polyak_gives_the_average_of_the_last_parameters(columns):
     torch.testing.assert_close(state.result(settings).mean, mean)
     assert state.result(settings).log_pi.exp().sum().item() == pytest.approx(1.0)
     assert torch.equal(state.result(replace(settings, polyak=False)).mean, seen[-1].mean)
+
+
+@pytest.mark.parametrize("variance_of", ["unit", "layer"])
+def test_polyak_keeps_shared_variances_shared(columns, variance_of):
+    """A word that was split has fewer terms than the others."""
+    settings = OnlineEMSettings(minibatch=500, warmup=0, variance_of=variance_of)
+    schedule, state, average = (
+        MinibatchSchedule((250,) * 36, 500),
+        start(initial_mixture(columns, 6, 7), settings),
+        None,
+    )
+    for stop in (4, 9):
+        state = run(columns, state, settings, schedule, 1, stop=stop)
+        average = average.add(state.mixture, torch.tensor([2] if stop == 9 else [], dtype=torch.int64))
+    found = average.finish(state.mixture, variance_of=variance_of)
+    assert average.count.tolist() == [2, 2, 1, 2, 2, 2]
+    assert torch.equal(found.variance, found.variance[:1].expand_as(found.variance))
+    each, share = average.variance / average.count[:, None], average.pi / average.count
+    expected = sum(float(p) * row for p, row in zip(share, each, strict=True)) / float(share.sum())
+    expected = expected.mean().expand_as(expected) if variance_of == "layer" else expected
+    torch.testing.assert_close(found.variance[0], expected)
 
 
 def test_polyak_averages_the_last_half_of_a_fit(columns):

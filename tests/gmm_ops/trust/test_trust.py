@@ -57,6 +57,15 @@ def test_words_and_error_add_up_to_the_map_and_its_middle() -> None:
     torch.testing.assert_close(words + error, MAPS + CENTRE[None, :, None, None])
 
 
+def test_few_words_span_few_axes() -> None:
+    assert principal_axes(MEANS[:1], torch.ones(1), 4).shape == (0, D), "one mean spans nothing"
+    assert principal_axes(MEANS[:2], torch.ones(2), 4).shape == (1, D)
+    flat = principal_axes(MEANS[:1], torch.ones(1), 4)
+    maps, words = torch.randn(2, D, 3, 3), torch.zeros(2, 3, 3, dtype=torch.int64)
+    changed = [changed_columns(maps, words, MEANS[:1], MEANS[0], change, flat) for change in ("components", "words")]
+    assert torch.equal(*changed), "without axes a column keeps its word alone"
+
+
 def test_principal_axes_are_those_of_power_iteration() -> None:
     shares = drawn(K, seed=11).abs()
     found = principal_axes(MEANS, shares, 3)

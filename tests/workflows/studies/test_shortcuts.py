@@ -13,7 +13,7 @@ import pytest
 
 from tests.end_to_end.small_digits import command
 from tests.references import shortcuts as slow
-from tests.workflows.studies.test_trust import FEW
+from tests.workflows.studies.trusted_run import ENOUGH, LEAST
 from workflows.run import Run, open_run
 from workflows.storage.images_table import ImageColumns
 from workflows.storage.schemas import SCHEMAS
@@ -30,7 +30,7 @@ MADE = ("effects", "word_effects", "completeness")
 def root(digits_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     root = shutil.copytree(digits_run, tmp_path_factory.mktemp("shortcuts") / "run")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(FEW, 5)
+        patch.setattr(LEAST, ENOUGH)
         assert command(["trust", str(root), *ASKED]) == 0
         assert not (root / "shortcuts.parquet").exists()
         before = {name: (root / f"{name}.parquet").stat().st_mtime_ns for name in MADE}
@@ -105,8 +105,14 @@ def test_boxes_and_masks_tell_what_lies_on_the_object(root: Path, tmp_path: Path
         {**mask, "layer": first["layer"], "word": first["word"], "concept": "wheel"},
     ]
     write_table(run.folder.table("word_concepts"), masks, "word_concepts")
-    known = shares_on_object(run)
-    assert known == {
+    rows = run.table("shortcuts").to_pylist()
+    known = shares_on_object(run, [("joint", row["class"], row["layer"], row["word"]) for row in rows])
+    in_masks = {first["layer"], second["layer"]}
+    apart = {
+        ("joint", 3, row["layer"], row["word"]): 0.0 for row in rows if row["class"] == 3 and row["layer"] in in_masks
+    }
+    assert len(apart) > 2, "words that meet no mask of the class lie off the object"
+    assert known == apart | {
         ("joint", 3, first["layer"], first["word"]): 0.25,
         ("joint", 3, second["layer"], second["word"]): pytest.approx(1 / 3),
     }, "boxes go before masks, and concepts of other names say nothing"
@@ -117,10 +123,14 @@ def test_boxes_and_masks_tell_what_lies_on_the_object(root: Path, tmp_path: Path
 
 
 def test_another_answer_takes_the_old_ranking_away(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(FEW, 5)
+    monkeypatch.setattr(LEAST, ENOUGH)
     copy = shutil.copytree(root, tmp_path / "run")
+    old = copy / "figures" / "trust-class-77.png"
+    old.touch()
     assert command(["trust", str(copy), *ASKED[:2], *ASKED[4:], "--interventions", "shift"]) == 0
     assert not (copy / "shortcuts.parquet").exists()
+    assert not old.exists(), "nor pages of classes that are asked no more"
+    assert not (copy / "figures" / "trust-shortcuts.png").exists()
 
 
 def test_people_and_programs_are_told(root: Path, capsys: pytest.CaptureFixture[str]) -> None:

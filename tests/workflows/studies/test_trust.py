@@ -32,7 +32,7 @@ from workflows.run import open_run
 from workflows.storage.images_table import ImageColumns
 from workflows.storage.mixtures import load_mixture
 from workflows.storage.schemas import SCHEMAS
-from workflows.storage.tables import read_table
+from workflows.storage.tables import read_table, write_table
 from workflows.studies.trust.answers import effect_table
 from workflows.studies.trust.command import run_trust
 from workflows.studies.trust.first_order import FirstOrderWorker
@@ -297,7 +297,8 @@ def test_the_same_again_is_told_and_not_computed(
     summary = json.loads(captured.out)
     assert summary["classes"] == 2
     assert sorted(summary["probes"]) == ["3", "8"]
-    assert set(summary["tables"]) == {"effects", "effect_curves", "edge_effects", "completeness", "word_effects"}
+    tables = {"effects", "effect_curves", "edge_effects", "completeness", "word_effects", "shortcuts"}
+    assert set(summary["tables"]) == tables
     assert "trust has answered this before" in captured.err
     assert before == {path: path.stat().st_mtime_ns for path in before}
     assert (root / "figures" / f"trust-class-{LABEL}.png").stat().st_size > 20_000
@@ -345,6 +346,23 @@ def test_a_class_of_few_images_is_refused(digits_run: Path, monkeypatch: pytest.
         ask(digits_run, classes=("3",))
     with pytest.raises(SettingsError, match="ask for another class, or validate on more images"):
         ask(digits_run)
+
+
+def test_images_on_one_half_are_refused_before_any_pass(digits_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(LEAST, 1)
+    asked = Asked(digits_run, Console(file=io.StringIO(), width=120), images=1)
+    told = "--images: must leave images on both halves of every class, one that chooses and one that judges, got 1 of 3"
+    with pytest.raises(SettingsError, match=told):
+        run_trust(asked, TrustRequest(classes=("3",)))
+
+
+def test_graphs_that_were_mined_anew_make_it_stale(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(LEAST, ENOUGH)
+    copy = Path(shutil.copytree(root, tmp_path / "run"))
+    edges = copy / "edges.parquet"
+    write_table(edges, read_table(edges).to_pylist()[1:], "edges")
+    with pytest.raises(RunError, match="edges"):
+        ask(copy, classes=("3", "8"), tops=(2, 1), draws=DRAWS)
 
 
 def test_a_run_without_its_weights_is_refused(digits_run: Path, tmp_path: Path) -> None:

@@ -25,6 +25,6 @@ def trusting(finished: Path) -> Callable[[Path], None]:
         shutil.copytree(finished, root)
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(LEAST, ENOUGH)
-            assert command(["trust", str(root), "--class", "3", "--class", "8", *ARGUMENTS]) == 0
+            assert command(["trust", str(root), "--class", "3", "--class", "8", *ARGUMENTS, "--shortcuts"]) == 0
 
     return build

@@ -25,10 +25,9 @@ def draw_and_print(study: StudyContext) -> None:
     effects = tables["effects"].to_pylist()
     pages = dict.fromkeys((row["scope"], row["class"], row["criterion"]) for row in effects)
     for scope, label, criterion in pages:
-        if label is None:
+        if label is None or not _is_due(study, scope, label, criterion):
             continue
-        key = (scope, f"class:{label}", criterion)
-        name = f"class-{label}" if criterion == LIKELIHOOD else f"{criterion}-class-{label}"
+        key, name = (scope, f"class:{label}", criterion), _page(label, criterion)
         draw_trust_figure(
             {one: _of_page(table, scope, label, criterion) for one, table in tables.items()},
             [row for row in nodes if (row["scope"], row["graph"], row["criterion"]) == key],
@@ -38,6 +37,16 @@ def draw_and_print(study: StudyContext) -> None:
         )
     for criterion in dict.fromkeys(row["criterion"] for row in effects):
         study.asked.console.print(effect_table([row for row in effects if row["criterion"] == criterion], criterion))
+
+
+def _page(label: int, criterion: str) -> str:
+    return f"class-{label}" if criterion == LIKELIHOOD else f"{criterion}-class-{label}"
+
+
+def _is_due(study: StudyContext, scope: str, label: int, criterion: str) -> bool:
+    """Pages of an answer that is there stay as they are."""
+    paths = [study.figure(ending, _page(label, criterion), scope) for ending in ("png", "svg")]
+    return study.begun or not all(path.exists() for path in paths)
 
 
 def _of_page(table: Any, scope: str, label: int, criterion: str) -> list[dict[str, Any]]:

@@ -79,7 +79,7 @@ def run_trust(asked: Asked, request: TrustRequest) -> dict[str, Any]:
             f"{TRUST}: must be asked of a run with a dictionary of columns a layer, got one with a hidden Markov model "
             "([hmm]), whose words lie in dense layers; ask a run of convolutional layers"
         )
-    with open_study(TRUST, asked, request.plain(), after="mine") as study:
+    with open_study(TRUST, asked, request.plain(), after="mine", reads=("nodes", "edges")) as study:
         subjects = _subjects(study, request)
         phases = {scope: _phases(study, request, scope, some) for scope, some in subjects.items()}
         if study.begin(*(phase for pair in phases.values() for phase in pair)):
@@ -95,10 +95,10 @@ def _subjects(study: StudyContext, request: TrustRequest) -> dict[str, list[Clas
     """The classes that are asked, by the scope that explains them."""
     images = ImageColumns.read(study.folder, 0, study.plan.images)
     scopes, by_scope = {scope.name: scope for scope in read_scopes(study.folder)}, dict[str, list[tuple[int, Any]]]()
-    few = []
+    members, few = ScopeImages(images), list[str]()
     for label in _classes(study, request, images):
         scope = study.run.scope_of(str(GraphId("class", label)))
-        omega = _omega(study, images, scopes[scope], label)
+        omega = _omega(study, members, scopes[scope], label)
         if len(omega) < LEAST_PREDICTED:
             few.append(f"{study.plan.class_names[label]} ({len(omega)})")
         else:
@@ -117,15 +117,15 @@ def _classes(study: StudyContext, request: TrustRequest, images: ImageColumns) -
     return [label for label in chosen if ALL not in request.classes or str(GraphId("class", label)) in graphs]
 
 
-def _omega(study: StudyContext, images: ImageColumns, scope: Scope, label: int) -> np.ndarray:
+def _omega(study: StudyContext, images: ScopeImages, scope: Scope, label: int) -> np.ndarray:
     """Validation images of the scope that are predicted as the class, as the graph has them (IG section 3.2)."""
     if label not in scope.explains:
         raise DataError(
             f"--class: must be a class that scope {scope.name!r} explains, got {study.plan.class_names[label]!r}; ask "
             f"for another: {shortened([study.plan.class_names[one] for one in scope.explains])}"
         )
-    members = ScopeImages(images).members(scope)
-    return members[(members >= study.plan.train_images) & (images.predicted[members] == label)]
+    members = images.members(scope)
+    return members[(members >= study.plan.train_images) & (images.predicted(members) == label)]
 
 
 def _tell_few(study: StudyContext, request: TrustRequest, few: Sequence[str], others: bool) -> None:
@@ -148,7 +148,19 @@ def _of_scope(
     counted = ScopeCounts.load(study.folder, settings, study.plan, scope)
     known = ScopeSubjects(counted, settings, request.tops, _effects(study, scope, images))
     own = {label: omega[np.isin(omega, chosen)] for label, omega in classes}
-    return [known.subject(label, omega, judging_half(omega, settings.seed)) for label, omega in own.items()]
+    halves = {label: judging_half(omega, settings.seed) for label, omega in own.items()}
+    _refuse_empty_half(study, halves)
+    return [known.subject(label, omega, halves[label]) for label, omega in own.items()]
+
+
+def _refuse_empty_half(study: StudyContext, halves: Mapping[int, np.ndarray]) -> None:
+    """Halves are dealt by a hash of the image: of very few images one may be empty."""
+    for label, judged in halves.items():
+        if judged.all() or not judged.any():
+            raise SettingsError(
+                f"--images: must leave images on both halves of every class, one that chooses and one that judges, got "
+                f"{len(judged)} of {study.plan.class_names[label]}, all on one; ask for more images, or leave it out"
+            )
 
 
 def _effects(study: StudyContext, scope: str, images: ImageColumns) -> ScopeEffects | None:
@@ -262,7 +274,8 @@ def _write(study: StudyContext, request: TrustRequest, found: Sequence[ClassFind
     study.write_table("edge_effects", edges)
     study.write_table("completeness", complete)
     study.write_table("word_effects", word_effect_rows(found, request))
-    study.folder.table("shortcuts").unlink(missing_ok=True)  # of an earlier answer
+    for path in (study.folder.table("shortcuts"), *study.own.figures()):
+        path.unlink(missing_ok=True)  # of an earlier answer
     study.tell(probes={one.name: len(one.drops) for one in found})
     study.tell(classes=len(found), images_looked_at=sum(len(one.subject.images) for one in found))
 

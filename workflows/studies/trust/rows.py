@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from gmm_ops.trust.paired_bootstrap import bootstrap_differences, bootstrap_ratios
-from gmm_ops.trust.word_curves import curve_area, curve_steps, explained_share, kept_shares
+from gmm_ops.trust.word_curves import curve_area, curve_steps, kept_shares
 from gmm_ops.units.ablation import wilson
 from workflows.studies.trust.probes import ProbedDrops, own_probe, removed
 from workflows.studies.trust.probing import KINDS, ProbedImages
@@ -82,10 +82,9 @@ def _selections(
     found: ClassFindings, layer: int, place: int, intervention: Intervention, choice: Choice, request: TrustRequest
 ) -> Iterator[_Selection]:
     subject, drops = found.subject, found.drops
-    scores = subject.ranked[choice][layer].scores
     for name, words in subject.selections(layer, choice, found.effects[layer][0, place]).items():
         probe = own_probe(layer, intervention, words)
-        share, known = subject.column_share(layer, words), explained_share(scores, torch.tensor(words))
+        share, known = subject.column_share(layer, words), subject.score_share(layer, choice, words)
         control = drops.random(probe, request.draws) if name == "graph" else None
         yield _Selection(name, words, drops(probe), control, share, known)
         if control is not None:
@@ -94,7 +93,7 @@ def _selections(
         return
     for word in subject.ranked[choice][layer].chosen:
         probe = own_probe(layer, intervention, (word,))
-        share, known = subject.column_share(layer, (word,)), explained_share(scores, torch.tensor([word]))
+        share, known = subject.column_share(layer, (word,)), subject.score_share(layer, choice, (word,))
         yield _Selection("word", (word,), drops(probe), drops.random(probe, request.draws), share, known)
 
 

@@ -53,10 +53,10 @@ def draw_shortcuts(study: StudyContext, rows: Rows) -> list[Path]:
 
 
 def _by_scope(rows: Rows) -> dict[str, dict[int, list[Mapping[str, Any]]]]:
-    """By scope and class: its first words, best first."""
+    """By scope and class: its first words, best first; none that looks like nothing of a shortcut."""
     found: dict[str, dict[int, list[Mapping[str, Any]]]] = {}
     for row in sorted(rows, key=lambda row: (row["scope"], row["class"], row["rank"])):
-        if row["rank"] < _FIRST:
+        if row["rank"] < _FIRST and row["looks"] > 0:
             found.setdefault(row["scope"], {}).setdefault(row["class"], []).append(row)
     return found
 

@@ -6,7 +6,7 @@ All is made of word_effects.parquet and the word maps: of an answer that is ther
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -30,8 +30,11 @@ from workflows.words.word_maps import read_words
 SHORTCUTS = "shortcuts"
 """Name of the table and the figure."""
 
-_CELLS = 2**26
+_CELLS = 2**24
 """Counts by class, word and position that are held at once."""
+
+_CONCEPTS = 3
+"""Rows of a word in word_concepts at most."""
 
 Word = tuple[str, int, str, int]
 """Scope, class, layer and word."""
@@ -51,7 +54,8 @@ def find_shortcuts(study: StudyContext, intervention: str) -> None:
 def shortcut_rows(run: Run, intervention: str) -> Iterator[dict[str, Any]]:
     """Rows of shortcuts.parquet: the words with a known drop of every class that word_effects.parquet has."""
     effects = [row for row in run.table("word_effects").to_pylist() if row[f"drop_{intervention}"] is not None]
-    on_object, images = shares_on_object(run), ImageColumns.read(run.folder, 0, run.plan.images)
+    on_object = shares_on_object(run, map(_word, effects))
+    images = ScopeImages(ImageColumns.read(run.folder, 0, run.plan.images))
     for scope in read_scopes(run.folder):
         own = [row for row in effects if row["scope"] == scope.name]
         counted = _counted(run, scope, images, own)
@@ -93,17 +97,17 @@ def _values(rows: Sequence[Mapping[str, Any]], name: str) -> Float[Tensor, " W"]
 
 
 def _counted(
-    run: Run, scope: Scope, images: ImageColumns, rows: Sequence[Mapping[str, Any]]
+    run: Run, scope: Scope, images: ScopeImages, rows: Sequence[Mapping[str, Any]]
 ) -> dict[Word, dict[str, Any]]:
     """What the word maps of the scope's validation images say of the words of some rows."""
-    members = ScopeImages(images).members(scope)
-    members = members[(members >= run.plan.train_images) & (images.predicted[members] >= 0)]
+    members = images.members(scope)
+    members = members[(members >= run.plan.train_images) & (images.predicted(members) >= 0)]
     classes, found = list(dict.fromkeys(row["class"] for row in rows)), dict[Word, dict[str, Any]]()
     for layer in run.plan.layers:
         some = max(1, _CELLS // (layer.words * layer.positions))
         for first in range(0, len(classes), some):
             block = classes[first : first + some]
-            counts = count_places(run, scope.name, layer, members, images.predicted[members], block)
+            counts = count_places(run, scope.name, layer, members, images.predicted(members), block)
             own = [row for row in rows if row["layer"] == layer.name and row["class"] in block]
             found |= _of_words(counts, own, block)
     return found
@@ -148,9 +152,9 @@ def _of_words(
         )
 
 
-def shares_on_object(run: Run) -> dict[Word, float]:
+def shares_on_object(run: Run, words: Iterable[Word]) -> dict[Word, float]:
     """What the tables of `boxes`, or else of `dissect`, know of words on the object of their class."""
-    return {**_in_masks(run), **_in_boxes(run)}
+    return {**_in_masks(run, words), **_in_boxes(run)}
 
 
 def _in_boxes(run: Run) -> dict[Word, float]:
@@ -165,15 +169,31 @@ def _in_boxes(run: Run) -> dict[Word, float]:
     }
 
 
-def _in_masks(run: Run) -> dict[Word, float]:
-    """Share of the word's pixels in the masks of a concept that is called as the class, from IoU and areas."""
+def _in_masks(run: Run, words: Iterable[Word]) -> dict[Word, float]:
+    """Share of the word's pixels in the masks of a concept that is called as the class, from IoU and areas.
+
+    A word has rows of its best concepts that it meets: where it has fewer than are kept, it meets no other. Of a word
+    with all of them nothing is known of the rest.
+    """
     if not run.folder.table("word_concepts").exists():
         return {}
-    labels = {name.casefold(): label for label, name in enumerate(run.plan.class_names)}
-    return {
-        (row["scope"], labels[row["concept"].casefold()], row["layer"], row["word"]): min(
-            1.0, row["iou"] * (row["mask_share"] + row["concept_share"]) / (1 + row["iou"]) / row["mask_share"]
-        )
-        for row in run.table("word_concepts").to_pylist()
-        if row["concept"].casefold() in labels and row["mask_share"]
-    }
+    met: dict[tuple[str, str, int], dict[str, Mapping[str, Any]]] = {}
+    for row in run.table("word_concepts").to_pylist():
+        met.setdefault((row["scope"], row["layer"], row["word"]), {})[row["concept"].casefold()] = row
+    concepts = {concept for of_word in met.values() for concept in of_word}
+    layers = {(scope, layer) for scope, layer, _ in met}
+    found = {}
+    for word in words:
+        scope, label, layer, number = word
+        name, own = run.plan.class_names[label].casefold(), met.get((scope, layer, number), {})
+        if name in own:
+            found[word] = _covered(own[name])
+        elif name in concepts and (scope, layer) in layers and len(own) < _CONCEPTS:
+            found[word] = 0.0
+    return found
+
+
+def _covered(row: Mapping[str, Any]) -> float:
+    """Intersection over the word's area. row: of word_concepts."""
+    both = row["mask_share"] + row["concept_share"]
+    return min(1.0, row["iou"] * both / (1 + row["iou"]) / row["mask_share"])

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from gmm_ops.graphs.inference_graph import GraphEdge, InferenceGraph, LogRatios, edge_scores, mine
 from gmm_ops.trust.word_choices import frequency_matched
+from gmm_ops.trust.word_curves import explained_share
 from gmm_ops.units.selections import top_units
 from workflows.settings import Settings
 from workflows.storage.fields import EFFECT, LIKELIHOOD
@@ -91,6 +92,12 @@ class ClassSubject:
         """Of the columns of Omega, those of some words."""
         counts = self.counts[layer]
         return float(counts[list(words)].sum() / counts.sum())
+
+    def score_share(self, layer: int, choice: Choice, words: Sequence[int]) -> float | None:
+        """Explained share: of the positive scores (Eq. 16), those of some words; None of other graphs."""
+        if choice[0] != LIKELIHOOD:
+            return None
+        return explained_share(self.ranked[choice][layer].scores, torch.tensor(words, dtype=torch.int64))
 
     def selections(self, layer: int, choice: Choice, effects: Float[Tensor, " K"]) -> dict[str, tuple[int, ...]]:
         """By name, the words of a graph, and as many others; nothing where the graph has none.

@@ -17,6 +17,9 @@ from workflows.studies.trust.rows import ClassFindings
 CONTROL = 95
 """Percentile of the drops of other words."""
 
+LEAST_CONTROLS = 20
+"""Other words and classes: of fewer there is no such percentile."""
+
 
 def word_effect_rows(classes: Iterable[ClassFindings], request: TrustRequest) -> list[dict[str, Any]]:
     """Rows of all classes; the controls of one layer are of all classes of its scope together."""
@@ -29,6 +32,8 @@ def word_effect_rows(classes: Iterable[ClassFindings], request: TrustRequest) ->
     for group in groups.values():
         for intervention in request.interventions:
             own = [row for row in group if row.get(f"drop_{intervention}") is not None]
+            if len(own) <= LEAST_CONTROLS:
+                continue
             controls = others_percentile(np.array([row[f"drop_{intervention}"] for row in own]), CONTROL)
             for row, control in zip(own, controls.tolist(), strict=True):
                 row[f"control_{intervention}"] = None if np.isnan(control) else control
