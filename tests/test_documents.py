@@ -126,6 +126,7 @@ def test_the_queries_of_decision_words_run(digits_run: Path, digits_weights: Pat
         assert not query.strip() or duckdb.sql(query.replace(EXAMPLE_RUN, str(root))).fetchall(), query
 
 
+@pytest.mark.slow
 def test_the_queries_of_dissect_run(build_once: BuildOnce, digits_run: Path) -> None:
     dissected = build_once("digits-dissected", dissecting(digits_run))
     queries = [query for block in blocks(ROOT / "infra/docs/dissect.md", "sql") for query in block.split(";")]

@@ -22,6 +22,8 @@ from workflows.plan.run_plan import Plan
 from workflows.run import open_run
 from workflows.storage.run_folder import RunFolder
 
+pytestmark = pytest.mark.slow
+
 TRAINING = "training={objective='vae_gan',epochs=2,batch=4,learning_rate=1e-3,flip=true,keep_epochs=2"
 FIELDS = (
     "network.name=workflows.networks.architectures:PictureEncoder",

@@ -137,6 +137,7 @@ def refused(capsys: pytest.CaptureFixture[str], arguments: list[str]) -> str:
     return told
 
 
+@pytest.mark.slow
 def test_a_class_that_nobody_predicts_stops_before_the_fits(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = write_folder_run(tmp_path, images_a_class=12)
     silence(run, "dog")

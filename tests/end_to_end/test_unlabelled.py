@@ -14,6 +14,8 @@ from tests.end_to_end.folder_runs import CLASSES, FolderRun, Refused, assert_not
 from tests.end_to_end.small_digits import command
 from workflows.run import open_run
 
+pytestmark = pytest.mark.slow
+
 UNLABELLED = ["data.labels=none"]
 
 

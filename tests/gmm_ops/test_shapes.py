@@ -6,7 +6,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 
+
+@pytest.mark.slow
 def test_annotated_shapes_hold_when_they_are_checked() -> None:
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-m", "tests.gmm_ops.checked_shapes"],

@@ -68,6 +68,7 @@ def walk(images, settings, steps: int, actors: int) -> TrainingState:
 @pytest.mark.parametrize(
     ("precision", "bound"), [("float64", 1e-9), pytest.param("float32", 1e-4, marks=pytest.mark.slow)]
 )
+@pytest.mark.slow
 def test_200_steps_do_not_depend_on_the_number_of_actors(images, precision, bound):
     settings = DiscriminativeSettings(precision=precision)
     alone, pair = walk(images, settings, 200, 1), walk(images, settings, 200, 2)

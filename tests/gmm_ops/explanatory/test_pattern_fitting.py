@@ -53,7 +53,9 @@ def small(seed: int = 0) -> tuple[Tensor, UpperPlaces]:
 
 
 @pytest.mark.parametrize("step", ["closed", "gradient"])
-@pytest.mark.parametrize(("seen", "rigid"), [(True, False), (True, True), (False, False)])
+@pytest.mark.parametrize(
+    ("seen", "rigid"), [(True, True), (False, False), pytest.param(True, False, marks=pytest.mark.slow)]
+)
 def test_a_fit_is_that_of_the_loops(step: str, seen: bool, rigid: bool) -> None:
     maps, upper = small()
     grid = PositionGrid(5, 7, (0.1, 0.06), (0.2, 0.145))

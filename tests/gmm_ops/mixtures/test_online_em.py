@@ -334,11 +334,8 @@ def test_polyak_gives_the_average_of_the_last_parameters(columns):
 def test_polyak_keeps_shared_variances_shared(columns, variance_of):
     """A word that was split has fewer terms than the others."""
     settings = OnlineEMSettings(minibatch=500, warmup=0, variance_of=variance_of)
-    schedule, state, average = (
-        MinibatchSchedule((250,) * 36, 500),
-        start(initial_mixture(columns, 6, 7), settings),
-        None,
-    )
+    schedule, state = MinibatchSchedule((250,) * 36, 500), start(initial_mixture(columns, 6, 7), settings)
+    average = MixtureAverage.none(6, columns.shape[1])
     for stop in (4, 9):
         state = run(columns, state, settings, schedule, 1, stop=stop)
         average = average.add(state.mixture, torch.tensor([2] if stop == 9 else [], dtype=torch.int64))

@@ -61,6 +61,7 @@ def images_of(columns: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.
     return columns[:800].view(50, 16, -1), torch.arange(50) % 3, columns.double().var(dim=0)
 
 
+@pytest.mark.slow
 def test_two_processes_equal_one():
     columns = small_columns()
     parts = on_processes(2, small_job)

@@ -185,6 +185,7 @@ def test_every_phase_is_met_by_the_resumed_fits(whole: DiscriminativeFit) -> Non
     assert whole.generative.state.step + len(training_of(whole).rows) == 195
 
 
+@pytest.mark.slow
 def test_words_and_linear_layer_stop_and_the_best_is_kept(tmp_path: Path) -> None:
     made = make(tmp_path / "run", settings_of(epochs=25, patience=2, mixture_rate=0.2, classifier_rate=0.5))
     fit = fitted(made)

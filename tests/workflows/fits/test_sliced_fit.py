@@ -27,6 +27,8 @@ from workflows.storage.states import load_state, save_state
 from workflows.storage.tables import read_table
 from workflows.words.sliced_words import SliceFiles, remove_slices
 
+pytestmark = pytest.mark.slow
+
 PRESETS = Path(__file__).parents[3] / "infra" / "presets"
 WORDS, HALVES = 9, (4, 5)
 FIT = {"words": [WORDS], "min_share": 0.5}

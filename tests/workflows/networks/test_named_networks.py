@@ -209,6 +209,7 @@ except NetworkError as error:
 """
 
 
+@pytest.mark.slow
 def test_timm_weights_come_from_the_hub_and_its_cache(tmp_path: Path) -> None:
     """In a process that is told to stay offline: one model lies in the hub's cache, another one does not."""
     pytest.importorskip("timm", reason="needs the extra timm: pip install 'inference-graphs[timm]'")

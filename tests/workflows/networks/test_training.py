@@ -37,6 +37,7 @@ def digits() -> tuple[Tensor, Tensor]:
     return ((large - MEAN) / STD)[order], torch.tensor(raw.target)[order]
 
 
+@pytest.mark.slow
 def test_digits_are_learned(digits: tuple[Tensor, Tensor]) -> None:
     images, labels = digits
     network, calls = digits_network(), []

@@ -48,7 +48,10 @@ def made_up(layers: list[str], interventions: tuple[str, ...]) -> dict[str, list
     return {"effects": effects, "effect_curves": curves, "edge_effects": edges, "completeness": completeness}
 
 
-@pytest.mark.parametrize(("count", "interventions"), [(4, ("shift", "mean")), (1, ("mean",)), (9, ("shift", "mean"))])
+@pytest.mark.parametrize(
+    ("count", "interventions"),
+    [(4, ("shift", "mean")), (1, ("mean",)), pytest.param(9, ("shift", "mean"), marks=pytest.mark.slow)],
+)
 def test_a_page_shows_effects_beside_controls(tmp_path: Path, count: int, interventions: tuple[str, ...]) -> None:
     layers = [f"layer{place}.1.add" for place in range(count)]
     rows = made_up(layers, interventions)

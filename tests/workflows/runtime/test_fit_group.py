@@ -119,11 +119,13 @@ def test_a_fit_waits_for_storage_that_is_away(tmp_path: Path) -> None:
     assert lost[1] - lost[0] >= 0.4
 
 
+@pytest.mark.slow
 def test_ranks_that_drift_apart_are_stopped(tmp_path: Path) -> None:
     with pytest.raises(ShardError, match="the ranks of a fit disagree on 'digest'"):
         run_fit(job(tmp_path, fault="drift"), group(2))
 
 
+@pytest.mark.slow
 def test_several_fits_at_once_give_what_each_gives_alone(tmp_path: Path) -> None:
     jobs = [job(tmp_path, name=f"layer{i}", n_steps=5 * (i + 1)) for i in range(3)]
     active, peak, finished = set[str](), [0], list[str]()

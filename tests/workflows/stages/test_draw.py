@@ -22,6 +22,7 @@ STALE = ("class-0", "image-2", "path-17", "junction-2-3", "junction-1-0", "trans
 
 
 @pytest.mark.usefixtures("local_ray")
+@pytest.mark.slow
 def test_figures_that_nobody_asks_for_any_more_are_removed(
     digits_run: Path, digits_weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

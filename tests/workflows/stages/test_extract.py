@@ -56,6 +56,7 @@ def test_a_measured_batch_changes_nothing_and_stays(
     assert extracted(settings, measured.root)[1] == chosen, "nothing is measured again"
 
 
+@pytest.mark.slow
 def test_a_short_stage_is_not_held_up(tmp_path: Path, digits_weights: Path, local_ray: object) -> None:
     folder, plan = extracted(settings_with(digits_weights, "auto"), tmp_path / "run")
     assert plan.forward is None

@@ -98,6 +98,7 @@ def test_scopes_asked_for_later_are_checked_before_their_fits(tmp_path: Path, fi
     assert fitted(folder, scoped(["3"], disk_margin=1e12)).starts == [(1, 1)], "nothing is left to write"
 
 
+@pytest.mark.slow
 def test_the_bar_and_the_history_are_of_the_asked_scopes(tmp_path: Path, fitted: Fit) -> None:
     *_, folder = make(tmp_path / "run", scoped(["3", "8"]))
     assert fitted(folder, scoped(["3", "8"])).starts == [(2, 0)]
@@ -107,6 +108,7 @@ def test_the_bar_and_the_history_are_of_the_asked_scopes(tmp_path: Path, fitted:
     assert fitted(folder, scoped(["3", "5"])).starts == [(2, 2)]
 
 
+@pytest.mark.slow
 def test_the_fit_of_most_images_goes_first(tmp_path: Path, fitted: Fit) -> None:
     """A list with a rest has all images, however few classes it names."""
     counts = np.bincount(labels()[:600])
@@ -130,6 +132,7 @@ def test_what_a_killed_driver_left_of_finished_fits_is_removed(tmp_path: Path, f
     assert {path.name for path in checkpoint.parent.iterdir()} == left
 
 
+@pytest.mark.slow
 def test_dictionaries_need_the_disk_that_they_take(tmp_path: Path, fitted: Fit) -> None:
     settings = scoped(lists={"pair": (["1", "7"], False), "one": (["0"], True)})
     trained = settings.fit.model_copy(update={"loss": "discriminative"})

@@ -31,6 +31,8 @@ from workflows.studies.ablate.ablations import AblateRequest, plan_ablations, sh
 from workflows.studies.ablate.command import run_ablate, tables_read
 from workflows.studies.ablate.rows import ablation_rows, means_over_classes, unit_class_rows
 
+pytestmark = pytest.mark.slow
+
 LAYER = "layer2.0.conv1"
 SPLIT = {"split": "train", "images": 5, "masked_images": 0}
 

@@ -27,6 +27,8 @@ from workflows.storage.tables import read_table, write_table
 from workflows.studies.agree.command import AgreeRequest, run_agree
 from workflows.studies.agree.compared_runs import graph_words, run_names
 
+pytestmark = pytest.mark.slow
+
 TOP, CLASS = "layer3.0.add", 3
 UNREAD = shutil.ignore_patterns("activations", "figures", "heatmaps.parquet", "pairs.parquet")
 

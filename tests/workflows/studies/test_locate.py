@@ -52,6 +52,8 @@ from workflows.studies.locate.crop_words import AskedDictionary, asked_dictionar
 from workflows.studies.locate.request import LocateRequest, part_middles
 from workflows.studies.locate.voters import together
 
+pytestmark = pytest.mark.slow
+
 EDGES = ",".join(f"{what}_{edge}" for what in ("obj", "part") for edge in ("x0", "y0", "x1", "y1"))
 LAYERS = (
     PatternedLayer("layer2.0.conv2", 16, 3, PositionGrid(16, 16, (0.03, 0.03), (0.06, 0.06))),

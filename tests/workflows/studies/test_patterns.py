@@ -41,6 +41,8 @@ from workflows.studies.patterns.command import run_patterns
 from workflows.studies.patterns.learning import unit_seeds
 from workflows.studies.patterns.request import PatternsRequest, default_layers
 
+pytestmark = pytest.mark.slow
+
 LAYERS = ("layer1.0.conv2:4", "layer2.0.conv2:3", "layer3.0.conv2:2")
 NAMES = tuple(one.partition(":")[0] for one in LAYERS)
 ITERATIONS, PARENTS, CLASS = 6, 3, "3"

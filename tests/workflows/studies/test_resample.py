@@ -68,6 +68,7 @@ def write_boxes(root: Path) -> Path:
     return table
 
 
+@pytest.mark.slow
 def test_from_the_command_to_tables_and_figures(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     boxes = write_boxes(root)
     arguments = ["resample", str(root), "--images", "12", "--n", "4", "--top", "2", "--layers", "2-3", "--json"]
@@ -103,6 +104,7 @@ def test_from_the_command_to_tables_and_figures(root: Path, capsys: pytest.Captu
     assert "resample has answered this before" in " ".join(capsys.readouterr().out.split())
 
 
+@pytest.mark.slow
 def test_the_same_bits_from_any_number_of_actors_and_any_part(root: Path, tmp_path: Path) -> None:
     other = shutil.copytree(root, tmp_path / "other")
     run_resample(asked(root, images=10), SMALL)
@@ -207,6 +209,7 @@ def test_a_black_image_has_no_selection(root: Path) -> None:
     assert all(np.isnan(one).all() for one in pooled)
 
 
+@pytest.mark.slow
 def test_images_and_classes_that_are_asked_for(root: Path) -> None:
     how = asked(root)
     run_resample(how, ResampleRequest(("510", "600"), copies=2, tops=(2,), layers=("2",), secondary=False))

@@ -38,6 +38,8 @@ from workflows.words import decisions
 from workflows.words.decisions import WAYS, DecisionsWorker, FittedLayer, decisions_part, shards_to_decide, way_column
 from workflows.words.shard_names import ShardNames, names_left
 
+pytestmark = pytest.mark.slow
+
 PAIR = Scope("class-2", (2, 5), False, (2,))
 LIST = Scope("list-some", (2, 5), True, (2, 5))
 
