@@ -116,6 +116,7 @@ def test_a_damaged_shard_is_made_again_by_verify(extracted: FolderRun, tmp_path:
     assert lines_of(out, "extract") == since
 
 
+@pytest.mark.slow
 def test_what_was_deleted_is_made_again(
     digits_run: Path, digits_weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

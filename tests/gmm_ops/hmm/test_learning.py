@@ -115,6 +115,7 @@ def test_a_known_model_is_found_again(fit, truth):
         assert float((got.variance / true.variance).log()[seen].abs().mean()) < 0.12
 
 
+@pytest.mark.slow
 def test_the_best_restart_is_kept(fit):
     last = [curve[-1] for curve in fit.held_out]
     assert len(last) == 2

@@ -50,6 +50,7 @@ def test_ties_go_to_the_lowest_word(seed):
     assert torch.equal(found, torch.stack([v.argmax(dim=1) for v in values], dim=1))
 
 
+@pytest.mark.slow
 def test_a_tie_of_paths_is_decided_from_the_last_layer_down():
     """Two equal paths, 0 -> 1 and 1 -> 0: the lower last word wins."""
     chain = Chain(torch.tensor([0.5, 0.5]).double(), (torch.tensor([[0.0, 1.0], [1.0, 0.0]]).double(),))

@@ -466,6 +466,7 @@ def beside_batch_em(columns: torch.Tensor, judge: torch.Tensor, words: int, seed
     return theirs - ours, int((found.log_pi.exp() < 0.05 / words).sum())
 
 
+@pytest.mark.slow
 def test_online_em_is_near_batch_em_on_few_real_columns(shared_data):
     columns = cifar_columns(shared_data, 300, 3)
     gap, dead = beside_batch_em(columns[:16_000], columns[16_000:], 30, 0)

@@ -73,6 +73,7 @@ def test_a_rank_killed_when_progress_is_seen_is_replaced(tmp_path: Path, undistu
     assert steps == [5, 10, 15, 20]
 
 
+@pytest.mark.slow
 def test_a_hung_rank_is_replaced(tmp_path: Path, undisturbed: bytes) -> None:
     restarts: list[str] = []
     result = run_fit(
@@ -94,6 +95,7 @@ def test_a_refusal_stops_at_once_with_its_words(tmp_path: Path) -> None:
     assert restarts == []
 
 
+@pytest.mark.slow
 def test_a_repeated_failure_stops_and_the_checkpoint_stays(tmp_path: Path) -> None:
     with pytest.raises(ShardError) as caught:
         run_fit(job(tmp_path, fault="raise", at=12), group(1, max_attempts=2))
@@ -155,6 +157,7 @@ def test_the_first_error_stops_the_other_fits(tmp_path: Path) -> None:
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("fit")]
 
 
+@pytest.mark.slow
 def test_fits_of_a_slot_share_processes_until_a_rank_is_killed(tmp_path: Path, undisturbed: bytes) -> None:
     names = ["first", "second", "dies", "last"]
     faults = {"dies": {"fault": "die", "at": 12}}

@@ -35,6 +35,7 @@ def known(image: Path) -> Iterator[Nodes]:
     nodes.begin(None, None, joined=False)
 
 
+@pytest.mark.slow
 def test_a_node_works_once_it_has_proved_what_it_must(known: Nodes, image: Path) -> None:
     assert resources().nodes == 0, "nobody has been asked"
     known.greet_all()

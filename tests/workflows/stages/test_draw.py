@@ -49,6 +49,7 @@ def test_figures_that_nobody_asks_for_any_more_are_removed(
 
 
 @pytest.mark.usefixtures("local_ray")
+@pytest.mark.slow
 def test_figures_are_drawn_for_who_asks_and_stay(
     digits_run: Path, digits_weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -140,6 +141,7 @@ def test_transition_graphs_count_the_paths_of_the_class(chain_run: Path) -> None
     assert of_class.wrong.tolist() == wrong
 
 
+@pytest.mark.slow
 def test_one_worker_draws_every_kind_and_the_same_again(chain_run: Path, tmp_path: Path) -> None:
     root = copy_until(chain_run, tmp_path / "run", "mine")
     folder = RunFolder(root)

@@ -120,6 +120,7 @@ def test_the_fit_of_most_images_goes_first(tmp_path: Path, fitted: Fit) -> None:
     assert list(folder.ledger("fit").items()) == ["list-one/made", "list-four/made"]
 
 
+@pytest.mark.slow
 def test_what_a_killed_driver_left_of_finished_fits_is_removed(tmp_path: Path, fitted: Fit) -> None:
     *_, folder = make(tmp_path / "run", scoped(["3"]))
     fitted(folder, scoped(["3"]))
@@ -183,6 +184,7 @@ def peak_of(work: Callable[[], None]) -> int:
 THIN = ("data.max_train=60", "data.max_validation=50", "mine.images=[]")
 
 
+@pytest.mark.slow
 def test_thin_dictionaries_are_told_once_before_the_fits(
     digits_weights: Path, local_ray: Resources, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -78,6 +78,7 @@ def labels_on(run: Run, images: np.ndarray) -> np.ndarray:
     return np.stack([np.stack(list(digit_masks(paths[image]).values())) for image in images])
 
 
+@pytest.mark.slow
 def test_the_images_that_judge_do_not_choose(dissected: Path, tmp_path: Path) -> None:
     """Their masks are moved to other concepts: what is chosen stays."""
     run, source = open_run(dissected), dissected.parent / "masks.json"
