@@ -164,6 +164,7 @@ def test_graphs_are_those_of_the_run(root: Path, by_hand: ByHand) -> None:
         own = [row for row in nodes if (row["graph"], row["layer"]) == (f"class:{LABEL}", name)]
         assert subject.ranked["likelihood", top][layer].chosen == tuple(row["word"] for row in own)
         scores = subject.ranked["likelihood", top][layer].scores
+        assert subject.score_share(layer, ("likelihood", top), ()) == 0.0, "a selection may be empty"
         assert [float(scores[row["word"]]) for row in own] == pytest.approx([row["score"] for row in own])
         maps = (by_hand.words(layer, image).flatten() for image in by_hand.images)
         counts = torch.stack([torch.bincount(one, minlength=len(scores)) for one in maps]).sum(dim=0)
