@@ -56,6 +56,15 @@ EFFECT = "effect"
 NETWORK = field("network", TEXT, "key", "`name` of the run's settings", nullable=True)
 
 
+def with_ends(name: str, unit: str, meaning: str, how: str, nullable: bool) -> list[pa.Field]:
+    """A number and the ends of its 95 % interval. how: the interval is found."""
+    return [
+        field(name, REAL, unit, meaning, nullable),
+        field(f"{name}_low", REAL, unit, f"lower end of its 95 % interval ({how})", True),
+        field(f"{name}_high", REAL, unit, "upper end", True),
+    ]
+
+
 def paired(prefix: str, other: str) -> list[pa.Field]:
     """A difference of two errors on the same images, with its paired 95 % interval."""
     name = f"{prefix}difference"

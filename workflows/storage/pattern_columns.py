@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from workflows.storage.fields import FLAG, IMAGE, INT, LONG, REAL, SCOPE, SINGLE, TEXT, WORD, field
+from workflows.storage.fields import FLAG, IMAGE, INT, LONG, REAL, SCOPE, SINGLE, TEXT, WORD, field, with_ends
 from workflows.storage.log_unit import LOG_UNIT
 
 if TYPE_CHECKING:
@@ -24,11 +24,7 @@ _WORD_LAYER = field("word_layer", TEXT, "key", "modelled layer of the word, `lay
 
 
 def _with_interval(name: str, unit: str, meaning: str) -> list[pa.Field]:
-    return [
-        field(name, REAL, unit, meaning, True),
-        field(f"{name}_low", REAL, unit, "lower end of its 95 % interval (jackknife over ten groups of photos)", True),
-        field(f"{name}_high", REAL, unit, "upper end", True),
-    ]
+    return with_ends(name, unit, meaning, "jackknife over ten groups of photos", True)
 
 
 PATTERN_COLUMNS: dict[str, list[pa.Field]] = {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from workflows.storage.fields import FLAG, INT, LAYER, LONG, REAL, TEXT, field
+from workflows.storage.fields import FLAG, INT, LAYER, LONG, REAL, TEXT, field, with_ends
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -28,11 +28,7 @@ _OBJECTS = field("objects", TEXT, "", "`all` images, or those whose object cover
 
 def _mean(name: str, meaning: str) -> list[pa.Field]:
     """A mean over images with its interval."""
-    return [
-        field(name, REAL, "share", meaning, True),
-        field(f"{name}_low", REAL, "share", "lower end of its 95 % interval (bootstrap over images)", True),
-        field(f"{name}_high", REAL, "share", "upper end", True),
-    ]
+    return with_ends(name, "share", meaning, "bootstrap over images", True)
 
 
 SELECTION_COLUMNS: dict[str, list[pa.Field]] = {

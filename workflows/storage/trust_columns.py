@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pyarrow as pa
 
-from workflows.storage.fields import FLAG, INT, LAYER, LONG, PAIR, REAL, SCOPE, TEXT, WORD, field
+from workflows.storage.fields import FLAG, INT, LAYER, LONG, PAIR, REAL, SCOPE, TEXT, WORD, field, with_ends
 
 _CLASS = field("class", INT, "class", "whose logit is looked at, on the validation images predicted as it (Omega)")
 _CLASS_NAME = field("class_name", TEXT, "", "its name")
@@ -30,19 +30,11 @@ _IMAGES = field("images", LONG, "images", "that it is over")
 
 
 def _interval(name: str, unit: str, meaning: str, nullable: bool = False) -> list[pa.Field]:
-    return [
-        field(name, REAL, unit, meaning, nullable),
-        field(f"{name}_low", REAL, unit, "lower end of its 95 % interval (2,000 bootstraps over images)", True),
-        field(f"{name}_high", REAL, unit, "upper end", True),
-    ]
+    return with_ends(name, unit, meaning, "2,000 bootstraps over images", nullable)
 
 
 def _share(name: str, meaning: str) -> list[pa.Field]:
-    return [
-        field(name, REAL, "share", meaning, True),
-        field(f"{name}_low", REAL, "share", "lower end of its 95 % interval (Wilson 1927)", True),
-        field(f"{name}_high", REAL, "share", "upper end", True),
-    ]
+    return with_ends(name, "share", meaning, "Wilson 1927", True)
 
 
 TRUST_COLUMNS: dict[str, list[pa.Field]] = {
