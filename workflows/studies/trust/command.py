@@ -159,7 +159,8 @@ def _refuse_empty_half(study: StudyContext, halves: Mapping[int, np.ndarray]) ->
         if judged.all() or not judged.any():
             raise SettingsError(
                 f"--images: must leave images on both halves of every class, one that chooses and one that judges, got "
-                f"{len(judged)} of {study.plan.class_names[label]}, all on one; ask for more images, or leave it out"
+                f"{int((~judged).sum())} and {int(judged.sum())} of class {study.plan.class_names[label]!r}; ask for "
+                "more images, or leave it out"
             )
 
 
