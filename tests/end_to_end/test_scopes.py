@@ -25,7 +25,7 @@ from workflows.storage.run_folder import RunFolder
 from workflows.storage.tables import read_table
 from workflows.words.word_maps import FIELDS, open_maps, read_words
 
-pytestmark = pytest.mark.usefixtures("local_ray")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("local_ray")]
 LIST = "fit.lists=[{name='pair',classes=['1','3'],rest=true}]"
 MISCLASSIFIED = "mine.images=['misclassified']"
 """Without the training image that the small run asks for: only the joint scope explains its prediction."""
